@@ -1,0 +1,1 @@
+"""Bidirectional-LSTM text classifiers with attention: trained, searched, tracked and explained."""

@@ -1,0 +1,1 @@
+"""From raw files to numbered tokens; knows pandas and NumPy, never TensorFlow."""

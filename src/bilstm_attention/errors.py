@@ -1,0 +1,39 @@
+"""Errors that a user can mend: each says what was given, where, what is legal, and what to change."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+OFFENDERS_SHOWN = 20
+
+
+class UserError(Exception):
+    """Something outside the code is wrong; the command line prints it without a traceback."""
+
+
+class ParamsError(UserError):
+    """A parameter is unknown, of the wrong type, or out of its range."""
+
+
+class DataError(UserError):
+    """A corpus, a vector file or an answers file does not hold what it should."""
+
+
+class FetchError(UserError):
+    """A download did not arrive whole and right."""
+
+
+class TrainingError(UserError):
+    """Training cannot go on, for instance because the loss is no longer a number."""
+
+
+def listing(offenders: Iterable[str], shown: int = OFFENDERS_SHOWN) -> str:
+    """Joins offenders into lines, the first `shown` of them, and says how many more there are."""
+    lines = list(offenders)
+    rest = len(lines) - shown
+    return "\n".join([*lines[:shown], *([f"... and {rest} more"] if rest > 0 else [])])
+
+
+def nearest(name: str, legal: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` when a legal name is close to the one given, else an empty string."""
+    close = get_close_matches(name, list(legal), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

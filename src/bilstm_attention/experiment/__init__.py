@@ -1,0 +1,1 @@
+"""Running and judging: training, scoring, tracking, sweeping."""

@@ -1,0 +1,1 @@
+"""The model: bidirectional LSTM, attention, classifier (Keras)."""

@@ -1,0 +1,52 @@
+"""The one place that spells a path; finds the project root, also from a DVC temporary copy."""
+
+from functools import cache
+from pathlib import Path
+
+from bilstm_attention.errors import UserError
+
+# Relative to the project root, as dvc.yaml spells them.
+PARAMS = Path("params.yaml")
+SAMPLE = Path("data/sample")
+EXTERNAL = Path("data/external")
+PREPARED = Path("data/prepared")
+EMBEDDINGS = Path("data/embeddings")
+CONFIGS = Path("experiments/configs")
+CURRENT = Path("experiments/current")
+CHECKPOINTS = Path("experiments/checkpoints")
+STORE = Path("experiments/mlflow.db")
+ARTIFACTS = Path("experiments/mlartifacts")
+
+
+@cache
+def project_root() -> Path:
+    """The folder that holds `dvc.yaml` and `params.yaml`, looked for upwards from the working directory.
+
+    Raises:
+        UserError: no such folder.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file() and (folder / PARAMS).is_file():
+            return folder
+    raise UserError(
+        f"{here}: neither this folder nor one above it holds dvc.yaml and params.yaml; run inside the project."
+    )
+
+
+def main_root(root: Path | None = None) -> Path:
+    """The main checkout's root: the same as `root`, unless that is a copy made by `dvc exp run --temp` or `--queue`.
+
+    Such a copy lies in the main checkout under `.dvc/tmp/exps/` and is deleted after the run, so what must outlive it
+    (the tracking store, checkpoints) belongs in the main checkout.
+    """
+    root = root or project_root()
+    for folder in root.parents:
+        if folder.name == "exps" and folder.parent.name == "tmp" and folder.parent.parent.name == ".dvc":
+            return folder.parents[2]
+    return root
+
+
+def seed_folder(seed: int) -> Path:
+    """Where `train` writes the model of one seed."""
+    return CURRENT / f"seed-{seed}"
