@@ -1,0 +1,297 @@
+"""The typed, validated form of `params.yaml`; overrides; writing back with comments kept."""
+
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from bilstm_attention.errors import ParamsError, listing, nearest
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+AttentionKind = Annotated[str, Field(min_length=1)]
+
+
+class Block(BaseModel):
+    """A block of parameters: unknown keys are errors, and values are never changed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Tokens(Block):
+    """How a sentence becomes tokens."""
+
+    lowercase: bool = True
+    numbers: Literal["keep", "zero"] = "zero"
+    punctuation: Literal["keep", "drop"] = "keep"
+    contractions: Literal["split", "keep"] = "split"
+    max_length: Annotated[int, Field(ge=1, le=10_000)] = 100
+
+
+class Data(Block):
+    """The corpus and its splits; read by `prepare`."""
+
+    format: Literal["semeval2010", "kbp37", "delimited", "classes"] = "semeval2010"
+    folder: str = "data/sample"
+    train: str | dict[str, str] = "train.txt"
+    dev: str | dict[str, str] | None = None
+    test: str | dict[str, str] | None = "test.txt"
+    text: str = "text"
+    label: str = "label"
+    dev_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    tokens: Tokens = Tokens()
+
+    @model_validator(mode="after")
+    def _files_fit_the_format(self) -> "Data":
+        for split in ("train", "dev", "test"):
+            given = getattr(self, split)
+            if given is None:
+                continue
+            if isinstance(given, dict) != (self.format == "classes"):
+                wanted = "a mapping {label: file}" if self.format == "classes" else "one file's name"
+                raise ValueError(f"data.{split}: format {self.format} takes {wanted}, not {given!r}")
+        return self
+
+    @property
+    def relational(self) -> bool:
+        """Whether every sentence marks two entities."""
+        return self.format in ("semeval2010", "kbp37")
+
+
+class Embeddings(Block):
+    """The vocabulary and its vectors; read by `embed`."""
+
+    source: Literal["file", "corpus", "random"] = "corpus"
+    path: str = "data/prepared/train.parquet"
+    member: str | None = None
+    dimension: Annotated[int, Field(ge=1, le=4096)] = 50
+    min_count: Annotated[int, Field(ge=1)] = 1
+    extra_words: Annotated[int, Field(ge=0)] = 0
+    max_words: Annotated[int, Field(ge=1)] | None = None
+    hyphens: Literal["average", "unknown"] = "average"
+    window: Annotated[int, Field(ge=1, le=100)] = 5
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 10
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Attention(Block):
+    """How the states of the LSTM become one vector."""
+
+    kind: AttentionKind = "zhou"
+    tanh_output: bool = True
+
+
+class Dropout(Block):
+    """Dropout rates, as fractions."""
+
+    embedding: Fraction = 0.3
+    lstm: Fraction = 0.3
+    sentence: Fraction = 0.5
+
+
+class Model(Block):
+    """The network; read by `train`."""
+
+    train_embeddings: bool = True
+    lstm_units: Annotated[int, Field(ge=1, le=4096)] = 100
+    lstm_layers: Annotated[int, Field(ge=1, le=8)] = 1
+    merge: Literal["concat", "sum"] = "sum"
+    attention: Attention = Attention()
+    dropout: Dropout = Dropout()
+    l2: Annotated[float, Field(ge=0.0, le=1.0)] = 1e-5
+
+
+class Schedule(Block):
+    """How the learning rate moves over the epochs."""
+
+    kind: Literal["constant", "cosine"] = "constant"
+    warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
+
+
+class Train(Block):
+    """Training; read by `train`, one instance per seed."""
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1)] = [0]
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 30
+    patience: Annotated[int, Field(ge=1)] = 8
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
+    optimizer: Literal["adam", "adamw", "nadam", "rmsprop", "sgd", "adadelta", "adagrad"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0.0, le=100.0)] = 1e-3
+    schedule: Schedule = Schedule()
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = 5.0
+    label_smoothing: Fraction = 0.0
+    ema: Fraction = 0.0
+    monitor: Literal["official_f1", "accuracy", "macro_f1", "loss"] = "official_f1"
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> "Train":
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"train.seeds: {self.seeds} repeats a seed; each seed trains one model")
+        return self
+
+
+class Evaluate(Block):
+    """Judging on the test set; read by `evaluate`."""
+
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    bootstrap_seed: Annotated[int, Field(ge=0)] = 0
+    log_model: bool = True
+
+
+class Params(Block):
+    """Everything in `params.yaml`: one block per stage, and `model` beside `train`."""
+
+    data: Data = Data()
+    embeddings: Embeddings = Embeddings()
+    model: Model = Model()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+
+
+PLAIN = YAML(typ="safe", pure=True)
+
+
+def _with_comments() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 120
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _read(path: Path, yaml: YAML) -> Any:
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file.") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: not a YAML file: {error}") from None
+    if not isinstance(document, Mapping):
+        raise ParamsError(f"{path}: holds {type(document).__name__}; parameters are blocks of `key: value`.")
+    return document
+
+
+def load_params(path: Path) -> Params:
+    """Reads and checks a `params.yaml`.
+
+    Raises:
+        ParamsError: lists every unknown key, wrong type and value out of range, with what is legal.
+    """
+    return check(_read(path, PLAIN), where=str(path))
+
+
+def check(values: Mapping[str, Any], where: str) -> Params:
+    """Checks plain values against the schema; `where` names their origin in errors."""
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise ParamsError(listing(_explain(fault, where) for fault in error.errors())) from None
+
+
+def _explain(fault: Any, where: str) -> str:
+    # pydantic appends the branch of a union to the location; a key of params.yaml ends before it
+    location = [str(part) for part in fault["loc"] if not re.search(r"[\[( ]|^(str|dict|int|float|none)$", str(part))]
+    key = ".".join(location)
+    if fault["type"] == "extra_forbidden":
+        siblings = _fields_at(location[:-1])
+        return (
+            f"{where}: unknown parameter {key}{nearest(location[-1], siblings)}."
+            f" Legal{' in ' + '.'.join(location[:-1]) if location[1:] else ''}: {', '.join(siblings)}."
+        )
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":
+        return f"{where}: {message}."
+    return f"{where}: {key}: {message}; received {fault['input']!r}."
+
+
+def _fields_at(location: Iterable[str]) -> list[str]:
+    block: Any = Params
+    for part in location:
+        block = block.model_fields[part].annotation
+    return list(block.model_fields)
+
+
+def flatten(params: BaseModel | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Parameters as `{"model.lstm_units": 100, ...}`, lists as they are."""
+    items = params.model_dump() if isinstance(params, BaseModel) else params
+    flat: dict[str, Any] = {}
+    for key, value in items.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`"model.lstm_units=200"` to `("model.lstm_units", 200)`; the value is read as YAML.
+
+    Raises:
+        ParamsError: no `=`, or a value that is not YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ParamsError(f"-S {text}: an override is written key=value, for example -S model.lstm_units=200.")
+    try:
+        return key.strip(), PLAIN.load(value)
+    except YAMLError as error:
+        raise ParamsError(f"-S {text}: the value is not YAML: {error}") from None
+
+
+def with_overrides(params: Params, overrides: Mapping[str, Any], where: str = "override") -> Params:
+    """`params` with dotted keys replaced, checked again."""
+    values = params.model_dump()
+    for key, value in overrides.items():
+        _assign(values, key, value)
+    return check(values, where)
+
+
+def _assign(values: Any, key: str, value: Any) -> None:
+    *blocks, last = key.split(".")
+    for block in blocks:
+        inner = values.get(block)
+        if not isinstance(inner, Mapping):
+            # leaves the fault where the schema check will name it
+            values[block] = inner = {}
+        values = inner
+    values[last] = value
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted overrides of a nested file; `data.train: {pos: a, neg: b}` is one value, not two."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        is_block = isinstance(value, Mapping) and name not in ("data.train", "data.dev", "data.test")
+        if is_block:
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def read_overrides(path: Path) -> dict[str, Any]:
+    """The overrides that a file of `experiments/configs` holds, as dotted keys."""
+    return dict(_leaves(_read(path, PLAIN)))
+
+
+def apply_overrides(path: Path, overrides: Mapping[str, Any]) -> Params:
+    """Writes overrides into a `params.yaml` in place, comments kept; nothing is written unless the whole is legal.
+
+    Raises:
+        ParamsError: as `load_params`.
+    """
+    params = with_overrides(load_params(path), overrides, where=f"{path} with overrides")
+    yaml = _with_comments()
+    document = _read(path, yaml)
+    for key, value in overrides.items():
+        _assign(document, key, value)
+    text = io.StringIO()
+    yaml.dump(document, text)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text.getvalue(), encoding="utf-8")
+    os.replace(temporary, path)
+    return params
