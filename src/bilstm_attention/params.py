@@ -1,7 +1,6 @@
 """The typed, validated form of `params.yaml`; overrides; writing back with comments kept."""
 
 import io
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from bilstm_attention.errors import ParamsError, listing, nearest
+from bilstm_attention.paths import written_whole
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 AttentionKind = Annotated[str, Field(min_length=1)]
@@ -291,7 +291,6 @@ def apply_overrides(path: Path, overrides: Mapping[str, Any]) -> Params:
         _assign(document, key, value)
     text = io.StringIO()
     yaml.dump(document, text)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
     return params

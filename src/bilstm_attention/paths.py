@@ -1,6 +1,8 @@
 """The one place that spells a path; finds the project root, also from a DVC temporary copy."""
 
-from functools import cache
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bilstm_attention.errors import UserError
@@ -13,12 +15,12 @@ PREPARED = Path("data/prepared")
 EMBEDDINGS = Path("data/embeddings")
 CONFIGS = Path("experiments/configs")
 CURRENT = Path("experiments/current")
+MODELS = CURRENT / "models"
 CHECKPOINTS = Path("experiments/checkpoints")
 STORE = Path("experiments/mlflow.db")
 ARTIFACTS = Path("experiments/mlartifacts")
 
 
-@cache
 def project_root() -> Path:
     """The folder that holds `dvc.yaml` and `params.yaml`, looked for upwards from the working directory.
 
@@ -49,4 +51,16 @@ def main_root(root: Path | None = None) -> Path:
 
 def seed_folder(seed: int) -> Path:
     """Where `train` writes the model of one seed."""
-    return CURRENT / f"seed-{seed}"
+    return MODELS / f"seed-{seed}"
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Gives a temporary name beside `path` to write to, and renames it: the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

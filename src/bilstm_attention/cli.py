@@ -1,0 +1,140 @@
+"""The command `bilstm-attention`; starts fast, since each command imports what it needs when it runs."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bilstm_attention import paths
+from bilstm_attention.errors import UserError
+
+app = typer.Typer(
+    help="Bidirectional-LSTM text classifiers with attention: the DVC stages, corpora, scores and runs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+STAGE, CORPUS, RUNS = "Stages, as dvc.yaml calls them", "Corpora", "Experiments"
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", "-S", metavar="KEY=VALUE", help="A parameter, e.g. model.lstm_units=200.")
+]
+
+
+def main() -> None:
+    """Runs the command line; a fault that the user can mend is printed without a traceback, with exit code 1."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command(rich_help_panel=STAGE)
+def prepare() -> None:
+    """Reads the corpus, makes the splits, tokenises."""
+    from bilstm_attention import stages
+
+    _enter_project()
+    stages.prepare()
+
+
+@app.command(rich_help_panel=STAGE)
+def embed() -> None:
+    """Builds the vocabulary and its embedding matrix."""
+    from bilstm_attention import stages
+
+    _enter_project()
+    stages.embed()
+
+
+@app.command(rich_help_panel=STAGE)
+def train(seed: Annotated[int, typer.Option(min=0, help="One of train.seeds.")]) -> None:
+    """Trains the model of one seed; a killed training goes on from its last finished epoch."""
+    from bilstm_attention import stages
+
+    _enter_project()
+    stages.train(seed)
+
+
+@app.command(rich_help_panel=STAGE)
+def evaluate() -> None:
+    """Scores every seed's model on test: the only command that opens the test set."""
+    from bilstm_attention import stages
+
+    _enter_project()
+    stages.evaluate()
+
+
+@app.command(rich_help_panel=CORPUS)
+def fetch(
+    names: Annotated[list[str] | None, typer.Argument(help="Corpora and vectors, e.g. semeval2010-task8 glove-6b.")] = None,
+    mirror: Annotated[str | None, typer.Option(help="Folder or address that holds the files; no internet is used.")] = None,
+) -> None:
+    """Fetches known corpora and word vectors into data/external, checksums verified; without names, lists them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from bilstm_attention.corpus import catalog
+
+    if not names:
+        table = Table("name", "what", "size", "licence", "source")
+        for row in catalog.describe():
+            table.add_row(*(row[column] for column in ("name", "what", "size", "licence", "source")))
+        Console().print(table)
+        return
+    folder = paths.project_root() / paths.EXTERNAL
+    for name in names:
+        catalog.fetch(name, folder, mirror, progress=sys.stderr.isatty())
+
+
+@app.command(rich_help_panel=CORPUS)
+def sample(
+    folder: Annotated[Path | None, typer.Argument(help="Where to write it; by default data/sample.")] = None,
+) -> None:
+    """Writes the sample corpus again, byte for byte."""
+    from bilstm_attention.corpus.sample import write_sample
+
+    write_sample(folder or paths.project_root() / paths.SAMPLE)
+
+
+@app.command(rich_help_panel=RUNS)
+def apply(
+    config: Annotated[Path | None, typer.Argument(help="A file of overrides, e.g. experiments/configs/zhou2016.yaml.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Writes overrides into params.yaml, comments kept; `dvc repro` then runs what they change."""
+    from bilstm_attention.params import apply_overrides, parse_override, read_overrides
+
+    changes = read_overrides(config) if config else {}
+    changes |= dict(parse_override(text) for text in overrides or ())
+    apply_overrides(paths.project_root() / paths.PARAMS, changes)
+    for key, value in changes.items():
+        print(f"{key} = {value}")
+
+
+@app.command(rich_help_panel=RUNS)
+def score(
+    gold: Annotated[Path, typer.Argument(help="Right answers: a line per sentence, ID TAB label.")],
+    answers: Annotated[Path, typer.Argument(help="Answers to score, in the same form; IDs may be left out.")],
+) -> None:
+    """Scores answers as the official SemEval-2010 Task 8 scorer does: three views, the official one last."""
+    from bilstm_attention.experiment.official import evaluate_official, read_answers, report
+
+    print(report(evaluate_official(read_answers(gold), read_answers(answers))))
+
+
+@app.command(rich_help_panel=RUNS)
+def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000) -> None:
+    """Opens the MLflow UI on the project's runs, for this machine alone (127.0.0.1)."""
+    from bilstm_attention.experiment import tracking
+
+    store = tracking.store_uri()
+    print(f"MLflow on http://127.0.0.1:{port} over {store}; Ctrl-C ends it.", flush=True)
+    arguments = ["ui", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments, "--default-artifact-root", tracking.artifact_uri()])
+
+
+def _enter_project() -> None:
+    os.chdir(paths.project_root())

@@ -1,0 +1,213 @@
+"""From sentences to tokens, entity positions and ids: the tokeniser, the encoding, the vocabulary."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bilstm_attention.errors import DataError, listing
+from bilstm_attention.params import Data, Tokens
+
+MARKERS = ("<e1>", "</e1>", "<e2>", "</e2>")
+PAD, UNK = "<pad>", "<unk>"
+SPECIALS = (PAD, UNK, *MARKERS)  # ids 0 to 5 of every vocabulary
+SPANS = ("e1_start", "e1_end", "e2_start", "e2_end")
+
+MARKER = re.compile("</?e[12]>")
+SUFFIX = "(?i:n't|'(?:s|re|ve|ll|d|m))"
+# U+0300 to U+036F are the accents of text that is not composed.
+PART = r"""(?:
+    (?:[^\W\d_]\.)+[^\W\d_]\b\.?           # u.s. e.g.
+    | \d+(?:[.,:/]\d+)+\w*                 # 1,000 2.5kg 10:30
+    | [\w\u0300-\u036f]+                   # word 1990s
+)"""
+TOKEN = re.compile(
+    rf"""{MARKER.pattern}
+    | {SUFFIX}(?![-'\w])                   # 's n't, where the text has split them already
+    | {PART}(?:[-']{PART})*                # well-known o'brien u.s.-based
+    | \.\.+ | --+                          # ellipsis, dash
+    | \S                                   # any other mark
+    """,
+    re.VERBOSE,
+)
+CONTRACTION = re.compile(f"(?<=.)(?={SUFFIX}+$)")
+LINE_BREAK = re.compile(r"[\r\n]")
+
+DROPPED = "data.tokens.punctuation: drop leaves tokens with a letter or a digit alone; keep it, or mend the sentence."
+
+
+def tokenize(text: str, tokens: Tokens) -> list[str]:
+    r"""Splits a sentence into tokens, none of them empty or with whitespace in it.
+
+    Entity markers are whole tokens, whatever they touch, and are never changed. Of the rest, in this order: words with
+    the hyphens and apostrophes inside them, abbreviations of letters and stops, numbers with their commas and decimals,
+    runs of stops or hyphens, and every other mark by itself. A typographic apostrophe is read as `'`, and letters with
+    accents are composed (Unicode NFC).
+
+    >>> tokenize("The <e1>dog</e1>s don't bark.", Tokens())
+    ['the', '<e1>', 'dog', '</e1>', 's', 'do', "n't", 'bark', '.']
+    >>> tokenize("It's a well-known $1,250.50 U.S. price (1990s)...", Tokens())
+    ['it', "'s", 'a', 'well-known', '$', '0,000.00', 'u.s.', 'price', '(', '0000s', ')', '...']
+    >>> tokenize("It's <e1>Ann</e1>, 5!", Tokens(lowercase=False, punctuation="drop", contractions="keep"))
+    ["It's", '<e1>', 'Ann', '</e1>', '0']
+    """
+    found: Iterable[str] = TOKEN.findall(text.replace("\u2019", "'"))
+    if tokens.contractions == "split":
+        found = chain.from_iterable(map(CONTRACTION.split, found))
+    return [
+        token if token in MARKERS else _written(token, tokens)
+        for token in found
+        if tokens.punctuation == "keep" or token in MARKERS or any(map(str.isalnum, token))
+    ]
+
+
+def _written(token: str, tokens: Tokens) -> str:
+    token = unicodedata.normalize("NFC", token)
+    if tokens.numbers == "zero":
+        token = re.sub(r"\d", "0", token)
+    return token.lower() if tokens.lowercase else token
+
+
+def encode_examples(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
+    """Tokenises examples, finds their entities, and cuts rows longer than `data.tokens.max_length`.
+
+    A plain row keeps its first tokens; a relation row keeps the window around both entities and their markers, with as
+    much text to the left of them as to the right where there is enough.
+
+    Args:
+        examples: as `formats.read_split` returns them.
+
+    Returns:
+        columns `id`; `tokens`, a list of strings; `label`; for a relation corpus `e1_start`, `e1_end`, `e2_start`,
+        `e2_end`, the half-open positions in `tokens` of the words between the markers; and `length`, the tokens before
+        cutting, so that a row was cut where `length` exceeds `len(tokens)`.
+
+    Raises:
+        DataError: lists by file and line the sentences and entities without a token, and the rows whose entities do not
+            fit in `max_length`.
+    """
+    rows = [tokenize(text, data.tokens) for text in examples["text"]]
+    encoded = pd.DataFrame({"id": examples["id"].array, "tokens": rows, "label": examples["label"].array})
+    lengths = [len(row) for row in rows]
+    if data.relational:
+        spans = np.array([[row.index(marker) for marker in MARKERS] for row in rows])
+        spans[:, [0, 2]] += 1
+        _check_entities(examples, spans, data.tokens.max_length)
+        starts = _window_starts(spans, np.array(lengths), data.tokens.max_length)
+        encoded[list(SPANS)] = spans - starts[:, None]
+    else:
+        _check_not_empty(examples, lengths)
+        starts = np.zeros(len(rows), dtype=int)
+    encoded["tokens"] = [row[start : start + data.tokens.max_length] for row, start in zip(rows, starts, strict=True)]
+    return encoded.assign(length=lengths)
+
+
+def _check_not_empty(examples: pd.DataFrame, lengths: Sequence[int]) -> None:
+    empty = examples[np.equal(lengths, 0)]
+    if len(empty):
+        raise DataError(
+            listing(
+                f"{row.source}: sentence {row.id} has no token left of {row.text!r}; {DROPPED}"
+                for row in empty.itertuples()
+            )
+        )
+
+
+def _check_entities(examples: pd.DataFrame, spans: NDArray[np.int64], limit: int) -> None:
+    faults = []
+    for row, (start1, end1, start2, end2) in zip(examples.itertuples(), spans.tolist(), strict=True):
+        for entity, words in (("e1", end1 - start1), ("e2", end2 - start2)):
+            if not words:
+                faults.append(f"{row.source}: sentence {row.id} has no token left in <{entity}>; {DROPPED}")
+        size = max(end1, end2) - min(start1, start2) + 2  # with the outer markers
+        if size > limit:
+            faults.append(
+                f"{row.source}: sentence {row.id} has {size} tokens from its first marker to its last, more than"
+                f" data.tokens.max_length, {limit}; raise it to {size}."
+            )
+    if faults:
+        raise DataError(listing(faults))
+
+
+def _window_starts(spans: NDArray[np.int64], lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """First token of the window of `size` tokens that holds both entities, as far in their middle as the row allows."""
+    first, last = spans.min(axis=1) - 1, spans.max(axis=1) + 1
+    middle = first - (size - (last - first)) // 2
+    starts: NDArray[np.int64] = middle.clip(0, np.maximum(lengths - size, 0))
+    return starts
+
+
+def count_words(rows: Iterable[Iterable[str]]) -> pd.DataFrame:
+    """Words (markers are none) by falling count, ties by code point: columns `word` and `count`."""
+    counts = Counter(chain.from_iterable(rows))
+    words = sorted(
+        ((word, n) for word, n in counts.items() if word not in SPECIALS), key=lambda item: (-item[1], item[0])
+    )
+    return pd.DataFrame({"word": [word for word, _ in words], "count": [n for _, n in words]})
+
+
+def write_words(words: pd.DataFrame, path: Path) -> None:
+    """Writes the table of `count_words` as csv."""
+    words.to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
+
+
+def read_words(path: Path) -> pd.DataFrame:
+    """Reads the table that `write_words` wrote; words such as `NA`, `null` and `"` come back as they were."""
+    return pd.read_csv(path, dtype={"word": str, "count": int}, keep_default_na=False, encoding="utf-8")
+
+
+class Vocabulary:
+    """Numbers words: `SPECIALS` are 0 to 5 (`<pad>` is 0, `<unk>` 1), then the given words in their order.
+
+    Args:
+        words: words without the specials, each once.
+
+    Raises:
+        DataError: a word is given twice, is a special, is empty, or holds a line break.
+    """
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.words = [*SPECIALS, *words]
+        self._ids = {word: number for number, word in enumerate(self.words)}
+        broken = [word for word in self.words if not word or LINE_BREAK.search(word)]
+        if broken or len(self._ids) < len(self.words):
+            twice = [word for word, n in Counter(self.words).items() if n > 1]
+            faults = [f"vocabulary: {word!r} is given twice, or is a special." for word in twice]
+            raise DataError(listing([*faults, *(f"vocabulary: {word!r} is not one line." for word in broken)]))
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._ids
+
+    def encode(self, tokens: Iterable[str]) -> NDArray[np.int32]:
+        """Ids of tokens, int32 `(T,)`; an unknown token gets that of `<unk>`."""
+        unknown = self._ids[UNK]
+        return np.array([self._ids.get(token, unknown) for token in tokens], dtype=np.int32)
+
+    def save(self, path: Path) -> None:
+        """Writes one word per line; the word with id n stands on line n + 1."""
+        path.write_text("".join(f"{word}\n" for word in self.words), encoding="utf-8", newline="\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "Vocabulary":
+        """Reads what `save` wrote.
+
+        Raises:
+            DataError: the file does not begin with the specials, or repeats a word.
+        """
+        # Not read_text().splitlines(), which would also break at the rarer characters that a word may hold.
+        words = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        specials, words = tuple(words[: len(SPECIALS)]), words[len(SPECIALS) :]
+        if specials != SPECIALS:
+            raise DataError(
+                f"{path}:1: begins with {' '.join(specials)}; a vocabulary begins with {' '.join(SPECIALS)}."
+            )
+        return cls(words)

@@ -1,0 +1,117 @@
+"""Judging the trained models on test: scores of every seed, their ensemble, baselines, and the tables behind them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bilstm_attention import paths
+from bilstm_attention.corpus.batches import Rows, encode
+from bilstm_attention.corpus.embedding import coverage, read_origins
+from bilstm_attention.corpus.tokens import count_words
+from bilstm_attention.experiment import scoring
+from bilstm_attention.experiment.task import existing, load_labels, load_split, load_vocabulary
+from bilstm_attention.experiment.training import predict
+from bilstm_attention.network.classifier import attention_view, load_classifier
+from bilstm_attention.params import Evaluate
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of the models of one pipeline, and how they did on test.
+
+    Args:
+        metrics: what `metrics.json` holds, scores in percent.
+        predictions: one row per test sentence: `id`, `gold`, `predicted` by the ensemble, its `probability`, and what
+            each seed predicted as `seed_N`.
+        confusion: counts `(C, C)` of the ensemble, gold rows by predicted columns.
+        classes: precision, recall, F1 and support of the ensemble by relation, or by class.
+        dev: scores of every seed on dev.
+        histories: training history of every seed.
+    """
+
+    metrics: dict[str, Any]
+    predictions: pd.DataFrame
+    confusion: pd.DataFrame
+    classes: pd.DataFrame
+    dev: dict[int, dict[str, float]]
+    histories: dict[int, pd.DataFrame]
+
+
+def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
+    """Scores every seed's model on test, once.
+
+    Raises:
+        DataError: a stage before this one has not run.
+    """
+    labels, vocabulary = load_labels(), load_vocabulary()
+    train, test = load_split("train"), load_split("test")
+    rows = encode(test, vocabulary, labels)
+    probabilities = {seed: predict(load_classifier(paths.seed_folder(seed) / "model.keras"), rows) for seed in seeds}
+    by_seed = {seed: named(values, labels) for seed, values in probabilities.items()}
+    mean = np.mean(list(probabilities.values()), axis=0)
+    together, gold = named(mean, labels), test["label"].tolist()
+    reports = {seed: json.loads((paths.seed_folder(seed) / "dev.json").read_text(encoding="utf-8")) for seed in seeds}
+    dev = {seed: report["dev"] for seed, report in reports.items()}
+
+    predictions = pd.DataFrame(
+        {"id": test["id"], "gold": gold, "predicted": together, "probability": mean.max(axis=1).astype(np.float64)}
+        | {f"seed_{seed}": predicted for seed, predicted in by_seed.items()}
+    )
+    metrics = {
+        "test": _over_seeds(gold, by_seed, labels, params),
+        "dev": {name: _spread({seed: scores[name] for seed, scores in dev.items()}) for name in dev[seeds[0]]},
+        "ensemble": scoring.scores(gold, together, labels),
+        "baselines": scoring.baselines(train["tokens"].map(list), train["label"], test["tokens"].map(list), gold),
+        "test_coverage": _coverage(test),
+    }
+    return Verdict(
+        metrics=metrics,
+        predictions=predictions,
+        confusion=scoring.confusion(gold, together, labels),
+        classes=scoring.per_relation(gold, together, labels),
+        dev=dev,
+        histories={seed: pd.read_csv(paths.seed_folder(seed) / "history.csv") for seed in seeds},
+    )
+
+
+def named(probabilities: NDArray[np.float32], labels: Sequence[str]) -> list[str]:
+    """The most probable label of each row of `(N, C)`."""
+    return [labels[number] for number in probabilities.argmax(axis=1)]
+
+
+def read_attention(model: keras.Model, rows: Rows) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+    """Probabilities `(N, C)` and each row's attention weights `(T,)` over its own tokens."""
+    view = attention_view(model)
+    outputs = [view(tokens[None, :], training=False) for tokens in rows.tokens]
+    probabilities, weights = zip(*outputs, strict=True)
+    return np.concatenate(probabilities), [np.asarray(row)[0] for row in weights]
+
+
+def _over_seeds(
+    gold: Sequence[str], by_seed: dict[int, list[str]], labels: Sequence[str], params: Evaluate
+) -> dict[str, Any]:
+    scores = {seed: scoring.scores(gold, predicted, labels) for seed, predicted in by_seed.items()}
+    found = {}
+    for name in scoring.metric_names(labels):
+        low, high = scoring.bootstrap_interval(
+            gold, list(by_seed.values()), name, repeats=params.bootstrap, seed=params.bootstrap_seed
+        )
+        found[name] = scoring.summary_over_seeds({seed: values[name] for seed, values in scores.items()}, low, high)
+    return found
+
+
+def _spread(values: dict[int, float]) -> dict[str, Any]:
+    summary = dict(scoring.summary_over_seeds(values, 0.0, 0.0))
+    return {key: summary[key] for key in ("mean", "sd", "by_seed")}
+
+
+def _coverage(test: pd.DataFrame) -> dict[str, float]:
+    report = json.loads(existing(paths.EMBEDDINGS / "coverage.json").read_text(encoding="utf-8"))
+    found = coverage(count_words(test["tokens"]), read_origins(load_vocabulary(), report))
+    return {"types": found["types"]["percent"], "tokens": found["tokens"]["percent"]}

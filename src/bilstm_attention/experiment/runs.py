@@ -1,0 +1,103 @@
+"""What a run in MLflow says: names, metrics and artifacts of trainings and of pipelines."""
+
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+
+from bilstm_attention import paths
+from bilstm_attention.experiment.judging import Verdict
+from bilstm_attention.experiment.tracking import MODEL_DIGEST, Record, Tracker, sha256, tracking_may_fail
+from bilstm_attention.params import Params
+
+PIPELINE_DIGEST = "pipeline.sha256"
+
+
+def corpus_name(params: Params) -> str:
+    """Name of the MLflow experiment: scores compare within a corpus alone."""
+    return Path(params.data.folder).name
+
+
+def run_name(params: Params, seeds: Sequence[int]) -> str:
+    """For example `zhou u=100 seed=2`, or `zhou u=100 seeds=0,1,2`."""
+    which = f"seed={seeds[0]}" if len(seeds) == 1 else f"seeds={','.join(map(str, seeds))}"
+    return f"{params.model.attention.kind} u={params.model.lstm_units} {which}"
+
+
+def record_training(params: Params, seed: int, dev: Mapping[str, float], history: pd.DataFrame, picture: Path, started: float) -> None:
+    """Records one trained model as a run; `evaluate` finds it by the model's digest."""
+    with tracking_may_fail(f"the training of seed {seed}"):
+        tracker = Tracker(corpus_name(params))
+        tracker.record(_training(params, seed, dev, history, started, artifacts={"plots": [picture]}))
+
+
+def _training(params: Params, seed: int, dev: Mapping[str, float], history: pd.DataFrame, started: float, **more: Any) -> Record:
+    tags = {"seed": str(seed), MODEL_DIGEST: sha256(paths.seed_folder(seed) / "model.keras"), **more.pop("tags", {})}
+    return Record(
+        name=run_name(params, [seed]),
+        started=started,
+        params=params,
+        metrics={f"best_dev_{name}": value for name, value in dev.items()},
+        history=history.to_dict("records"),
+        tags=tags,
+        datasets={split: paths.PREPARED / f"{split}.parquet" for split in ("train", "dev")},
+        **more,
+    )
+
+
+def record_evaluation(params: Params, verdict: Verdict, artifacts: Mapping[str, Sequence[Path]], started: float) -> None:
+    """Adds the test scores to the runs of the models, and the whole to their parent run, or to the only run."""
+    seeds = params.train.seeds
+    with tracking_may_fail("the evaluation"):
+        tracker = Tracker(corpus_name(params))
+        test = {"test": paths.PREPARED / "test.parquet"}
+        runs = {}
+        for seed in seeds:
+            digest = sha256(paths.seed_folder(seed) / "model.keras")
+            runs[seed] = tracker.newest(MODEL_DIGEST, digest) or tracker.record(
+                _training(params, seed, verdict.dev[seed], verdict.histories[seed], started, tags={"restored": "true"})
+            )
+            scores = {name: value["by_seed"][str(seed)] for name, value in verdict.metrics["test"].items()}
+            tracker.add(runs[seed], metrics={f"test_{name}": value for name, value in scores.items()}, datasets=test)
+        whole = next(iter(runs.values())) if len(runs) == 1 else _parent(tracker, params, runs, started)
+        tracker.add(whole, metrics=_aggregate(verdict.metrics), datasets=test, artifacts=artifacts)
+        if params.evaluate.log_model:
+            with TemporaryDirectory() as folder:
+                tracker.log_model(whole, _model_folder(Path(folder) / "classifier", best_seed(verdict, params)))
+
+
+def best_seed(verdict: Verdict, params: Params) -> int:
+    """The seed that did best on dev, of equals the first listed."""
+    monitor, sign = params.train.monitor, -1.0 if params.train.monitor == "loss" else 1.0
+    return max(params.train.seeds, key=lambda seed: sign * verdict.dev[seed][monitor])
+
+
+def _parent(tracker: Tracker, params: Params, runs: Mapping[int, str], started: float) -> str:
+    models = [sha256(paths.seed_folder(seed) / "model.keras") for seed in runs]
+    digest = hashlib.sha256("".join(models).encode()).hexdigest()
+    parent = tracker.newest(PIPELINE_DIGEST, digest) or tracker.record(
+        Record(run_name(params, list(runs)), started, params, tags={PIPELINE_DIGEST: digest})
+    )
+    tracker.adopt(parent, list(runs.values()))
+    return parent
+
+
+def _aggregate(metrics: Mapping[str, Any]) -> dict[str, float]:
+    found = {f"ensemble_test_{name}": value for name, value in metrics["ensemble"].items()}
+    for split in ("test", "dev"):
+        for name, summary in metrics[split].items():
+            found |= {f"{split}_{name}_{key}": summary[key] for key in ("mean", "sd", "low", "high") if key in summary}
+    for baseline, scores in metrics["baselines"].items():
+        found |= {f"{baseline}_test_{name}": value for name, value in scores.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _model_folder(folder: Path, seed: int) -> Path:
+    folder.mkdir()
+    for file in (paths.seed_folder(seed) / "model.keras", paths.EMBEDDINGS / "vocabulary.txt", paths.PREPARED / "labels.json", paths.PARAMS):
+        shutil.copy(file, folder)
+    return folder

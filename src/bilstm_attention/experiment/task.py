@@ -1,0 +1,73 @@
+"""What is to be learned, read from what `prepare` and `embed` wrote."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bilstm_attention import paths
+from bilstm_attention.corpus.batches import Rows, encode
+from bilstm_attention.corpus.tokens import Vocabulary
+from bilstm_attention.errors import DataError
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be learned.
+
+    Args:
+        train: training rows.
+        dev: rows that pick the epoch.
+        labels: class names, in the order of their numbers.
+        matrix: word vectors, float32 `(V, D)`.
+        training_words: rows of `matrix`, from 0, that training can show; the rest are words that only vectors know.
+    """
+
+    train: Rows
+    dev: Rows
+    labels: Sequence[str]
+    matrix: NDArray[np.float32]
+    training_words: int
+
+
+def load_task() -> Task:
+    """Reads the task from `data/prepared` and `data/embeddings`; the test set stays closed.
+
+    Raises:
+        DataError: a file is not there.
+    """
+    vocabulary, labels = load_vocabulary(), load_labels()
+    train, dev = (encode(load_split(split), vocabulary, labels) for split in ("train", "dev"))
+    matrix = np.load(existing(paths.EMBEDDINGS / "matrix.npy"), allow_pickle=False)
+    coverage = json.loads(existing(paths.EMBEDDINGS / "coverage.json").read_text(encoding="utf-8"))
+    return Task(train, dev, labels, matrix, coverage["training_words"])
+
+
+def load_split(split: str) -> pd.DataFrame:
+    """A prepared split; see `tokens.encode_examples` for its columns. Only `evaluate` asks for `test`."""
+    return pd.read_parquet(existing(paths.PREPARED / f"{split}.parquet"))
+
+
+def load_vocabulary() -> Vocabulary:
+    """The words that `embed` numbered."""
+    return Vocabulary.load(existing(paths.EMBEDDINGS / "vocabulary.txt"))
+
+
+def load_labels() -> list[str]:
+    """Class names in the order of their numbers."""
+    return list(json.loads(existing(paths.PREPARED / "labels.json").read_text(encoding="utf-8")))
+
+
+def existing(path: Path) -> Path:
+    """The path itself.
+
+    Raises:
+        DataError: nothing is there.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: not there; `dvc repro` makes it.")
+    return path

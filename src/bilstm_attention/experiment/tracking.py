@@ -1,0 +1,276 @@
+"""Every run in MLflow; the only module that imports it.
+
+Runs are written when their work is done, from files that are already safe on disk: a store that fails costs its own
+record and nothing else, and a killed training leaves no run behind that seems to go on.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from bilstm_attention import paths
+from bilstm_attention.errors import UserError
+from bilstm_attention.params import Params, flatten
+
+# MLflow would otherwise report usage to its makers, and wait minutes for a server that is not there.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+
+PARENT = "mlflow.parentRunId"
+MODEL_DIGEST = "model.sha256"
+METRICS_AT_ONCE = 1000
+SERVING_PACKAGES = ("mlflow", "keras", "tensorflow", "numpy", "pandas", "pydantic", "ruamel.yaml", "rich")
+PACKAGES = ("bilstm-attention", "keras", "tensorflow", "numpy", "pandas", "mlflow", "dvc")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a run once its work is done.
+
+    Args:
+        name: shown in the run list, for example `zhou u=100 seed=2`.
+        started: seconds since 1970; the run ends when it is recorded.
+        params: all parameters.
+        metrics: name to value.
+        history: one mapping of metrics per epoch, each with its `epoch`.
+        tags: name to value.
+        datasets: role (`train`, `dev`, `test`) to file.
+        artifacts: files, or folders whose files, are shown with the run; a mapping from folder in the run to paths.
+    """
+
+    name: str
+    started: float
+    params: Params
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    history: Sequence[Mapping[str, float]] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    datasets: Mapping[str, Path] = field(default_factory=dict)
+    artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+
+
+def store_uri(root: Path | None = None) -> str:
+    """Address of the tracking store: `MLFLOW_TRACKING_URI` if set, else the SQLite file of the main checkout."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or _own_store(root)
+
+
+def _own_store(root: Path | None = None) -> str:
+    return f"sqlite:///{paths.main_root(root) / paths.STORE}"
+
+
+def artifact_uri(root: Path | None = None) -> str:
+    """Where the default store keeps artifacts."""
+    return (paths.main_root(root) / paths.ARTIFACTS).as_uri()
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def tracking_may_fail(what: str) -> Iterator[None]:
+    """Turns any failure of the store into a warning: results are on disk already, and must not be lost with it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        print(
+            f"warning: {what} was not recorded in MLflow ({store_uri()}):"
+            f" {type(error).__name__}: {reason[0] if reason else 'no reason given'}. The results on disk are complete.",
+            file=sys.stderr,
+        )
+
+
+class Tracker:
+    """The tracking store, opened at one experiment, which is named after the corpus.
+
+    Args:
+        corpus: name of the experiment.
+    """
+
+    def __init__(self, corpus: str):
+        import mlflow
+        from mlflow import MlflowClient
+
+        uri = store_uri()
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(uri)
+        self.client = MlflowClient(uri)
+        self.experiment = self._experiment(corpus)
+        self._close_abandoned()
+
+    def record(self, record: Record) -> str:
+        """Writes a whole run and ends it; returns its id."""
+        from mlflow.entities import Param
+
+        tags = {**environment_tags(), **record.tags}
+        run = self.client.create_run(self.experiment, int(record.started * 1000), tags, record.name)
+        run_id = str(run.info.run_id)
+        params = [Param(name, str(value)) for name, value in flatten(record.params).items()]
+        self.client.log_batch(run_id, params=params)
+        self.add(
+            run_id,
+            metrics=record.metrics,
+            history=record.history,
+            datasets=record.datasets,
+            artifacts=record.artifacts,
+        )
+        self.client.set_terminated(run_id)
+        return run_id
+
+    def add(
+        self,
+        run_id: str,
+        *,
+        metrics: Mapping[str, float] = MappingProxyType({}),
+        history: Sequence[Mapping[str, float]] = (),
+        datasets: Mapping[str, Path] = MappingProxyType({}),
+        artifacts: Mapping[str, Sequence[Path]] = MappingProxyType({}),
+    ) -> None:
+        """Adds to a run, which may have ended already; the arguments are those of `Record`."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        rows = [Metric(name, value, now, 0) for name, value in metrics.items()]
+        for epoch in history:
+            values = {name: value for name, value in epoch.items() if name != "epoch"}
+            rows += [Metric(name, float(value), now, int(epoch["epoch"])) for name, value in values.items()]
+        for at in range(0, len(rows), METRICS_AT_ONCE):
+            self.client.log_batch(run_id, metrics=rows[at : at + METRICS_AT_ONCE])
+        self._add_datasets(run_id, datasets)
+        for folder, files in artifacts.items():
+            for file in files:
+                (self.client.log_artifacts if file.is_dir() else self.client.log_artifact)(run_id, str(file), folder)
+
+    def newest(self, tag: str, value: str) -> str | None:
+        """The newest finished run with this tag; None if the store has none."""
+        query = f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'"
+        order = ["attributes.start_time DESC"]
+        found = self.client.search_runs([self.experiment], query, order_by=order, max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    def adopt(self, parent: str, run_ids: Sequence[str]) -> None:
+        """Makes runs the children of a parent run."""
+        for run_id in run_ids:
+            self.client.set_tag(run_id, PARENT, parent)
+
+    def log_model(self, run_id: str, folder: Path) -> None:
+        """Logs a model that takes raw text and returns labels with probabilities.
+
+        Args:
+            run_id: run that the model belongs to.
+            folder: what `serving.load_folder` reads.
+        """
+        import mlflow
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, DataType, Schema
+
+        signature = ModelSignature(
+            inputs=Schema([ColSpec(DataType.string, "text")]),
+            outputs=Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.double, "probability")]),
+        )
+        with mlflow.start_run(run_id=run_id):
+            mlflow.pyfunc.log_model(
+                name="model",
+                loader_module="bilstm_attention.serving",
+                data_path=str(folder),
+                code_paths=[str(Path(__file__).parents[1])],
+                pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in SERVING_PACKAGES],
+                signature=signature,
+            )
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found:
+            return str(found.experiment_id)
+        own = store_uri() == _own_store()
+        return str(self.client.create_experiment(name, artifact_uri() if own else None))
+
+    def _close_abandoned(self) -> None:
+        """Ends the runs that a process of this machine was writing when it died."""
+        running = self.client.search_runs([self.experiment], "attributes.status = 'RUNNING'")
+        for run in running:
+            tags = run.data.tags
+            if tags.get("host") == socket.gethostname() and not _alive(int(tags.get("process", "0"))):
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
+    def _add_datasets(self, run_id: str, files: Mapping[str, Path]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = []
+        for role, file in files.items():
+            source = json.dumps({"uri": str(file.resolve())})
+            # 36 characters is what the store keeps of a digest
+            dataset = Dataset(role, sha256(file)[:36], source_type="local", source=source)
+            inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", role)]))
+        if inputs:
+            self.client.log_inputs(run_id, inputs)
+
+
+def environment_tags() -> dict[str, str]:
+    """Where a run was made: code, versions, machine, and the digests of the data in `dvc.lock`."""
+    tags = {
+        "host": socket.gethostname(),
+        "process": str(os.getpid()),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": "cpu" if not _gpus() else "gpu",
+        **{f"version.{name}": importlib.metadata.version(name) for name in PACKAGES},
+    }
+    commit = _git("rev-parse", "HEAD")
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+        tags["git.dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
+    return tags | _lock_digests(paths.project_root() / "dvc.lock")
+
+
+def _lock_digests(lock: Path) -> dict[str, str]:
+    """The digest that `dvc.lock` holds for every output of the stages before training."""
+    if not lock.is_file():
+        return {}
+    stages = (YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
+    outputs = [out for name in ("prepare", "embed") for out in stages.get(name, {}).get("outs", ())]
+    return {f"dvc.lock/{out['path']}": out.get("md5", "") for out in outputs}
+
+
+def _git(*arguments: str) -> str:
+    try:
+        command = ["git", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=paths.project_root()).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _gpus() -> list[Any]:
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow.config.list_physical_devices("GPU") if tensorflow else []
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

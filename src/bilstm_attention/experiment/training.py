@@ -1,0 +1,263 @@
+"""fit(): the one training loop, used by the train stage and by every trial of a sweep."""
+
+import importlib.metadata
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from bilstm_attention.corpus.batches import Rows, by_length, pad, training_batches
+from bilstm_attention.errors import ParamsError, TrainingError
+from bilstm_attention.experiment.checkpoint import Arrays, Checkpoint, State, digest
+from bilstm_attention.experiment.scoring import metric_names, scores
+from bilstm_attention.experiment.task import Task
+from bilstm_attention.network.classifier import build_classifier
+from bilstm_attention.params import Model, Train
+
+OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
+    "nadam": keras.optimizers.Nadam,
+    "rmsprop": keras.optimizers.RMSprop,
+    "sgd": keras.optimizers.SGD,
+    "adadelta": keras.optimizers.Adadelta,
+    "adagrad": keras.optimizers.Adagrad,
+}
+PREDICTION_BATCH = 256
+# A probability of 0 in float32 would make the dev loss infinite.
+SMALLEST_PROBABILITY = 1e-7
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model, its weights those of the best epoch on dev.
+
+    Args:
+        model: the classifier.
+        history: one row per epoch: `epoch`, `learning_rate`, `loss` (training, penalties left out), `dev_loss` and
+            every dev score in percent as `dev_<name>`.
+        best_epoch: from 1.
+        dev: the scores of the best epoch.
+    """
+
+    model: keras.Model
+    history: pd.DataFrame
+    best_epoch: int
+    dev: dict[str, float]
+
+
+def fit(
+    model_params: Model,
+    train_params: Train,
+    task: Task,
+    seed: int,
+    *,
+    checkpoints: Path | None = None,
+    on_batch: Callable[[int, int, int], None] = lambda epoch, batch, batches: None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> Fitted:
+    """Trains one model on `task` and restores its best epoch on dev.
+
+    Same arguments, versions and kind of machine: the same weights, byte for byte, whether in one go or resumed.
+
+    Args:
+        model_params: `params.model`.
+        train_params: `params.train`; its `seeds` are not read.
+        task: data and vectors.
+        seed: of the weights, of dropout and of the order of batches.
+        checkpoints: folder in which the last finished epoch is kept, and from which an equal training resumes; the file
+            stays until `training_checkpoint(...).remove()`.
+        on_batch: called with epoch, batch and batches of the epoch, all from 1.
+        on_epoch: called with each new row of the history; whatever it raises ends the training.
+
+    Raises:
+        ParamsError: a mechanism or monitored score that does not exist for this corpus.
+        TrainingError: the loss is not a number.
+    """
+    _check_monitor(train_params.monitor, task.labels)
+    use_threads(train_params.threads)
+    model = build_classifier(model_params, task.matrix, task.training_words, len(task.labels), seed)
+    steps = math.ceil(len(task.train) / train_params.batch_size)
+    optimizer = _optimizer(train_params, steps)
+    optimizer.build(model.trainable_variables)
+    step = _training_step(model, optimizer, len(task.labels), train_params.label_smoothing)
+
+    checkpoint = training_checkpoint(checkpoints, model_params, train_params, task, seed) if checkpoints else None
+    moving = _moving(model)
+    everything = [*moving, *optimizer.variables]
+    state = checkpoint.load() if checkpoint else None
+    if state is None:
+        state = State(history=[], best_epoch=0, variables=[], best=[])
+    else:
+        _assign(everything, state.variables)
+
+    while not _finished(state, train_params):
+        epoch = len(state.history) + 1
+        learning_rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+        loss = _run_epoch(step, task.train, train_params.batch_size, seed, epoch, learning_rate, on_batch)
+        weights = _values(moving)
+        if train_params.ema:
+            optimizer.finalize_variable_values(model.trainable_variables)
+        row = {"epoch": epoch, "learning_rate": learning_rate, "loss": loss, **_judge(model, task.dev, task.labels)}
+        state.history.append(row)
+        if _goodness(row, train_params.monitor) > _best_goodness(state, train_params.monitor):
+            state.best_epoch, state.best = epoch, _values(moving)
+        _assign(moving, weights)
+        state.variables = _values(everything)
+        if checkpoint:
+            checkpoint.save(state)
+        on_epoch(row)
+
+    _assign(moving, state.best)
+    best = state.history[state.best_epoch - 1]
+    dev = {name.removeprefix("dev_"): value for name, value in best.items() if name.startswith("dev_")}
+    return Fitted(model, pd.DataFrame(state.history), state.best_epoch, dev)
+
+
+def training_checkpoint(folder: Path, model_params: Model, train_params: Train, task: Task, seed: int) -> Checkpoint:
+    """The checkpoint of exactly this training: these parameters, data, seed and versions."""
+    arrays = [part for rows in (task.train, task.dev) for part in (np.concatenate(rows.tokens), rows.lengths, rows.labels)]
+    versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow", "bilstm-attention")}
+    settings = [model_params.model_dump(), train_params.model_dump(exclude={"seeds"}), seed, list(task.labels)]
+    return Checkpoint(folder, digest(settings, task.training_words, versions, task.matrix, *arrays))
+
+
+def predict(model: keras.Model, rows: Rows) -> Any:
+    """The model's outputs on every row, in the order of `rows`: probabilities, float32 `(N, C)`.
+
+    The one way of predicting, so that a score is the same digits wherever it is computed.
+    """
+    call = tf.function(lambda tokens: model(tokens, training=False), input_signature=[_TOKENS])
+    parts = [(batch, call(pad(rows, batch)).numpy()) for batch in by_length(rows, PREDICTION_BATCH)]
+    probabilities = np.empty((len(rows), parts[0][1].shape[1]), np.float32)
+    for batch, values in parts:
+        probabilities[batch] = values
+    return probabilities
+
+
+def use_threads(threads: int) -> None:
+    """Sets TensorFlow's threads; once it has begun computing they can no longer change, and stay."""
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    except RuntimeError:
+        return
+
+
+_TOKENS = tf.TensorSpec([None, None], tf.int32)
+_LABELS = tf.TensorSpec([None], tf.int32)
+
+
+def _training_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, classes: int, smoothing: float) -> Any:
+    cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
+
+    @tf.function(input_signature=[_TOKENS, _LABELS])
+    def step(tokens: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            probabilities = model(tokens, training=True)
+            loss = cross_entropy(tf.one_hot(labels, classes), probabilities)
+            total = tf.add_n([loss, *model.losses])
+        gradients = tape.gradient(total, model.trainable_variables)
+        optimizer.apply(gradients, model.trainable_variables)
+        return loss
+
+    return step
+
+
+def _run_epoch(
+    step: Any,
+    rows: Rows,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    learning_rate: float,
+    on_batch: Callable[[int, int, int], None],
+) -> float:
+    """Takes one step per batch; returns the mean loss per sentence."""
+    batches = training_batches(rows, batch_size, seed, epoch)
+    total = 0.0
+    for number, batch in enumerate(batches, start=1):
+        loss = float(step(pad(rows, batch), rows.labels[batch]))
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"seed {seed}, epoch {epoch}, batch {number} of {len(batches)}: the loss is {loss} at learning rate"
+                f" {learning_rate:g}; lower train.learning_rate or set train.clip_norm."
+            )
+        total += loss * len(batch)
+        on_batch(epoch, number, len(batches))
+    return total / len(rows)
+
+
+def _judge(model: keras.Model, rows: Rows, labels: Sequence[str]) -> dict[str, float]:
+    probabilities = predict(model, rows)
+    of_gold = probabilities[np.arange(len(rows)), rows.labels]
+    names = np.asarray(labels)
+    found = scores(names[rows.labels].tolist(), names[probabilities.argmax(axis=1)].tolist(), labels)
+    loss = float(-np.log(np.maximum(of_gold, SMALLEST_PROBABILITY), dtype=np.float64).mean())
+    return {"dev_loss": loss, **{f"dev_{name}": value for name, value in found.items()}}
+
+
+def _optimizer(params: Train, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    return OPTIMIZERS[params.optimizer](
+        learning_rate=_learning_rate(params, steps_per_epoch),
+        global_clipnorm=params.clip_norm,
+        use_ema=bool(params.ema),
+        ema_momentum=params.ema or 0.99,
+    )
+
+
+def _learning_rate(params: Train, steps_per_epoch: int) -> Any:
+    warmup = round(params.schedule.warmup_epochs * steps_per_epoch)
+    if params.schedule.kind == "constant" and not warmup:
+        return params.learning_rate
+    total = params.epochs * steps_per_epoch
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup else params.learning_rate,
+        warmup_target=params.learning_rate if warmup else None,
+        warmup_steps=warmup,
+        decay_steps=max(1, total - warmup),
+        # alpha is the share of the rate left at the end; 1 keeps it constant
+        alpha=1.0 if params.schedule.kind == "constant" else 0.0,
+    )
+
+
+def _check_monitor(monitor: str, labels: Sequence[str]) -> None:
+    legal = [*metric_names(labels), "loss"]
+    if monitor not in legal:
+        raise ParamsError(f"train.monitor: {monitor} is no score of this corpus's labels. Legal: {', '.join(legal)}.")
+
+
+def _goodness(row: dict[str, Any], monitor: str) -> float:
+    value = float(row[f"dev_{monitor}"])
+    return -value if monitor == "loss" else value
+
+
+def _best_goodness(state: State, monitor: str) -> float:
+    return _goodness(state.history[state.best_epoch - 1], monitor) if state.best_epoch else -math.inf
+
+
+def _finished(state: State, params: Train) -> bool:
+    epochs = len(state.history)
+    return epochs >= params.epochs or (epochs > 0 and epochs - state.best_epoch >= params.patience)
+
+
+def _moving(model: keras.Model) -> list[Any]:
+    """Every variable that training changes, states of random numbers included; the extra words' vectors never do."""
+    fixed = {id(variable) for variable in model.get_layer("embedding").non_trainable_variables}
+    return [variable for variable in model.variables if id(variable) not in fixed]
+
+
+def _values(variables: Sequence[Any]) -> Arrays:
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def _assign(variables: Sequence[Any], values: Arrays) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

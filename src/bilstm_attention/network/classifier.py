@@ -1,0 +1,166 @@
+"""The classifier: words in, class probabilities out; saving and loading it byte for byte."""
+
+import json
+import zipfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from bilstm_attention.errors import DataError
+from bilstm_attention.network.attention import PACKAGE, AttentionPooling
+from bilstm_attention.network.recurrent import bidirectional_lstm, decay
+from bilstm_attention.params import Model
+from bilstm_attention.paths import written_whole
+
+PAD_ID = 0
+ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class WordEmbedding(keras.layers.Layer):
+    """Looks up word vectors; the first `trained_rows` rows are learned, the rest stay as they were read.
+
+    Words that the training text never shows get no gradient, yet an optimizer with moments would update their rows at
+    every step; kept apart, they cost a lookup and nothing more.
+
+    Args:
+        rows: V, words in the vocabulary.
+        dimension: D.
+        trained_rows: rows from 0 that are learned; 0 freezes all.
+        l2: weight decay of the learned rows.
+
+    Call arguments:
+        tokens: int tensor `(B, T)`, each in `[0, V)`; row 0 is padding.
+
+    Returns:
+        float tensor `(B, T, D)`.
+    """
+
+    def __init__(self, rows: int, dimension: int, trained_rows: int, l2: float = 0.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        if not 0 <= trained_rows <= rows:
+            raise ValueError(f"trained_rows must lie in [0, rows]. Received: trained_rows={trained_rows}, rows={rows}.")
+        self.rows, self.dimension, self.trained_rows, self.l2 = rows, dimension, trained_rows, l2
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Makes `learned (trained_rows, D)` and `fixed (V - trained_rows, D)`, whichever is not empty."""
+        learned, fixed = (self.trained_rows, self.dimension), (self.rows - self.trained_rows, self.dimension)
+        if learned[0]:
+            self.learned = self.add_weight(shape=learned, regularizer=decay(self.l2), name="learned")
+        if fixed[0]:
+            self.fixed = self.add_weight(shape=fixed, trainable=False, name="fixed")
+
+    def set_matrix(self, matrix: np.ndarray) -> None:
+        """Sets every row from `matrix`, float `(V, D)`."""
+        if matrix.shape != (self.rows, self.dimension):
+            raise ValueError(f"matrix must have shape {(self.rows, self.dimension)}. Received: {matrix.shape}.")
+        parts = [matrix[: self.trained_rows], matrix[self.trained_rows :]]
+        self.set_weights([part for part in parts if len(part)])
+
+    def call(self, tokens: Any) -> Any:
+        """`(B, T) -> (B, T, D)`."""
+        if self.trained_rows in (0, self.rows):
+            return ops.take(self.learned if self.trained_rows else self.fixed, tokens, axis=0)
+        known = tokens < self.trained_rows
+        learned = ops.take(self.learned, ops.where(known, tokens, 0), axis=0)
+        fixed = ops.take(self.fixed, ops.where(known, 0, tokens - self.trained_rows), axis=0)
+        return ops.where(ops.expand_dims(known, -1), learned, fixed)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that rebuild this layer."""
+        own = {"rows": self.rows, "dimension": self.dimension, "trained_rows": self.trained_rows, "l2": self.l2}
+        return {**super().get_config(), **own}
+
+
+def build_classifier(model: Model, matrix: np.ndarray, training_words: int, classes: int, seed: int) -> keras.Model:
+    """Builds the network of `params.model`, its weights drawn from `seed`.
+
+    tokens `(B, T)` -> embedding `(B, T, D)` -> bidirectional LSTM `(B, T, H)` -> attention `(B, H)` -> probabilities `(B, C)`
+
+    Args:
+        model: `params.model`.
+        matrix: word vectors, float `(V, D)`, row 0 zero (padding).
+        training_words: rows from 0 that training can show: special tokens and training words.
+        classes: C.
+        seed: of every weight and every dropout mask; sets Keras' global seed.
+
+    Raises:
+        ParamsError: unknown `model.attention.kind`.
+    """
+    keras.utils.set_random_seed(seed)
+    rows, dimension = matrix.shape
+    trained_rows = training_words if model.train_embeddings else 0
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    mask = ops.not_equal(tokens, PAD_ID)
+    embedding = WordEmbedding(rows, dimension, trained_rows, l2=model.l2, name="embedding")
+    states = keras.layers.Dropout(model.dropout.embedding, name="embedding_dropout")(embedding(tokens))
+    states = bidirectional_lstm(
+        states,
+        mask,
+        units=model.lstm_units,
+        layers=model.lstm_layers,
+        merge=model.merge,
+        dropout=model.dropout.lstm,
+        l2=model.l2,
+    )
+    attention = AttentionPooling(model.attention.kind, model.attention.tanh_output, l2=model.l2, name="attention")
+    pooled, _ = attention(states, mask=mask)
+    sentence = keras.layers.Dropout(model.dropout.sentence, name="sentence_dropout")(pooled)
+    output = keras.layers.Dense(classes, activation="softmax", kernel_regularizer=decay(model.l2), name="probabilities")
+    classifier = keras.Model(tokens, output(sentence), name="classifier")
+    embedding.set_matrix(matrix)
+    return classifier
+
+
+def attention_view(classifier: keras.Model) -> keras.Model:
+    """The same network, weights shared, that returns probabilities `(B, C)` and attention weights `(B, T)`."""
+    _, weights = classifier.get_layer("attention").output
+    return keras.Model(classifier.input, [classifier.output, weights], name="attention_view")
+
+
+def save_classifier(classifier: keras.Model, path: Path) -> None:
+    """Writes a `.keras` file whose bytes depend on the network and its weights alone.
+
+    Keras writes the date, entry times and ids of the moment into the archive; the date is left out, times are fixed and
+    ids are numbered in order of appearance. The file appears whole or not at all.
+    """
+    with TemporaryDirectory() as folder, written_whole(path) as target:
+        saved = Path(folder) / "model.keras"
+        classifier.save(saved)
+        with zipfile.ZipFile(saved) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+            for name in sorted(source.namelist()):
+                archive.writestr(zipfile.ZipInfo(name, ZIP_EPOCH), _normalised(name, source.read(name)))
+
+
+def _normalised(name: str, content: bytes) -> bytes:
+    if not name.endswith(".json"):
+        return content
+    document = json.loads(content)
+    if name == "metadata.json":
+        document.pop("date_saved", None)
+    numbers: dict[int, int] = {}
+    return json.dumps(_renumbered(document, numbers), sort_keys=True).encode()
+
+
+def _renumbered(node: Any, numbers: dict[int, int]) -> Any:
+    if isinstance(node, dict):
+        return {
+            key: numbers.setdefault(value, len(numbers)) if key == "shared_object_id" else _renumbered(value, numbers)
+            for key, value in node.items()
+        }
+    return [_renumbered(item, numbers) for item in node] if isinstance(node, list) else node
+
+
+def load_classifier(path: Path) -> keras.Model:
+    """Reads a classifier back, in `safe_mode`.
+
+    Raises:
+        DataError: the file is not there or is not a whole `.keras` archive.
+    """
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: no whole .keras file; `dvc repro` trains it again.")
+    return keras.saving.load_model(path, compile=False, safe_mode=True)

@@ -1,0 +1,90 @@
+"""Raw text in; label, probability and every class's probability out. MLflow loads this module to serve a logged model."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bilstm_attention.corpus.batches import Rows
+from bilstm_attention.corpus.formats import marking_fault
+from bilstm_attention.corpus.tokens import Vocabulary, encode_examples
+from bilstm_attention.errors import DataError, listing
+from bilstm_attention.params import Data, load_params
+
+
+class TextClassifier:
+    """A trained classifier that takes sentences as they are written.
+
+    Args:
+        model: the Keras classifier.
+        vocabulary: words by id.
+        labels: class names in the order of their numbers.
+        data: how sentences were tokenised in training.
+    """
+
+    def __init__(self, model: Any, vocabulary: Vocabulary, labels: Sequence[str], data: Data):
+        self.model, self.vocabulary, self.labels, self.data = model, vocabulary, list(labels), data
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Classifies sentences; the method that MLflow calls.
+
+        Args:
+            model_input: a table with a column `text`, or a list of strings; relation sentences mark both entities as
+                `<e1>..</e1>` and `<e2>..</e2>`.
+            params: not used.
+
+        Returns:
+            columns `label` and `probability`, one row per sentence.
+
+        Raises:
+            DataError: empty sentences, or entities not marked, by row.
+        """
+        texts = list(model_input["text"] if isinstance(model_input, pd.DataFrame) else model_input)
+        probabilities = self.probabilities(texts)
+        best = probabilities.argmax(axis=1)
+        return pd.DataFrame(
+            {"label": [self.labels[number] for number in best], "probability": probabilities.max(axis=1).astype(float)}
+        )
+
+    def probabilities(self, texts: Sequence[str]) -> Any:
+        """Probabilities, float32 `(N, C)`, of every class for N sentences."""
+        from bilstm_attention.experiment.training import predict
+
+        return predict(self.model, self.rows(texts))
+
+    def rows(self, texts: Sequence[str]) -> Rows:
+        """Sentences as the network reads them."""
+        faults = [f"row {number}: {fault}" for number, text in enumerate(texts) if (fault := self._fault(text))]
+        if faults:
+            raise DataError(listing(faults))
+        sources = [f"row {number}" for number in range(len(texts))]
+        examples = pd.DataFrame({"id": sources, "text": list(texts), "label": "", "source": sources})
+        tokens = encode_examples(examples, self.data)["tokens"]
+        return Rows([self.vocabulary.encode(row) for row in tokens], np.zeros(len(texts), np.int32))
+
+    def _fault(self, text: str) -> str:
+        if not text.strip():
+            return "an empty sentence."
+        return marking_fault(text) if self.data.relational else ""
+
+
+def load_folder(folder: Path) -> TextClassifier:
+    """Reads `model.keras`, `vocabulary.txt`, `labels.json` and `params.yaml` from a folder."""
+    from bilstm_attention.terminal import start_tensorflow
+
+    start_tensorflow()
+    from bilstm_attention.network.classifier import load_classifier
+
+    labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+    vocabulary = Vocabulary.load(folder / "vocabulary.txt")
+    return TextClassifier(
+        load_classifier(folder / "model.keras"), vocabulary, labels, load_params(folder / "params.yaml").data
+    )
+
+
+def _load_pyfunc(path: str) -> TextClassifier:
+    """What MLflow calls to load a logged model."""
+    return load_folder(Path(path))
