@@ -126,6 +126,15 @@ def score(
 
 
 @app.command(rich_help_panel=RUNS)
+def scores() -> None:
+    """Prints the scores of the last `evaluate`, baselines beside them."""
+    from bilstm_attention import stages
+
+    _enter_project()
+    stages.show_scores()
+
+
+@app.command(rich_help_panel=RUNS)
 def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000) -> None:
     """Opens the MLflow UI on the project's runs, for this machine alone (127.0.0.1)."""
     from bilstm_attention.experiment import tracking

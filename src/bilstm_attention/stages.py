@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bilstm_attention.experiment.judging import Verdict
     from bilstm_attention.insight.plots import AttentionExample
 
+TABLES = ("predictions", "confusion", "classes", "learning_curves")
 EXAMPLES_READ, EXAMPLES_SHOWN = 64, 8
 
 
@@ -112,7 +113,7 @@ def evaluate() -> None:
     _forget_other_seeds(params)
     verdict = judging.judge(params.train.seeds, params.evaluate)
     write_json(paths.CURRENT / "metrics.json", verdict.metrics)
-    for name in ("predictions", "confusion", "classes"):
+    for name in TABLES:
         with written_whole(paths.CURRENT / f"{name}.csv") as path:
             getattr(verdict, name).to_csv(path, index=name == "confusion")
     answers, table = paths.CURRENT / "answers", verdict.predictions
@@ -120,10 +121,21 @@ def evaluate() -> None:
         with written_whole(answers / f"{name}.txt") as path:
             write_answers(path, table["id"], table[name])
     _draw(params, verdict, paths.CURRENT / "plots")
-    _close_evaluation(verdict)
-    files = [paths.CURRENT / f"{name}" for name in ("metrics.json", "predictions.csv", "confusion.csv", "classes.csv")]
+    show_scores()
+    files = [paths.CURRENT / "metrics.json", *(paths.CURRENT / f"{name}.csv" for name in TABLES)]
     artifacts = {"": files, "answers": [answers], "plots": [paths.CURRENT / "plots"]}
     runs.record_evaluation(params, verdict, artifacts, started)
+
+
+def show_scores() -> None:
+    """Prints the table of scores that `evaluate` wrote."""
+    from rich.console import Console
+
+    from bilstm_attention.experiment.task import existing
+    from bilstm_attention.insight.tables import score_table
+
+    metrics = json.loads(existing(paths.CURRENT / "metrics.json").read_text(encoding="utf-8"))
+    Console().print(score_table(metrics))
 
 
 def _draw(params: Params, verdict: "Verdict", folder: Path) -> None:
@@ -156,18 +168,6 @@ def _attention_examples(seed: int) -> "list[AttentionExample]":
     wrong = [example for example in examples if example.gold != example.predicted][:2]
     right = [example for example in examples if example.gold == example.predicted]
     return [*right[: EXAMPLES_SHOWN - len(wrong)], *wrong]
-
-
-def _close_evaluation(verdict: "Verdict") -> None:
-    name, summary = next(iter(verdict.metrics["test"].items()))
-    numbers = {
-        f"test {name} mean": summary["mean"],
-        "sd": "-" if summary["sd"] is None else summary["sd"],
-        "95 % interval": f"{summary['low']:.2f}..{summary['high']:.2f}",
-        "ensemble": verdict.metrics["ensemble"][name],
-        **{baseline: scores[name] for baseline, scores in verdict.metrics["baselines"].items()},
-    }
-    closing("evaluate", numbers)
 
 
 def _forget_other_seeds(params: Params) -> None:

@@ -51,7 +51,8 @@ class Checkpoint:
                 meta = json.loads(str(file["meta"]))
                 variables = [file[f"variable_{number}"] for number in range(meta["variables"])]
                 best = [file[f"best_{number}"] for number in range(meta["best"])]
-        except (FileNotFoundError, zipfile.BadZipFile, KeyError, ValueError, EOFError):
+        # what zipfile and NumPy raise on a file with any one byte wrong, or cut short anywhere
+        except (OSError, zipfile.BadZipFile, KeyError, ValueError, EOFError, RuntimeError):
             return None
         return State(meta["history"], meta["best_epoch"], variables, best)
 
@@ -83,5 +84,6 @@ def digest(*parts: Any) -> str:
             sha.update(f"{part.shape}{part.dtype}".encode())
             sha.update(np.ascontiguousarray(part).tobytes())
         else:
-            sha.update(json.dumps(part, sort_keys=True).encode())
+            # the line break ends a part: 1, 23 is not 12, 3
+            sha.update(f"{json.dumps(part, sort_keys=True)}\n".encode())
     return sha.hexdigest()[:32]

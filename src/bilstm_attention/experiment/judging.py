@@ -33,6 +33,7 @@ class Verdict:
         classes: precision, recall, F1 and support of the ensemble by relation, or by class.
         dev: scores of every seed on dev.
         histories: training history of every seed.
+        learning_curves: the histories' mean by epoch, over the seeds that got so far.
     """
 
     metrics: dict[str, Any]
@@ -41,6 +42,7 @@ class Verdict:
     classes: pd.DataFrame
     dev: dict[int, dict[str, float]]
     histories: dict[int, pd.DataFrame]
+    learning_curves: pd.DataFrame
 
 
 def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
@@ -70,13 +72,15 @@ def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
         "baselines": scoring.baselines(train["tokens"].map(list), train["label"], test["tokens"].map(list), gold),
         "test_coverage": _coverage(test),
     }
+    histories = {seed: pd.read_csv(paths.seed_folder(seed) / "history.csv") for seed in seeds}
     return Verdict(
         metrics=metrics,
         predictions=predictions,
         confusion=scoring.confusion(gold, together, labels),
         classes=scoring.per_relation(gold, together, labels),
         dev=dev,
-        histories={seed: pd.read_csv(paths.seed_folder(seed) / "history.csv") for seed in seeds},
+        histories=histories,
+        learning_curves=pd.concat(histories.values()).groupby("epoch", as_index=False).mean(),
     )
 
 

@@ -4,6 +4,7 @@ import importlib.metadata
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,8 @@ def predict(model: keras.Model, rows: Rows) -> Any:
 
     The one way of predicting, so that a score is the same digits wherever it is computed.
     """
-    call = tf.function(lambda tokens: model(tokens, training=False), input_signature=[_TOKENS])
-    parts = [(batch, call(pad(rows, batch)).numpy()) for batch in by_length(rows, PREDICTION_BATCH)]
+    forward = _forward(model)
+    parts = [(batch, forward(pad(rows, batch)).numpy()) for batch in by_length(rows, PREDICTION_BATCH)]
     probabilities = np.empty((len(rows), parts[0][1].shape[1]), np.float32)
     for batch, values in parts:
         probabilities[batch] = values
@@ -153,6 +154,12 @@ def use_threads(threads: int) -> None:
 
 _TOKENS = tf.TensorSpec([None, None], tf.int32)
 _LABELS = tf.TensorSpec([None], tf.int32)
+
+
+@lru_cache(maxsize=8)
+def _forward(model: keras.Model) -> Any:
+    """The model as one graph for every batch shape; traced once per model, not once per epoch."""
+    return tf.function(lambda tokens: model(tokens, training=False), input_signature=[_TOKENS])
 
 
 def _training_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, classes: int, smoothing: float) -> Any:

@@ -76,6 +76,18 @@ class WordEmbedding(keras.layers.Layer):
         return {**super().get_config(), **own}
 
 
+@keras.saving.register_keras_serializable(PACKAGE)
+class RealTokens(keras.layers.Layer):
+    """The mask of tokens, int `(B, T)`: bool `(B, T)`, True on all but padding.
+
+    A layer, since Keras numbers a bare operation by the models built before it and writes that number to the file.
+    """
+
+    def call(self, tokens: Any) -> Any:
+        """`(B, T) -> (B, T)`."""
+        return ops.not_equal(tokens, PAD_ID)
+
+
 def build_classifier(model: Model, matrix: np.ndarray, training_words: int, classes: int, seed: int) -> keras.Model:
     """Builds the network of `params.model`, its weights drawn from `seed`.
 
@@ -95,7 +107,7 @@ def build_classifier(model: Model, matrix: np.ndarray, training_words: int, clas
     rows, dimension = matrix.shape
     trained_rows = training_words if model.train_embeddings else 0
     tokens = keras.Input((None,), dtype="int32", name="tokens")
-    mask = ops.not_equal(tokens, PAD_ID)
+    mask = RealTokens(name="mask")(tokens)
     embedding = WordEmbedding(rows, dimension, trained_rows, l2=model.l2, name="embedding")
     states = keras.layers.Dropout(model.dropout.embedding, name="embedding_dropout")(embedding(tokens))
     states = bidirectional_lstm(
@@ -161,6 +173,8 @@ def load_classifier(path: Path) -> keras.Model:
     Raises:
         DataError: the file is not there or is not a whole `.keras` archive.
     """
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path}: no whole .keras file; `dvc repro` trains it again.")
-    return keras.saving.load_model(path, compile=False, safe_mode=True)
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{path}: no whole .keras file ({reason}); `dvc repro` trains it again.") from error
