@@ -69,8 +69,12 @@ def evaluate() -> None:
 
 @app.command(rich_help_panel=CORPUS)
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(help="Corpora and vectors, e.g. semeval2010-task8 glove-6b.")] = None,
-    mirror: Annotated[str | None, typer.Option(help="Folder or address that holds the files; no internet is used.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Corpora and vectors, e.g. semeval2010-task8 glove-6b.")
+    ] = None,
+    mirror: Annotated[
+        str | None, typer.Option(help="Folder or address that holds the files; no internet is used.")
+    ] = None,
 ) -> None:
     """Fetches known corpora and word vectors into data/external, checksums verified; without names, lists them."""
     from rich.console import Console
@@ -101,7 +105,9 @@ def sample(
 
 @app.command(rich_help_panel=RUNS)
 def apply(
-    config: Annotated[Path | None, typer.Argument(help="A file of overrides, e.g. experiments/configs/zhou2016.yaml.")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(help="A file of overrides, e.g. experiments/configs/zhou2016.yaml.")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Writes overrides into params.yaml, comments kept; `dvc repro` then runs what they change."""
@@ -126,12 +132,16 @@ def score(
 
 
 @app.command(rich_help_panel=RUNS)
-def scores() -> None:
+def scores(
+    markdown: Annotated[
+        bool, typer.Option(help="A page for experiments/results, every seed and the protocol in it.")
+    ] = False,
+) -> None:
     """Prints the scores of the last `evaluate`, baselines beside them."""
     from bilstm_attention import stages
 
     _enter_project()
-    stages.show_scores()
+    stages.show_scores(markdown)
 
 
 @app.command(rich_help_panel=RUNS)
@@ -142,7 +152,9 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this ma
     store = tracking.store_uri()
     print(f"MLflow on http://127.0.0.1:{port} over {store}; Ctrl-C ends it.", flush=True)
     arguments = ["ui", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(port)]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments, "--default-artifact-root", tracking.artifact_uri()])
+    os.execv(
+        sys.executable, [sys.executable, "-m", "mlflow", *arguments, "--default-artifact-root", tracking.artifact_uri()]
+    )
 
 
 def _enter_project() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from bilstm_attention.errors import ParamsError, listing, nearest
@@ -203,7 +204,7 @@ def _explain(fault: Any, where: str) -> str:
     if fault["type"] == "extra_forbidden":
         siblings = _fields_at(location[:-1])
         return (
-            f"{where}: unknown parameter {key}{nearest(location[-1], siblings)}."
+            f"{where}: unknown parameter {key}{nearest(location[-1], siblings) or '.'}"
             f" Legal{' in ' + '.'.join(location[:-1]) if location[1:] else ''}: {', '.join(siblings)}."
         )
     message = fault["msg"].removeprefix("Value error, ")
@@ -219,13 +220,9 @@ def _fields_at(location: Iterable[str]) -> list[str]:
     return list(block.model_fields)
 
 
-def flatten(params: BaseModel | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Parameters as `{"model.lstm_units": 100, ...}`, lists as they are."""
-    items = params.model_dump() if isinstance(params, BaseModel) else params
-    flat: dict[str, Any] = {}
-    for key, value in items.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return flat
+def flatten(params: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as `{"model.lstm_units": 100, ...}`; lists, and mappings of labels to files, stay whole."""
+    return dict(_leaves(params.model_dump() if isinstance(params, BaseModel) else params))
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -262,6 +259,15 @@ def _assign(values: Any, key: str, value: Any) -> None:
     values[last] = value
 
 
+def _on_one_line(value: Any) -> Any:
+    """Lists are written as `[0, 1]`, the way params.yaml shows them."""
+    if not isinstance(value, list):
+        return value
+    line = CommentedSeq(value)
+    line.fa.set_flow_style()
+    return line
+
+
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted overrides of a nested file; `data.train: {pos: a, neg: b}` is one value, not two."""
     for key, value in values.items():
@@ -275,7 +281,7 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def read_overrides(path: Path) -> dict[str, Any]:
     """The overrides that a file of `experiments/configs` holds, as dotted keys."""
-    return dict(_leaves(_read(path, PLAIN)))
+    return flatten(_read(path, PLAIN))
 
 
 def apply_overrides(path: Path, overrides: Mapping[str, Any]) -> Params:
@@ -288,7 +294,7 @@ def apply_overrides(path: Path, overrides: Mapping[str, Any]) -> Params:
     yaml = _with_comments()
     document = _read(path, yaml)
     for key, value in overrides.items():
-        _assign(document, key, value)
+        _assign(document, key, _on_one_line(value))
     text = io.StringIO()
     yaml.dump(document, text)
     with written_whole(path) as temporary:

@@ -1,4 +1,4 @@
-"""Raw text in; label, probability and every class's probability out. MLflow loads this module to serve a logged model."""
+"""Raw text in, label and probability out; MLflow loads this module to serve a logged model."""
 
 import json
 from collections.abc import Sequence

@@ -86,5 +86,7 @@ class TrainingProgress:
 
 def closing(stage: str, numbers: Mapping[str, Any]) -> None:
     """The few numbers a stage ends with, one line."""
-    shown = "  ".join(f"{name} {value:,.2f}" if isinstance(value, float) else f"{name} {value}" for name, value in numbers.items())
+    shown = "  ".join(
+        f"{name} {value:,.2f}" if isinstance(value, float) else f"{name} {value}" for name, value in numbers.items()
+    )
     print(f"{stage}: {shown}", flush=True)

@@ -31,7 +31,7 @@ class Embedding:
         matrix: float32 `(V, D)`; row 0, padding, is all zero.
         origins: of every word but the specials.
         vectors: what was read: its count and its faults go into the report.
-        training_words: rows from 0 that training can show, the specials and the training words; the rest are extra words.
+        training_words: rows from 0 that training can show: the specials and the training words.
     """
 
     vocabulary: Vocabulary

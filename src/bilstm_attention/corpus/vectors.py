@@ -77,8 +77,10 @@ def read_vectors(
     Text is `word number ... number` a line, with the header line `V D` (word2vec, fastText) or without (GloVe); a name
     in `.bin` means word2vec's binary format. Either may be gzipped or a member of a zip; without `member`, the only one
     or the only one named for the dimension (`glove.6B.50d.txt`). Of a folder, its file named for the dimension is read,
-    else its zip, so that it does not matter in which form an entry of the catalogue was fetched. A line that is not so is left out and counted; so is a
-    word that holds a blank, as no token does. Of a repeated word the first vector is kept.
+    else its zip, so that it does not matter in which form an entry of the catalogue was fetched.
+
+    A line of another form is left out and counted; so is a word that holds a blank, as no token does. Of a repeated word
+    the first vector is kept.
 
     Raises:
         DataError: no such file or member, a damaged or truncated file, vectors of another dimension, not a vector file.

@@ -64,7 +64,7 @@ class Checkpoint:
             "variables": len(state.variables),
             "best": len(state.best),
         }
-        arrays = {f"variable_{number}": array for number, array in enumerate(state.variables)}
+        arrays: dict[str, Any] = {f"variable_{number}": array for number, array in enumerate(state.variables)}
         arrays |= {f"best_{number}": array for number, array in enumerate(state.best)}
         with written_whole(self.path) as temporary, temporary.open("wb") as file:
             np.savez(file, meta=np.array(json.dumps(meta)), **arrays)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -58,7 +59,7 @@ def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
     by_seed = {seed: named(values, labels) for seed, values in probabilities.items()}
     mean = np.mean(list(probabilities.values()), axis=0)
     together, gold = named(mean, labels), test["label"].tolist()
-    reports = {seed: json.loads((paths.seed_folder(seed) / "dev.json").read_text(encoding="utf-8")) for seed in seeds}
+    reports = {seed: json.loads(_of_seed(seed, "dev.json").read_text(encoding="utf-8")) for seed in seeds}
     dev = {seed: report["dev"] for seed, report in reports.items()}
 
     predictions = pd.DataFrame(
@@ -69,10 +70,10 @@ def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
         "test": _over_seeds(gold, by_seed, labels, params),
         "dev": {name: _spread({seed: scores[name] for seed, scores in dev.items()}) for name in dev[seeds[0]]},
         "ensemble": scoring.scores(gold, together, labels),
-        "baselines": scoring.baselines(train["tokens"].map(list), train["label"], test["tokens"].map(list), gold),
+        "baselines": scoring.baselines(_sentences(train), train["label"].tolist(), _sentences(test), gold),
         "test_coverage": _coverage(test),
     }
-    histories = {seed: pd.read_csv(paths.seed_folder(seed) / "history.csv") for seed in seeds}
+    histories = {seed: pd.read_csv(_of_seed(seed, "history.csv")) for seed in seeds}
     return Verdict(
         metrics=metrics,
         predictions=predictions,
@@ -95,6 +96,14 @@ def read_attention(model: keras.Model, rows: Rows) -> tuple[NDArray[np.float32],
     outputs = [view(tokens[None, :], training=False) for tokens in rows.tokens]
     probabilities, weights = zip(*outputs, strict=True)
     return np.concatenate(probabilities), [np.asarray(row)[0] for row in weights]
+
+
+def _of_seed(seed: int, name: str) -> Path:
+    return existing(paths.seed_folder(seed) / name)
+
+
+def _sentences(split: pd.DataFrame) -> list[list[str]]:
+    return [list(tokens) for tokens in split["tokens"]]
 
 
 def _over_seeds(

@@ -10,11 +10,13 @@ from typing import Any
 import pandas as pd
 
 from bilstm_attention import paths
+from bilstm_attention.corpus.tokens import MARKER
 from bilstm_attention.experiment.judging import Verdict
 from bilstm_attention.experiment.tracking import MODEL_DIGEST, Record, Tracker, sha256, tracking_may_fail
 from bilstm_attention.params import Params
 
 PIPELINE_DIGEST = "pipeline.sha256"
+EXAMPLE = "The <e1>wheel</e1> of the <e2>car</e2> broke."
 
 
 def corpus_name(params: Params) -> str:
@@ -28,28 +30,34 @@ def run_name(params: Params, seeds: Sequence[int]) -> str:
     return f"{params.model.attention.kind} u={params.model.lstm_units} {which}"
 
 
-def record_training(params: Params, seed: int, dev: Mapping[str, float], history: pd.DataFrame, picture: Path, started: float) -> None:
+def record_training(
+    params: Params, seed: int, dev: Mapping[str, float], history: pd.DataFrame, picture: Path, started: float
+) -> None:
     """Records one trained model as a run; `evaluate` finds it by the model's digest."""
     with tracking_may_fail(f"the training of seed {seed}"):
         tracker = Tracker(corpus_name(params))
         tracker.record(_training(params, seed, dev, history, started, artifacts={"plots": [picture]}))
 
 
-def _training(params: Params, seed: int, dev: Mapping[str, float], history: pd.DataFrame, started: float, **more: Any) -> Record:
+def _training(
+    params: Params, seed: int, dev: Mapping[str, float], history: pd.DataFrame, started: float, **more: Any
+) -> Record:
     tags = {"seed": str(seed), MODEL_DIGEST: sha256(paths.seed_folder(seed) / "model.keras"), **more.pop("tags", {})}
     return Record(
         name=run_name(params, [seed]),
         started=started,
         params=params,
         metrics={f"best_dev_{name}": value for name, value in dev.items()},
-        history=history.to_dict("records"),
+        history=[{str(name): value for name, value in row.items()} for row in history.to_dict("records")],
         tags=tags,
         datasets={split: paths.PREPARED / f"{split}.parquet" for split in ("train", "dev")},
         **more,
     )
 
 
-def record_evaluation(params: Params, verdict: Verdict, artifacts: Mapping[str, Sequence[Path]], started: float) -> None:
+def record_evaluation(
+    params: Params, verdict: Verdict, artifacts: Mapping[str, Sequence[Path]], started: float
+) -> None:
     """Adds the test scores to the runs of the models, and the whole to their parent run, or to the only run."""
     seeds = params.train.seeds
     with tracking_may_fail("the evaluation"):
@@ -67,7 +75,8 @@ def record_evaluation(params: Params, verdict: Verdict, artifacts: Mapping[str, 
         tracker.add(whole, metrics=_aggregate(verdict.metrics), datasets=test, artifacts=artifacts)
         if params.evaluate.log_model:
             with TemporaryDirectory() as folder:
-                tracker.log_model(whole, _model_folder(Path(folder) / "classifier", best_seed(verdict, params)))
+                model = _model_folder(Path(folder) / "classifier", best_seed(verdict, params))
+                tracker.log_model(whole, model, EXAMPLE if params.data.relational else MARKER.sub("", EXAMPLE))
 
 
 def best_seed(verdict: Verdict, params: Params) -> int:
@@ -98,6 +107,11 @@ def _aggregate(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def _model_folder(folder: Path, seed: int) -> Path:
     folder.mkdir()
-    for file in (paths.seed_folder(seed) / "model.keras", paths.EMBEDDINGS / "vocabulary.txt", paths.PREPARED / "labels.json", paths.PARAMS):
+    for file in (
+        paths.seed_folder(seed) / "model.keras",
+        paths.EMBEDDINGS / "vocabulary.txt",
+        paths.PREPARED / "labels.json",
+        paths.PARAMS,
+    ):
         shutil.copy(file, folder)
     return folder

@@ -10,16 +10,18 @@ import json
 import os
 import platform
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import pandas as pd
 from ruamel.yaml import YAML
 
 from bilstm_attention import paths
@@ -29,7 +31,7 @@ from bilstm_attention.params import Params, flatten
 # MLflow would otherwise report usage to its makers, and wait minutes for a server that is not there.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 PARENT = "mlflow.parentRunId"
@@ -74,7 +76,7 @@ def _own_store(root: Path | None = None) -> str:
 
 
 def artifact_uri(root: Path | None = None) -> str:
-    """Where the default store keeps artifacts."""
+    """Where artifacts lie unless a tracking server keeps them: in the main checkout, whose copies do not last."""
     return (paths.main_root(root) / paths.ARTIFACTS).as_uri()
 
 
@@ -113,7 +115,7 @@ class Tracker:
 
         uri = store_uri()
         if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            _open_at_once(Path(uri.removeprefix("sqlite:///").partition("?")[0]))
         mlflow.set_tracking_uri(uri)
         self.client = MlflowClient(uri)
         self.experiment = self._experiment(corpus)
@@ -174,37 +176,53 @@ class Tracker:
         for run_id in run_ids:
             self.client.set_tag(run_id, PARENT, parent)
 
-    def log_model(self, run_id: str, folder: Path) -> None:
-        """Logs a model that takes raw text and returns labels with probabilities.
+    def log_model(self, run_id: str, folder: Path, example: str) -> None:
+        """Logs a model that takes raw text and returns labels with probabilities, unless the run has one already.
 
         Args:
             run_id: run that the model belongs to.
             folder: what `serving.load_folder` reads.
+            example: a sentence; MLflow classifies it to see that the model can be served, and shows it with the model.
         """
         import mlflow
-        from mlflow.models import ModelSignature
+        from mlflow.models import Model, ModelSignature
         from mlflow.types import ColSpec, DataType, Schema
 
+        if self._has_model(run_id):
+            return
         signature = ModelSignature(
             inputs=Schema([ColSpec(DataType.string, "text")]),
             outputs=Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.double, "probability")]),
         )
-        with mlflow.start_run(run_id=run_id):
-            mlflow.pyfunc.log_model(
-                name="model",
-                loader_module="bilstm_attention.serving",
-                data_path=str(folder),
-                code_paths=[str(Path(__file__).parents[1])],
-                pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in SERVING_PACKAGES],
-                signature=signature,
-            )
+        mlflow.set_experiment(experiment_id=self.experiment)
+        # not within mlflow.start_run: a failure there would end the finished run as FAILED
+        Model.log(
+            artifact_path=None,
+            name="model",
+            flavor=mlflow.pyfunc,
+            run_id=run_id,
+            loader_module="bilstm_attention.serving",
+            data_path=str(folder),
+            code_paths=[str(Path(__file__).parents[1])],
+            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in SERVING_PACKAGES],
+            signature=signature,
+            input_example=pd.DataFrame({"text": [example]}),
+        )
+
+    def _has_model(self, run_id: str) -> bool:
+        from mlflow.entities import LoggedModelStatus
+
+        outputs = self.client.get_run(run_id).outputs
+        logged = [self.client.get_logged_model(model.model_id) for model in outputs.model_outputs] if outputs else []
+        return any(model.status == LoggedModelStatus.READY for model in logged)
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
         if found:
             return str(found.experiment_id)
-        own = store_uri() == _own_store()
-        return str(self.client.create_experiment(name, artifact_uri() if own else None))
+        # a database keeps no artifacts; left to itself, MLflow puts them into ./mlruns of the working directory
+        by_server = store_uri().startswith("http")
+        return str(self.client.create_experiment(name, None if by_server else artifact_uri()))
 
     def _close_abandoned(self) -> None:
         """Ends the runs that a process of this machine was writing when it died."""
@@ -225,6 +243,13 @@ class Tracker:
             inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", role)]))
         if inputs:
             self.client.log_inputs(run_id, inputs)
+
+
+def _open_at_once(database: Path) -> None:
+    """Opens an SQLite file, or fails; MLflow would try again for two minutes."""
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA schema_version")
 
 
 def environment_tags() -> dict[str, str]:
@@ -255,8 +280,9 @@ def _lock_digests(lock: Path) -> dict[str, str]:
 
 def _git(*arguments: str) -> str:
     try:
-        command = ["git", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=paths.project_root()).stdout.strip()
+        return subprocess.check_output(
+            ["git", *arguments], stderr=subprocess.DEVNULL, text=True, cwd=paths.project_root()
+        ).strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
 

@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from bilstm_attention.corpus.batches import Rows, by_length, pad, training_batches
 from bilstm_attention.errors import ParamsError, TrainingError
@@ -106,7 +105,10 @@ def fit(
         weights = _values(moving)
         if train_params.ema:
             optimizer.finalize_variable_values(model.trainable_variables)
-        row = {"epoch": epoch, "learning_rate": learning_rate, "loss": loss, **_judge(model, task.dev, task.labels)}
+        judged = _judge(model, task.dev, task.labels)
+        # the last step of the epoch has no loss after it that would tell
+        _check_number(judged["dev_loss"], f"seed {seed}, dev after epoch {epoch}", learning_rate)
+        row = {"epoch": epoch, "learning_rate": learning_rate, "loss": loss, **judged}
         state.history.append(row)
         if _goodness(row, train_params.monitor) > _best_goodness(state, train_params.monitor):
             state.best_epoch, state.best = epoch, _values(moving)
@@ -124,7 +126,9 @@ def fit(
 
 def training_checkpoint(folder: Path, model_params: Model, train_params: Train, task: Task, seed: int) -> Checkpoint:
     """The checkpoint of exactly this training: these parameters, data, seed and versions."""
-    arrays = [part for rows in (task.train, task.dev) for part in (np.concatenate(rows.tokens), rows.lengths, rows.labels)]
+    arrays = [
+        part for rows in (task.train, task.dev) for part in (np.concatenate(rows.tokens), rows.lengths, rows.labels)
+    ]
     versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow", "bilstm-attention")}
     settings = [model_params.model_dump(), train_params.model_dump(exclude={"seeds"}), seed, list(task.labels)]
     return Checkpoint(folder, digest(settings, task.training_words, versions, task.matrix, *arrays))
@@ -192,14 +196,18 @@ def _run_epoch(
     total = 0.0
     for number, batch in enumerate(batches, start=1):
         loss = float(step(pad(rows, batch), rows.labels[batch]))
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"seed {seed}, epoch {epoch}, batch {number} of {len(batches)}: the loss is {loss} at learning rate"
-                f" {learning_rate:g}; lower train.learning_rate or set train.clip_norm."
-            )
+        _check_number(loss, f"seed {seed}, epoch {epoch}, batch {number} of {len(batches)}", learning_rate)
         total += loss * len(batch)
         on_batch(epoch, number, len(batches))
     return total / len(rows)
+
+
+def _check_number(loss: float, where: str, learning_rate: float) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"{where}: the loss is {loss} at learning rate {learning_rate:g};"
+            " lower train.learning_rate or set train.clip_norm."
+        )
 
 
 def _judge(model: keras.Model, rows: Rows, labels: Sequence[str]) -> dict[str, float]:

@@ -1,9 +1,11 @@
-"""Tables of scores for the terminal."""
+"""Tables of scores, for the terminal and for documents."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+
+from bilstm_attention.params import Params
 
 
 def score_table(metrics: Mapping[str, Any]) -> Table:
@@ -18,8 +20,57 @@ def score_table(metrics: Mapping[str, Any]) -> Table:
     models = [*(["ensemble"] if several else []), *metrics["baselines"]]
     table = Table("metric", "model", "95 % interval", *models, title=title, title_justify="left")
     for name, summary in metrics["test"].items():
-        score = f"{summary['mean']:.2f}" + (f" ± {summary['sd']:.2f}" if several else "")
         others = ([metrics["ensemble"]] if several else []) + list(metrics["baselines"].values())
-        interval = f"{summary['low']:.2f} - {summary['high']:.2f}"
-        table.add_row(name, score, interval, *(f"{other[name]:.2f}" for other in others))
+        scores = (f"{other[name]:.2f}" for other in others)
+        table.add_row(name, _mean_and_sd(summary), _interval(summary), *scores)
     return table
+
+
+def score_document(metrics: Mapping[str, Any], params: Params, made: Mapping[str, str]) -> str:
+    """A Markdown page: protocol, scores of every seed on dev and test, ensemble, interval, baselines.
+
+    Args:
+        metrics: the content of `metrics.json`, scores in percent.
+        params: what the scores were made with.
+        made: what else a reader must know of their making, name to value: date, machine, versions.
+    """
+    first, *others = metrics["test"]
+    monitor = params.train.monitor
+    summary, dev = metrics["test"][first], metrics["dev"]
+    seeds = list(summary["by_seed"])
+    lines = [
+        f"Test scores in percent. The epoch is picked by {monitor} on dev; test is scored once, after all seeds.",
+        "",
+        _line("model", f"dev {monitor}", first, *others),
+        _line(*["---"] * (len(others) + 3)),
+    ]
+    for seed in seeds:
+        scores = [f"{metrics['test'][name]['by_seed'][seed]:.2f}" for name in metrics["test"]]
+        lines.append(_line(f"seed {seed}", f"{dev[monitor]['by_seed'][seed]:.2f}", *scores))
+    if len(seeds) > 1:
+        means = [_mean_and_sd(metrics["test"][name]) for name in metrics["test"]]
+        lines.append(_line("**mean ± sd**", _mean_and_sd(dev[monitor]), *means))
+    lines.append(_line("95 % interval", "", *(_interval(metrics["test"][name]) for name in metrics["test"])))
+    models = ({"ensemble": metrics["ensemble"]} if len(seeds) > 1 else {}) | metrics["baselines"]
+    lines += [
+        _line(model, "", *(f"{scores[name]:.2f}" for name in metrics["test"])) for model, scores in models.items()
+    ]
+    coverage = metrics["test_coverage"]
+    lines += [
+        "",
+        f"Word vectors cover {coverage['tokens']:.2f} % of the tokens of test, {coverage['types']:.2f} % of its types.",
+    ]
+    lines += ["", *(f"- {name}: {value}" for name, value in made.items())]
+    return "\n".join(lines)
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _mean_and_sd(summary: Mapping[str, Any]) -> str:
+    return f"{summary['mean']:.2f}" if summary["sd"] is None else f"{summary['mean']:.2f} ± {summary['sd']:.2f}"
+
+
+def _interval(summary: Mapping[str, Any]) -> str:
+    return f"{summary['low']:.2f} - {summary['high']:.2f}"

@@ -19,7 +19,7 @@ MECHANISMS: dict[str, type[keras.layers.Layer]] = {}
 
 
 def mechanism(kind: str) -> Any:
-    """Registers a score layer, `(B, T, H) -> (B, T)`, as `model.attention.kind: <kind>`; it saves and loads like the rest."""
+    """Registers a score layer, `(B, T, H) -> (B, T)`, as a `model.attention.kind`; it saves and loads like the rest."""
 
     def register(layer: type[keras.layers.Layer]) -> type[keras.layers.Layer]:
         MECHANISMS[kind] = keras.saving.register_keras_serializable(PACKAGE, name=f"{kind}_score")(layer)
@@ -66,7 +66,7 @@ class FeedForwardScore(Score):
 
 @mechanism("zhou")
 class ZhouScore(Score):
-    """`e_t = w . tanh(h_t)` (Zhou et al. 2016, ACL P16-2034, equations 9 and 10: `M = tanh(H)`, `alpha = softmax(w^T M)`).
+    """`e_t = w . tanh(h_t)` (Zhou et al. 2016, equations 9, 10: `M = tanh(H)`, `alpha = softmax(w^T M)`).
 
     The `tanh` stands inside the product, so scores are bounded by `|w|_1` alone, and the weights can be sharp.
     """

@@ -91,7 +91,7 @@ class RealTokens(keras.layers.Layer):
 def build_classifier(model: Model, matrix: np.ndarray, training_words: int, classes: int, seed: int) -> keras.Model:
     """Builds the network of `params.model`, its weights drawn from `seed`.
 
-    tokens `(B, T)` -> embedding `(B, T, D)` -> bidirectional LSTM `(B, T, H)` -> attention `(B, H)` -> probabilities `(B, C)`
+    tokens `(B, T)` -> embedding `(B, T, D)` -> BiLSTM `(B, T, H)` -> attention `(B, H)` -> probabilities `(B, C)`
 
     Args:
         model: `params.model`.
@@ -173,8 +173,10 @@ def load_classifier(path: Path) -> keras.Model:
     Raises:
         DataError: the file is not there or is not a whole `.keras` archive.
     """
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: not there, or not a whole .keras file; `dvc repro` trains it again.")
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0]
-        raise DataError(f"{path}: no whole .keras file ({reason}); `dvc repro` trains it again.") from error
+        raise DataError(f"{path}: not a whole .keras file ({reason}); `dvc repro` trains it again.") from error

@@ -5,7 +5,9 @@ from typing import Any
 import keras
 
 
-def bidirectional_lstm(states: Any, mask: Any, *, units: int, layers: int, merge: str, dropout: float, l2: float) -> Any:
+def bidirectional_lstm(
+    states: Any, mask: Any, *, units: int, layers: int, merge: str, dropout: float, l2: float
+) -> Any:
     """Runs `layers` bidirectional LSTMs, each followed by dropout on its states.
 
     `h_t = [fwd_t ; bwd_t]` (`concat`) or `h_t = fwd_t + bwd_t` (`sum`; Zhou et al. 2016, equation 8). Each direction

@@ -1,0 +1,89 @@
+"""A copy of the project, a git repository of its own, in which DVC really runs."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# A model small enough to train in seconds; every test here is about the pipeline, not about scores.
+SMALL = ["model.lstm_units=8", "train.epochs=3", "train.threads=1", "embeddings.epochs=1", "evaluate.bootstrap=100"]
+
+
+@dataclass
+class Project:
+    root: Path
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        bin_folder = str(Path(sys.executable).parent)
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_"))}
+        own = {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(self.root / "src")}
+        return inherited | own | {"GIT_CONFIG_GLOBAL": os.devnull} | extra
+
+    def run(self, *command: str, check: bool = True) -> str:
+        done = subprocess.run(
+            command, cwd=self.root, env=self.environment(), capture_output=True, text=True, timeout=600, check=False
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return done.stdout + done.stderr
+
+    def apply(self, *overrides: str) -> None:
+        self.run("bilstm-attention", "apply", *(part for override in overrides for part in ("-S", override)))
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "--all")
+        self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", message)
+
+    def read(self, path: str) -> bytes:
+        return (self.root / path).read_bytes()
+
+    def outputs(self) -> dict[str, bytes]:
+        """Every file that a stage writes."""
+        folders = ("data/prepared", "data/embeddings", "experiments/current")
+        files = [file for folder in folders for file in sorted((self.root / folder).rglob("*")) if file.is_file()]
+        return {str(file.relative_to(self.root)): file.read_bytes() for file in files}
+
+
+def copy_project(folder: Path) -> Project:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target)
+    project = Project(folder)
+    project.run("git", "init", "-q", "-b", "main")
+    project.apply(*SMALL)
+    project.commit("small")
+    return project
+
+
+@pytest.fixture
+def fresh_project(tmp_path: Path) -> Project:
+    return copy_project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def new_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Project]:
+    return lambda: copy_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="session")
+def first_repro(new_project: Callable[[], Project]) -> tuple[Project, str]:
+    """A project after its first `dvc repro`, committed, and what that printed. Tests leave it as they found it."""
+    project = new_project()
+    printed = project.run("dvc", "repro")
+    project.commit("reproduced")
+    return project, printed
