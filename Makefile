@@ -23,7 +23,7 @@ repro: $(INSTALLED) ## run the pipeline: prepare, embed, train, evaluate
 	bilstm-attention scores
 
 test: $(INSTALLED) ## run every test, with coverage
-	python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+	python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-fast: $(INSTALLED) ## run the tests that take seconds
 	python -m pytest -m "not slow"

@@ -2,11 +2,15 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -90,15 +94,15 @@ def test_only_the_stages_that_depend_on_a_parameter_run_again(first_repro: tuple
 
 def test_dvc_tells_what_a_change_of_parameter_changed(first_repro: tuple[Project, str]) -> None:
     project, _ = first_repro
-    with changed(project, "train.epochs=2"):
+    with changed(project, "train.learning_rate=0.02"):
         printed = project.run("dvc", "repro")
         assert "Stage 'embed' didn't change, skipping" in printed
-        assert "train.epochs" in project.run("dvc", "params", "diff")
+        assert "train.learning_rate" in project.run("dvc", "params", "diff")
         assert "test.official_f1.mean" in project.run("dvc", "metrics", "diff")
         project.run("dvc", "plots", "diff", "--out", "dvc_plots")
         page = (project.root / "dvc_plots" / "index.html").read_text()
-        assert "learning_curves.csv" in page
-        assert "dev_loss" in page
+        for plot in ("loss_by_epoch", "dev_accuracy_by_epoch", "confusion_on_test"):
+            assert f"vegaEmbed('#{plot}" in page
 
 
 def test_the_answers_file_scores_the_same_by_the_official_scorer(first_repro: tuple[Project, str]) -> None:
@@ -153,12 +157,16 @@ def test_several_seeds_get_a_parent_run_and_an_ensemble(first_repro: tuple[Proje
         assert [folder.name for folder in (project.root / "experiments/current/models").glob("seed-*")] == ["seed-0"]
 
 
-def test_a_killed_training_resumes_and_ends_as_an_unbroken_one(new_project: Callable[[], Project]) -> None:
-    unbroken, broken = new_project(), new_project()
+def test_a_killed_training_resumes_and_ends_as_an_unbroken_one(
+    first_repro: tuple[Project, str], tmp_path: Path
+) -> None:
+    first, _ = first_repro
+    unbroken, broken = (Project(tmp_path / name) for name in ("unbroken", "broken"))
     for project in (unbroken, broken):
+        shutil.copytree(first.root, project.root, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
         project.apply("train.epochs=8", "model.lstm_units=24", "train.ema=0.9", "train.schedule.kind=cosine")
+        shutil.rmtree(project.root / "experiments/current/models")
     unbroken.run("dvc", "repro", "train@0")
-    broken.run("dvc", "repro", "embed")
 
     command = ["bilstm-attention", "train", "--seed", "0"]
     process = subprocess.Popen(
@@ -180,3 +188,63 @@ def test_a_killed_training_resumes_and_ends_as_an_unbroken_one(new_project: Call
         assert broken.read(path) == unbroken.read(path)
     assert list((broken.root / "experiments/checkpoints").iterdir()) == []
     assert [run.info.status for run in runs_of(broken)] == ["FINISHED"]
+
+
+@contextmanager
+def mlflow_ui(project: Project) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["bilstm-attention", "ui", "--port", str(port)]
+    server = subprocess.Popen(
+        command, cwd=project.root, env=project.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=1)
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def rendered(address: str, profile: Path) -> str:
+    """The page as a browser shows it, once its scripts have run."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("chromium is not installed, so the MLflow UI cannot be looked at")
+    quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+    where = (
+        f"--user-data-dir={profile}",
+        "--window-size=1600,1200",
+        "--virtual-time-budget=30000",
+        "--dump-dom",
+        address,
+    )
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", *quiet, *where]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+def test_the_mlflow_ui_shows_runs_parameters_curves_and_artifacts(
+    first_repro: tuple[Project, str], tmp_path: Path
+) -> None:
+    project, _ = first_repro
+    run = next(run for run in runs_of(project) if run.info.run_name == "zhou u=8 seed=0")
+    experiment = f"experiments/{run.info.experiment_id}"
+    with mlflow_ui(project) as address:
+        listed = rendered(f"{address}/#/{experiment}/runs?workflowType=machine_learning", tmp_path / "profile")
+        assert "zhou u=8 seed=0" in listed
+        page = f"{address}/#/{experiment}/runs/{run.info.run_id}"
+        overview = rendered(page, tmp_path / "profile")
+        for shown in ("model.attention.kind", "best_dev_official_f1", "test_official_f1"):
+            assert shown in overview
+        curves = rendered(f"{page}/model-metrics", tmp_path / "profile")
+        assert "dev_loss" in curves
+        artifacts = rendered(f"{page}/artifacts", tmp_path / "profile")
+        for shown in ("predictions.csv", "metrics.json", "plots", "answers"):
+            assert shown in artifacts
