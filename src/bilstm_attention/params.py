@@ -15,7 +15,6 @@ from bilstm_attention.errors import ParamsError, listing, nearest
 from bilstm_attention.paths import written_whole
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-AttentionKind = Annotated[str, Field(min_length=1)]
 
 
 class Block(BaseModel):
@@ -85,7 +84,7 @@ class Embeddings(Block):
 class Attention(Block):
     """How the states of the LSTM become one vector."""
 
-    kind: AttentionKind = "zhou"
+    kind: Annotated[str, Field(min_length=1)] = "zhou"
     tanh_output: bool = True
 
 
@@ -272,8 +271,7 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
     """Dotted overrides of a nested file; `data.train: {pos: a, neg: b}` is one value, not two."""
     for key, value in values.items():
         name = f"{prefix}{key}"
-        is_block = isinstance(value, Mapping) and name not in ("data.train", "data.dev", "data.test")
-        if is_block:
+        if isinstance(value, Mapping) and name not in ("data.train", "data.dev", "data.test"):
             yield from _leaves(value, f"{name}.")
         else:
             yield name, value

@@ -40,10 +40,13 @@ class TextClassifier:
             columns `label` and `probability`, one row per sentence.
 
         Raises:
-            DataError: empty sentences, or entities not marked, by row.
+            DataError: a table without `text`; no text, empty sentences, or entities not marked, by row.
         """
-        texts = list(model_input["text"] if isinstance(model_input, pd.DataFrame) else model_input)
-        probabilities = self.probabilities(texts)
+        if isinstance(model_input, pd.DataFrame):
+            if "text" not in model_input:
+                raise DataError(f"columns {list(model_input)}: a table of sentences has a column `text`.")
+            model_input = model_input["text"]
+        probabilities = self.probabilities(list(model_input))
         best = probabilities.argmax(axis=1)
         return pd.DataFrame(
             {"label": [self.labels[number] for number in best], "probability": probabilities.max(axis=1).astype(float)}
@@ -53,7 +56,7 @@ class TextClassifier:
         """Probabilities, float32 `(N, C)`, of every class for N sentences."""
         from bilstm_attention.experiment.training import predict
 
-        return predict(self.model, self.rows(texts))
+        return predict(self.model, self.rows(texts)) if texts else np.empty((0, len(self.labels)), np.float32)
 
     def rows(self, texts: Sequence[str]) -> Rows:
         """Sentences as the network reads them."""
@@ -65,10 +68,13 @@ class TextClassifier:
         tokens = encode_examples(examples, self.data)["tokens"]
         return Rows([self.vocabulary.encode(row) for row in tokens], np.zeros(len(texts), np.int32))
 
-    def _fault(self, text: str) -> str:
+    def _fault(self, text: Any) -> str:
+        if not isinstance(text, str):
+            return f"{text!r} is no text."
         if not text.strip():
             return "an empty sentence."
-        return marking_fault(text) if self.data.relational else ""
+        wrong = marking_fault(text) if self.data.relational else ""
+        return wrong and f"{wrong}; a relation sentence marks both entities as <e1>..</e1> and <e2>..</e2>."
 
 
 def load_folder(folder: Path) -> TextClassifier:

@@ -79,8 +79,8 @@ def read_vectors(
     or the only one named for the dimension (`glove.6B.50d.txt`). Of a folder, its file named for the dimension is read,
     else its zip, so that it does not matter in which form an entry of the catalogue was fetched.
 
-    A line of another form is left out and counted; so is a word that holds a blank, as no token does. Of a repeated word
-    the first vector is kept.
+    A line of another form is left out and counted; so is a word that holds a blank, as no token does. The first vector
+    of a repeated word is kept.
 
     Raises:
         DataError: no such file or member, a damaged or truncated file, vectors of another dimension, not a vector file.

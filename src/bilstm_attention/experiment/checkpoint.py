@@ -72,8 +72,9 @@ class Checkpoint:
             os.fsync(file.fileno())
 
     def remove(self) -> None:
-        """Deletes the file, once what it led to is safely written."""
-        self.path.unlink(missing_ok=True)
+        """Deletes the file, and what a killed save left of one, once what it led to is safely written."""
+        for path in (self.path, *self.path.parent.glob(f".*.{self.path.name}")):
+            path.unlink(missing_ok=True)
 
 
 def digest(*parts: Any) -> str:

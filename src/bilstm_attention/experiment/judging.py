@@ -17,7 +17,7 @@ from bilstm_attention.corpus.embedding import coverage, read_origins
 from bilstm_attention.corpus.tokens import count_words
 from bilstm_attention.experiment import scoring
 from bilstm_attention.experiment.task import existing, load_labels, load_split, load_vocabulary
-from bilstm_attention.experiment.training import predict
+from bilstm_attention.experiment.training import forward_pass, predict
 from bilstm_attention.network.classifier import attention_view, load_classifier
 from bilstm_attention.params import Evaluate
 
@@ -92,8 +92,8 @@ def named(probabilities: NDArray[np.float32], labels: Sequence[str]) -> list[str
 
 def read_attention(model: keras.Model, rows: Rows) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
     """Probabilities `(N, C)` and each row's attention weights `(T,)` over its own tokens."""
-    view = attention_view(model)
-    outputs = [view(tokens[None, :], training=False) for tokens in rows.tokens]
+    view = forward_pass(attention_view(model))
+    outputs = [view(tokens[None, :]) for tokens in rows.tokens]
     probabilities, weights = zip(*outputs, strict=True)
     return np.concatenate(probabilities), [np.asarray(row)[0] for row in weights]
 

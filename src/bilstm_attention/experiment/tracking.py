@@ -37,6 +37,8 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 PARENT = "mlflow.parentRunId"
 MODEL_DIGEST = "model.sha256"
 METRICS_AT_ONCE = 1000
+# without it the UI opens an experiment at its page for traces of language models
+OPENS_AT_RUNS = {"mlflow.experimentKind": "custom_model_development"}
 SERVING_PACKAGES = ("mlflow", "keras", "tensorflow", "numpy", "pandas", "pydantic", "ruamel.yaml", "rich")
 PACKAGES = ("bilstm-attention", "keras", "tensorflow", "numpy", "pandas", "mlflow", "dvc")
 
@@ -60,7 +62,7 @@ class Record:
     started: float
     params: Params
     metrics: Mapping[str, float] = field(default_factory=dict)
-    history: Sequence[Mapping[str, float]] = ()
+    history: Sequence[Mapping[Any, float]] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     datasets: Mapping[str, Path] = field(default_factory=dict)
     artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)
@@ -131,11 +133,7 @@ class Tracker:
         params = [Param(name, str(value)) for name, value in flatten(record.params).items()]
         self.client.log_batch(run_id, params=params)
         self.add(
-            run_id,
-            metrics=record.metrics,
-            history=record.history,
-            datasets=record.datasets,
-            artifacts=record.artifacts,
+            run_id, metrics=record.metrics, history=record.history, datasets=record.datasets, artifacts=record.artifacts
         )
         self.client.set_terminated(run_id)
         return run_id
@@ -145,7 +143,7 @@ class Tracker:
         run_id: str,
         *,
         metrics: Mapping[str, float] = MappingProxyType({}),
-        history: Sequence[Mapping[str, float]] = (),
+        history: Sequence[Mapping[Any, float]] = (),
         datasets: Mapping[str, Path] = MappingProxyType({}),
         artifacts: Mapping[str, Sequence[Path]] = MappingProxyType({}),
     ) -> None:
@@ -222,7 +220,8 @@ class Tracker:
             return str(found.experiment_id)
         # a database keeps no artifacts; left to itself, MLflow puts them into ./mlruns of the working directory
         by_server = store_uri().startswith("http")
-        return str(self.client.create_experiment(name, None if by_server else artifact_uri()))
+        created = self.client.create_experiment(name, None if by_server else artifact_uri(), OPENS_AT_RUNS)
+        return str(created)
 
     def _close_abandoned(self) -> None:
         """Ends the runs that a process of this machine was writing when it died."""

@@ -33,6 +33,9 @@ OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
 PREDICTION_BATCH = 256
 # A probability of 0 in float32 would make the dev loss infinite.
 SMALLEST_PROBABILITY = 1e-7
+# Word ids (B, T) and class numbers (B,), of any B and T: one graph serves every batch.
+_TOKENS = tf.TensorSpec([None, None], tf.int32)
+_LABELS = tf.TensorSpec([None], tf.int32)
 
 
 @dataclass(frozen=True)
@@ -139,12 +142,18 @@ def predict(model: keras.Model, rows: Rows) -> Any:
 
     The one way of predicting, so that a score is the same digits wherever it is computed.
     """
-    forward = _forward(model)
+    forward = forward_pass(model)
     parts = [(batch, forward(pad(rows, batch)).numpy()) for batch in by_length(rows, PREDICTION_BATCH)]
     probabilities = np.empty((len(rows), parts[0][1].shape[1]), np.float32)
     for batch, values in parts:
         probabilities[batch] = values
     return probabilities
+
+
+@lru_cache(maxsize=8)
+def forward_pass(model: keras.Model) -> Any:
+    """The model as one graph for word ids `(B, T)` of any shape; traced once per model, not once per shape or epoch."""
+    return tf.function(lambda tokens: model(tokens, training=False), input_signature=[_TOKENS])
 
 
 def use_threads(threads: int) -> None:
@@ -156,16 +165,6 @@ def use_threads(threads: int) -> None:
         return
 
 
-_TOKENS = tf.TensorSpec([None, None], tf.int32)
-_LABELS = tf.TensorSpec([None], tf.int32)
-
-
-@lru_cache(maxsize=8)
-def _forward(model: keras.Model) -> Any:
-    """The model as one graph for every batch shape; traced once per model, not once per epoch."""
-    return tf.function(lambda tokens: model(tokens, training=False), input_signature=[_TOKENS])
-
-
 def _training_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, classes: int, smoothing: float) -> Any:
     cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
 
@@ -175,8 +174,9 @@ def _training_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, cl
             probabilities = model(tokens, training=True)
             loss = cross_entropy(tf.one_hot(labels, classes), probabilities)
             total = tf.add_n([loss, *model.losses])
-        gradients = tape.gradient(total, model.trainable_variables)
-        optimizer.apply(gradients, model.trainable_variables)
+        # dense, since the norm of a sparse gradient takes each showing of a word apart
+        gradients = map(tf.convert_to_tensor, tape.gradient(total, model.trainable_variables))
+        optimizer.apply(list(gradients), model.trainable_variables)
         return loss
 
     return step

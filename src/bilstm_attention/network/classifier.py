@@ -171,12 +171,13 @@ def load_classifier(path: Path) -> keras.Model:
     """Reads a classifier back, in `safe_mode`.
 
     Raises:
-        DataError: the file is not there or is not a whole `.keras` archive.
+        DataError: the file is not there, is not a whole `.keras` archive, or holds a mechanism that is not registered.
     """
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path}: not there, or not a whole .keras file; `dvc repro` trains it again.")
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{path}: not a whole .keras file ({reason}); `dvc repro` trains it again.") from error
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        # Keras wraps a fault in the config of every layer around it; the last line is the fault itself
+        reason = str(error).rpartition("\n")[2].removeprefix("Exception encountered: ")
+        raise DataError(f"{path}: cannot be loaded ({reason}); `dvc repro` trains it again.") from error

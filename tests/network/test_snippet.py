@@ -1,0 +1,81 @@
+"""The well-known Keras attention snippet, written out, against this project's network under `seed.yaml`."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bilstm_attention.network.classifier import attention_view, build_classifier
+from bilstm_attention.params import Params, read_overrides, with_overrides
+
+CONFIG = Path(__file__).parents[2] / "experiments/configs/seed.yaml"
+WORDS, DIMENSION, LENGTH, UNITS, CLASSES = 50, 300, 100, 20, 2
+REAL = 10
+
+
+def snippet(matrix: NDArray[Any]) -> keras.Model:
+    """Probabilities `(B, 2)` and weights `(B, 100)`; nothing in it knows of padding."""
+    from keras.layers import LSTM, Activation, Bidirectional, Dense, Embedding, Flatten, Permute, RepeatVector, multiply
+
+    inputs = keras.Input((LENGTH,), dtype="int32")
+    embedded = Embedding(WORDS, DIMENSION, weights=[matrix], trainable=False)(inputs)
+    activations = Bidirectional(LSTM(UNITS, return_sequences=True), name="bilstm")(embedded)
+    attention = Dense(1, activation="tanh", name="attention")(activations)
+    attention = Flatten()(attention)
+    weights = Activation("softmax")(attention)
+    attention = RepeatVector(2 * UNITS)(weights)
+    attention = Permute([2, 1])(attention)
+    sentence = multiply([activations, attention])
+    sentence = keras.ops.sum(sentence, axis=1)
+    probabilities = Dense(CLASSES, activation="softmax", name="probabilities")(sentence)
+    return keras.Model(inputs, [probabilities, weights])
+
+
+@pytest.fixture(scope="module")
+def both() -> tuple[keras.Model, keras.Model]:
+    """The snippet and ours, each returning probabilities and attention weights, with the same drawn weights."""
+    draw = np.random.default_rng(0)
+    matrix = draw.normal(size=(WORDS, DIMENSION)).astype("float32")
+    matrix[0] = 0
+    params = with_overrides(Params(), read_overrides(CONFIG), where=str(CONFIG))
+    assert (params.embeddings.dimension, params.data.tokens.max_length) == (DIMENSION, LENGTH)
+    classifier = build_classifier(params.model, matrix, WORDS, CLASSES, seed=0)
+    original = snippet(matrix)
+    for ours, theirs in {"bilstm_1": "bilstm", "attention": "attention", "probabilities": "probabilities"}.items():
+        layer = original.get_layer(theirs)
+        layer.set_weights([0.3 * draw.normal(size=weight.shape) for weight in layer.get_weights()])
+        classifier.get_layer(ours).set_weights(layer.get_weights())
+    return original, attention_view(classifier)
+
+
+def rows(real: int) -> NDArray[Any]:
+    tokens = np.random.default_rng(1).integers(1, WORDS, size=(8, LENGTH)).astype("int32")
+    tokens[:, real:] = 0
+    return tokens
+
+
+def test_on_full_rows_both_give_the_same_probabilities_and_weights(both: tuple[keras.Model, keras.Model]) -> None:
+    theirs, ours = (model.predict_on_batch(rows(LENGTH)) for model in both)
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(ours[1], theirs[1], rtol=0, atol=1e-6)
+    assert np.ptp(ours[0][:, 0]) > 0.01
+
+
+def test_on_short_rows_the_snippet_attends_to_padding_and_ours_does_not(both: tuple[keras.Model, keras.Model]) -> None:
+    theirs, ours = (model.predict_on_batch(rows(REAL)) for model in both)
+    lost = theirs[1][:, REAL:].sum(axis=1)
+    assert (lost > 0.7).all(), f"share of the snippet's attention on 90 padded steps of 100: {lost}"
+    assert (ours[1][:, REAL:] == 0.0).all()
+    np.testing.assert_allclose(ours[1][:, :REAL].sum(axis=1), 1, rtol=0, atol=1e-6)
+    assert np.abs(ours[0] - theirs[0]).max() > 0.01
+
+
+def test_both_train_the_same_weights_without_dropout_or_decay(both: tuple[keras.Model, keras.Model]) -> None:
+    _, ours = both
+    trained = [sorted(tuple(weight.shape) for weight in model.trainable_weights) for model in both]
+    assert trained[0] == trained[1]
+    assert ours.losses == []
+    assert {layer.rate for layer in ours.layers if isinstance(layer, keras.layers.Dropout)} == {0.0}
