@@ -152,7 +152,7 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this ma
     store = tracking.store_uri()
     # MLflow opens on its side for language-model traces unless told otherwise
     page = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
-    print(f"{page} shows {store}; Ctrl-C ends it.", flush=True)
+    print(f"{page} shows {tracking.shown_uri()}; Ctrl-C ends it.", flush=True)
     address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     arguments = ["ui", "--backend-store-uri", store, "--default-artifact-root", tracking.artifact_uri(), *address]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])

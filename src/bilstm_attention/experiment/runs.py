@@ -11,8 +11,9 @@ import pandas as pd
 
 from bilstm_attention import paths
 from bilstm_attention.corpus.tokens import MARKER
+from bilstm_attention.experiment.environment import sha256
 from bilstm_attention.experiment.judging import Verdict
-from bilstm_attention.experiment.tracking import MODEL_DIGEST, Record, Tracker, sha256, tracking_may_fail
+from bilstm_attention.experiment.tracking import MODEL_DIGEST, Record, Tracker, tracking_may_fail
 from bilstm_attention.params import Params
 
 PIPELINE_DIGEST = "pipeline.sha256"

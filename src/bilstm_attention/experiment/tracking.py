@@ -4,14 +4,12 @@ Runs are written when their work is done, from files that are already safe on di
 record and nothing else, and a killed training leaves no run behind that seems to go on.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import os
-import platform
+import re
 import socket
 import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,10 +20,10 @@ from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
-from ruamel.yaml import YAML
 
 from bilstm_attention import paths
 from bilstm_attention.errors import UserError
+from bilstm_attention.experiment.environment import environment_tags, sha256
 from bilstm_attention.params import Params, flatten
 
 # MLflow would otherwise report usage to its makers, and wait minutes for a server that is not there.
@@ -40,7 +38,6 @@ METRICS_AT_ONCE = 1000
 # without it the UI opens an experiment at its page for traces of language models
 OPENS_AT_RUNS = {"mlflow.experimentKind": "custom_model_development"}
 SERVING_PACKAGES = ("mlflow", "keras", "tensorflow", "numpy", "pandas", "pydantic", "ruamel.yaml", "rich")
-PACKAGES = ("bilstm-attention", "keras", "tensorflow", "numpy", "pandas", "mlflow", "dvc")
 
 
 @dataclass(frozen=True)
@@ -77,15 +74,14 @@ def _own_store(root: Path | None = None) -> str:
     return f"sqlite:///{paths.main_root(root) / paths.STORE}"
 
 
+def shown_uri() -> str:
+    """The store's address as it may be shown: without a password."""
+    return re.sub(r"(//[^/@:]*:)[^/@]*@", r"\1***@", store_uri())
+
+
 def artifact_uri(root: Path | None = None) -> str:
     """Where artifacts lie unless a tracking server keeps them: in the main checkout, whose copies do not last."""
     return (paths.main_root(root) / paths.ARTIFACTS).as_uri()
-
-
-def sha256(path: Path) -> str:
-    """Digest of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -98,7 +94,7 @@ def tracking_may_fail(what: str) -> Iterator[None]:
     except Exception as error:
         reason = str(error).strip().splitlines()
         print(
-            f"warning: {what} was not recorded in MLflow ({store_uri()}):"
+            f"warning: {what} was not recorded in MLflow ({shown_uri()}):"
             f" {type(error).__name__}: {reason[0] if reason else 'no reason given'}. The results on disk are complete.",
             file=sys.stderr,
         )
@@ -249,46 +245,6 @@ def _open_at_once(database: Path) -> None:
     database.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA schema_version")
-
-
-def environment_tags() -> dict[str, str]:
-    """Where a run was made: code, versions, machine, and the digests of the data in `dvc.lock`."""
-    tags = {
-        "host": socket.gethostname(),
-        "process": str(os.getpid()),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": "cpu" if not _gpus() else "gpu",
-        **{f"version.{name}": importlib.metadata.version(name) for name in PACKAGES},
-    }
-    commit = _git("rev-parse", "HEAD")
-    if commit:
-        tags["mlflow.source.git.commit"] = commit
-        tags["git.dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
-    return tags | _lock_digests(paths.project_root() / "dvc.lock")
-
-
-def _lock_digests(lock: Path) -> dict[str, str]:
-    """The digest that `dvc.lock` holds for every output of the stages before training."""
-    if not lock.is_file():
-        return {}
-    stages = (YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
-    outputs = [out for name in ("prepare", "embed") for out in stages.get(name, {}).get("outs", ())]
-    return {f"dvc.lock/{out['path']}": out.get("md5", "") for out in outputs}
-
-
-def _git(*arguments: str) -> str:
-    try:
-        return subprocess.check_output(
-            ["git", *arguments], stderr=subprocess.DEVNULL, text=True, cwd=paths.project_root()
-        ).strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def _gpus() -> list[Any]:
-    tensorflow = sys.modules.get("tensorflow")
-    return tensorflow.config.list_physical_devices("GPU") if tensorflow else []
 
 
 def _alive(process: int) -> bool:

@@ -103,7 +103,7 @@ def fit(
 
     while not _finished(state, train_params):
         epoch = len(state.history) + 1
-        learning_rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+        learning_rate = float(optimizer.learning_rate)
         loss = _run_epoch(step, task.train, train_params.batch_size, seed, epoch, learning_rate, on_batch)
         weights = _values(moving)
         if train_params.ema:
@@ -128,13 +128,16 @@ def fit(
 
 
 def training_checkpoint(folder: Path, model_params: Model, train_params: Train, task: Task, seed: int) -> Checkpoint:
-    """The checkpoint of exactly this training: these parameters, data, seed and versions."""
+    """The checkpoint of exactly this training: these parameters, data, seed, versions and source files."""
     arrays = [
         part for rows in (task.train, task.dev) for part in (np.concatenate(rows.tokens), rows.lengths, rows.labels)
     ]
     versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow", "bilstm-attention")}
+    package = Path(__file__).parents[1]
+    files = [Path(__file__), package / "corpus" / "batches.py", *sorted((package / "network").glob("*.py"))]
+    source = [file.read_text(encoding="utf-8") for file in files]
     settings = [model_params.model_dump(), train_params.model_dump(exclude={"seeds"}), seed, list(task.labels)]
-    return Checkpoint(folder, digest(settings, task.training_words, versions, task.matrix, *arrays))
+    return Checkpoint(folder, digest(settings, task.training_words, versions, source, task.matrix, *arrays))
 
 
 def predict(model: keras.Model, rows: Rows) -> Any:
@@ -270,7 +273,7 @@ def _moving(model: keras.Model) -> list[Any]:
 
 
 def _values(variables: Sequence[Any]) -> Arrays:
-    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+    return [variable.value.numpy().copy() for variable in variables]
 
 
 def _assign(variables: Sequence[Any], values: Arrays) -> None:

@@ -1,0 +1,63 @@
+"""Where a run was made: code, versions, machine and data."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from bilstm_attention import paths
+
+PACKAGES = ("bilstm-attention", "keras", "tensorflow", "numpy", "pandas", "mlflow", "dvc")
+
+
+def environment_tags() -> dict[str, str]:
+    """Where a run was made: code, versions, machine, and the digests of the data in `dvc.lock`."""
+    tags = {
+        "host": socket.gethostname(),
+        "process": str(os.getpid()),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": "cpu" if not _gpus() else "gpu",
+        **{f"version.{name}": importlib.metadata.version(name) for name in PACKAGES},
+    }
+    commit = _git("rev-parse", "HEAD")
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+        tags["git.dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
+    return tags | _lock_digests(paths.project_root() / "dvc.lock")
+
+
+def _lock_digests(lock: Path) -> dict[str, str]:
+    """The digest that `dvc.lock` holds for every output of the stages before training."""
+    if not lock.is_file():
+        return {}
+    stages = (YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
+    outputs = [out for name in ("prepare", "embed") for out in stages.get(name, {}).get("outs", ())]
+    return {f"dvc.lock/{out['path']}": out.get("md5", "") for out in outputs}
+
+
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.check_output(
+            ["git", *arguments], stderr=subprocess.DEVNULL, text=True, cwd=paths.project_root()
+        ).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _gpus() -> list[Any]:
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow.config.list_physical_devices("GPU") if tensorflow else []
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
