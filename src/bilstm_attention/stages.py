@@ -1,8 +1,6 @@
 """The DVC stages: each reads, calls one room, and writes. They run in the project root, as DVC runs them."""
 
-import importlib.metadata
 import json
-import platform
 import shutil
 import time
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bilstm_attention import paths
-from bilstm_attention.params import Params, flatten, load_params
+from bilstm_attention.params import Params, load_params
 from bilstm_attention.paths import written_whole
 from bilstm_attention.terminal import TrainingProgress, closing, start_tensorflow
 
@@ -133,23 +131,15 @@ def show_scores(markdown: bool = False) -> None:
     """Prints the scores that `evaluate` wrote, as a table or as a Markdown page with the protocol."""
     from rich.console import Console
 
+    from bilstm_attention.experiment.environment import made_with
     from bilstm_attention.experiment.task import existing
     from bilstm_attention.insight.tables import score_document, score_table
 
     metrics = json.loads(existing(paths.CURRENT / "metrics.json").read_text(encoding="utf-8"))
-    if not markdown:
+    if markdown:
+        print(score_document(metrics, load_params(paths.PARAMS), made_with()))
+    else:
         Console().print(score_table(metrics))
-        return
-    params = load_params(paths.PARAMS)
-    usual = flatten(Params())
-    changed = {name: value for name, value in flatten(params).items() if value != usual[name]}
-    made = {
-        "parameters that differ from `params.yaml` as it comes": ", ".join(f"`{k}={v}`" for k, v in changed.items())
-        or "none",
-        "made": f"{time.strftime('%Y-%m-%d')}, {platform.platform()}, Python {platform.python_version()}, "
-        + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("keras", "tensorflow")),
-    }
-    print(score_document(metrics, params, made))
 
 
 def _draw(params: Params, verdict: "Verdict", folder: Path) -> None:

@@ -7,6 +7,7 @@ import platform
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ def environment_tags() -> dict[str, str]:
         tags["mlflow.source.git.commit"] = commit
         tags["git.dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
     return tags | _lock_digests(paths.project_root() / "dvc.lock")
+
+
+def made_with() -> str:
+    """Date, commit, machine and versions in one line, for a document."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("keras", "tensorflow"))
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    commit = _git("rev-parse", "--short", "HEAD") or "unknown"
+    return f"{time.strftime('%Y-%m-%d')}, commit {commit}, {machine}, Python {platform.python_version()}, {versions}"
 
 
 def _lock_digests(lock: Path) -> dict[str, str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from bilstm_attention.params import Params
+from bilstm_attention.params import Params, flatten
 
 
 def score_table(metrics: Mapping[str, Any]) -> Table:
@@ -26,13 +26,13 @@ def score_table(metrics: Mapping[str, Any]) -> Table:
     return table
 
 
-def score_document(metrics: Mapping[str, Any], params: Params, made: Mapping[str, str]) -> str:
+def score_document(metrics: Mapping[str, Any], params: Params, made_with: str) -> str:
     """A Markdown page: protocol, scores of every seed on dev and test, ensemble, interval, baselines.
 
     Args:
         metrics: the content of `metrics.json`, scores in percent.
         params: what the scores were made with.
-        made: what else a reader must know of their making, name to value: date, machine, versions.
+        made_with: date, code, machine and versions.
     """
     first, *others = metrics["test"]
     monitor = params.train.monitor
@@ -60,8 +60,10 @@ def score_document(metrics: Mapping[str, Any], params: Params, made: Mapping[str
         "",
         f"Word vectors cover {coverage['tokens']:.2f} % of the tokens of test, {coverage['types']:.2f} % of its types.",
     ]
-    lines += ["", *(f"- {name}: {value}" for name, value in made.items())]
-    return "\n".join(lines)
+    usual = flatten(Params())
+    changed = [f"`{name}={value}`" for name, value in flatten(params).items() if value != usual[name]]
+    lines += ["", f"Parameters other than those of `params.yaml` as it comes: {', '.join(changed) or 'none'}."]
+    return "\n".join([*lines, "", f"Made with {made_with}."])
 
 
 def _line(*cells: str) -> str:
