@@ -19,29 +19,29 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 repro: $(INSTALLED) ## run the pipeline: prepare, embed, train, evaluate
-	dvc repro
-	bilstm-attention scores
+	$(VENV)/bin/dvc repro
+	$(VENV)/bin/bilstm-attention scores
 
 test: $(INSTALLED) ## run every test, with coverage
-	python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-fast: $(INSTALLED) ## run the tests that take seconds
-	python -m pytest -m "not slow"
+	$(VENV)/bin/python -m pytest -m "not slow"
 
 lint: $(INSTALLED) ## check style and types
-	ruff check .
-	ruff format --check .
-	mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 format: $(INSTALLED) ## rewrite the code in the house style
-	ruff check --fix .
-	ruff format .
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
 
 ui: $(INSTALLED) ## open the MLflow UI on the project's runs
-	bilstm-attention ui
+	$(VENV)/bin/bilstm-attention ui
 
 sample: $(INSTALLED) ## write data/sample again
-	bilstm-attention sample
+	$(VENV)/bin/bilstm-attention sample
 
 clean: ## delete caches and build files; results, runs and fetched data stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov dvc_plots

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bilstm_attention import paths
-from bilstm_attention.errors import UserError
+from bilstm_attention.errors import ParamsError, UserError
 
 app = typer.Typer(
     help="Bidirectional-LSTM text classifiers with attention: the DVC stages, corpora, scores and runs.",
@@ -110,14 +110,18 @@ def apply(
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Writes overrides into params.yaml, comments kept; `dvc repro` then runs what they change."""
+    """Makes params.yaml the defaults plus CONFIG, or changes single parameters with -S; comments stay."""
     from bilstm_attention.params import apply_overrides, parse_override, read_overrides
 
-    changes = read_overrides(config) if config else {}
-    changes |= dict(parse_override(text) for text in overrides or ())
-    apply_overrides(paths.project_root() / paths.PARAMS, changes)
-    for key, value in changes.items():
+    if not config and not overrides:
+        raise ParamsError("nothing to apply: name a file of experiments/configs, or parameters as -S KEY=VALUE.")
+    wanted = read_overrides(config) if config else {}
+    wanted |= dict(parse_override(text) for text in overrides or ())
+    changed = apply_overrides(paths.project_root() / paths.PARAMS, wanted)
+    for key, value in changed.items():
         print(f"{key} = {value}")
+    if not changed:
+        print("params.yaml says all of this already.")
 
 
 @app.command(rich_help_panel=RUNS)
@@ -126,9 +130,10 @@ def score(
     answers: Annotated[Path, typer.Argument(help="Answers to score, in the same form; IDs may be left out.")],
 ) -> None:
     """Scores answers as the official SemEval-2010 Task 8 scorer does: three views, the official one last."""
-    from bilstm_attention.experiment.official import evaluate_official, read_answers, report
+    from bilstm_attention.experiment.official import answerable, evaluate_official, read_answers, report
 
-    print(report(evaluate_official(read_answers(gold), read_answers(answers))))
+    key = read_answers(gold)
+    print(report(evaluate_official(key, read_answers(answers, answerable(key.values())))))
 
 
 @app.command(rich_help_panel=RUNS)
@@ -150,11 +155,16 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this ma
     from bilstm_attention.experiment import tracking
 
     store = tracking.store_uri()
+    if store.startswith("http"):
+        print(f"{tracking.shown_uri()} is a tracking server, and shows its runs itself.")
+        return
     # MLflow opens on its side for language-model traces unless told otherwise
     page = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
     print(f"{page} shows {tracking.shown_uri()}; Ctrl-C ends it.", flush=True)
     address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    arguments = ["ui", "--backend-store-uri", store, "--default-artifact-root", tracking.artifact_uri(), *address]
+    # in the environment, since anyone on the machine may read a process's arguments, and an address may hold a password
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = store
+    arguments = ["ui", "--default-artifact-root", tracking.artifact_uri(), *address]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
 
 

@@ -6,13 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from bilstm_attention.errors import ParamsError, listing, nearest
 from bilstm_attention.paths import written_whole
+
+# The mechanisms of network/attention.py, which adds what else is registered there; named here, so that parameters are
+# checked without TensorFlow.
+ATTENTION_KINDS = {"feedforward", "zhou", "mean"}
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -80,11 +84,20 @@ class Embeddings(Block):
     epochs: Annotated[int, Field(ge=1, le=1000)] = 10
     seed: Annotated[int, Field(ge=0)] = 0
 
+    @model_validator(mode="after")
+    def _path_fits_the_source(self) -> "Embeddings":
+        if self.source != "random" and (self.source == "corpus") != self.path.endswith(".parquet"):
+            wanted = (
+                "the training text, data/prepared/train.parquet" if self.source == "corpus" else "a file of vectors"
+            )
+            raise ValueError(f"embeddings.path: source {self.source} takes {wanted}, not {self.path}")
+        return self
+
 
 class Attention(Block):
     """How the states of the LSTM become one vector."""
 
-    kind: Annotated[str, Field(min_length=1)] = "zhou"
+    kind: Annotated[str, AfterValidator(lambda kind: _known_attention(kind))] = "zhou"
     tanh_output: bool = True
 
 
@@ -119,17 +132,25 @@ class Train(Block):
     """Training; read by `train`, one instance per seed."""
 
     seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1)] = [0]
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 30
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
     patience: Annotated[int, Field(ge=1)] = 8
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
     optimizer: Literal["adam", "adamw", "nadam", "rmsprop", "sgd", "adadelta", "adagrad"] = "adam"
-    learning_rate: Annotated[float, Field(gt=0.0, le=100.0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0.0, le=100.0)] = 3e-3
     schedule: Schedule = Schedule()
     clip_norm: Annotated[float, Field(gt=0.0)] | None = 5.0
     label_smoothing: Fraction = 0.0
     ema: Fraction = 0.0
     monitor: Literal["official_f1", "accuracy", "macro_f1", "loss"] = "official_f1"
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "Train":
+        if self.schedule.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"train.schedule.warmup_epochs: {self.schedule.warmup_epochs} is more than train.epochs, {self.epochs}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> "Train":
@@ -196,6 +217,15 @@ def check(values: Mapping[str, Any], where: str) -> Params:
         raise ParamsError(listing(_explain(fault, where) for fault in error.errors())) from None
 
 
+def _known_attention(kind: str) -> str:
+    if kind not in ATTENTION_KINDS:
+        legal = ", ".join(sorted(ATTENTION_KINDS))
+        raise ValueError(
+            f"model.attention.kind: {kind!r} is no mechanism{nearest(kind, ATTENTION_KINDS) or '.'} Legal: {legal}"
+        )
+    return kind
+
+
 def _explain(fault: Any, where: str) -> str:
     # pydantic appends the branch of a union to the location; a key of params.yaml ends before it
     location = [str(part) for part in fault["loc"] if not re.search(r"[\[( ]|^(str|dict|int|float|none)$", str(part))]
@@ -209,7 +239,8 @@ def _explain(fault: Any, where: str) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
         return f"{where}: {message}."
-    return f"{where}: {key}: {message}; received {fault['input']!r}."
+    meant = nearest(str(fault["input"]), re.findall(r"'([^']*)'", message)) if fault["type"] == "literal_error" else ""
+    return f"{where}: {key}: {message}; received {fault['input']!r}{meant or '.'}"
 
 
 def _fields_at(location: Iterable[str]) -> list[str]:
@@ -278,23 +309,33 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def read_overrides(path: Path) -> dict[str, Any]:
-    """The overrides that a file of `experiments/configs` holds, as dotted keys."""
-    return flatten(_read(path, PLAIN))
+    """What a file of `experiments/configs` makes of the defaults: every parameter, as dotted keys.
+
+    All of them, so that what an experiment means does not depend on the one applied before.
+    """
+    given = flatten(_read(path, PLAIN))
+    with_overrides(Params(), given, where=str(path))
+    return {**flatten(Params()), **given}
 
 
-def apply_overrides(path: Path, overrides: Mapping[str, Any]) -> Params:
+def apply_overrides(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Writes overrides into a `params.yaml` in place, comments kept; nothing is written unless the whole is legal.
+
+    Returns:
+        those that changed a parameter, as dotted keys.
 
     Raises:
         ParamsError: as `load_params`.
     """
-    params = with_overrides(load_params(path), overrides, where=f"{path} with overrides")
+    before = load_params(path)
+    after = flatten(with_overrides(before, overrides, where=f"{path} with overrides"))
+    changed = {key: value for key, value in after.items() if flatten(before)[key] != value}
     yaml = _with_comments()
     document = _read(path, yaml)
-    for key, value in overrides.items():
+    for key, value in changed.items():
         _assign(document, key, _on_one_line(value))
     text = io.StringIO()
     yaml.dump(document, text)
     with written_whole(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
-    return params
+    return changed

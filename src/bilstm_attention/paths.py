@@ -13,7 +13,6 @@ SAMPLE = Path("data/sample")
 EXTERNAL = Path("data/external")
 PREPARED = Path("data/prepared")
 EMBEDDINGS = Path("data/embeddings")
-CONFIGS = Path("experiments/configs")
 CURRENT = Path("experiments/current")
 MODELS = CURRENT / "models"
 CHECKPOINTS = Path("experiments/checkpoints")

@@ -2,24 +2,22 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from bilstm_attention import paths
+from bilstm_attention.errors import ParamsError, UserError
 from bilstm_attention.params import Params, load_params
 from bilstm_attention.paths import written_whole
 from bilstm_attention.terminal import TrainingProgress, closing, start_tensorflow
 
-if TYPE_CHECKING:
-    from bilstm_attention.experiment.judging import Verdict
-    from bilstm_attention.insight.plots import AttentionExample
-
 TABLES = ("predictions", "confusion", "classes", "learning_curves")
-EXAMPLES_READ, EXAMPLES_SHOWN = 64, 8
 
 
 def prepare() -> None:
@@ -75,6 +73,8 @@ def train(seed: int) -> None:
 
     started = time.time()
     params = load_params(paths.PARAMS)
+    if seed not in params.train.seeds:
+        raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; add it to them first.")
     task = load_task()
     checkpoints = paths.main_root() / paths.CHECKPOINTS
     with TrainingProgress(f"seed {seed}", params.train.epochs, params.train.monitor) as progress:
@@ -93,26 +93,32 @@ def train(seed: int) -> None:
         fitted.history.to_csv(path, index=False)
     result = {"best_epoch": fitted.best_epoch, "epochs": len(fitted.history), "dev": fitted.dev}
     write_json(folder / "dev.json", result)
-    training.training_checkpoint(checkpoints, params.model, params.train, task, seed).remove()
-    shown = {f"dev {name}": value for name, value in list(fitted.dev.items())[1:4]}
+    shown = {f"dev {name}": fitted.dev[name] for name in (params.train.monitor, "accuracy", "macro_f1")}
     closing(f"train seed {seed}", {"best epoch": fitted.best_epoch, **shown})
     with TemporaryDirectory() as pictures:
         picture = Path(pictures) / "learning_curves.png"
         plots.learning_curves({seed: fitted.history}, params.train.monitor, picture)
         record_training(params, seed, fitted.dev, fitted.history, picture, started)
+    # last, since DVC deletes the outputs of a stage that was killed before its end
+    training.training_checkpoint(checkpoints, params.model, params.train, task, seed).remove()
 
 
 def evaluate() -> None:
-    """Every seed's model scored on test, once: metrics, predictions, pictures; the numbers join each run in MLflow."""
+    """Every seed's model scored on test: metrics, predictions, pictures; the numbers join each run in MLflow."""
     start_tensorflow()
     from bilstm_attention.experiment import judging, runs
     from bilstm_attention.experiment.official import write_answers
+    from bilstm_attention.experiment.training import use_threads
+    from bilstm_attention.insight import plots
+    from bilstm_attention.insight.reading import read_test_examples
 
     started = time.time()
     params = load_params(paths.PARAMS)
+    use_threads(params.train.threads)
     _forget_other_seeds(params)
     verdict = judging.judge(params.train.seeds, params.evaluate)
     write_json(paths.CURRENT / "metrics.json", verdict.metrics)
+    write_json(paths.CURRENT / "test_coverage.json", verdict.coverage)
     for name in TABLES:
         with written_whole(paths.CURRENT / f"{name}.csv") as path:
             getattr(verdict, name).to_csv(path, index=name == "confusion")
@@ -120,11 +126,19 @@ def evaluate() -> None:
     for name in ("gold", "predicted", *(f"seed_{seed}" for seed in params.train.seeds)):
         with written_whole(answers / f"{name}.txt") as path:
             write_answers(path, table["id"], table[name])
-    _draw(params, verdict, paths.CURRENT / "plots")
-    show_scores()
-    files = [paths.CURRENT / "metrics.json", *(paths.CURRENT / f"{name}.csv" for name in TABLES)]
-    artifacts = {"": files, "answers": [answers], "plots": [paths.CURRENT / "plots"]}
-    runs.record_evaluation(params, verdict, artifacts, started)
+    pictures = paths.CURRENT / "plots"
+    plots.learning_curves(verdict.histories, params.train.monitor, pictures / "learning_curves.png")
+    plots.confusion_matrix(verdict.confusion, pictures / "confusion.png")
+    plots.scores_by_class(verdict.classes, pictures / "classes.png")
+    plots.attention_picture(read_test_examples(runs.best_seed(verdict, params)), pictures / "attention.png")
+    name, summary = next(iter(verdict.metrics["test"].items()))
+    baselines = {model: scores[name] for model, scores in verdict.metrics["baselines"].items()}
+    closing("evaluate", {f"test {name}": summary["mean"], "low": summary["low"], "high": summary["high"], **baselines})
+
+    files = [
+        paths.CURRENT / name for name in ("metrics.json", "test_coverage.json", *(f"{name}.csv" for name in TABLES))
+    ]
+    runs.record_evaluation(params, verdict, {"": files, "answers": [answers], "plots": [pictures]}, started)
 
 
 def show_scores(markdown: bool = False) -> None:
@@ -137,45 +151,27 @@ def show_scores(markdown: bool = False) -> None:
 
     metrics = json.loads(existing(paths.CURRENT / "metrics.json").read_text(encoding="utf-8"))
     if markdown:
+        _check_up_to_date()
         print(score_document(metrics, load_params(paths.PARAMS), made_with()))
     else:
         Console().print(score_table(metrics))
 
 
-def _draw(params: Params, verdict: "Verdict", folder: Path) -> None:
-    from bilstm_attention.experiment.runs import best_seed
-    from bilstm_attention.insight import plots
-
-    plots.learning_curves(verdict.histories, params.train.monitor, folder / "learning_curves.png")
-    plots.confusion_matrix(verdict.confusion, folder / "confusion.png")
-    plots.scores_by_class(verdict.classes, folder / "classes.png")
-    plots.attention_picture(_attention_examples(best_seed(verdict, params)), folder / "attention.png")
-
-
-def _attention_examples(seed: int) -> "list[AttentionExample]":
-    """The first test sentences as one model reads them, up to two of them misread."""
-    from bilstm_attention.corpus.batches import encode
-    from bilstm_attention.experiment.judging import named, read_attention
-    from bilstm_attention.experiment.task import load_labels, load_split, load_vocabulary
-    from bilstm_attention.insight.plots import AttentionExample
-    from bilstm_attention.network.classifier import load_classifier
-
-    test, labels = load_split("test").head(EXAMPLES_READ), load_labels()
-    model = load_classifier(paths.seed_folder(seed) / "model.keras")
-    probabilities, weights = read_attention(model, encode(test, load_vocabulary(), labels))
-    examples = [
-        AttentionExample(list(tokens), row, gold, predicted, float(values.max()))
-        for tokens, row, gold, predicted, values in zip(
-            test["tokens"], weights, test["label"], named(probabilities, labels), probabilities, strict=True
+def _check_up_to_date() -> None:
+    """A page says what its scores were made with: that must be what stands in the project now."""
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    status = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    if status:
+        raise UserError(
+            f"{', '.join(status)}: changed since the last evaluation; `dvc repro` first, then make the page."
         )
-    ]
-    wrong = [example for example in examples if example.gold != example.predicted][:2]
-    right = [example for example in examples if example.gold == example.predicted]
-    return [*right[: EXAMPLES_SHOWN - len(wrong)], *wrong]
 
 
 def _forget_other_seeds(params: Params) -> None:
-    """Deletes the models of seeds that `params.train.seeds` no longer names; DVC keeps them in its cache."""
+    """Deletes the models of seeds that `params.train.seeds` no longer names: evaluate depends on the whole folder.
+
+    DVC has them in its cache, since it alone makes them: `train` takes no seed but those named.
+    """
     wanted = {paths.seed_folder(seed) for seed in params.train.seeds}
     for folder in paths.MODELS.glob("seed-*"):
         if folder not in wanted:

@@ -40,6 +40,8 @@ def made_with() -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("keras", "tensorflow"))
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     commit = _git("rev-parse", "--short", "HEAD") or "unknown"
+    if _git("status", "--porcelain", "--", "src", "dvc.yaml", "constraints.txt"):
+        commit += " and uncommitted changes"
     return f"{time.strftime('%Y-%m-%d')}, commit {commit}, {machine}, Python {platform.python_version()}, {versions}"
 
 

@@ -1,6 +1,7 @@
 """Judging the trained models on test: scores of every seed, their ensemble, baselines, and the tables behind them."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,12 @@ import keras
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from rich.progress import track
 
 from bilstm_attention import paths
 from bilstm_attention.corpus.batches import Rows, encode
 from bilstm_attention.corpus.embedding import coverage, read_origins
-from bilstm_attention.corpus.tokens import count_words
+from bilstm_attention.corpus.tokens import Vocabulary, count_words
 from bilstm_attention.experiment import scoring
 from bilstm_attention.experiment.task import existing, load_labels, load_split, load_vocabulary
 from bilstm_attention.experiment.training import forward_pass, predict
@@ -35,6 +37,7 @@ class Verdict:
         dev: scores of every seed on dev.
         histories: training history of every seed.
         learning_curves: the histories' mean by epoch, over the seeds that got so far.
+        coverage: how much of test has word vectors, as `coverage.json` says it of train and dev.
     """
 
     metrics: dict[str, Any]
@@ -44,10 +47,11 @@ class Verdict:
     dev: dict[int, dict[str, float]]
     histories: dict[int, pd.DataFrame]
     learning_curves: pd.DataFrame
+    coverage: dict[str, Any]
 
 
 def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
-    """Scores every seed's model on test, once.
+    """Scores every seed's model on test, of which nothing was used to choose them.
 
     Raises:
         DataError: a stage before this one has not run.
@@ -55,7 +59,10 @@ def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
     labels, vocabulary = load_labels(), load_vocabulary()
     train, test = load_split("train"), load_split("test")
     rows = encode(test, vocabulary, labels)
-    probabilities = {seed: predict(load_classifier(paths.seed_folder(seed) / "model.keras"), rows) for seed in seeds}
+    probabilities = {
+        seed: predict(load_classifier(paths.seed_folder(seed) / "model.keras"), rows)
+        for seed in track(seeds, "scoring on test", transient=True, disable=not sys.stdout.isatty())
+    }
     by_seed = {seed: named(values, labels) for seed, values in probabilities.items()}
     mean = np.mean(list(probabilities.values()), axis=0)
     together, gold = named(mean, labels), test["label"].tolist()
@@ -66,12 +73,16 @@ def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
         {"id": test["id"], "gold": gold, "predicted": together, "probability": mean.max(axis=1).astype(np.float64)}
         | {f"seed_{seed}": predicted for seed, predicted in by_seed.items()}
     )
+    found = _coverage(test, vocabulary)
     metrics = {
+        "dev": {
+            name: scoring.spread_over_seeds({seed: scores[name] for seed, scores in dev.items()})
+            for name in dev[seeds[0]]
+        },
         "test": _over_seeds(gold, by_seed, labels, params),
-        "dev": {name: _spread({seed: scores[name] for seed, scores in dev.items()}) for name in dev[seeds[0]]},
         "ensemble": scoring.scores(gold, together, labels),
         "baselines": scoring.baselines(_sentences(train), train["label"].tolist(), _sentences(test), gold),
-        "test_coverage": _coverage(test),
+        "test_coverage": {kind: found[kind]["percent"] for kind in ("types", "tokens")},
     }
     histories = {seed: pd.read_csv(_of_seed(seed, "history.csv")) for seed in seeds}
     return Verdict(
@@ -82,6 +93,7 @@ def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
         dev=dev,
         histories=histories,
         learning_curves=pd.concat(histories.values()).groupby("epoch", as_index=False).mean(),
+        coverage=found,
     )
 
 
@@ -119,12 +131,6 @@ def _over_seeds(
     return found
 
 
-def _spread(values: dict[int, float]) -> dict[str, Any]:
-    summary = dict(scoring.summary_over_seeds(values, 0.0, 0.0))
-    return {key: summary[key] for key in ("mean", "sd", "by_seed")}
-
-
-def _coverage(test: pd.DataFrame) -> dict[str, float]:
+def _coverage(test: pd.DataFrame, vocabulary: Vocabulary) -> dict[str, Any]:
     report = json.loads(existing(paths.EMBEDDINGS / "coverage.json").read_text(encoding="utf-8"))
-    found = coverage(count_words(test["tokens"]), read_origins(load_vocabulary(), report))
-    return {"types": found["types"]["percent"], "tokens": found["tokens"]["percent"]}
+    return coverage(count_words(test["tokens"]), read_origins(vocabulary, report))

@@ -122,12 +122,11 @@ def read_answers(path: Path | str, labels: Collection[str] | None = None) -> dic
 
     Args:
         path: a UTF-8 file; blank lines are passed over, LF and CRLF both end a line.
-        labels: the legal labels; None stands for the 19 of SemEval-2010 Task 8.
+        labels: the legal labels; None stands for every relation with a direction, and the none labels.
 
     Raises:
         DataError: the file cannot be read, or lines are malformed, hold an unknown label, or answer an id again.
     """
-    legal = SEMEVAL_LABELS if labels is None else labels
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as fault:
@@ -143,16 +142,25 @@ def read_answers(path: Path | str, labels: Collection[str] | None = None) -> dic
             offenders.append(f"{path}:{number}: {line!r} is not ID<TAB>label")
         elif key in first_line:
             offenders.append(f"{path}:{number}: id {key!r} was answered in line {first_line[key]} already")
-        elif label not in legal:
-            offenders.append(f"{path}:{number}: unknown label {label!r}{nearest(label, legal)}")
+        elif label not in labels if labels else not (is_directed(label) or label in NONE_LABELS):
+            offenders.append(f"{path}:{number}: unknown label {label!r}{nearest(label, labels or SEMEVAL_LABELS)}")
         first_line.setdefault(key, number)
         answers[key] = label
     if offenders:
         raise DataError(
             f"{path}: faulty lines: {len(offenders)}. A line is ID<TAB>label, each id once, "
-            f"the label one of the {len(legal)} known ones such as {next(iter(legal), '')!r}.\n{listing(offenders)}"
+            f"the label such as {next(iter(labels or SEMEVAL_LABELS))!r}.\n{listing(offenders)}"
         )
     return answers
+
+
+def answerable(gold: Iterable[str]) -> list[str]:
+    """The labels that may answer a key: SemEval's where all of the key's are, else both directions of its relations."""
+    found = set(gold)
+    if found <= set(SEMEVAL_LABELS):
+        return list(SEMEVAL_LABELS)
+    relations = {relation_of(label) for label in found} - set(NONE_LABELS)
+    return [f"{name}({order})" for name in sorted(relations) for order in ("e1,e2", "e2,e1")] + list(NONE_LABELS)
 
 
 def write_answers(path: Path | str, ids: Iterable[object], labels: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ from bilstm_attention import paths
 from bilstm_attention.corpus.tokens import MARKER
 from bilstm_attention.experiment.environment import sha256
 from bilstm_attention.experiment.judging import Verdict
+from bilstm_attention.experiment.scoring import goodness
 from bilstm_attention.experiment.tracking import MODEL_DIGEST, Record, Tracker, tracking_may_fail
 from bilstm_attention.params import Params
 
@@ -82,13 +83,14 @@ def record_evaluation(
 
 def best_seed(verdict: Verdict, params: Params) -> int:
     """The seed that did best on dev, of equals the first listed."""
-    monitor, sign = params.train.monitor, -1.0 if params.train.monitor == "loss" else 1.0
-    return max(params.train.seeds, key=lambda seed: sign * verdict.dev[seed][monitor])
+    monitor = params.train.monitor
+    return max(params.train.seeds, key=lambda seed: goodness(monitor, verdict.dev[seed][monitor]))
 
 
 def _parent(tracker: Tracker, params: Params, runs: Mapping[int, str], started: float) -> str:
-    models = [sha256(paths.seed_folder(seed) / "model.keras") for seed in runs]
-    digest = hashlib.sha256("".join(models).encode()).hexdigest()
+    files = [*(paths.seed_folder(seed) / "model.keras" for seed in runs), paths.PREPARED / "test.parquet"]
+    what = [*map(sha256, files), params.evaluate.model_dump_json()]
+    digest = hashlib.sha256("".join(what).encode()).hexdigest()
     parent = tracker.newest(PIPELINE_DIGEST, digest) or tracker.record(
         Record(run_name(params, list(runs)), started, params, tags={PIPELINE_DIGEST: digest})
     )

@@ -142,14 +142,25 @@ def confusion(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[st
     return pd.DataFrame(counts, index.rename("gold"), index.rename("predicted"))
 
 
+def goodness(metric: str, value: float) -> float:
+    """The value turned so that more is better: of a `loss`, its negative."""
+    return -value if metric == "loss" else value
+
+
+def spread_over_seeds(values: Mapping[int, float]) -> dict[str, Any]:
+    """`mean`, `sd` and `by_seed` of a score, as in `Summary`."""
+    found = [float(value) for value in values.values()]
+    by_seed = {str(seed): float(value) for seed, value in values.items()}
+    return {"mean": fmean(found), "sd": stdev(found) if len(found) > 1 else None, "by_seed": by_seed}
+
+
 def summary_over_seeds(values: Mapping[int, float], low: float, high: float) -> Summary:
     """Mean and sample standard deviation (n - 1) of a score over seeds, beside an interval found elsewhere.
 
     The `sd` of one seed is None, null in JSON: DVC and MLflow then show no number, where 0 would claim certainty.
     """
-    found = [float(value) for value in values.values()]
-    by_seed = {str(seed): float(value) for seed, value in values.items()}
-    return Summary(mean=fmean(found), sd=stdev(found) if len(found) > 1 else None, low=low, high=high, by_seed=by_seed)
+    spread = spread_over_seeds(values)
+    return Summary(mean=spread["mean"], sd=spread["sd"], low=low, high=high, by_seed=spread["by_seed"])
 
 
 def bootstrap_interval(

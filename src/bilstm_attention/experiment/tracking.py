@@ -232,7 +232,8 @@ class Tracker:
 
         inputs = []
         for role, file in files.items():
-            source = json.dumps({"uri": str(file.resolve())})
+            # relative to the project, since a copy made by `dvc exp run --temp` does not last
+            source = json.dumps({"uri": str(file)})
             # 36 characters is what the store keeps of a digest
             dataset = Dataset(role, sha256(file)[:36], source_type="local", source=source)
             inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", role)]))

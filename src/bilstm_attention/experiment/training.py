@@ -16,7 +16,7 @@ import tensorflow as tf
 from bilstm_attention.corpus.batches import Rows, by_length, pad, training_batches
 from bilstm_attention.errors import ParamsError, TrainingError
 from bilstm_attention.experiment.checkpoint import Arrays, Checkpoint, State, digest
-from bilstm_attention.experiment.scoring import metric_names, scores
+from bilstm_attention.experiment.scoring import goodness, metric_names, scores
 from bilstm_attention.experiment.task import Task
 from bilstm_attention.network.classifier import build_classifier
 from bilstm_attention.params import Model, Train
@@ -113,7 +113,7 @@ def fit(
         _check_number(judged["dev_loss"], f"seed {seed}, dev after epoch {epoch}", learning_rate)
         row = {"epoch": epoch, "learning_rate": learning_rate, "loss": loss, **judged}
         state.history.append(row)
-        if _goodness(row, train_params.monitor) > _best_goodness(state, train_params.monitor):
+        if _goodness(state, train_params.monitor, epoch) > _goodness(state, train_params.monitor, state.best_epoch):
             state.best_epoch, state.best = epoch, _values(moving)
         _assign(moving, weights)
         state.variables = _values(everything)
@@ -134,7 +134,8 @@ def training_checkpoint(folder: Path, model_params: Model, train_params: Train, 
     ]
     versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow", "bilstm-attention")}
     package = Path(__file__).parents[1]
-    files = [Path(__file__), package / "corpus" / "batches.py", *sorted((package / "network").glob("*.py"))]
+    names = ("corpus/batches.py", "experiment/official.py", "experiment/scoring.py", "experiment/training.py")
+    files = [*(package / name for name in names), *sorted((package / "network").glob("*.py"))]
     source = [file.read_text(encoding="utf-8") for file in files]
     settings = [model_params.model_dump(), train_params.model_dump(exclude={"seeds"}), seed, list(task.labels)]
     return Checkpoint(folder, digest(settings, task.training_words, versions, source, task.matrix, *arrays))
@@ -252,13 +253,8 @@ def _check_monitor(monitor: str, labels: Sequence[str]) -> None:
         raise ParamsError(f"train.monitor: {monitor} is no score of this corpus's labels. Legal: {', '.join(legal)}.")
 
 
-def _goodness(row: dict[str, Any], monitor: str) -> float:
-    value = float(row[f"dev_{monitor}"])
-    return -value if monitor == "loss" else value
-
-
-def _best_goodness(state: State, monitor: str) -> float:
-    return _goodness(state.history[state.best_epoch - 1], monitor) if state.best_epoch else -math.inf
+def _goodness(state: State, monitor: str, epoch: int) -> float:
+    return goodness(monitor, state.history[epoch - 1][f"dev_{monitor}"]) if epoch else -math.inf
 
 
 def _finished(state: State, params: Train) -> bool:

@@ -6,7 +6,7 @@ Sans, which comes with matplotlib; scripts that it lacks, Chinese for instance, 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -23,6 +23,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from bilstm_attention.corpus.tokens import MARKERS
+from bilstm_attention.experiment.scoring import goodness
+from bilstm_attention.insight.reading import AttentionExample
+from bilstm_attention.paths import written_whole
 
 INK, DIM, BAR = "black", "#555555", "#9ecae1"
 SEED_COLOURS = mpl.color_sequences["petroff10"]  # Petroff 2021: distinct for the common kinds of colour blindness
@@ -53,17 +56,6 @@ _house_style = style.context(
 )
 
 
-@dataclass(frozen=True)
-class AttentionExample:
-    """A sentence as a model read it: `weights` `(T,)` over its T tokens, and the probability of the predicted label."""
-
-    tokens: list[str]
-    weights: NDArray[np.floating]
-    gold: str
-    predicted: str
-    probability: float
-
-
 @_house_style
 def learning_curves(histories: Mapping[int, pd.DataFrame], monitor: str, path: Path) -> None:
     """Losses and the monitored dev score by epoch, one colour per seed, the best epoch marked; of equals, the first.
@@ -85,7 +77,7 @@ def learning_curves(histories: Mapping[int, pd.DataFrame], monitor: str, path: P
             epochs, history["dev_loss"], marker=point, color=colour, linestyle=(0, (3, 1.5)), markerfacecolor="white"
         )
         scores.plot(epochs, score, color=colour)
-        best = int(score.argmin() if lower_is_better else score.argmax())
+        best = int(score.map(partial(goodness, monitor)).argmax())
         epoch, value = int(epochs.iloc[best]), float(score.iloc[best])
         label = f"seed {seed}: {value:.{3 if lower_is_better else 1}f} at epoch {epoch}"
         scores.plot([epoch], [value], "o", color=colour, markeredgecolor="white", markersize=8, zorder=3, label=label)
@@ -233,8 +225,6 @@ def _short(text: str, longest: int = 50) -> str:
 
 
 def _write(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    # left to itself, matplotlib writes its version into the file
-    figure.savefig(temporary, format="png", metadata={"Software": None})
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        # left to itself, matplotlib writes its version into the file
+        figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -39,7 +39,7 @@ def score_document(metrics: Mapping[str, Any], params: Params, made_with: str) -
     summary, dev = metrics["test"][first], metrics["dev"]
     seeds = list(summary["by_seed"])
     lines = [
-        f"Test scores in percent. The epoch is picked by {monitor} on dev; test is scored once, after all seeds.",
+        f"Test scores in percent. The epoch is picked by {monitor} on dev; no choice was made by test.",
         "",
         _line("model", f"dev {monitor}", first, *others),
         _line(*["---"] * (len(others) + 3)),

@@ -10,6 +10,7 @@ from keras import ops
 
 from bilstm_attention.errors import ParamsError, nearest
 from bilstm_attention.network.recurrent import decay
+from bilstm_attention.params import ATTENTION_KINDS
 
 PACKAGE = "bilstm_attention"
 # Far below any score, yet finite in float32: exp() of it is exactly 0, and its gradient is 0 rather than NaN.
@@ -22,6 +23,7 @@ def mechanism(kind: str) -> Any:
     """Registers a score layer, `(B, T, H) -> (B, T)`, as a `model.attention.kind`; it saves and loads like the rest."""
 
     def register(layer: type[keras.layers.Layer]) -> type[keras.layers.Layer]:
+        ATTENTION_KINDS.add(kind)
         MECHANISMS[kind] = keras.saving.register_keras_serializable(PACKAGE, name=f"{kind}_score")(layer)
         return layer
 
