@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 import bilstm_attention
 
@@ -179,8 +180,46 @@ def test_only_evaluate_opens_the_test_set() -> None:
         and getattr(node.func, "id", "") == "load_split"
         and ast.unparse(node.args[0]) == "'test'"
     }
-    assert asking <= {"experiment.judging", "stages"}
+    assert asking <= {"experiment.judging", "insight.reading", "stages"}
     train = next(
         node for node in ast.walk(TREES["stages"]) if isinstance(node, ast.FunctionDef) and node.name == "train"
     )
     assert "test" not in ast.unparse(train)
+
+
+# What cannot change an output: messages, addresses, parameters (which DVC tracks themselves), records in MLflow.
+NEVER_IN_OUTPUTS = {"errors", "paths", "params", "terminal", "stages"} | {
+    f"experiment.{name}" for name in ("runs", "tracking", "environment")
+}
+
+
+def reached(modules: set[str]) -> set[str]:
+    """These modules and all that they import, as far as it can change an output."""
+    found: set[str] = set()
+    waiting = set(modules)
+    while waiting:
+        module = waiting.pop()
+        if module in TREES and module not in found | NEVER_IN_OUTPUTS:
+            found.add(module)
+            # `from package import module` and `from package.module import name` both name a module by some prefix
+            waiting |= {name for imported in own(module) for name in (imported, imported.rpartition(".")[0])}
+    return found
+
+
+@pytest.mark.parametrize("stage", ["prepare", "embed", "train", "evaluate"])
+def test_a_stage_depends_on_all_the_code_that_it_runs(stage: str) -> None:
+    function = next(node for node in TREES["stages"].body if isinstance(node, ast.FunctionDef) and node.name == stage)
+    names = [name.removeprefix(f"{NAME}.") for name in imports(function)]
+    if stage == "train":
+        # its one picture goes to MLflow, not to an output
+        names = [name for name in names if not name.startswith("insight.")]
+    needed = reached({part for name in names for part in (name, name.rpartition(".")[0])})
+    needed = {name for name in needed if not name.endswith("__init__")}
+    pipeline = YAML(typ="safe").load((PACKAGE.parents[1] / "dvc.yaml").read_text(encoding="utf-8"))
+    listed: set[str] = set()
+    for dependency in pipeline["stages"][stage]["deps"]:
+        path = PACKAGE.parents[1] / dependency
+        if path.is_relative_to(PACKAGE):
+            files = path.rglob("*.py") if path.is_dir() else [path]
+            listed |= {".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in files}
+    assert {name for name in listed if not name.endswith("__init__")} == needed

@@ -1,5 +1,6 @@
 """The command: what each word does, and that a fault the user can mend is one message without a traceback."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -199,12 +200,49 @@ def test_ui_opens_the_projects_store_for_this_machine_alone(
     run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "put back after the test")
     started: list[list[str]] = []
     monkeypatch.setattr("os.execv", lambda program, arguments: started.append(arguments))
     code, out, _ = run("ui", "--port", 5050)
     assert code == 0
     assert "http://127.0.0.1:5050" in out
     words = " ".join(started[0])
-    assert f"--backend-store-uri sqlite:///{project}/experiments/mlflow.db" in words
+    assert os.environ["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{project}/experiments/mlflow.db"
+    assert "sqlite" not in words
     assert "--host 127.0.0.1 --port 5050" in words
     assert f"--default-artifact-root file://{project}/experiments/mlartifacts" in words
+
+
+def test_ui_of_a_tracking_server_names_the_server_and_hides_its_password(
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@tracking.local")
+    monkeypatch.setattr("os.execv", lambda program, arguments: pytest.fail("a server was started"))
+    code, out, _ = run("ui")
+    assert code == 0
+    assert "https://me:***@tracking.local is a tracking server" in out
+
+
+def test_apply_without_anything_to_apply_is_refused(run: Run, project: Path) -> None:
+    code, _, err = run("apply")
+    assert code == 1
+    assert "nothing to apply" in err
+
+
+def test_a_seed_that_the_parameters_do_not_name_is_not_trained(run: Run, project: Path) -> None:
+    code, _, err = run("train", "--seed", 7)
+    assert code == 1
+    assert "--seed 7: not one of train.seeds, [0]" in err
+
+
+def test_score_takes_the_relations_of_another_corpus(run: Run, tmp_path: Path) -> None:
+    gold, answers = tmp_path / "gold.txt", tmp_path / "answers.txt"
+    gold.write_text("1\tper:title(e1,e2)\n2\tno_relation\n3\torg:founded(e2,e1)\n")
+    answers.write_text("1\tper:title(e2,e1)\n2\tno_relation\n3\torg:founded(e2,e1)\n")
+    code, out, err = run("score", gold, answers)
+    assert (code, err) == (0, "")
+    assert out.strip().endswith("50.00")
+    answers.write_text("1\tper:titel(e1,e2)\n")
+    code, _, err = run("score", gold, answers)
+    assert code == 1
+    assert "did you mean 'per:title(e1,e2)'?" in err

@@ -18,8 +18,6 @@ from hypothesis import strategies as st
 from bilstm_attention.corpus.catalog import CATALOG, Entry, File, describe, fetch, fetch_entry
 from bilstm_attention.errors import FetchError
 
-SHARED = Path(__file__).parents[2].parent / "shared/data"
-
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
@@ -31,13 +29,6 @@ def entry(*files: File, alternates: tuple[File, ...] = (), folders: tuple[str, .
 
 def known(path: str, content: bytes, address: str | None = None) -> File:
     return File(path, sha256(content), len(content), address)
-
-
-@pytest.fixture
-def shared() -> Path:
-    if not SHARED.is_dir():
-        pytest.skip("../shared/data is not here: nothing real to fetch from")
-    return SHARED
 
 
 class Server(ThreadingHTTPServer):
@@ -95,17 +86,19 @@ def test_the_table_names_licence_and_size_of_every_entry() -> None:
         ("mr", {"rt-polarity.pos", "rt-polarity.neg"}),
     ],
 )
-def test_real_files_are_fetched_from_a_mirror_folder(shared: Path, tmp_path: Path, name: str, files: set[str]) -> None:
-    paths = fetch(name, tmp_path, mirror=str(shared))
+def test_real_files_are_fetched_from_a_mirror_folder(
+    real_data: Path, tmp_path: Path, name: str, files: set[str]
+) -> None:
+    paths = fetch(name, tmp_path, mirror=str(real_data))
     assert {path.relative_to(tmp_path / name).as_posix() for path in paths} == files
     for path in paths:
-        assert path.stat().st_size == next(shared.glob(f"*/{path.name}")).stat().st_size
+        assert path.stat().st_size == next(real_data.glob(f"*/{path.name}")).stat().st_size
 
 
-def test_real_semeval_files_arrive_whole_over_http(shared: Path, tmp_path: Path, server: Server) -> None:
-    (tmp_path / "mirror/semeval2010-task8").symlink_to(shared / "semeval2010-task8")
+def test_real_semeval_files_arrive_whole_over_http(real_data: Path, tmp_path: Path, server: Server) -> None:
+    (tmp_path / "mirror/semeval2010-task8").symlink_to(real_data / "semeval2010-task8")
     for path in fetch("semeval2010-task8", tmp_path / "external", mirror=server.url, progress=False):
-        assert path.read_bytes() == (shared / "semeval2010-task8" / path.name).read_bytes()
+        assert path.read_bytes() == (real_data / "semeval2010-task8" / path.name).read_bytes()
 
 
 def test_files_come_from_their_addresses_and_keep_their_own_names(tmp_path: Path, server: Server) -> None:

@@ -17,7 +17,6 @@ from bilstm_attention.corpus.tokens import SPECIALS, count_words, tokenize, writ
 from bilstm_attention.errors import DataError
 from bilstm_attention.params import Embeddings, Tokens
 
-DATA = Path(__file__).parents[2].parent / "shared/data"
 FILE = "the 1 2\nof 3 4\nIBM 5 6\nibm 7 8\nwell 10 20\nknown 30 40\n, 9 9\n"
 
 
@@ -208,10 +207,8 @@ print(time.process_time() - before, peak(),
 """
 
 
-def test_a_vocabulary_with_all_of_glove_is_built_in_seconds_and_in_little_memory(tmp_path):
-    glove, corpus = DATA / "glove/glove.6B.50d.txt.gz", DATA / "semeval2010-task8/TRAIN_FILE.TXT"
-    if not glove.is_file() or not corpus.is_file():
-        pytest.skip("../shared/data is not here: GloVe 6B and SemEval-2010 Task 8")
+def test_a_vocabulary_with_all_of_glove_is_built_in_seconds_and_in_little_memory(real_data, tmp_path):
+    glove, corpus = real_data / "glove/glove.6B.50d.txt.gz", real_data / "semeval2010-task8/TRAIN_FILE.TXT"
     sentences = re.findall(r'^\d+\t"(.*)"', corpus.read_text(), flags=re.MULTILINE)
     write_words(
         count_words(tokenize(sentence, Tokens(numbers="keep")) for sentence in sentences), tmp_path / "words.csv"

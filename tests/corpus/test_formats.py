@@ -8,7 +8,6 @@ from bilstm_attention.corpus.formats import marking_fault, read_split
 from bilstm_attention.errors import DataError
 from bilstm_attention.params import Data
 
-SHARED = Path(__file__).parents[2].parent / "shared/data"
 FIRST = '1\t"A <e1>kettle</e1> stood on the <e2>stove</e2>."'
 SECOND = '2\t"The <e2>shed</e2> kept "old" <e1>rakes</e1> dry."'
 SEMEVAL = f"{FIRST}\r\nOther\r\nComment:\r\n\r\n{SECOND}\r\nContent-Container(e1,e2) \r\nComment: a shed\r\n\r\n"
@@ -215,10 +214,8 @@ def test_every_missing_class_file_is_listed(tmp_path):
     assert [line.split(":")[0] for line in faults(data)] == ["a.txt", "b.txt"]
 
 
-def test_the_real_semeval_files_are_read_whole():
-    if not (SHARED / "semeval2010-task8").is_dir():
-        pytest.skip("../shared/data is not here: the SemEval-2010 Task 8 files are read")
-    data = Data(folder=str(SHARED / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
+def test_the_real_semeval_files_are_read_whole(real_data):
+    data = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
     train, test = read_split(data, "train"), read_split(data, "test")
     assert (len(train), len(test)) == (8000, 2717)
     assert train["label"].nunique() == 19
@@ -226,9 +223,7 @@ def test_the_real_semeval_files_are_read_whole():
     assert test["id"].tolist() == [str(n) for n in range(8001, 10718)]
 
 
-def test_the_real_movie_reviews_are_read_whole():
-    if not (SHARED / "mr").is_dir():
-        pytest.skip("../shared/data is not here: the movie reviews are read")
+def test_the_real_movie_reviews_are_read_whole(real_data):
     files = {"pos": "rt-polarity.pos", "neg": "rt-polarity.neg"}
-    found = read_split(Data(format="classes", folder=str(SHARED / "mr"), train=files, test=None), "train")
+    found = read_split(Data(format="classes", folder=str(real_data / "mr"), train=files, test=None), "train")
     assert found["label"].value_counts().to_dict() == {"pos": 5331, "neg": 5331}

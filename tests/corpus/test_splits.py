@@ -1,5 +1,4 @@
 import doctest
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,8 +10,6 @@ from bilstm_attention.corpus.formats import read_split
 from bilstm_attention.corpus.splits import make_splits, sentence_key
 from bilstm_attention.errors import DataError
 from bilstm_attention.params import Data
-
-SHARED = Path(__file__).parents[2].parent / "shared/data"
 
 
 def examples(labels: list[str], texts: list[str] | None = None, name: str = "train.txt") -> pd.DataFrame:
@@ -111,10 +108,8 @@ def test_one_label_alone_is_an_error():
         make_splits(examples(["a"] * 50), None, None, Data())
 
 
-def test_the_real_corpus_splits_by_sentence_and_keeps_its_rarest_label_in_train():
-    if not (SHARED / "semeval2010-task8").is_dir():
-        pytest.skip("../shared/data is not here: the SemEval-2010 Task 8 sentences are split")
-    data = Data(folder=str(SHARED / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
+def test_the_real_corpus_splits_by_sentence_and_keeps_its_rarest_label_in_train(real_data):
+    data = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
     whole = read_split(data, "train")
     train, dev, _ = make_splits(whole, None, read_split(data, "test"), data)
     assert not keys(train) & keys(dev)

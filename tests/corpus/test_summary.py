@@ -1,15 +1,12 @@
 import json
-from pathlib import Path
 
 import pandas as pd
-import pytest
 
 from bilstm_attention.corpus.formats import read_split
 from bilstm_attention.corpus.summary import summarise
 from bilstm_attention.corpus.tokens import encode_examples
 from bilstm_attention.params import Data
 
-SHARED = Path(__file__).parents[2].parent / "shared/data"
 DATA = Data.model_validate({"tokens": {"max_length": 9}})
 
 
@@ -69,10 +66,8 @@ def test_a_summary_survives_json():
     assert json.loads(json.dumps(summary())) == summary()
 
 
-def test_the_real_corpus_has_the_known_duplicates():
-    if not (SHARED / "semeval2010-task8").is_dir():
-        pytest.skip("../shared/data is not here: duplicates of SemEval-2010 Task 8 are counted")
-    data = Data(folder=str(SHARED / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
+def test_the_real_corpus_has_the_known_duplicates(real_data):
+    data = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
     split = {"train": read_split(data, "train"), "test": read_split(data, "test")}
     found = summarise(split, {name: encode_examples(rows, data) for name, rows in split.items()})
     assert found["duplicates"]["train-train"] == 25

@@ -1,6 +1,5 @@
 import doctest
 import unicodedata
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,7 +23,6 @@ from bilstm_attention.corpus.tokens import (
 from bilstm_attention.errors import DataError
 from bilstm_attention.params import Data, Tokens
 
-SHARED = Path(__file__).parents[2].parent / "shared/data"
 AS_IT_IS = Tokens(lowercase=False, numbers="keep", contractions="keep")
 ANY_TOKENS = st.builds(
     Tokens,
@@ -219,10 +217,8 @@ def test_a_file_without_the_specials_is_no_vocabulary(tmp_path):
         Vocabulary.load(tmp_path / "vocabulary.txt")
 
 
-def test_real_sentences_have_the_known_lengths():
-    if not (SHARED / "semeval2010-task8").is_dir():
-        pytest.skip("../shared/data is not here: lengths of the SemEval-2010 Task 8 sentences")
-    corpus = Data(folder=str(SHARED / "semeval2010-task8"), train="TRAIN_FILE.TXT", test=None)
+def test_real_sentences_have_the_known_lengths(real_data):
+    corpus = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test=None)
     lengths = encode_examples(read_split(corpus, "train"), corpus)["length"]
     assert lengths.mean() == pytest.approx(23, abs=0.5)
     assert lengths.quantile(0.95) == 38

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from bilstm_attention.corpus.vectors import read_vectors, train_vectors
 from bilstm_attention.errors import DataError
 
-DATA = Path(__file__).parents[2].parent / "shared/data"
 ROWS = {"the": [1, 2, 3], "of": [4, 5, 6], "state": [7, 8, 9]}
 TEXT = "".join(f"{word} {' '.join(map(str, row))}\n" for word, row in ROWS.items())
 
@@ -314,10 +313,8 @@ print(time.process_time() - before, peak(), *vectors.matrix.shape)
 """
 
 
-def test_the_words_of_a_corpus_are_read_from_glove_in_seconds_and_in_little_memory(tmp_path):
-    glove, corpus = DATA / "glove/glove.6B.50d.txt.gz", DATA / "semeval2010-task8/TRAIN_FILE.TXT"
-    if not glove.is_file() or not corpus.is_file():
-        pytest.skip("../shared/data is not here: GloVe 6B and SemEval-2010 Task 8")
+def test_the_words_of_a_corpus_are_read_from_glove_in_seconds_and_in_little_memory(real_data, tmp_path):
+    glove, corpus = real_data / "glove/glove.6B.50d.txt.gz", real_data / "semeval2010-task8/TRAIN_FILE.TXT"
     known = set(re.findall(r"[a-z]+|[^\sa-z]", corpus.read_text().lower()))
     wanted = lines(tmp_path / "words.txt", "\n".join(sorted(known)))
     command = [sys.executable, "-c", COST, str(glove), str(wanted)]

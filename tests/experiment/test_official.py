@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from bilstm_attention.errors import DataError
 from bilstm_attention.experiment.official import (
+    NONE_LABELS,
     SEMEVAL_LABELS,
     OfficialResult,
     View,
+    answerable,
     evaluate_official,
     is_directed,
     read_answers,
@@ -18,8 +20,6 @@ from bilstm_attention.experiment.official import (
     report,
     write_answers,
 )
-
-EXAMPLES = Path(__file__).parents[2].parent / "shared/data/semeval2010-task8/scorer-examples"
 
 KEY = {
     "1": "Cause-Effect(e1,e2)",
@@ -44,10 +44,8 @@ ANSWERS = {  # 5 and 8 are left out
 
 
 @pytest.fixture
-def examples() -> Path:
-    if not EXAMPLES.is_dir():
-        pytest.skip("../shared/data is not here: the official scorer's example results are not checked")
-    return EXAMPLES
+def examples(real_data: Path) -> Path:
+    return real_data / "semeval2010-task8/scorer-examples"
 
 
 def published_numbers(text: str) -> list[str]:
@@ -125,7 +123,7 @@ def test_rows_and_columns_bear_the_labels_of_the_official_example_results(exampl
 
 def test_the_malformed_official_example_is_refused_with_each_of_its_four_lines(examples: Path) -> None:
     with pytest.raises(DataError) as caught:
-        read_answers(examples / "proposed_answer4.txt")
+        read_answers(examples / "proposed_answer4.txt", SEMEVAL_LABELS)
     named = re.findall(r"proposed_answer4\.txt:(\d+):", str(caught.value))
     assert named == ["2", "3", "5", "7"]
 
@@ -272,8 +270,18 @@ def test_labels_of_another_corpus_are_legal_when_given(tmp_path: Path) -> None:
     path = tmp_path / "answers.txt"
     path.write_text("1\tno_relation\n", encoding="utf-8")
     assert read_answers(path, labels=["no_relation"]) == {"1": "no_relation"}
+    assert read_answers(path) == {"1": "no_relation"}
     with pytest.raises(DataError, match=":1: unknown label 'no_relation'"):
-        read_answers(path)
+        read_answers(path, labels=SEMEVAL_LABELS)
+
+
+def test_a_key_of_semeval_may_be_answered_with_all_of_its_labels_another_with_its_own_relations() -> None:
+    assert answerable(["Cause-Effect(e1,e2)", "Other"]) == list(SEMEVAL_LABELS)
+    assert answerable(["per:title(e2,e1)", "no_relation"]) == [
+        "per:title(e1,e2)",
+        "per:title(e2,e1)",
+        *NONE_LABELS,
+    ]
 
 
 def test_a_file_that_is_missing_or_not_text_is_a_data_error(tmp_path: Path) -> None:

@@ -90,7 +90,9 @@ def verdict_on(params: Params) -> Verdict:
     }
     dev, histories = {seed: DEV[seed] for seed in seeds}, dict.fromkeys(seeds, HISTORY)
     tables = ("predictions", "confusion", "classes", "learning_curves")
-    return Verdict(metrics=metrics, dev=dev, histories=histories, **{name: pd.DataFrame() for name in tables})
+    return Verdict(
+        metrics=metrics, dev=dev, histories=histories, coverage={}, **{name: pd.DataFrame() for name in tables}
+    )
 
 
 def train(params: Params) -> None:

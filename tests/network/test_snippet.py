@@ -12,8 +12,10 @@ from bilstm_attention.network.classifier import attention_view, build_classifier
 from bilstm_attention.params import Params, read_overrides, with_overrides
 
 CONFIG = Path(__file__).parents[2] / "experiments/configs/seed.yaml"
-WORDS, DIMENSION, LENGTH, UNITS, CLASSES = 50, 300, 100, 20, 2
-REAL = 10
+WORDS, DIMENSION, LENGTH, UNITS, CLASSES = 1000, 300, 100, 20, 2
+REAL = 20
+# the snippet's names of our layers that hold trained weights
+SAME = {"bilstm_1": "bilstm", "attention": "attention", "probabilities": "probabilities"}
 
 
 def snippet(matrix: NDArray[Any]) -> keras.Model:
@@ -34,25 +36,34 @@ def snippet(matrix: NDArray[Any]) -> keras.Model:
     return keras.Model(inputs, [probabilities, weights])
 
 
-@pytest.fixture(scope="module")
-def both() -> tuple[keras.Model, keras.Model]:
-    """The snippet and ours, each returning probabilities and attention weights, with the same drawn weights."""
-    draw = np.random.default_rng(0)
-    matrix = draw.normal(size=(WORDS, DIMENSION)).astype("float32")
+def snippet_and_classifier(seed: int) -> tuple[keras.Model, keras.Model]:
+    """The snippet and our classifier with the same weights, as Keras draws them, and word vectors like GloVe's."""
+    matrix = np.random.default_rng(seed).normal(scale=0.38, size=(WORDS, DIMENSION)).astype("float32")
     matrix[0] = 0
     params = with_overrides(Params(), read_overrides(CONFIG), where=str(CONFIG))
     assert (params.embeddings.dimension, params.data.tokens.max_length) == (DIMENSION, LENGTH)
-    classifier = build_classifier(params.model, matrix, WORDS, CLASSES, seed=0)
+    classifier = build_classifier(params.model, matrix, WORDS, CLASSES, seed=seed)
     original = snippet(matrix)
-    for ours, theirs in {"bilstm_1": "bilstm", "attention": "attention", "probabilities": "probabilities"}.items():
+    for ours, theirs in SAME.items():
+        original.get_layer(theirs).set_weights(classifier.get_layer(ours).get_weights())
+    return original, classifier
+
+
+@pytest.fixture(scope="module")
+def both() -> tuple[keras.Model, keras.Model]:
+    """The snippet and ours, each returning probabilities and attention weights, with biases that are not zero."""
+    original, classifier = snippet_and_classifier(seed=0)
+    draw = np.random.default_rng(0)
+    for ours, theirs in SAME.items():
         layer = original.get_layer(theirs)
         layer.set_weights([0.3 * draw.normal(size=weight.shape) for weight in layer.get_weights()])
         classifier.get_layer(ours).set_weights(layer.get_weights())
     return original, attention_view(classifier)
 
 
-def rows(real: int) -> NDArray[Any]:
-    tokens = np.random.default_rng(1).integers(1, WORDS, size=(8, LENGTH)).astype("int32")
+def rows(real: int, seed: int = 1) -> NDArray[Any]:
+    """32 sentences of `real` words, padded to 100."""
+    tokens = np.random.default_rng(seed).integers(1, WORDS, size=(32, LENGTH)).astype("int32")
     tokens[:, real:] = 0
     return tokens
 
@@ -64,10 +75,15 @@ def test_on_full_rows_both_give_the_same_probabilities_and_weights(both: tuple[k
     assert np.ptp(ours[0][:, 0]) > 0.01
 
 
-def test_on_short_rows_the_snippet_attends_to_padding_and_ours_does_not(both: tuple[keras.Model, keras.Model]) -> None:
-    theirs, ours = (model.predict_on_batch(rows(REAL)) for model in both)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_untrained_the_snippet_attends_to_padding_and_ours_does_not(seed: int) -> None:
+    """Measured over the three seeds: 76 to 83 % of the snippet's attention lies on the 80 padded steps of 100."""
+    original, classifier = snippet_and_classifier(seed)
+    tokens = rows(REAL, seed)
+    theirs, ours = (model.predict_on_batch(tokens) for model in (original, attention_view(classifier)))
     lost = theirs[1][:, REAL:].sum(axis=1)
-    assert (lost > 0.7).all(), f"share of the snippet's attention on 90 padded steps of 100: {lost}"
+    print(f"seed {seed}: {lost.min():.1%} to {lost.max():.1%} of the snippet's attention lies on padding")
+    assert ((lost > 0.70) & (lost < 0.90)).all()
     assert (ours[1][:, REAL:] == 0.0).all()
     np.testing.assert_allclose(ours[1][:, :REAL].sum(axis=1), 1, rtol=0, atol=1e-6)
     assert np.abs(ours[0] - theirs[0]).max() > 0.01
