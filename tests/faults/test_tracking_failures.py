@@ -1,6 +1,7 @@
 """A tracking store that fails costs its own record alone: results stay, one line warns, the stage ends soon."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -95,6 +96,31 @@ def test_stages_end_whole_without_a_server(project: Path, capfd: pytest.CaptureF
     assert json.loads((paths.CURRENT / "metrics.json").read_text())["test"]["accuracy"]["by_seed"].keys() == {"0"}
     assert len(pd.read_csv(paths.CURRENT / "predictions.csv")) == len(PARTS) * len(BLOCKS)
     assert not [path for path in project.rglob("*") if "mlruns" in path.parts or path.name.startswith(".0")]
+
+
+@pytest.mark.usefixtures("corpus")
+def test_a_training_stopped_while_it_is_recorded_is_not_done_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bilstm_attention.experiment import runs
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    stages.prepare()
+    stages.embed()
+    monkeypatch.setattr(runs, "record_training", stop)
+    with pytest.raises(KeyboardInterrupt):
+        stages.train(0)
+    trained = (paths.seed_folder(0) / "model.keras").read_bytes()
+    # DVC deletes the outputs of a stage before it runs it again
+    shutil.rmtree(paths.seed_folder(0))
+    assert "epoch 1/1" in capsys.readouterr().out
+    monkeypatch.setattr(runs, "record_training", lambda *_: None)
+    stages.train(0)
+    assert "epoch 1/1" not in capsys.readouterr().out
+    assert (paths.seed_folder(0) / "model.keras").read_bytes() == trained
+    assert list(paths.CHECKPOINTS.iterdir()) == []
 
 
 def test_a_store_that_is_no_database_is_left_as_it_is(
