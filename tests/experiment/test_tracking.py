@@ -93,7 +93,7 @@ def test_a_run_reads_back_as_it_was_recorded(tracker: Tracker, project: Path, tm
     assert {role: dataset.digest for role, dataset in given.items()} == {
         role: hashlib.sha256(role.encode()).hexdigest()[:36] for role in ("train", "dev")
     }
-    assert json.loads(given["dev"].source) == {"uri": str(project / "data/dev.parquet")}
+    assert json.loads(given["dev"].source) == {"uri": "data/dev.parquet"}
     assert [file.path for file in tracker.client.list_artifacts(run_id, "plots")] == ["plots/picture.png"]
     assert [file.path for file in tracker.client.list_artifacts(run_id, "answers")] == ["answers/gold.txt"]
 

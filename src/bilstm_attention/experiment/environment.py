@@ -1,5 +1,6 @@
 """Where a run was made: code, versions, machine and data."""
 
+import getpass
 import hashlib
 import importlib.metadata
 import os
@@ -21,6 +22,8 @@ PACKAGES = ("bilstm-attention", "keras", "tensorflow", "numpy", "pandas", "mlflo
 def environment_tags() -> dict[str, str]:
     """Where a run was made: code, versions, machine, and the digests of the data in `dvc.lock`."""
     tags = {
+        "mlflow.source.name": "bilstm-attention",
+        "mlflow.user": getpass.getuser(),
         "host": socket.gethostname(),
         "process": str(os.getpid()),
         "python": platform.python_version(),

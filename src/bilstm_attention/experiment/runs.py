@@ -99,13 +99,16 @@ def _parent(tracker: Tracker, params: Params, runs: Mapping[int, str], started: 
 
 
 def _aggregate(metrics: Mapping[str, Any]) -> dict[str, float]:
-    found = {f"ensemble_test_{name}": value for name, value in metrics["ensemble"].items()}
+    """What a pipeline adds to the scores of its seeds; of one seed, no mean of it and no ensemble."""
+    several = len(next(iter(metrics["test"].values()))["by_seed"]) > 1
+    keys = ("mean", "sd", "low", "high") if several else ("low", "high")
+    found = {f"ensemble_test_{name}": value for name, value in metrics["ensemble"].items()} if several else {}
     for split in ("test", "dev"):
         for name, summary in metrics[split].items():
-            found |= {f"{split}_{name}_{key}": summary[key] for key in ("mean", "sd", "low", "high") if key in summary}
+            found |= {f"{split}_{name}_{key}": summary[key] for key in keys if key in summary}
     for baseline, scores in metrics["baselines"].items():
         found |= {f"{baseline}_test_{name}": value for name, value in scores.items()}
-    return {name: value for name, value in found.items() if value is not None}
+    return found
 
 
 def _model_folder(folder: Path, seed: int) -> Path:
