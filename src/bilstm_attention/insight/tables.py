@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from bilstm_attention.params import Params, flatten
@@ -17,8 +18,12 @@ def score_table(metrics: Mapping[str, Any]) -> Table:
     seeds = next(iter(metrics["test"].values()))["by_seed"]
     several = len(seeds) > 1
     title = f"test scores in percent, {'mean ± sd over seeds' if several else 'seed'} {', '.join(seeds)}"
-    models = [*(["ensemble"] if several else []), *metrics["baselines"]]
-    table = Table("metric", "model", "95 % interval", *models, title=title, title_justify="left")
+    models = [*(["ensemble"] if several else []), *(name.replace("_", "\n") for name in metrics["baselines"])]
+    # narrow enough for 80 columns
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("metric")
+    for name in ("model", "95 % interval", *models):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, summary in metrics["test"].items():
         others = ([metrics["ensemble"]] if several else []) + list(metrics["baselines"].values())
         scores = (f"{other[name]:.2f}" for other in others)
