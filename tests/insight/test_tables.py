@@ -30,7 +30,7 @@ def test_the_table_of_one_seed_has_neither_spread_nor_ensemble() -> None:
     assert "75.50 " in text
     assert "±" not in text
     assert "ensemble" not in text
-    assert "70.12 - 80.46" in text
+    assert "70.12–80.46" in text
     assert "16.71" in text
 
 

@@ -80,4 +80,4 @@ def _mean_and_sd(summary: Mapping[str, Any]) -> str:
 
 
 def _interval(summary: Mapping[str, Any]) -> str:
-    return f"{summary['low']:.2f} - {summary['high']:.2f}"
+    return f"{summary['low']:.2f}–{summary['high']:.2f}"
