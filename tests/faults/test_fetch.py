@@ -338,8 +338,13 @@ def test_control_c_in_a_download_leaves_nothing(tmp_path: Path, serve: Callable[
 
     half = b"x" * (2 * catalog.CHUNK)
     address = f"{serve(body(half, announced=2 * len(half), then=interrupt))}/a.txt"
-    with pytest.raises(KeyboardInterrupt):
-        fetch_entry(entry(address), tmp_path, progress=False)
+    # the workers of a distributed test run ignore Control-C
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fetch_entry(entry(address), tmp_path, progress=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert left(tmp_path) == []
 
 

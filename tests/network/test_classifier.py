@@ -14,6 +14,7 @@ from small_classifier import built, called, drawn_tokens, moved, some_tokens
 from bilstm_attention.errors import DataError, ParamsError
 from bilstm_attention.network.attention import MECHANISMS, Score, mechanism
 from bilstm_attention.network.classifier import attention_view, load_classifier, save_classifier
+from bilstm_attention.params import ATTENTION_KINDS
 
 KINDS = sorted(MECHANISMS)
 few = settings(max_examples=8, deadline=None)
@@ -128,6 +129,7 @@ def norm_mechanism() -> Iterator[None]:
 
     yield
     MECHANISMS.pop("norm", None)
+    ATTENTION_KINDS.discard("norm")
     keras.saving.get_custom_objects().pop("bilstm_attention>norm_score")
 
 
@@ -156,5 +158,6 @@ def test_a_mechanism_registered_from_outside_is_built_by_params_saved_and_loaded
 def test_an_unknown_kind_in_params_is_an_error_with_the_nearest_and_the_legal_ones() -> None:
     with pytest.raises(ParamsError) as error:
         built("zhuo")
-    assert "model.attention.kind: 'zhuo' is no attention mechanism; did you mean 'zhou'?" in str(error.value)
-    assert f"Legal: {', '.join(MECHANISMS)}." in str(error.value)
+    assert "model.attention.kind: 'zhuo' is no mechanism; did you mean 'zhou'?" in str(error.value)
+    assert f"Legal: {', '.join(sorted(MECHANISMS))}." in str(error.value)
+    assert set(MECHANISMS) == ATTENTION_KINDS
