@@ -296,7 +296,12 @@ def test_parameters_are_never_changed_once_read() -> None:
 
 def test_parameters_that_do_not_fit_together_are_refused() -> None:
     for overrides, part in (
-        ({"model.attention.kind": "zhuo"}, "did you mean 'zhou'? Legal: feedforward, mean, zhou"),
+        ({"model.attention.kind": "zhuo"}, "did you mean 'zhou'? Legal: bahdanau, context, dense_time,"),
+        ({"model.attention.place": "before"}, "dense_time alone; zhou goes after it"),
+        ({"model.attention.kind": "dense_time", "model.attention.steps": 99}, "99 is less than data.tokens.max_length"),
+        ({"data.format": "delimited", "model.positions.size": 5}, "model.positions.size: 5 needs marked entities"),
+        ({"data.format": "delimited", "model.entity_states": True}, "model.entity_states: true needs marked"),
+        ({"data.format": "delimited", "model.attention.kind": "entity"}, "model.attention.kind: entity needs marked"),
         ({"embeddings.source": "file"}, "source file takes a file of vectors, not data/prepared/train.parquet"),
         ({"embeddings.path": "glove.txt"}, "source corpus takes the training text"),
         ({"train.schedule.warmup_epochs": 21.0}, "21.0 is more than train.epochs, 20"),

@@ -16,7 +16,12 @@ from bilstm_attention.paths import written_whole
 
 # The mechanisms of network/attention.py, which adds what else is registered there; named here, so that parameters are
 # checked without TensorFlow.
-ATTENTION_KINDS = {"feedforward", "zhou", "mean"}
+ATTENTION_KINDS = {
+    *("feedforward", "zhou", "context", "luong_dot", "luong_general", "bahdanau", "entity"),
+    *("structured", "multihead", "dense_time", "mean", "max", "last"),
+}
+# Those that look at the entities of a relation corpus.
+ENTITY_KINDS = {"entity"}
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -99,6 +104,31 @@ class Attention(Block):
 
     kind: Annotated[str, AfterValidator(lambda kind: _known_attention(kind))] = "zhou"
     tanh_output: bool = True
+    temperature: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
+    dropout: Fraction = 0.0
+    size: Annotated[int, Field(ge=1, le=4096)] = 100
+    hops: Annotated[int, Field(ge=1, le=64)] = 4
+    penalty: Annotated[float, Field(ge=0.0, le=100.0)] = 0.1
+    heads: Annotated[int, Field(ge=1, le=64)] = 4
+    key_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 128
+    per_feature: bool = False
+    place: Literal["after", "before"] = "after"
+
+    @model_validator(mode="after")
+    def _place_fits_the_kind(self) -> "Attention":
+        if self.place == "before" and self.kind != "dense_time":
+            raise ValueError(
+                f"model.attention.place: before the LSTM stands dense_time alone; {self.kind} goes after it"
+            )
+        return self
+
+
+class Positions(Block):
+    """Vectors for each token's distance to either entity."""
+
+    size: Annotated[int, Field(ge=0, le=1024)] = 0
+    limit: Annotated[int, Field(ge=1, le=1000)] = 30
 
 
 class Dropout(Block):
@@ -117,8 +147,21 @@ class Model(Block):
     lstm_layers: Annotated[int, Field(ge=1, le=8)] = 1
     merge: Literal["concat", "sum"] = "sum"
     attention: Attention = Attention()
+    positions: Positions = Positions()
+    entity_states: bool = False
     dropout: Dropout = Dropout()
     l2: Annotated[float, Field(ge=0.0, le=1.0)] = 1e-5
+
+    @property
+    def entity_parameters(self) -> list[str]:
+        """The parameters set so that the network looks at the entities of a relation corpus."""
+        kind = self.attention.kind
+        asked = {
+            f"model.attention.kind: {kind}": kind in ENTITY_KINDS,
+            f"model.positions.size: {self.positions.size}": self.positions.size > 0,
+            "model.entity_states: true": self.entity_states,
+        }
+        return [parameter for parameter, asking in asked.items() if asking]
 
 
 class Schedule(Block):
@@ -175,6 +218,22 @@ class Params(Block):
     model: Model = Model()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _network_fits_the_corpus(self) -> "Params":
+        asked = self.model.entity_parameters
+        if asked and not self.data.relational:
+            raise ValueError(
+                f"{asked[0]} needs marked entities, which data.format: {self.data.format} has not;"
+                " it is for semeval2010 and kbp37"
+            )
+        steps, longest = self.model.attention.steps, self.data.tokens.max_length
+        if self.model.attention.kind == "dense_time" and steps < longest:
+            raise ValueError(
+                f"model.attention.steps: {steps} is less than data.tokens.max_length, {longest}: dense_time has no"
+                " weight for the tokens beyond; raise the one or lower the other"
+            )
+        return self
 
 
 PLAIN = YAML(typ="safe", pure=True)

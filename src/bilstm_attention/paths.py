@@ -16,6 +16,7 @@ EMBEDDINGS = Path("data/embeddings")
 CURRENT = Path("experiments/current")
 MODELS = CURRENT / "models"
 CHECKPOINTS = Path("experiments/checkpoints")
+STUDIES = Path("experiments/studies")
 STORE = Path("experiments/mlflow.db")
 ARTIFACTS = Path("experiments/mlartifacts")
 

@@ -1,153 +1,440 @@
-"""The attention mechanisms: each one score function, all pooled by the same masked softmax.
+"""The attention mechanisms: from the states of a sentence to one vector, and a weight for every token.
 
-Shape letters: B batch, T time steps, H size of a state.
+Shape letters: B batch, T time steps, H size of a state, K distributions per sentence (hops, heads, features), A
+`model.attention.size`.
 """
 
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
-from bilstm_attention.errors import ParamsError, nearest
+from bilstm_attention.network.entities import entity_states
 from bilstm_attention.network.recurrent import decay
-from bilstm_attention.params import ATTENTION_KINDS
+from bilstm_attention.params import ATTENTION_KINDS, Attention
 
 PACKAGE = "bilstm_attention"
 # Far below any score, yet finite in float32: exp() of it is exactly 0, and its gradient is 0 rather than NaN.
 MASKED = -1e30
 
-MECHANISMS: dict[str, type[keras.layers.Layer]] = {}
+
+class Context(NamedTuple):
+    """What a mechanism may look at beside the states.
+
+    Args:
+        mask: bool `(B, T)`, True on real tokens.
+        last: `(B, H)`, the last real state of each direction, merged as the states are: the forward one of the last
+            token, the backward one of the first; for mechanisms that name it in `needs`.
+        entities: bool `(B, 2, T)`, True on the words of each entity; for mechanisms that name it in `needs`.
+    """
+
+    mask: Any
+    last: Any = None
+    entities: Any = None
 
 
-def mechanism(kind: str) -> Any:
-    """Registers a score layer, `(B, T, H) -> (B, T)`, as a `model.attention.kind`; it saves and loads like the rest."""
+class AttentionPooling(keras.layers.Layer):
+    """Pools a sequence of states into one vector by learned weights; `score` is what a mechanism defines.
 
-    def register(layer: type[keras.layers.Layer]) -> type[keras.layers.Layer]:
+    1. scores: `e = score(H) / temperature`, `(B, T, H) -> (B, T)`, or `(B, K, T)` for several distributions
+    2. weights: `a = softmax(e)` over the real tokens alone; a padded step weighs exactly 0
+    3. pooled: `r = sum_t a_t h_t`, `(B, H)`, or `(B, K H)`: the sums of all distributions, one after the other
+    4. with `tanh_output`, `h* = tanh(r)` (Zhou et al. 2016, equation 12)
+
+    Args:
+        tanh_output: whether step 4 is taken.
+        temperature: above 1 flattens the weights, below 1 sharpens them.
+        dropout: rate at which weights are dropped in training, the rest scaled up (Vaswani et al. 2017).
+        l2: weight decay of the score's weights, biases left out.
+
+    Call arguments:
+        states: float tensor `(B, T, H)`.
+        mask, last, entities: see `Context`; without a mask every step is real. Every row holds at least one real token.
+
+    Returns:
+        pooled `(B, H)` or `(B, K H)`; and the weights, float32 `(B, T)` or `(B, K, T)`, non-negative, the last axis
+        summing to 1.
+    """
+
+    needs: frozenset[str] = frozenset()
+    axis = ""  # what K counts, where a mechanism has several distributions
+
+    def __init__(
+        self, tanh_output: bool = False, temperature: float = 1.0, dropout: float = 0.0, l2: float = 0.0, **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        self.tanh_output, self.temperature, self.dropout, self.l2 = tanh_output, temperature, dropout, l2
+        self.supports_masking = True
+        if dropout:
+            self.dropping = keras.layers.Dropout(dropout, name="dropping", dtype="float32")
+
+    def score(self, states: Any, context: Context) -> Any:
+        """Scores `(B, T)` or `(B, K, T)` of states `(B, T, H)`; padded steps may hold anything finite."""
+        raise NotImplementedError
+
+    def weigh(self, states: Any, context: Context) -> Any:
+        """Weights, float32 `(B, T)` or `(B, K, T)`."""
+        return masked_softmax(ops.cast(self.score(states, context), "float32") / self.temperature, context.mask)
+
+    def pool(self, states: Any, weights: Any, context: Context) -> Any:
+        """The weighted sums, `(B, H)` or `(B, K H)`."""
+        weights = ops.cast(weights, states.dtype)
+        if len(weights.shape) == 2:
+            return ops.einsum("bt,bth->bh", weights, states)
+        hops, size = weights.shape[1], states.shape[2]
+        return ops.reshape(ops.matmul(weights, states), (-1, hops * size))
+
+    def call(
+        self, states: Any, mask: Any = None, last: Any = None, entities: Any = None, training: Any = None
+    ) -> tuple[Any, Any]:
+        """`(B, T, H) -> (B, H), (B, T)`, or `(B, K H), (B, K, T)`."""
+        context = Context(ops.ones(ops.shape(states)[:2], "bool") if mask is None else mask, last, entities)
+        weights = self.weigh(states, context)
+        kept = self.dropping(weights, training=training) if self.dropout else weights
+        pooled = self.pool(states, kept, context)
+        return (ops.tanh(pooled) if self.tanh_output else pooled), weights
+
+    def learned(self, name: str, *shape: int | None) -> Any:
+        """A weight of the score, drawn as Keras draws kernels, with decay."""
+        return self.add_weight(shape=shape, initializer="glorot_uniform", regularizer=decay(self.l2), name=name)
+
+    def bias(self, name: str, *shape: int | None) -> Any:
+        """A weight that starts at zero and does not decay."""
+        return self.add_weight(shape=shape, initializer="zeros", name=name)
+
+    def compute_mask(self, states: Any, mask: Any = None) -> None:
+        """Neither output has padded steps left to mask."""
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that rebuild this layer, those of its mechanism too."""
+        return {**super().get_config(), **{name: getattr(self, name) for name in arguments(type(self))}}
+
+
+def masked_softmax(scores: Any, mask: Any) -> Any:
+    """Softmax of scores `(B, T)` or `(B, K, T)` over the steps where mask `(B, T)` is True; 0 at the others."""
+    mask = mask if len(scores.shape) == 2 else ops.expand_dims(mask, 1)
+    return ops.softmax(ops.where(mask, scores, MASKED), axis=-1)
+
+
+MECHANISMS: dict[str, type[AttentionPooling]] = {}
+
+
+def mechanism(kind: str) -> Callable[[type[AttentionPooling]], type[AttentionPooling]]:
+    """Registers a layer as a `model.attention.kind`, to be searched, saved and loaded like the rest.
+
+    Its `__init__` may take any parameter of `model.attention` by name, and then keeps it in an attribute of that name.
+    """
+
+    def register(layer: type[AttentionPooling]) -> type[AttentionPooling]:
         ATTENTION_KINDS.add(kind)
-        MECHANISMS[kind] = keras.saving.register_keras_serializable(PACKAGE, name=f"{kind}_score")(layer)
-        return layer
+        MECHANISMS[kind] = keras.saving.register_keras_serializable(PACKAGE, name=f"{kind}_attention")(layer)
+        return MECHANISMS[kind]
 
     return register
 
 
-class Score(keras.layers.Layer):
-    """Base of the score layers: states `(B, T, H)` and their mask `(B, T)` to scores `(B, T)`.
+def arguments(layer: type[AttentionPooling]) -> list[str]:
+    """Names that the constructors of a mechanism take, from its own up to that of `AttentionPooling`."""
+    classes = [part for part in layer.__mro__ if issubclass(part, AttentionPooling) and "__init__" in vars(part)]
+    parameters = [each for part in classes for each in inspect.signature(vars(part)["__init__"]).parameters.values()]
+    return list(dict.fromkeys(p.name for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD))
 
-    Args:
-        l2: weight decay of the score's weights.
-    """
 
-    def __init__(self, l2: float = 0.0, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.l2 = l2
-        self.supports_masking = True
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments that rebuild this layer."""
-        return {**super().get_config(), "l2": self.l2}
+def attention_layer(params: Attention, l2: float, name: str = "attention") -> AttentionPooling:
+    """The mechanism of `params.kind`, given those of the parameters that it takes."""
+    layer = MECHANISMS[params.kind]
+    options = {key: value for key, value in params.model_dump().items() if key in arguments(layer)}
+    return layer(**options, l2=l2, name=name)
 
 
 @mechanism("feedforward")
-class FeedForwardScore(Score):
+class FeedForward(AttentionPooling):
     """`e_t = tanh(w . h_t + b)`: `Dense(1, activation="tanh")` of the well-known Keras snippet.
 
     Feed-forward attention (Raffel and Ellis 2015, arXiv:1512.08756, equation 6 with a one-layer `a`). Scores lie in
     (-1, 1), so no token can weigh more than `e^2 = 7.39` times another, however sure the model is.
     """
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, states_shape: tuple[int | None, ...]) -> None:
         """Makes `w (H, 1)` and `b (1,)`."""
-        size = input_shape[-1]
-        self.w = self.add_weight(shape=(size, 1), initializer="glorot_uniform", regularizer=decay(self.l2), name="w")
-        self.b = self.add_weight(shape=(1,), initializer="zeros", name="b")
+        self.w, self.b = self.learned("w", states_shape[-1], 1), self.bias("b", 1)
 
-    def call(self, states: Any, mask: Any = None) -> Any:
+    def score(self, states: Any, context: Context) -> Any:
         """`(B, T, H) -> (B, T)`."""
         return ops.squeeze(ops.tanh(ops.matmul(states, self.w) + self.b), axis=-1)
 
 
 @mechanism("zhou")
-class ZhouScore(Score):
+class Zhou(AttentionPooling):
     """`e_t = w . tanh(h_t)` (Zhou et al. 2016, equations 9, 10: `M = tanh(H)`, `alpha = softmax(w^T M)`).
 
-    The `tanh` stands inside the product, so scores are bounded by `|w|_1` alone, and the weights can be sharp.
+    Equation 12, `h* = tanh(r)`, is `tanh_output`. The `tanh` of the score stands inside the product, so scores are
+    bounded by `|w|_1` alone, and the weights can be sharp.
     """
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, states_shape: tuple[int | None, ...]) -> None:
         """Makes `w (H, 1)`."""
-        size = input_shape[-1]
-        self.w = self.add_weight(shape=(size, 1), initializer="glorot_uniform", regularizer=decay(self.l2), name="w")
+        self.w = self.learned("w", states_shape[-1], 1)
 
-    def call(self, states: Any, mask: Any = None) -> Any:
+    def score(self, states: Any, context: Context) -> Any:
         """`(B, T, H) -> (B, T)`."""
         return ops.squeeze(ops.matmul(ops.tanh(states), self.w), axis=-1)
 
 
-@mechanism("mean")
-class MeanScore(Score):
-    """`e_t = 0`: every real token weighs the same, which is mean pooling; the comparison without attention."""
+@mechanism("context")
+class ContextVector(AttentionPooling):
+    """`u_t = tanh(W h_t + b)`, `e_t = u_t . u_w` (Yang et al. 2016, N16-1174, equations 5 to 7).
 
-    def call(self, states: Any, mask: Any = None) -> Any:
+    Args:
+        size: A, length of `u_t` and of the learned context vector `u_w`.
+    """
+
+    def __init__(self, size: int = 100, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.size = size
+
+    def build(self, states_shape: tuple[int | None, ...]) -> None:
+        """Makes `W (H, A)`, `b (A,)` and `u_w (A, 1)`."""
+        self.w, self.b = self.learned("w", states_shape[-1], self.size), self.bias("b", self.size)
+        self.u = self.learned("u", self.size, 1)
+
+    def score(self, states: Any, context: Context) -> Any:
+        """`(B, T, H) -> (B, T)`."""
+        return ops.squeeze(ops.matmul(ops.tanh(ops.matmul(states, self.w) + self.b), self.u), axis=-1)
+
+
+@mechanism("luong_dot")
+class LuongDot(AttentionPooling):
+    """`e_t = q . h_t` (Luong et al. 2015, D15-1166, equation 8, dot), `q` the last real states. It has no weights."""
+
+    needs = frozenset({"last"})
+
+    def score(self, states: Any, context: Context) -> Any:
+        """`(B, T, H), (B, H) -> (B, T)`."""
+        return ops.einsum("bth,bh->bt", states, context.last)
+
+
+@mechanism("luong_general")
+class LuongGeneral(AttentionPooling):
+    """`e_t = q . W h_t` (Luong et al. 2015, D15-1166, equation 8, general), `q` the last real states."""
+
+    needs = frozenset({"last"})
+
+    def build(self, states_shape: tuple[int | None, ...]) -> None:
+        """Makes `W (H, H)`."""
+        self.w = self.learned("w", states_shape[-1], states_shape[-1])
+
+    def score(self, states: Any, context: Context) -> Any:
+        """`(B, T, H), (B, H) -> (B, T)`."""
+        return ops.einsum("bth,bh->bt", states, ops.matmul(context.last, self.w))
+
+
+class Additive(AttentionPooling):
+    """`e_t = v . tanh(W h_t + U q)` (Bahdanau et al. 2015, arXiv:1409.0473, section A.1.2), `q` given by `query`.
+
+    Args:
+        size: A, width of the hidden layer.
+    """
+
+    queries = 1  # states that make up the query
+
+    def __init__(self, size: int = 100, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.size = size
+
+    def query(self, states: Any, context: Context) -> Any:
+        """`(B, queries H)`."""
+        raise NotImplementedError
+
+    def build(self, states_shape: tuple[int | None, ...]) -> None:
+        """Makes `W (H, A)`, `U (queries H, A)` and `v (A, 1)`."""
+        size = states_shape[-1] or 0
+        self.w, self.u = self.learned("w", size, self.size), self.learned("u", self.queries * size, self.size)
+        self.v = self.learned("v", self.size, 1)
+
+    def score(self, states: Any, context: Context) -> Any:
+        """`(B, T, H) -> (B, T)`."""
+        asked = ops.expand_dims(ops.matmul(self.query(states, context), self.u), 1)
+        return ops.squeeze(ops.matmul(ops.tanh(ops.matmul(states, self.w) + asked), self.v), axis=-1)
+
+
+@mechanism("bahdanau")
+class Bahdanau(Additive):
+    """`e_t = v . tanh(W h_t + U q)` (Bahdanau et al. 2015, arXiv:1409.0473, A.1.2), `q` the last real states."""
+
+    needs = frozenset({"last"})
+
+    def query(self, states: Any, context: Context) -> Any:
+        """`(B, H)`."""
+        return context.last
+
+
+@mechanism("entity")
+class Entity(Additive):
+    """`e_t = v . tanh(W h_t + U [s_1 ; s_2])`, `s_i` the mean state of the words of entity i; for relation corpora.
+
+    Entity-aware attention (Lee et al. 2019, arXiv:1901.08163) without its latent types and positions.
+    """
+
+    needs = frozenset({"entities"})
+    queries = 2
+
+    def query(self, states: Any, context: Context) -> Any:
+        """`(B, 2 H)`."""
+        return entity_states(states, context.entities)
+
+
+@mechanism("structured")
+class Structured(AttentionPooling):
+    """`A = softmax(W2 tanh(W1 H^T))`, K rows of weights (Lin et al. 2017, arXiv:1703.03130, equations 6 and 8).
+
+    The rows are kept from looking at the same words by adding `penalty ||A A^T - I||_F^2`, the mean over the batch, to
+    the loss.
+
+    Args:
+        size: A, the paper's `d_a`.
+        hops: K, the paper's `r`.
+        penalty: coefficient of the penalty.
+    """
+
+    axis = "hop"
+
+    def __init__(self, size: int = 100, hops: int = 4, penalty: float = 0.1, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.size, self.hops, self.penalty = size, hops, penalty
+
+    def build(self, states_shape: tuple[int | None, ...]) -> None:
+        """Makes `W1 (H, A)` and `W2 (A, K)`, each the transpose of the paper's."""
+        self.w1, self.w2 = self.learned("w1", states_shape[-1], self.size), self.learned("w2", self.size, self.hops)
+
+    def score(self, states: Any, context: Context) -> Any:
+        """`(B, T, H) -> (B, K, T)`."""
+        return ops.transpose(ops.matmul(ops.tanh(ops.matmul(states, self.w1)), self.w2), (0, 2, 1))
+
+    def weigh(self, states: Any, context: Context) -> Any:
+        """`(B, T, H) -> (B, K, T)`; adds the penalty to the losses."""
+        weights = super().weigh(states, context)
+        overlap = ops.matmul(weights, ops.transpose(weights, (0, 2, 1))) - ops.eye(self.hops)
+        self.add_loss(self.penalty * ops.mean(ops.sum(ops.square(overlap), axis=(1, 2))))
+        return weights
+
+
+@mechanism("multihead")
+class MultiHead(AttentionPooling):
+    """`e_kt = q_k . (W_k h_t) / sqrt(key_size)`, a learned query `q_k` per head (Vaswani et al. 2017, section 3.2).
+
+    Values are the states themselves: the paper's projections of values and output are linear, as is what follows here,
+    so they would add weights and no function.
+
+    Args:
+        heads: K.
+        key_size: length of keys and queries, the paper's `d_k`.
+    """
+
+    axis = "head"
+
+    def __init__(self, heads: int = 4, key_size: int = 32, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.heads, self.key_size = heads, key_size
+
+    def build(self, states_shape: tuple[int | None, ...]) -> None:
+        """Makes `W (H, K, key_size)` and `q (K, key_size)`."""
+        self.w, self.q = (
+            self.learned("w", states_shape[-1], self.heads, self.key_size),
+            self.learned("q", self.heads, self.key_size),
+        )
+
+    def score(self, states: Any, context: Context) -> Any:
+        """`(B, T, H) -> (B, K, T)`."""
+        keys = ops.einsum("bth,hkd->bktd", states, self.w)
+        return ops.einsum("bktd,kd->bkt", keys, self.q) / self.key_size**0.5
+
+
+@mechanism("dense_time")
+class DenseTime(AttentionPooling):
+    """`a_d = softmax(W x_d + b)`, a Dense layer over the time axis of every feature d, for comparison.
+
+    As philipperemy/keras-attention-mechanism first had it, with padding masked. The rest of its faults remain: a weight
+    depends on where a word stands, so there is a bias per step and a longest sentence; features are weighed without
+    regard to each other; inputs that are scaled by weights shrink as sentences grow. (The original also flattens the
+    scaled states into its classifier; here they are added up like all others'.)
+
+    Args:
+        steps: the longest sentence, in tokens.
+        per_feature: every feature keeps its own weights (K = H); else their mean serves all.
+        place: `after` pools the states of the LSTM; `before` scales its inputs, and the first output is `(B, T, H)`.
+    """
+
+    def __init__(self, steps: int = 128, per_feature: bool = False, place: str = "after", **kwargs: Any):
+        super().__init__(**kwargs)
+        self.steps, self.per_feature, self.place = steps, per_feature, place
+        self.axis = "feature" if per_feature else ""
+
+    def build(self, states_shape: tuple[int | None, ...]) -> None:
+        """Makes `W (steps, steps)` and `b (steps,)`."""
+        self.w, self.b = self.learned("w", self.steps, self.steps), self.bias("b", self.steps)
+
+    def score(self, states: Any, context: Context) -> Any:
+        """`(B, T, H) -> (B, H, T)`."""
+        steps = ops.shape(states)[1]
+        features = ops.transpose(ops.where(ops.expand_dims(context.mask, -1), states, 0), (0, 2, 1))
+        return ops.matmul(features, self.w[:steps, :steps]) + self.b[:steps]
+
+    def weigh(self, states: Any, context: Context) -> Any:
+        """`(B, T, H) -> (B, H, T)`, or `(B, T)`."""
+        weights = super().weigh(states, context)
+        return weights if self.per_feature else ops.mean(weights, axis=1)
+
+    def pool(self, states: Any, weights: Any, context: Context) -> Any:
+        """`(B, H)`, or, before the LSTM, the scaled inputs `(B, T, H)`."""
+        by_step = ops.transpose(weights, (0, 2, 1)) if self.per_feature else ops.expand_dims(weights, -1)
+        scaled = ops.cast(by_step, states.dtype) * states
+        return scaled if self.place == "before" else ops.sum(scaled, axis=1)
+
+
+@mechanism("mean")
+class Mean(AttentionPooling):
+    """`e_t = 0`: every real token weighs the same, which is mean pooling; no attention."""
+
+    def score(self, states: Any, context: Context) -> Any:
         """`(B, T, H) -> (B, T)`."""
         return ops.zeros_like(states[:, :, 0])
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
-class AttentionPooling(keras.layers.Layer):
-    """Pools a sequence of states into one vector by learned weights.
+@mechanism("max")
+class Max(AttentionPooling):
+    """`r_d = max_t h_td` over the real tokens; no attention. A token's weight is its share of the H maxima."""
 
-    1. scores: `e = score(H)`, `(B, T, H) -> (B, T)`, by the mechanism named in `kind`
-    2. weights: `a = softmax(e)` over the real tokens alone; a padded step weighs exactly 0
-    3. pooled: `r = sum_t a_t h_t`, `(B, H)` (Zhou et al. 2016, equation 11)
-    4. with `tanh_output`, `h* = tanh(r)` (equation 12)
+    def weigh(self, states: Any, context: Context) -> Any:
+        """`(B, T, H) -> (B, T)`; tokens that share a maximum share its weight."""
+        states = ops.where(ops.expand_dims(context.mask, -1), ops.cast(states, "float32"), MASKED)
+        found = ops.cast(ops.equal(states, ops.max(states, axis=1, keepdims=True)), "float32")
+        return ops.mean(found / ops.sum(found, axis=1, keepdims=True), axis=-1)
 
-    Args:
-        kind: mechanism, one of `MECHANISMS`; its equation and paper stand beside its score layer.
-        tanh_output: whether step 4 is taken.
-        l2: weight decay of the score's weights.
+    def pool(self, states: Any, weights: Any, context: Context) -> Any:
+        """`(B, T, H) -> (B, H)`."""
+        lowest = -6e4 if states.dtype == "float16" else MASKED  # float16 ends at 65,504
+        return ops.max(ops.where(ops.expand_dims(context.mask, -1), states, lowest), axis=1)
 
-    Call arguments:
-        states: float tensor `(B, T, H)`.
-        mask: bool tensor `(B, T)`, True on real tokens; every row holds at least one True.
 
-    Returns:
-        pooled `(B, H)` and the weights `(B, T)`, float32, non-negative, each row summing to 1.
+@mechanism("last")
+class Last(AttentionPooling):
+    """`r = last`: the forward state of the last real token and the backward one of the first; no attention.
 
-    Raises:
-        ParamsError: unknown `kind`; the message lists the legal ones.
+    Each of these two tokens gives half, which is what the weights say.
     """
 
-    def __init__(self, kind: str, tanh_output: bool = False, l2: float = 0.0, **kwargs: Any):
-        super().__init__(**kwargs)
-        if kind not in MECHANISMS:
-            raise ParamsError(
-                f"model.attention.kind: {kind!r} is no attention mechanism{nearest(kind, MECHANISMS)}."
-                f" Legal: {', '.join(MECHANISMS)}."
-            )
-        self.kind = kind
-        self.tanh_output = tanh_output
-        self.l2 = l2
-        self.supports_masking = True
-        self.score = MECHANISMS[kind](l2=l2, name="score", dtype=self.dtype_policy)
+    needs = frozenset({"last"})
 
-    def build(self, states_shape: tuple[int | None, ...]) -> None:
-        """Builds the score layer for states of shape `(B, T, H)`."""
-        self.score.build(states_shape)
+    def weigh(self, states: Any, context: Context) -> Any:
+        """`(B, T, H) -> (B, T)`."""
+        real = ops.cast(context.mask, "float32")
+        first = real * (1 - ops.pad(real[:, :-1], [[0, 0], [1, 0]]))
+        last = real * (1 - ops.pad(real[:, 1:], [[0, 0], [0, 1]]))
+        return (first + last) / 2
 
-    def call(self, states: Any, mask: Any = None) -> tuple[Any, Any]:
-        """`(B, T, H), (B, T) -> (B, H), (B, T)`."""
-        scores = ops.cast(self.score(states, mask=mask), "float32")
-        if mask is not None:
-            scores = ops.where(mask, scores, MASKED)
-        weights = ops.softmax(scores, axis=-1)
-        pooled = ops.einsum("bt,bth->bh", ops.cast(weights, states.dtype), states)
-        if self.tanh_output:
-            pooled = ops.tanh(pooled)
-        return pooled, weights
-
-    def compute_mask(self, states: Any, mask: Any = None) -> None:
-        """Neither output has padded steps left to mask."""
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments that rebuild this layer."""
-        return {**super().get_config(), "kind": self.kind, "tanh_output": self.tanh_output, "l2": self.l2}
+    def pool(self, states: Any, weights: Any, context: Context) -> Any:
+        """`(B, H)`."""
+        return context.last

@@ -11,8 +11,9 @@ import numpy as np
 from keras import ops
 
 from bilstm_attention.errors import DataError
-from bilstm_attention.network.attention import PACKAGE, AttentionPooling
-from bilstm_attention.network.recurrent import bidirectional_lstm, decay
+from bilstm_attention.network.attention import MECHANISMS, PACKAGE, attention_layer
+from bilstm_attention.network.entities import EntityStates, EntityTokens, RelativePositions
+from bilstm_attention.network.recurrent import Merge, bidirectional_lstm, decay
 from bilstm_attention.params import Model
 from bilstm_attention.paths import written_whole
 
@@ -93,6 +94,8 @@ def build_classifier(model: Model, matrix: np.ndarray, training_words: int, clas
 
     tokens `(B, T)` -> embedding `(B, T, D)` -> BiLSTM `(B, T, H)` -> attention `(B, H)` -> probabilities `(B, C)`
 
+    For relation corpora, when asked: relative positions join the embedding, and the entities' states the sentence.
+
     Args:
         model: `params.model`.
         matrix: word vectors, float `(V, D)`, row 0 zero (padding).
@@ -109,9 +112,20 @@ def build_classifier(model: Model, matrix: np.ndarray, training_words: int, clas
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     mask = RealTokens(name="mask")(tokens)
     embedding = WordEmbedding(rows, dimension, trained_rows, l2=model.l2, name="embedding")
-    states = keras.layers.Dropout(model.dropout.embedding, name="embedding_dropout")(embedding(tokens))
-    states = bidirectional_lstm(
-        states,
+    embedding_dropout = keras.layers.Dropout(model.dropout.embedding, name="embedding_dropout")
+    attention = attention_layer(model.attention, model.l2)
+    entities = EntityTokens(name="entities")(tokens) if model.entity_parameters else None
+    words = embedding(tokens)
+    if model.positions.size:
+        positions = RelativePositions(model.positions.size, model.positions.limit, model.l2, name="positions")
+        words = keras.layers.Concatenate(name="words_and_positions")([words, positions(entities)])
+    words = embedding_dropout(words)
+    pooling = attention
+    if model.attention.place == "before":
+        words, _ = attention(words, mask=mask)
+        pooling = MECHANISMS["last"](model.attention.tanh_output, name="pooling")
+    states, directions = bidirectional_lstm(
+        words,
         mask,
         units=model.lstm_units,
         layers=model.lstm_layers,
@@ -119,9 +133,17 @@ def build_classifier(model: Model, matrix: np.ndarray, training_words: int, clas
         dropout=model.dropout.lstm,
         l2=model.l2,
     )
-    attention = AttentionPooling(model.attention.kind, model.attention.tanh_output, l2=model.l2, name="attention")
-    pooled, _ = attention(states, mask=mask)
-    sentence = keras.layers.Dropout(model.dropout.sentence, name="sentence_dropout")(pooled)
+    context = {"mask": mask}
+    if "last" in pooling.needs:
+        last = Merge(model.merge, name="last")(directions)
+        context["last"] = keras.layers.Dropout(model.dropout.lstm, name="last_dropout")(last)
+    if "entities" in pooling.needs:
+        context["entities"] = entities
+    sentence, _ = pooling(states, **context)
+    if model.entity_states:
+        joined = [sentence, EntityStates(name="entity_states")(states, entities)]
+        sentence = keras.layers.Concatenate(name="sentence_and_entities")(joined)
+    sentence = keras.layers.Dropout(model.dropout.sentence, name="sentence_dropout")(sentence)
     output = keras.layers.Dense(classes, activation="softmax", kernel_regularizer=decay(model.l2), name="probabilities")
     classifier = keras.Model(tokens, output(sentence), name="classifier")
     embedding.set_matrix(matrix)
@@ -129,7 +151,10 @@ def build_classifier(model: Model, matrix: np.ndarray, training_words: int, clas
 
 
 def attention_view(classifier: keras.Model) -> keras.Model:
-    """The same network, weights shared, that returns probabilities `(B, C)` and attention weights `(B, T)`."""
+    """The same network, weights shared, that returns probabilities `(B, C)` and attention weights.
+
+    The weights are `(B, T)`, or `(B, K, T)` with K hops, heads or features, as `get_layer("attention").axis` says.
+    """
     _, weights = classifier.get_layer("attention").output
     return keras.Model(classifier.input, [classifier.output, weights], name="attention_view")
 

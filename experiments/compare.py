@@ -1,0 +1,304 @@
+"""Trains named variants of one experiment under the same budget and seeds, and writes what they score on dev.
+
+    bilstm-attention apply experiments/configs/zhou2016.yaml
+    dvc repro embed
+    python experiments/compare.py experiments/comparisons/attention.yaml --workers 2
+
+The test set is not opened. Every training is a run in MLflow. Killed, the same command goes on from the last finished
+epoch of every training; finished ones are read, not repeated. Beside the file of variants, its name says where the
+outcome goes: `experiments/results/NAME.md`, `.csv` and `.png`.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from ruamel.yaml import YAML
+
+from bilstm_attention import paths
+from bilstm_attention.errors import ParamsError, UserError
+from bilstm_attention.params import Params, load_params, read_overrides, with_overrides
+from bilstm_attention.terminal import start_tensorflow
+
+# A fresh process now and then gives back what TensorFlow keeps of models that are gone.
+TRAININGS_PER_PROCESS = 8
+FAITHFULNESS_ROWS = 200
+DIGEST = "training.digest"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a file of `experiments/comparisons` says.
+
+    Args:
+        name: of the file.
+        about: Markdown over the table.
+        columns: what is said of every variant in words, as columns of the table.
+        reference: the variant that the others are tested against.
+        seeds: a training each.
+        variants: by name, what is said of it and its parameters, checked.
+    """
+
+    name: str
+    about: str
+    columns: list[str]
+    reference: str
+    seeds: list[int]
+    words: dict[str, dict[str, str]]
+    variants: dict[str, Params]
+
+
+def read_comparison(path: Path) -> Comparison:
+    """Reads and checks a file of variants: every key, value and combination before the first training.
+
+    Raises:
+        ParamsError: a parameter is illegal, or the reference is no variant.
+    """
+    given = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    shared = {**read_overrides(Path(given["base"])), **given["overrides"]}
+    variants = {
+        name: with_overrides(Params(), {**shared, **variant["set"]}, where=f"{path}: {name}")
+        for name, variant in given["variants"].items()
+    }
+    if given["reference"] not in variants:
+        raise ParamsError(f"{path}: reference {given['reference']!r} is none of its variants, {', '.join(variants)}.")
+    words = {name: variant.get("words", {}) for name, variant in given["variants"].items()}
+    return Comparison(path.stem, given["about"], given["columns"], given["reference"], given["seeds"], words, variants)
+
+
+def check_data(comparison: Comparison) -> None:
+    """The prepared corpus and vectors must be those that the variants name.
+
+    Raises:
+        UserError: `params.yaml` names others.
+    """
+    current = load_params(paths.PARAMS)
+    for name, params in comparison.variants.items():
+        if (params.data, params.embeddings) != (current.data, current.embeddings):
+            raise UserError(
+                f"{name}: wants other data or vectors than params.yaml has prepared; apply the comparison's base, then"
+                " `dvc repro embed`."
+            )
+
+
+@cache
+def _inputs() -> tuple[Any, Any, Any]:
+    """Task, dev table and vocabulary, read once per process."""
+    from bilstm_attention.experiment.task import load_split, load_task, load_vocabulary
+
+    return load_task(), load_split("dev"), load_vocabulary()
+
+
+def train_one(params: Params, seed: int, folder: Path) -> dict[str, Any]:
+    """Trains one variant with one seed and measures it on dev, or reads what that gave before."""
+    start_tensorflow()
+    from bilstm_attention.experiment import faithfulness, judging, training
+    from bilstm_attention.stages import write_json
+
+    task, dev, vocabulary = _inputs()
+    checkpoint = training.training_checkpoint(paths.CHECKPOINTS, params.model, params.train, task, seed)
+    path = folder / f"{checkpoint.path.stem}.json"
+    if not path.exists():
+        started = time.time()
+        fitted = training.fit(params.model, params.train, task, seed, checkpoints=paths.CHECKPOINTS)
+        seconds = time.time() - started
+        predicted = judging.named(training.predict(fitted.model, task.dev), task.labels)
+        found = {
+            "digest": checkpoint.path.stem,
+            "dev": fitted.dev,
+            "best_epoch": fitted.best_epoch,
+            "started": started,
+            "seconds": seconds,
+            "weights": sum(variable.numpy().size for variable in fitted.model.trainable_variables),
+            "history": fitted.history.to_dict("records"),
+            "predicted": predicted,
+            "faithfulness": faithfulness.measure(fitted.model, dev, vocabulary, task.labels, FAITHFULNESS_ROWS, 0),
+        }
+        write_json(path, found)
+    checkpoint.remove()
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def train_all(comparison: Comparison, workers: int, folder: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Every variant with every seed, all variants with the first seed first; yields each as it is done."""
+    jobs = [(name, seed) for seed in comparison.seeds for name in comparison.variants]
+    # spawned, since TensorFlow does not survive a fork
+    with ProcessPoolExecutor(workers, get_context("spawn"), max_tasks_per_child=TRAININGS_PER_PROCESS) as pool:
+        waiting = {pool.submit(train_one, comparison.variants[name], seed, folder): (name, seed) for name, seed in jobs}
+        for done in as_completed(waiting):
+            yield *waiting[done], done.result()
+
+
+def record(comparison: Comparison, name: str, seed: int, found: Mapping[str, Any]) -> None:
+    """Writes the training as a run to MLflow, unless the store has it."""
+    from bilstm_attention.experiment.runs import corpus_name
+    from bilstm_attention.experiment.tracking import Record, Tracker, tracking_may_fail
+
+    params = comparison.variants[name]
+    with tracking_may_fail(f"{name}, seed {seed}"):
+        tracker = Tracker(corpus_name(params))
+        if tracker.newest(DIGEST, found["digest"]):
+            return
+        measured = found["faithfulness"]
+        rankings = {
+            f"dev_{of}_{by}": measured[of][by] for of in ("comprehensiveness", "sufficiency") for by in measured[of]
+        }
+        tracker.record(
+            Record(
+                name=f"{name} seed={seed}",
+                started=found["started"],
+                params=params,
+                metrics={f"best_dev_{score}": value for score, value in found["dev"].items()}
+                | rankings
+                | {"dev_attention_entropy": measured["entropy"], "seconds": found["seconds"]},
+                history=found["history"],
+                tags={"comparison": comparison.name, "variant": name, "seed": str(seed), DIGEST: found["digest"]},
+                datasets={split: paths.PREPARED / f"{split}.parquet" for split in ("train", "dev")},
+            )
+        )
+
+
+def tabulate(comparison: Comparison, results: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> pd.DataFrame:
+    """A row per variant: scores by seed, mean and sd, p against the reference, weights added, faithfulness.
+
+    Args:
+        results: by variant and seed, what `train_one` returned.
+    """
+    from bilstm_attention.experiment import scoring
+    from bilstm_attention.experiment.task import load_split
+
+    gold = load_split("dev")["label"].tolist()
+    monitor = next(iter(comparison.variants.values())).train.monitor
+    reference = [found["predicted"] for found in results[comparison.reference].values()]
+    first = next(iter(results[comparison.reference].values()))
+    rows = []
+    for name, by_seed in results.items():
+        found = list(by_seed.values())
+        predicted = [one["predicted"] for one in found]
+        itself = name == comparison.reference
+        measures = {
+            f"{of}_{by}": sum(one["faithfulness"][of][by] for one in found) / len(found)
+            for of in ("comprehensiveness", "sufficiency")
+            for by in ("attention", "random", "gradient_input")
+        }
+        shares = pd.DataFrame([one["faithfulness"]["attention_share"] for one in found]).mean()
+        rows.append(
+            {
+                "variant": name,
+                **{f"seed_{seed}": one["dev"][monitor] for seed, one in by_seed.items()},
+                **scoring.spread_over_seeds({seed: one["dev"][monitor] for seed, one in by_seed.items()}),
+                "p": None if itself else scoring.compare(gold, predicted, reference, monitor),
+                "weights_added": found[0]["weights"] - first["weights"],
+                "minutes": sum(one["seconds"] for one in found) / len(found) / 60,
+                **measures,
+                "entropy": sum(one["faithfulness"]["entropy"] for one in found) / len(found),
+                **{f"share_{kind}": share for kind, share in shares.items()},
+            }
+        )
+    return pd.DataFrame(rows).drop(columns="by_seed")
+
+
+def page(comparison: Comparison, table: pd.DataFrame, command: str, made_with: str) -> str:
+    """The Markdown page: words and scores of every variant, then what is known of their attention."""
+    base = next(iter(comparison.variants.values())).train
+    text = [comparison.about.rstrip(), "", "```sh", command, "```", ""]
+    heads = [
+        *comparison.columns,
+        "weights added",
+        f"dev {base.monitor}",
+        "by seed",
+        f"p against {comparison.reference}",
+    ]
+    text += [_line("variant", *heads), _line(*["---"] * (len(heads) + 1))]
+    for row in table.to_dict("records"):
+        by_seed = ", ".join(f"{row[f'seed_{seed}']:.1f}" for seed in comparison.seeds)
+        words = [comparison.words[row["variant"]].get(column, "") for column in comparison.columns]
+        p = "" if pd.isna(row["p"]) else f"{row['p']:.3f}"
+        score = f"{row['mean']:.2f}" if pd.isna(row["sd"]) else f"{row['mean']:.2f} ± {row['sd']:.2f}"
+        text.append(_line(f"`{row['variant']}`", *words, f"{row['weights_added']:,}", score, by_seed, p))
+    text += ["", f"![dev {base.monitor} by variant]({comparison.name}.png)", ""]
+    text += [FAITHFULNESS.format(rows=FAITHFULNESS_ROWS), ""]
+    heads = ["attention", "random", "gradient x input", "attention", "random", "gradient x input"]
+    text += [
+        _line(
+            "",
+            *[f"{of}: {by}" for of, by in zip(["comp."] * 3 + ["suff."] * 3, heads, strict=True)],
+            "entropy",
+            *SHARES,
+        ),
+        _line(*["---"] * (8 + len(SHARES))),
+    ]
+    for row in table.to_dict("records"):
+        numbers = [row[f"{of}_{by}"] for of in ("comprehensiveness", "sufficiency") for by in RANKINGS]
+        numbers += [row["entropy"], *(row.get(f"share_{kind}", float("nan")) for kind in SHARES.values())]
+        text.append(_line(f"`{row['variant']}`", *(f"{number:.1f}" for number in numbers)))
+    return "\n".join([*text, "", f"Made with {made_with}.", ""])
+
+
+RANKINGS = ("attention", "random", "gradient_input")
+SHARES = {
+    "on entities": "entities",
+    "markers": "entity_markers",
+    "function words": "function_words",
+    "punctuation": "punctuation",
+    "other words": "other_words",
+}
+FAITHFULNESS = (
+    "## Does the attention mean anything?\n\n"
+    "On {rows} dev sentences, means of the seeds; percentage points of the predicted class's probability.\n"
+    "Comprehensiveness: what deleting the tokens on top of a ranking takes away (higher: they were needed).\n"
+    "Sufficiency: what is missing when they alone are left (lower: they were enough). Both after DeYoung et al. 2020\n"
+    "(arXiv:1911.03429), mean of 1, 5, 10, 20 and 50 % of the tokens. Entropy: percent of that of uniform weights. Then\n"
+    "where the weight lies, in percent."
+)
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main(
+    file: Annotated[Path, typer.Argument(help="A file of experiments/comparisons.")],
+    workers: Annotated[int, typer.Option(min=1, help="Trainings at once; each uses train.threads threads.")] = 2,
+) -> None:
+    """Trains, records and compares every variant of FILE."""
+    from bilstm_attention.experiment.environment import made_with
+    from bilstm_attention.insight.plots import compared
+
+    comparison = read_comparison(file)
+    check_data(comparison)
+    folder = paths.STUDIES / comparison.name
+    results: dict[str, dict[int, Any]] = {name: dict.fromkeys(comparison.seeds) for name in comparison.variants}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task(comparison.name, total=len(comparison.variants) * len(comparison.seeds))
+        for name, seed, found in train_all(comparison, workers, folder):
+            results[name][seed] = found
+            record(comparison, name, seed, found)
+            progress.console.print(f"{name} seed {seed}: {found['dev']}", soft_wrap=True)
+            progress.advance(task)
+    table = tabulate(comparison, results)
+    target = Path("experiments/results") / comparison.name
+    with paths.written_whole(target.with_suffix(".csv")) as path:
+        table.to_csv(path, index=False, float_format="%.4f")
+    command = "\n".join(line.strip() for line in (__doc__ or "").splitlines() if line.startswith("    "))
+    with paths.written_whole(target.with_suffix(".md")) as path:
+        path.write_text(page(comparison, table, command, made_with()), encoding="utf-8")
+    compared(table, target.with_suffix(".png"))
+    print(f"{target}.md, .csv and .png written")
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
