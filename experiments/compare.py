@@ -257,8 +257,8 @@ FAITHFULNESS = (
     "On {rows} dev sentences, means of the seeds; percentage points of the predicted class's probability.\n"
     "Comprehensiveness: what deleting the tokens on top of a ranking takes away (higher: they were needed).\n"
     "Sufficiency: what is missing when they alone are left (lower: they were enough). Both after DeYoung et al. 2020\n"
-    "(arXiv:1911.03429), mean of 1, 5, 10, 20 and 50 % of the tokens. Entropy: percent of that of uniform weights. Then\n"
-    "where the weight lies, in percent."
+    "(arXiv:1911.03429), mean of 1, 5, 10, 20 and 50 % of the tokens. Entropy: percent of that of uniform weights.\n"
+    "Then where the weight lies, in percent."
 )
 
 
@@ -271,6 +271,7 @@ def main(
     workers: Annotated[int, typer.Option(min=1, help="Trainings at once; each uses train.threads threads.")] = 2,
 ) -> None:
     """Trains, records and compares every variant of FILE."""
+    start_tensorflow()
     from bilstm_attention.experiment.environment import made_with
     from bilstm_attention.insight.plots import compared
 
@@ -284,7 +285,8 @@ def main(
         for name, seed, found in train_all(comparison, workers, folder):
             results[name][seed] = found
             record(comparison, name, seed, found)
-            progress.console.print(f"{name} seed {seed}: {found['dev']}", soft_wrap=True)
+            scores = "  ".join(f"{score} {value:.2f}" for score, value in found["dev"].items())
+            progress.console.print(f"{name}, seed {seed}: {scores}", soft_wrap=True)
             progress.advance(task)
     table = tabulate(comparison, results)
     target = Path("experiments/results") / comparison.name
@@ -293,7 +295,8 @@ def main(
     command = "\n".join(line.strip() for line in (__doc__ or "").splitlines() if line.startswith("    "))
     with paths.written_whole(target.with_suffix(".md")) as path:
         path.write_text(page(comparison, table, command, made_with()), encoding="utf-8")
-    compared(table, target.with_suffix(".png"))
+    monitor = next(iter(comparison.variants.values())).train.monitor
+    compared(table, f"dev {monitor}", target.with_suffix(".png"))
     print(f"{target}.md, .csv and .png written")
 
 

@@ -8,6 +8,7 @@ Sans, which comes with matplotlib; scripts that it lacks, Chinese for instance, 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -30,6 +31,12 @@ from bilstm_attention.paths import written_whole
 INK, DIM, BAR = "black", "#555555", "#9ecae1"
 SEED_COLOURS = mpl.color_sequences["petroff10"]  # Petroff 2021: distinct for the common kinds of colour blindness
 SHADES = mpl.colormaps["Blues"]
+# Of the curves of rankings, told apart without colour too.
+LOOKS: tuple[dict[str, Any], ...] = (
+    {"color": SEED_COLOURS[0], "marker": "o"},
+    {"color": DIM, "marker": "s", "linestyle": ":", "markerfacecolor": "white"},
+    {"color": SEED_COLOURS[1], "marker": "^", "linestyle": (0, (5, 1.5))},
+)
 DARKEST = 0.45  # of SHADES behind a token, so that dark letters stay readable
 # Of the attention picture, in points: the page, its margins, a caption, a line, letters, digits.
 PAGE, EDGE, CAPTION, LINE, SIZE, DIGITS = 720.0, 16.0, 27.0, 28.0, 10.0, 6.5
@@ -150,14 +157,64 @@ def scores_by_class(frame: pd.DataFrame, path: Path) -> None:
 
 
 @_house_style
+def faithfulness_curves(curves: Mapping[str, Any], path: Path) -> None:
+    """How far the predicted class's probability falls without the tokens that a ranking puts on top, and with no other.
+
+    Args:
+        curves: `percent`, of the tokens of a sentence; `comprehensiveness` and `sufficiency`, each by ranking, in
+            percentage points for every percent; see `experiment.faithfulness.measure`.
+        path: the PNG to write.
+    """
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    percents = [f"{percent:g}" for percent in curves["percent"]]
+    panels = {"comprehensiveness": ("higher", "removed"), "sufficiency": ("lower", "kept")}
+    for axes, (measure, (better, done)) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
+        for (name, falls), look in zip(curves[measure].items(), LOOKS, strict=False):
+            axes.plot(percents, falls, **look, label=name.replace("gradient_input", "gradient × input"))
+        axes.set(title=f"{measure}: {better} is better", xlabel=f"top percent of the tokens, {done}")
+        axes.tick_params(labelleft=True)
+        axes.grid(visible=True)
+        axes.axhline(0, color=DIM, linewidth=0.8)
+    figure.supylabel("fall of the probability (percentage points)", size=9)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    _write(figure, path)
+
+
+@_house_style
+def compared(frame: pd.DataFrame, metric: str, path: Path) -> None:
+    """A score (percent) of several variants, the best on top: a dot per seed, their mean as a bar across.
+
+    Args:
+        frame: `variant`, `mean`, and a column `seed_N` per seed.
+        metric: name of the score.
+        path: the PNG to write.
+    """
+    ordered = frame.sort_values("mean", ascending=False, kind="stable")
+    places = np.arange(len(ordered))
+    figure = Figure(figsize=(8, 0.8 + 0.27 * len(ordered)), layout="constrained")
+    axes = figure.subplots()
+    for column in [name for name in ordered if str(name).startswith("seed_")]:
+        axes.plot(ordered[column], places, "o", color=INK, markerfacecolor="white", markersize=5)
+    axes.plot(ordered["mean"], places, "|", color=INK, markersize=13, markeredgewidth=2)
+    axes.set_yticks(places, ordered["variant"])
+    axes.set(ylim=(len(ordered) - 0.4, -0.6), xlabel=f"{metric.replace('_f1', ' F1')} in percent; bar: mean")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=True)
+    _write(figure, path)
+
+
+@_house_style
 def attention_picture(examples: Sequence[AttentionExample], path: Path) -> None:
     """Sentences with each token shaded by its weight relative to the heaviest of its sentence.
+
+    Where a mechanism has several distributions, their mean is shown.
 
     Raises:
         ValueError: an example has not as many weights as tokens.
     """
     # set in points from the upper left corner: a caption over each sentence, the digits under its tokens
-    digits = [_heaviest(example.weights) for example in examples]
+    means = [example.mean_weights for example in examples]
+    digits = [_heaviest(weights) for weights in means]
     places = [list(_places(example.tokens, written)) for example, written in zip(examples, digits, strict=True)]
     heights = [CAPTION + LINE * (1 + max((line for _, _, line in boxes), default=0)) for boxes in places]
     height = 2.5 * EDGE + sum(heights)
@@ -167,9 +224,9 @@ def attention_picture(examples: Sequence[AttentionExample], path: Path) -> None:
     heading = "Attention weights. Shade: relative to the sentence's heaviest token; digits: the three heaviest."
     axes.text(EDGE, EDGE, heading, size=8, color=DIM, va="center")
     top = 2 * EDGE
-    for example, written, boxes, tall in zip(examples, digits, places, heights, strict=True):
+    for example, weights, written, boxes, tall in zip(examples, means, digits, places, heights, strict=True):
         _caption(axes, example, top, tall)
-        shades = example.weights / max(example.weights.max(initial=0.0), np.finfo(float).tiny)
+        shades = weights / max(weights.max(initial=0.0), np.finfo(float).tiny)
         for index, ((x, width, line), token, shade) in enumerate(zip(boxes, example.tokens, shades, strict=True)):
             y, middle = top + CAPTION + LINE * line, x + width / 2
             # the lightest of the shades is not white
@@ -187,10 +244,10 @@ def _caption(axes: Axes, example: AttentionExample, top: float, tall: float) -> 
     """The labels; a wrong prediction is told by a cross, bold letters and a bar at the edge, not by colour."""
     x, y = EDGE + 2.5, top + 6
     predicted = f"{_short(example.predicted, 40)} ({100 * example.probability:.0f} %)"
-    if example.predicted == example.gold:
-        axes.text(x, y, f"✓ {predicted}", size=8.5, color=DIM, va="center")
+    if example.verdict != "wrong":
+        axes.text(x, y, f"{'✓ ' * (example.verdict == 'right')}{predicted}", size=8.5, color=DIM, va="center")
     else:
-        text = f"✗ predicted {predicted}, gold {_short(example.gold, 40)}"
+        text = f"✗ predicted {predicted}, gold {_short(str(example.gold), 40)}"
         axes.text(x, y, text, size=8.5, va="center", weight="bold")
         axes.add_patch(Rectangle((EDGE - 8, top), 3, tall - 10, color=INK))
 
