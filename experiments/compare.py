@@ -101,7 +101,7 @@ def _inputs() -> tuple[Any, Any, Any]:
 def train_one(params: Params, seed: int, folder: Path) -> dict[str, Any]:
     """Trains one variant with one seed and measures it on dev, or reads what that gave before."""
     start_tensorflow()
-    from bilstm_attention.experiment import faithfulness, judging, training
+    from bilstm_attention.experiment import faithfulness, prediction, training
     from bilstm_attention.stages import write_json
 
     task, dev, vocabulary = _inputs()
@@ -111,7 +111,7 @@ def train_one(params: Params, seed: int, folder: Path) -> dict[str, Any]:
         started = time.time()
         fitted = training.fit(params.model, params.train, task, seed, checkpoints=paths.CHECKPOINTS)
         seconds = time.time() - started
-        predicted = judging.named(training.predict(fitted.model, task.dev), task.labels)
+        predicted = prediction.named(prediction.predict(fitted.model, task.dev), task.labels)
         found = {
             "digest": checkpoint.path.stem,
             "dev": fitted.dev,

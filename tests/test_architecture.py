@@ -78,6 +78,7 @@ def test_no_two_modules_import_each_other() -> None:
         ("gensim", {"corpus.vectors"}),
         ("pooch", {"corpus.catalog"}),
         ("matplotlib", {"insight.plots"}),
+        ("jinja2", {"insight.attention_html"}),
     ],
 )
 def test_a_library_is_imported_in_its_rooms_alone(library: str, rooms: set[str]) -> None:
@@ -220,6 +221,6 @@ def test_a_stage_depends_on_all_the_code_that_it_runs(stage: str) -> None:
     for dependency in pipeline["stages"][stage]["deps"]:
         path = PACKAGE.parents[1] / dependency
         if path.is_relative_to(PACKAGE):
-            files = path.rglob("*.py") if path.is_dir() else [path]
+            files = path.rglob("*.py") if path.is_dir() else [path] if path.suffix == ".py" else []
             listed |= {".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in files}
     assert {name for name in listed if not name.endswith("__init__")} == needed

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -147,6 +147,27 @@ def scores(
 
     _enter_project()
     stages.show_scores(markdown)
+
+
+@app.command(rich_help_panel=RUNS)
+def explain(
+    text: Annotated[
+        list[str] | None, typer.Option(help="A sentence to read, entities marked if they were in training; repeatable.")
+    ] = None,
+    split: Annotated[Literal["train", "dev", "test"] | None, typer.Option(help="Sentences of the corpus.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="The first so many of the split; 0: all.")] = 50,
+    seed: Annotated[int | None, typer.Option(min=0, help="Whose model; by default the best on dev.")] = None,
+    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("attention.html"),
+) -> None:
+    """Writes a page that shows which tokens a model attends to, in given sentences or in a split."""
+    from bilstm_attention import stages
+
+    if bool(text) == bool(split):
+        given = "both" if text else "neither"
+        raise UserError(f"{given} of --text and --split: give sentences, --text '...', or a split, --split dev.")
+    output = output.absolute()
+    _enter_project()
+    stages.explain(text or [], split, limit, seed, output)
 
 
 @app.command(rich_help_panel=RUNS)

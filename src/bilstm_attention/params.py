@@ -207,6 +207,8 @@ class Evaluate(Block):
 
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
     bootstrap_seed: Annotated[int, Field(ge=0)] = 0
+    faithfulness: Annotated[int, Field(ge=0, le=100_000)] = 200
+    faithfulness_seed: Annotated[int, Field(ge=0)] = 0
     log_model: bool = True
 
 

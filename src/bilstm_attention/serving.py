@@ -54,19 +54,22 @@ class TextClassifier:
 
     def probabilities(self, texts: Sequence[str]) -> Any:
         """Probabilities, float32 `(N, C)`, of every class for N sentences."""
-        from bilstm_attention.experiment.training import predict
+        from bilstm_attention.experiment.prediction import predict
 
         return predict(self.model, self.rows(texts)) if texts else np.empty((0, len(self.labels)), np.float32)
 
     def rows(self, texts: Sequence[str]) -> Rows:
         """Sentences as the network reads them."""
+        return Rows([self.vocabulary.encode(row) for row in self.tokens(texts)], np.zeros(len(texts), np.int32))
+
+    def tokens(self, texts: Sequence[str]) -> list[list[str]]:
+        """Sentences as words, cut and marked as in training."""
         faults = [f"row {number}: {fault}" for number, text in enumerate(texts) if (fault := self._fault(text))]
         if faults:
             raise DataError(listing(faults))
         sources = [f"row {number}" for number in range(len(texts))]
         examples = pd.DataFrame({"id": sources, "text": list(texts), "label": "", "source": sources})
-        tokens = encode_examples(examples, self.data)["tokens"]
-        return Rows([self.vocabulary.encode(row) for row in tokens], np.zeros(len(texts), np.int32))
+        return list(encode_examples(examples, self.data)["tokens"])
 
     def _fault(self, text: Any) -> str:
         if not isinstance(text, str):

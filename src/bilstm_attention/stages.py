@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +18,7 @@ from bilstm_attention.params import Params, load_params
 from bilstm_attention.paths import written_whole
 from bilstm_attention.terminal import TrainingProgress, closing, start_tensorflow
 
+PAGE_ROWS = 400  # dev sentences on the attention page of a run
 TABLES = ("predictions", "confusion", "classes", "learning_curves")
 
 
@@ -110,7 +112,8 @@ def evaluate() -> None:
     from bilstm_attention.experiment.official import write_answers
     from bilstm_attention.experiment.training import use_threads
     from bilstm_attention.insight import plots
-    from bilstm_attention.insight.reading import read_test_examples
+    from bilstm_attention.insight.attention_html import attention_page
+    from bilstm_attention.insight.reading import picked, read_split
 
     started = time.time()
     params = load_params(paths.PARAMS)
@@ -130,7 +133,15 @@ def evaluate() -> None:
     plots.learning_curves(verdict.histories, params.train.monitor, pictures / "learning_curves.png")
     plots.confusion_matrix(verdict.confusion, pictures / "confusion.png")
     plots.scores_by_class(verdict.classes, pictures / "classes.png")
-    plots.attention_picture(read_test_examples(runs.best_seed(verdict, params)), pictures / "attention.png")
+    if verdict.faithfulness:
+        plots.faithfulness_curves(verdict.faithfulness["curves"], pictures / "faithfulness.png")
+    pages = {seed: paths.CURRENT / "attention" / f"seed-{seed}.html" for seed in params.train.seeds}
+    for seed, page in pages.items():
+        # of dev: whoever looks for what to change next must not look at test
+        examples = read_split("dev", seed, PAGE_ROWS)
+        attention_page(examples, page, title=runs.run_name(params, [seed]), source=f"{runs.corpus_name(params)}, dev")
+        if seed == runs.best_seed(verdict.dev, params):
+            plots.attention_picture(picked(examples), pictures / "attention.png")
     name, summary = next(iter(verdict.metrics["test"].items()))
     baselines = {model: scores[name] for model, scores in verdict.metrics["baselines"].items()}
     closing("evaluate", {f"test {name}": summary["mean"], "low": summary["low"], "high": summary["high"], **baselines})
@@ -138,7 +149,44 @@ def evaluate() -> None:
     files = [
         paths.CURRENT / name for name in ("metrics.json", "test_coverage.json", *(f"{name}.csv" for name in TABLES))
     ]
-    runs.record_evaluation(params, verdict, {"": files, "answers": [answers], "plots": [pictures]}, started)
+    artifacts = {"": files, "answers": [answers], "plots": [pictures]}
+    runs.record_evaluation(params, verdict, artifacts, pages, started)
+
+
+def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | None, output: Path) -> None:
+    """Writes the attention page of sentences, or of the first `limit` of a split, 0 for all, as one model reads them.
+
+    Args:
+        seed: whose model; by default the one that did best on dev, of equals the first listed.
+    """
+    from bilstm_attention.experiment.task import existing, load_labels, load_vocabulary
+
+    params = load_params(paths.PARAMS)
+    reports = {each: existing(paths.seed_folder(each) / "dev.json") for each in params.train.seeds}
+    start_tensorflow()
+    from bilstm_attention.experiment.runs import best_seed, corpus_name, run_name
+    from bilstm_attention.experiment.training import use_threads
+    from bilstm_attention.insight.attention_html import attention_page
+    from bilstm_attention.insight.reading import read_sentences, read_split
+    from bilstm_attention.network.classifier import load_classifier
+    from bilstm_attention.serving import TextClassifier
+
+    use_threads(params.train.threads)
+    if seed is None:
+        dev = {each: json.loads(report.read_text(encoding="utf-8"))["dev"] for each, report in reports.items()}
+        seed = best_seed(dev, params)
+    if split:
+        examples = read_split(split, seed, limit)
+    else:
+        model = load_classifier(paths.seed_folder(seed) / "model.keras")
+        classifier = TextClassifier(model, load_vocabulary(), load_labels(), params.data)
+        tokens, rows = classifier.tokens(texts), classifier.rows(texts)
+        examples = read_sentences(model, rows, tokens, [None] * len(texts), classifier.labels)
+    source = f"{corpus_name(params)}, {split}" if split else "given text"
+    attention_page(examples, output, title=run_name(params, [seed]), source=source)
+    verdicts = [example.verdict for example in examples]
+    counts = {verdict: verdicts.count(verdict) for verdict in ("right", "wrong")} if split else {}
+    closing(f"explain {output}", {"sentences": len(examples), **counts})
 
 
 def show_scores(markdown: bool = False) -> None:

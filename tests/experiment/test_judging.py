@@ -16,8 +16,9 @@ from bilstm_attention.params import load_params
 from bilstm_attention.terminal import start_tensorflow
 
 start_tensorflow()
-from bilstm_attention.experiment import judging  # noqa: E402
-from bilstm_attention.experiment.judging import Verdict, judge, named, read_attention  # noqa: E402
+from bilstm_attention.experiment import faithfulness, judging  # noqa: E402
+from bilstm_attention.experiment.judging import Verdict, judge  # noqa: E402
+from bilstm_attention.experiment.prediction import named, read_attention  # noqa: E402
 from bilstm_attention.experiment.training import fit  # noqa: E402
 from bilstm_attention.network.classifier import load_classifier, save_classifier  # noqa: E402
 
@@ -183,6 +184,21 @@ def test_attention_weighs_each_rows_own_tokens_and_sums_to_one(verdict: Verdict,
     assert named(probabilities, load_labels()) == verdict.predictions["seed_3"].tolist()
 
 
+def test_faithfulness_is_of_every_seed_on_dev_and_none_when_not_asked_for(verdict: Verdict, inside: Path) -> None:
+    dev, vocabulary, labels = load_split("dev"), load_vocabulary(), load_labels()
+    found = verdict.metrics["faithfulness"]
+    assert found["rows"] == len(dev)
+    for seed in SEEDS:
+        model = load_classifier(paths.seed_folder(seed) / "model.keras")
+        alone = faithfulness.measure(model, dev, vocabulary, labels, len(dev), seed=0)
+        assert found["sufficiency"]["attention"]["by_seed"][str(seed)] == alone["sufficiency"]["attention"]
+    assert verdict.faithfulness["curves"]["percent"] == list(faithfulness.PERCENTS)
+    assert "curves" not in found
+    unasked = load_params(paths.PARAMS).evaluate.model_copy(update={"faithfulness": 0})
+    without = judge(SEEDS[:1], unasked)
+    assert (without.faithfulness, "faithfulness" in without.metrics) == ({}, False)
+
+
 def test_the_most_probable_label_is_named() -> None:
     assert named(np.array([[0.2, 0.8], [0.6, 0.4]], np.float32), ["x", "y"]) == ["y", "x"]
 
@@ -191,6 +207,7 @@ def test_the_most_probable_label_is_named() -> None:
     "path",
     [
         paths.PREPARED / "train.parquet",
+        paths.PREPARED / "dev.parquet",
         paths.PREPARED / "test.parquet",
         paths.PREPARED / "labels.json",
         paths.EMBEDDINGS / "vocabulary.txt",

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +88,11 @@ def verdict_on(params: Params) -> Verdict:
         "baselines": {"majority": {"accuracy": 20.0}},
     }
     dev, histories = {seed: DEV[seed] for seed in seeds}, dict.fromkeys(seeds, HISTORY)
-    tables = ("predictions", "confusion", "classes", "learning_curves")
-    return Verdict(
-        metrics=metrics, dev=dev, histories=histories, coverage={}, **{name: pd.DataFrame() for name in tables}
-    )
+    tables = {name: pd.DataFrame() for name in ("predictions", "confusion", "classes", "learning_curves")}
+    falls = {"mean": 31.0, "sd": None, "by_seed": {str(seed): 30.0 + seed for seed in seeds}}
+    nothing = {**falls, "by_seed": {}}
+    faithfulness = {"comprehensiveness": {"attention": falls}, "entropy": nothing, "rank_correlation": None, "rows": 9}
+    return Verdict(metrics=metrics, dev=dev, histories=histories, coverage={}, faithfulness=faithfulness, **tables)
 
 
 def train(params: Params) -> None:
@@ -102,7 +102,8 @@ def train(params: Params) -> None:
 
 def evaluate(params: Params) -> None:
     artifacts = {"": [Path("experiments/current/metrics.json")]}
-    record_evaluation(params, verdict_on(params), artifacts, started=1_700_000_100.0)
+    pages = {seed: Path("data/prepared/labels.json") for seed in params.train.seeds}
+    record_evaluation(params, verdict_on(params), artifacts, pages, started=1_700_000_100.0)
 
 
 def runs_of(params: Params) -> dict[str, Any]:
@@ -143,10 +144,13 @@ def test_test_scores_join_the_run_of_the_only_model(pipeline: Pipeline, logged: 
     assert run.data.metrics == {
         **{"best_dev_loss": 0.9, "best_dev_accuracy": 60.0, "loss": 0.5, "dev_accuracy": 60.0, "test_accuracy": 50.0},
         **{"test_accuracy_low": 40.0, "test_accuracy_high": 60.0, "majority_test_accuracy": 20.0},
+        **{"dev_comprehensiveness_attention": 31.0, "dev_attention_entropy": 31.0},
     }
     assert {entry.dataset.name for entry in run.inputs.dataset_inputs} == {"train", "dev", "test"}
     tracker = Tracker(corpus_name(params))
     assert "metrics.json" in [file.path for file in tracker.client.list_artifacts(run.info.run_id)]
+    pages = [file.path for file in tracker.client.list_artifacts(run.info.run_id, "attention")]
+    assert pages == ["attention/labels.json"]
     assert "restored" not in run.data.tags
     ((run_id, content, _),) = logged
     assert (run_id, set(content)) == (run.info.run_id, MODEL_FILES)
@@ -163,6 +167,8 @@ def test_several_seeds_stand_under_a_parent_with_the_aggregate(pipeline: Pipelin
     assert PARENT not in parent.data.tags
     assert [runs[f"zhou u=100 seed={seed}"].data.metrics["test_accuracy"] for seed in (0, 1, 2)] == [50.0, 51.0, 52.0]
     assert parent.data.metrics["test_accuracy_sd"] == 1.0
+    found = [run.data.metrics.get("dev_comprehensiveness_attention") for _, run in sorted(runs.items())]
+    assert (found, parent.data.metrics["dev_comprehensiveness_attention"]) == ([30.0, 31.0, 32.0], 31.0)
     assert not [name for run in runs.values() for name in run.data.metrics if name.endswith("_mean")]
     ((run_id, content, example),) = logged
     # of the seeds that did best on dev, the first
@@ -219,8 +225,7 @@ def test_a_corpus_without_entities_shows_its_model_by_a_plain_sentence(pipeline:
 
 def test_the_best_seed_is_that_of_the_monitored_score_on_dev(pipeline: Pipeline) -> None:
     params = pipeline(0, 1, 2)
-    verdict = verdict_on(params)
-    assert best_seed(verdict, params) == 1
+    assert best_seed(DEV, params) == 1
     by_loss = with_overrides(params, {"train.monitor": "loss"})
-    assert best_seed(verdict, by_loss) == 2
-    assert best_seed(replace(verdict, dev={**DEV, 0: {"loss": 0.1, "accuracy": 99.0}}), by_loss) == 0
+    assert best_seed(DEV, by_loss) == 2
+    assert best_seed({**DEV, 0: {"loss": 0.1, "accuracy": 99.0}}, by_loss) == 0

@@ -19,8 +19,9 @@ from bilstm_attention.terminal import start_tensorflow
 start_tensorflow()
 import keras  # noqa: E402
 
-from bilstm_attention.experiment import training  # noqa: E402
-from bilstm_attention.experiment.training import OPTIMIZERS, Fitted, fit, predict, training_checkpoint  # noqa: E402
+from bilstm_attention.experiment import prediction, training  # noqa: E402
+from bilstm_attention.experiment.prediction import predict  # noqa: E402
+from bilstm_attention.experiment.training import OPTIMIZERS, Fitted, fit, training_checkpoint  # noqa: E402
 from bilstm_attention.network.attention import MECHANISMS  # noqa: E402
 from bilstm_attention.network.classifier import WordEmbedding, build_classifier  # noqa: E402
 
@@ -449,7 +450,7 @@ def test_predictions_come_in_the_order_of_the_rows_whatever_the_batches(
     learned: Fitted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = np.concatenate([np.asarray(learned.model(tokens[None, :], training=False)) for tokens in TASK.dev.tokens])
-    monkeypatch.setattr(training, "PREDICTION_BATCH", 5)
+    monkeypatch.setattr(prediction, "PREDICTION_BATCH", 5)
     found = predict(learned.model, TASK.dev)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, alone, atol=1e-6)

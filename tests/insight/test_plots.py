@@ -41,8 +41,16 @@ def by_class(labels: list[str]) -> pd.DataFrame:
     return pd.DataFrame({"relation": labels, **columns})
 
 
+def falls(percents: list[float], seed: int = 0) -> dict:
+    rankings = ("attention", "random", "gradient_input")
+    draw = np.random.default_rng(seed)
+    measures = ("comprehensiveness", "sufficiency")
+    found = {name: {ranking: draw.uniform(-5, 90, len(percents)).tolist() for ranking in rankings} for name in measures}
+    return {"percent": percents, **found}
+
+
 def example(tokens: str, weights: list[float], predicted: str = "neg", gold: str = "neg") -> AttentionExample:
-    return AttentionExample(tokens.split(), np.array(weights, dtype=np.float32), gold, predicted, 0.875)
+    return AttentionExample(tokens.split(), np.array([weights], dtype=np.float32), gold, [(predicted, 0.875)])
 
 
 PICTURES = {
@@ -53,6 +61,7 @@ PICTURES = {
     "confusion of 2": (plots.confusion_matrix, counts(["neg", "pos"])),
     "classes, 10": (plots.scores_by_class, by_class([*RELATIONS, "Other"])),
     "classes, 2": (plots.scores_by_class, by_class(["neg", "pos"])),
+    "faithfulness": (plots.faithfulness_curves, falls([1, 5, 10, 20, 50])),
     "attention": (plots.attention_picture, [example("<e1> a </e1> b", [0.1, 0.5, 0.3, 0.1]), example("a", [1], "pos")]),
     "attention to nothing": (plots.attention_picture, []),
 }
@@ -188,6 +197,32 @@ def test_classes_stand_by_f1_with_their_support_and_marks(drawn) -> None:
         "recall": [5, 4, 6],
     }
     assert [text.get_text() for text in axes.texts] == ["90.0", "20.0", "20.0"]
+
+
+def test_each_ranking_has_its_falls_and_a_look_of_its_own_without_colour_in_both_panels(drawn) -> None:
+    curves = falls([1.0, 5.0, 10.0])
+    figure = drawn(plots.faithfulness_curves, curves)
+    for axes, (name, better) in zip(
+        figure.axes, [("comprehensiveness", "higher"), ("sufficiency", "lower")], strict=True
+    ):
+        assert axes.get_title(loc="left") == f"{name}: {better} is better"
+        lines = [line for line in axes.lines if not line.get_label().startswith("_")]
+        drawn_falls = {line.get_label(): list(line.get_ydata()) for line in lines}
+        assert drawn_falls == {
+            label: curves[name][ranking]
+            for label, ranking in (
+                ("attention", "attention"),
+                ("random", "random"),
+                ("gradient × input", "gradient_input"),
+            )
+        }
+        assert len({line.get_marker() for line in lines}) == len({line.get_linestyle() for line in lines}) == 3
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "5", "10"]
+
+
+def test_the_titles_of_the_two_panels_of_faithfulness_keep_apart(drawn) -> None:
+    left, right = drawn(plots.faithfulness_curves, falls([1, 5, 10, 20, 50])).axes
+    assert left._left_title.get_window_extent().x1 < right._left_title.get_window_extent().x0
 
 
 def test_tokens_are_shaded_relative_to_the_heaviest_of_their_sentence(drawn) -> None:

@@ -15,15 +15,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from scipy.stats import entropy, kendalltau
 
-from bilstm_attention import paths
 from bilstm_attention.corpus.batches import Rows, by_length, encode, pad
 from bilstm_attention.corpus.tokens import CONTRACTION, MARKERS, SPANS, Vocabulary
 from bilstm_attention.errors import DataError
-from bilstm_attention.experiment.judging import read_attention
+from bilstm_attention.experiment.prediction import predict, read_attention
 from bilstm_attention.experiment.scoring import spread_over_seeds
-from bilstm_attention.experiment.task import load_labels, load_split, load_vocabulary
-from bilstm_attention.experiment.training import predict
-from bilstm_attention.network.classifier import load_classifier
 
 Floats = NDArray[np.float64]
 
@@ -49,21 +45,11 @@ _CLOSED_CLASSES = """
 FUNCTION_WORDS = frozenset(_CLOSED_CLASSES.split())
 
 
-def measure_seeds(seeds: Sequence[int], rows: int, sample_seed: int = 0) -> dict[str, Any]:
-    """`over_seeds` of what `measure` finds for the model of every seed, on the same dev sentences.
-
-    Raises:
-        DataError: a stage before this one has not run, or no dev sentence has two tokens.
-    """
-    dev, vocabulary, labels = load_split("dev"), load_vocabulary(), load_labels()
-    models = ((seed, load_classifier(paths.seed_folder(seed) / "model.keras")) for seed in seeds)
-    return over_seeds({seed: measure(model, dev, vocabulary, labels, rows, sample_seed) for seed, model in models})
-
-
 def over_seeds(measured: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """What `measure` found by seed as one: numbers become `mean`, `sd` and `by_seed`, curves their mean.
+    """What `measure` found for the model of every seed as one.
 
-    An `sd` of one seed is None, and so is a correlation that no seed has. `rows` and `token_share` know no seed.
+    Numbers become `mean`, `sd` and `by_seed`, curves their mean over the seeds. An `sd` of one seed is None, and so is
+    a correlation that no seed has. `rows` and `token_share` know no seed.
     """
     first = next(iter(measured.values()))
     return {**_together(measured), **{name: first[name] for name in ("rows", "token_share")}}
@@ -87,8 +73,8 @@ def measure(
     With p the probability of the class predicted on the whole sentence, and k tokens that a ranking puts on top:
     comprehensiveness is p(whole) - p(without the k tokens), high where they were needed; sufficiency is p(whole) -
     p(the k tokens alone), low where they were enough (DeYoung et al. 2020, ERASER, arXiv:1911.03429, section 4). Each
-    is given by bin (`curves`) and as the mean of the bins, the area over its curve. Tokens are deleted, the rest keep
-    their order; entity markers are tokens like all others.
+    is given by bin (`curves`) and as the mean of the five bins, which stands for the area over its curve. Tokens are
+    deleted, the rest keep their order; entity markers are tokens like all others.
 
     The rankings: `attention`, the weights, where K > 1 their mean; `random`, the mean of three orders;
     `gradient_input`, the gradient of p to a token's word vector times that vector. Equals stand in random order.
@@ -186,10 +172,12 @@ def gradient_input(model: keras.Model, rows: Rows) -> list[Floats]:
             highest = tf.reduce_max(probabilities, axis=-1)
         return tf.reduce_sum(tape.gradient(highest, vectors) * vectors, axis=-1)
 
+    # traced here: TensorFlow warns of functions that their first call traces, once a fifth model has one
+    graph = products.get_concrete_function()
     found = {
         number: row[: len(rows.tokens[number])].astype(np.float64)
         for batch in by_length(rows, GRADIENT_BATCH)
-        for number, row in zip(batch, products(pad(rows, batch)).numpy(), strict=True)
+        for number, row in zip(batch, graph(tf.constant(pad(rows, batch))).numpy(), strict=True)
     }
     return [found[number] for number in range(len(rows))]
 

@@ -7,20 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from rich.progress import track
 
 from bilstm_attention import paths
-from bilstm_attention.corpus.batches import Rows, encode
+from bilstm_attention.corpus.batches import encode
 from bilstm_attention.corpus.embedding import coverage, read_origins
 from bilstm_attention.corpus.tokens import Vocabulary, count_words
-from bilstm_attention.experiment import scoring
+from bilstm_attention.experiment import faithfulness, scoring
+from bilstm_attention.experiment.prediction import named, predict
 from bilstm_attention.experiment.task import existing, load_labels, load_split, load_vocabulary
-from bilstm_attention.experiment.training import forward_pass, predict
-from bilstm_attention.network.classifier import attention_view, load_classifier
+from bilstm_attention.network.classifier import load_classifier
 from bilstm_attention.params import Evaluate
 
 
@@ -38,6 +36,7 @@ class Verdict:
         histories: training history of every seed.
         learning_curves: the histories' mean by epoch, over the seeds that got so far.
         coverage: how much of test has word vectors, as `coverage.json` says it of train and dev.
+        faithfulness: what `faithfulness.over_seeds` says of the attention on dev; empty where it was not measured.
     """
 
     metrics: dict[str, Any]
@@ -48,6 +47,7 @@ class Verdict:
     histories: dict[int, pd.DataFrame]
     learning_curves: pd.DataFrame
     coverage: dict[str, Any]
+    faithfulness: dict[str, Any]
 
 
 def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
@@ -59,10 +59,14 @@ def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
     labels, vocabulary = load_labels(), load_vocabulary()
     train, test = load_split("train"), load_split("test")
     rows = encode(test, vocabulary, labels)
-    probabilities = {
-        seed: predict(load_classifier(paths.seed_folder(seed) / "model.keras"), rows)
-        for seed in track(seeds, "scoring on test", transient=True, disable=not sys.stdout.isatty())
-    }
+    probabilities, measured = {}, {}
+    for seed in track(seeds, "scoring on test", transient=True, disable=not sys.stdout.isatty()):
+        model = load_classifier(paths.seed_folder(seed) / "model.keras")
+        probabilities[seed] = predict(model, rows)
+        if params.faithfulness:
+            measured[seed] = faithfulness.measure(
+                model, load_split("dev"), vocabulary, labels, params.faithfulness, params.faithfulness_seed
+            )
     by_seed = {seed: named(values, labels) for seed, values in probabilities.items()}
     mean = np.mean(list(probabilities.values()), axis=0)
     together, gold = named(mean, labels), test["label"].tolist()
@@ -84,6 +88,9 @@ def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
         "baselines": scoring.baselines(_sentences(train), train["label"].tolist(), _sentences(test), gold),
         "test_coverage": {kind: found[kind]["percent"] for kind in ("types", "tokens")},
     }
+    faithful = faithfulness.over_seeds(measured) if measured else {}
+    if faithful:
+        metrics["faithfulness"] = {name: value for name, value in faithful.items() if name != "curves"}
     histories = {seed: pd.read_csv(_of_seed(seed, "history.csv")) for seed in seeds}
     return Verdict(
         metrics=metrics,
@@ -94,20 +101,8 @@ def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
         histories=histories,
         learning_curves=pd.concat(histories.values()).groupby("epoch", as_index=False).mean(),
         coverage=found,
+        faithfulness=faithful,
     )
-
-
-def named(probabilities: NDArray[np.float32], labels: Sequence[str]) -> list[str]:
-    """The most probable label of each row of `(N, C)`."""
-    return [labels[number] for number in probabilities.argmax(axis=1)]
-
-
-def read_attention(model: keras.Model, rows: Rows) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
-    """Probabilities `(N, C)` and each row's attention weights `(T,)` over its own tokens."""
-    view = forward_pass(attention_view(model))
-    outputs = [view(tokens[None, :]) for tokens in rows.tokens]
-    probabilities, weights = zip(*outputs, strict=True)
-    return np.concatenate(probabilities), [np.asarray(row)[0] for row in weights]
 
 
 def _of_seed(seed: int, name: str) -> Path:

@@ -58,9 +58,21 @@ def _training(
 
 
 def record_evaluation(
-    params: Params, verdict: Verdict, artifacts: Mapping[str, Sequence[Path]], started: float
+    params: Params,
+    verdict: Verdict,
+    artifacts: Mapping[str, Sequence[Path]],
+    pages: Mapping[int, Path],
+    started: float,
 ) -> None:
-    """Adds the test scores to the runs of the models, and the whole to their parent run, or to the only run."""
+    """Adds the test scores to the runs of the models, and the whole to their parent run, or to the only run.
+
+    Args:
+        params: all parameters.
+        verdict: on the models.
+        artifacts: of the whole.
+        pages: the attention page of each seed.
+        started: seconds since 1970.
+    """
     seeds = params.train.seeds
     with tracking_may_fail("the evaluation"):
         tracker = Tracker(corpus_name(params))
@@ -72,19 +84,24 @@ def record_evaluation(
                 _training(params, seed, verdict.dev[seed], verdict.histories[seed], started, tags={"restored": "true"})
             )
             scores = {name: value["by_seed"][str(seed)] for name, value in verdict.metrics["test"].items()}
-            tracker.add(runs[seed], metrics={f"test_{name}": value for name, value in scores.items()}, datasets=test)
+            found = {f"test_{name}": value for name, value in scores.items()}
+            found |= _of_attention(verdict.faithfulness, seed)
+            tracker.add(runs[seed], metrics=found, datasets=test, artifacts={"attention": [pages[seed]]})
         whole = next(iter(runs.values())) if len(runs) == 1 else _parent(tracker, params, runs, started)
-        tracker.add(whole, metrics=_aggregate(verdict.metrics), datasets=test, artifacts=artifacts)
+        if len(runs) > 1:
+            artifacts = {**artifacts, "attention": list(pages.values())}
+        found = _aggregate(verdict.metrics) | _of_attention(verdict.faithfulness)
+        tracker.add(whole, metrics=found, datasets=test, artifacts=artifacts)
         if params.evaluate.log_model:
             with TemporaryDirectory() as folder:
-                model = _model_folder(Path(folder) / "classifier", best_seed(verdict, params))
+                model = _model_folder(Path(folder) / "classifier", best_seed(verdict.dev, params))
                 tracker.log_model(whole, model, EXAMPLE if params.data.relational else MARKER.sub("", EXAMPLE))
 
 
-def best_seed(verdict: Verdict, params: Params) -> int:
-    """The seed that did best on dev, of equals the first listed."""
+def best_seed(dev: Mapping[int, Mapping[str, float]], params: Params) -> int:
+    """The seed that did best on dev, of equals the first listed; `dev` are the scores of each."""
     monitor = params.train.monitor
-    return max(params.train.seeds, key=lambda seed: goodness(monitor, verdict.dev[seed][monitor]))
+    return max(params.train.seeds, key=lambda seed: goodness(monitor, dev[seed][monitor]))
 
 
 def _parent(tracker: Tracker, params: Params, runs: Mapping[int, str], started: float) -> str:
@@ -109,6 +126,21 @@ def _aggregate(metrics: Mapping[str, Any]) -> dict[str, float]:
     for baseline, scores in metrics["baselines"].items():
         found |= {f"{baseline}_test_{name}": value for name, value in scores.items()}
     return found
+
+
+def _of_attention(found: Mapping[str, Any], seed: int | None = None) -> dict[str, float]:
+    """What `faithfulness.over_seeds` says of one seed, or of their mean, as metrics."""
+    parts = {
+        f"dev_{name}_{part}": summary
+        for name in ("comprehensiveness", "sufficiency", "attention_share")
+        for part, summary in found.get(name, {}).items()
+    } | {f"dev_attention_{name}": found.get(name) for name in ("entropy", "rank_correlation")}
+    numbers = {
+        name: summary["mean"] if seed is None else summary["by_seed"].get(str(seed))
+        for name, summary in parts.items()
+        if summary
+    }
+    return {name: number for name, number in numbers.items() if number is not None}
 
 
 def _model_folder(folder: Path, seed: int) -> Path:

@@ -4,7 +4,6 @@ import importlib.metadata
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from bilstm_attention.corpus.batches import Rows, by_length, pad, training_batches
+from bilstm_attention.corpus.batches import Rows, pad, training_batches
 from bilstm_attention.errors import ParamsError, TrainingError
 from bilstm_attention.experiment.checkpoint import Arrays, Checkpoint, State, digest
+from bilstm_attention.experiment.prediction import TOKENS, predict
 from bilstm_attention.experiment.scoring import goodness, metric_names, scores
 from bilstm_attention.experiment.task import Task
 from bilstm_attention.network.classifier import build_classifier
@@ -30,11 +30,9 @@ OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
     "adadelta": keras.optimizers.Adadelta,
     "adagrad": keras.optimizers.Adagrad,
 }
-PREDICTION_BATCH = 256
 # A probability of 0 in float32 would make the dev loss infinite.
 SMALLEST_PROBABILITY = 1e-7
-# Word ids (B, T) and class numbers (B,), of any B and T: one graph serves every batch.
-_TOKENS = tf.TensorSpec([None, None], tf.int32)
+# Class numbers (B,), of any B.
 _LABELS = tf.TensorSpec([None], tf.int32)
 
 
@@ -134,30 +132,12 @@ def training_checkpoint(folder: Path, model_params: Model, train_params: Train, 
     ]
     versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow", "bilstm-attention")}
     package = Path(__file__).parents[1]
-    names = ("corpus/batches.py", "experiment/official.py", "experiment/scoring.py", "experiment/training.py")
-    files = [*(package / name for name in names), *sorted((package / "network").glob("*.py"))]
+    names = ("official", "prediction", "scoring", "training")
+    files = [package / "corpus/batches.py", *(package / f"experiment/{name}.py" for name in names)]
+    files += sorted((package / "network").glob("*.py"))
     source = [file.read_text(encoding="utf-8") for file in files]
     settings = [model_params.model_dump(), train_params.model_dump(exclude={"seeds"}), seed, list(task.labels)]
     return Checkpoint(folder, digest(settings, task.training_words, versions, source, task.matrix, *arrays))
-
-
-def predict(model: keras.Model, rows: Rows) -> Any:
-    """The model's outputs on every row, in the order of `rows`: probabilities, float32 `(N, C)`.
-
-    The one way of predicting, so that a score is the same digits wherever it is computed.
-    """
-    forward = forward_pass(model)
-    parts = [(batch, forward(pad(rows, batch)).numpy()) for batch in by_length(rows, PREDICTION_BATCH)]
-    probabilities = np.empty((len(rows), parts[0][1].shape[1]), np.float32)
-    for batch, values in parts:
-        probabilities[batch] = values
-    return probabilities
-
-
-@lru_cache(maxsize=8)
-def forward_pass(model: keras.Model) -> Any:
-    """The model as one graph for word ids `(B, T)` of any shape; traced once per model, not once per shape or epoch."""
-    return tf.function(lambda tokens: model(tokens, training=False), input_signature=[_TOKENS])
 
 
 def use_threads(threads: int) -> None:
@@ -172,7 +152,7 @@ def use_threads(threads: int) -> None:
 def _training_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, classes: int, smoothing: float) -> Any:
     cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
 
-    @tf.function(input_signature=[_TOKENS, _LABELS])
+    @tf.function(input_signature=[TOKENS, _LABELS])
     def step(tokens: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             probabilities = model(tokens, training=True)

@@ -1,0 +1,49 @@
+"""What a trained model says of encoded sentences: probabilities, labels, attention weights."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from bilstm_attention.corpus.batches import Rows, by_length, pad
+from bilstm_attention.network.classifier import attention_view
+
+PREDICTION_BATCH = 256
+# Word ids (B, T) of any B and T: one graph serves every batch.
+TOKENS = tf.TensorSpec([None, None], tf.int32)
+
+
+def predict(model: keras.Model, rows: Rows) -> Any:
+    """The model's outputs on every row, in the order of `rows`: probabilities, float32 `(N, C)`.
+
+    The one way of predicting, so that a score is the same digits wherever it is computed.
+    """
+    forward = forward_pass(model)
+    parts = [(batch, forward(pad(rows, batch)).numpy()) for batch in by_length(rows, PREDICTION_BATCH)]
+    probabilities = np.empty((len(rows), parts[0][1].shape[1]), np.float32)
+    for batch, values in parts:
+        probabilities[batch] = values
+    return probabilities
+
+
+@lru_cache(maxsize=8)
+def forward_pass(model: keras.Model) -> Any:
+    """The model as one graph for word ids `(B, T)` of any shape; traced once per model, not once per shape or epoch."""
+    return tf.function(lambda tokens: model(tokens, training=False), input_signature=[TOKENS])
+
+
+def named(probabilities: NDArray[np.float32], labels: Sequence[str]) -> list[str]:
+    """The most probable label of each row of `(N, C)`."""
+    return [labels[number] for number in probabilities.argmax(axis=1)]
+
+
+def read_attention(model: keras.Model, rows: Rows) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+    """Probabilities `(N, C)` and each row's attention weights over its own tokens, `(T,)` or `(K, T)`."""
+    view = forward_pass(attention_view(model))
+    outputs = [view(tokens[None, :]) for tokens in rows.tokens]
+    probabilities, weights = zip(*outputs, strict=True)
+    return np.concatenate(probabilities), [np.asarray(row)[0] for row in weights]
