@@ -29,8 +29,6 @@ from bilstm_attention.errors import ParamsError, UserError
 from bilstm_attention.params import Params, load_params, read_overrides, with_overrides
 from bilstm_attention.terminal import start_tensorflow
 
-# A fresh process now and then gives back what TensorFlow keeps of models that are gone.
-TRAININGS_PER_PROCESS = 8
 FAITHFULNESS_ROWS = 200
 DIGEST = "training.digest"
 
@@ -132,7 +130,7 @@ def train_all(comparison: Comparison, workers: int, folder: Path) -> Iterator[tu
     """Every variant with every seed, all variants with the first seed first; yields each as it is done."""
     jobs = [(name, seed) for seed in comparison.seeds for name in comparison.variants]
     # spawned, since TensorFlow does not survive a fork
-    with ProcessPoolExecutor(workers, get_context("spawn"), max_tasks_per_child=TRAININGS_PER_PROCESS) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         waiting = {pool.submit(train_one, comparison.variants[name], seed, folder): (name, seed) for name, seed in jobs}
         for done in as_completed(waiting):
             yield *waiting[done], done.result()

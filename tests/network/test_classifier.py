@@ -1,73 +1,128 @@
+"""The whole network, under every mechanism and option: what holds of its probabilities and weights."""
+
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras import ops
-from small_classifier import built, called, drawn_tokens, moved, some_tokens
+from small_classifier import (
+    CLASSES,
+    VARIANTS,
+    Array,
+    answers,
+    built,
+    called,
+    called_once,
+    drawn_matrix,
+    moved,
+    moved_once,
+    padded,
+    relation,
+    some_rows,
+    some_tokens,
+    view_once,
+)
 
-from bilstm_attention.errors import DataError, ParamsError
-from bilstm_attention.network.attention import MECHANISMS, Score, mechanism
-from bilstm_attention.network.classifier import attention_view, load_classifier, save_classifier
+from bilstm_attention.errors import ParamsError
+from bilstm_attention.network.attention import MECHANISMS
+from bilstm_attention.network.classifier import attention_view
 from bilstm_attention.params import ATTENTION_KINDS
 
-KINDS = sorted(MECHANISMS)
-few = settings(max_examples=8, deadline=None)
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
+few = settings(max_examples=6, deadline=None)
+LABELS = np.arange(len(some_tokens)) % CLASSES
 
 
-@cache
-def view_once(kind: str) -> keras.Model:
-    return attention_view(moved(built(kind)))
-
-
-some_rows = (st.sampled_from(KINDS), st.integers(0, 10_000), st.lists(st.integers(1, 6), min_size=1, max_size=4))
-
-
+@every_variant
 @few
-@given(*some_rows, st.integers(1, 5))
+@given(some_rows, st.integers(1, 5))
 def test_padding_columns_change_neither_probabilities_nor_weights(
-    kind: str, seed: int, lengths: list[int], columns: int
+    variant: str, rows: list[list[int]], columns: int
 ) -> None:
-    view, tokens = view_once(kind), drawn_tokens(seed, lengths, max(lengths))
-    probabilities, weights = called(view, tokens)
-    padded_probabilities, padded_weights = called(view, np.pad(tokens, ((0, 0), (0, columns))))
+    tokens = padded(rows)
+    probabilities, weights = answers(variant, tokens)
+    padded_probabilities, padded_weights = answers(variant, padded(rows, columns))
     np.testing.assert_allclose(padded_probabilities, probabilities, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(padded_weights[:, : max(lengths)], weights, rtol=0, atol=1e-6)
-    assert (padded_weights[:, max(lengths) :] == 0).all()
+    np.testing.assert_allclose(padded_weights[..., : tokens.shape[1]], weights, rtol=0, atol=1e-6)
+    assert (padded_weights[..., tokens.shape[1] :] == 0).all()
 
 
+@every_variant
 @few
-@given(*some_rows)
-def test_a_row_gives_the_same_alone_as_in_a_batch(kind: str, seed: int, lengths: list[int]) -> None:
-    view, tokens = view_once(kind), drawn_tokens(seed, lengths, 6)
-    probabilities, weights = called(view, tokens)
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=0, atol=1e-6)
-    for row, length in enumerate(lengths):
-        alone_probabilities, alone_weights = called(view, tokens[row : row + 1, :length])
-        np.testing.assert_allclose(probabilities[row], alone_probabilities[0], rtol=0, atol=1e-6)
-        np.testing.assert_allclose(weights[row, :length], alone_weights[0], rtol=0, atol=1e-6)
+@given(some_rows)
+def test_probabilities_and_weights_are_distributions_the_latter_over_the_real_tokens(
+    variant: str, rows: list[list[int]]
+) -> None:
+    tokens = padded(rows, 2)
+    probabilities, weights = answers(variant, tokens)
+    by_sentence = weights.reshape(len(rows), -1, tokens.shape[1])
+    for found in (probabilities, by_sentence):
+        assert (found >= 0).all()
+        np.testing.assert_allclose(found.sum(axis=-1), 1, rtol=0, atol=1e-6)
+    assert (by_sentence[np.broadcast_to((tokens == 0)[:, None], by_sentence.shape)] == 0).all()
 
 
+@every_variant
 @few
-@given(*some_rows, st.randoms(use_true_random=False))
-def test_permuting_the_batch_permutes_the_output(kind: str, seed: int, lengths: list[int], shuffler: Any) -> None:
-    order = list(range(len(lengths)))
+@given(some_rows)
+def test_a_row_gives_the_same_alone_as_in_a_batch(variant: str, rows: list[list[int]]) -> None:
+    probabilities, weights = answers(variant, padded(rows))
+    for number, row in enumerate(rows):
+        alone_probabilities, alone_weights = answers(variant, np.array([row], "int32"))
+        np.testing.assert_allclose(probabilities[number], alone_probabilities[0], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(weights[number, ..., : len(row)], alone_weights[0], rtol=0, atol=1e-6)
+
+
+@every_variant
+@few
+@given(some_rows, st.randoms(use_true_random=False))
+def test_permuting_the_batch_permutes_the_output(variant: str, rows: list[list[int]], shuffler: Any) -> None:
+    order = list(range(len(rows)))
     shuffler.shuffle(order)
-    view, tokens = view_once(kind), drawn_tokens(seed, lengths, 6)
-    for found, wanted in zip(called(view, tokens[order]), called(view, tokens), strict=True):
+    tokens = padded(rows)
+    for found, wanted in zip(answers(variant, tokens[order]), answers(variant, tokens), strict=True):
         np.testing.assert_allclose(found, wanted[order], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_rows_of_one_token_work_and_their_attention_is_one(kind: str) -> None:
-    probabilities, weights = called(view_once(kind), np.array([[1], [20]], "int32"))
-    np.testing.assert_array_equal(weights, [[1], [1]])
+@every_variant
+def test_rows_of_one_token_work_and_their_attention_is_one(variant: str) -> None:
+    probabilities, weights = answers(variant, np.array([[1], [20]], "int32"))
+    assert (weights == 1).all()
     assert np.ptp(probabilities, axis=0).max() > 1e-3
+
+
+@every_variant
+def test_the_shortest_relation_works_and_its_words_tell(variant: str) -> None:
+    tokens = padded([relation([], [first], [], [second], []) for first, second in ((10, 12), (11, 12), (10, 13))])
+    probabilities, _ = answers(variant, tokens)
+    assert np.isfinite(probabilities).all()
+    assert np.abs(probabilities[0] - probabilities[1:]).max(axis=1).min() > 1e-5
+
+
+# Training
+
+
+def probabilities_weights_and_gradients(view: keras.Model) -> tuple[Array, Array, dict[str, Any]]:
+    """The gradients of the cross-entropy alone, without decay and penalties, which move weights that nothing reads."""
+    variables = view.trainable_variables
+    with tf.GradientTape() as tape:
+        probabilities, weights = view(some_tokens, training=False)
+        loss = -tf.reduce_mean(tf.math.log(tf.gather(tf.cast(probabilities, "float32"), LABELS, batch_dims=1)))
+    found = tape.gradient(loss, [variable.value for variable in variables], unconnected_gradients="zero")
+    dense = [tf.convert_to_tensor(gradient).numpy() for gradient in found]
+    names = [variable.path for variable in variables]
+    return probabilities.numpy(), weights.numpy(), dict(zip(names, dense, strict=True))
+
+
+@every_variant
+def test_every_weight_takes_part_in_the_loss(variant: str) -> None:
+    _, _, gradients = probabilities_weights_and_gradients(view_once(variant))
+    assert [path for path, gradient in gradients.items() if not gradient.any()] == []
+    assert len(gradients) == len(moved_once(variant).trainable_variables)
 
 
 @pytest.fixture
@@ -79,24 +134,69 @@ def mixed_float16() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("mixed_float16")
-@pytest.mark.parametrize("kind", KINDS)
-def test_mixed_precision_agrees_with_full_precision_to_half_precision(kind: str) -> None:
-    probabilities, weights = called(attention_view(moved(built(kind))), some_tokens)
-    full_probabilities, full_weights = called(view_once(kind), some_tokens)
-    np.testing.assert_allclose(probabilities, full_probabilities, rtol=0, atol=0.01)
-    np.testing.assert_allclose(weights, full_weights, rtol=0, atol=0.01)
-    assert (weights[some_tokens == 0] == 0).all()
+@every_variant
+def test_mixed_precision_agrees_with_full_precision_to_half_precision(variant: str) -> None:
+    classifier = moved(built(variant))
+    probabilities, weights, gradients = probabilities_weights_and_gradients(attention_view(classifier))
+    full_probabilities, full_weights = called_once(variant)
+    assert classifier.get_layer("attention").compute_dtype == "float16"
+    assert weights.dtype == np.float32
+    np.testing.assert_allclose(probabilities, full_probabilities, rtol=0, atol=0.02)
+    np.testing.assert_allclose(weights, full_weights, rtol=0, atol=0.02)
+    for path, gradient in gradients.items():
+        assert np.isfinite(gradient).all(), path
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_attention_view_gives_the_classifiers_probabilities_bit_for_bit(kind: str) -> None:
-    classifier = moved(built(kind))
+# Attention weights beside the probabilities
+
+SEVERAL = {"structured": (2, "hop"), "dropped weights": (2, "hop"), "multihead": (2, "head")} | {
+    "dense_time per feature": (3, "feature"),
+    "dense_time per feature before": (8, "feature"),  # of the inputs: 4 of the word, 2 of each position
+}
+
+
+@every_variant
+def test_attention_view_gives_the_classifiers_probabilities_bit_for_bit_and_weights(variant: str) -> None:
+    classifier, view = moved_once(variant), view_once(variant)
+    probabilities, weights = called_once(variant)
+    assert probabilities.tobytes() == classifier(some_tokens, training=False).numpy().tobytes()
+    distributions, axis = SEVERAL.get(variant, (None, ""))
+    rows, steps = some_tokens.shape
+    assert weights.shape == ((rows, distributions, steps) if distributions else (rows, steps))
+    assert view.get_layer("attention").axis == axis
+
+
+def test_attention_view_follows_the_weights_of_the_classifier() -> None:
+    classifier = built()
     view = attention_view(classifier)
-    for _ in range(2):  # the second time after the weights have moved: they are shared
-        probabilities, weights = called(view, some_tokens)
-        assert probabilities.tobytes() == classifier(some_tokens, training=False).numpy().tobytes()
-        assert weights.shape == some_tokens.shape
-        moved(classifier)
+    before = called(view, some_tokens)
+    moved(classifier)
+    assert called(view, some_tokens)[0].tobytes() == classifier(some_tokens, training=False).numpy().tobytes()
+    assert np.abs(called(view, some_tokens)[1] - before[1]).max() > 1e-3
+
+
+# How it is put together
+
+
+def test_before_the_lstm_the_scaled_words_are_what_it_reads_and_only_the_sentence_goes_through_tanh() -> None:
+    classifier = moved_once("dense_time before")
+    attention, bilstm = classifier.get_layer("attention"), classifier.get_layer("bilstm_1")
+    pooling, dropout = classifier.get_layer("pooling"), classifier.get_layer("sentence_dropout")
+    inner = keras.Model(classifier.input, [*attention.output, *bilstm.output[1:], dropout.input])
+    scaled, weights, forward, _, backward, _, sentence = (part.numpy() for part in inner(some_tokens, training=False))
+    words = classifier.get_layer("embedding")(some_tokens).numpy()
+    assert bilstm.input[0] is attention.output[0]
+    np.testing.assert_allclose(scaled, words * weights[..., None], rtol=0, atol=1e-6)
+    assert pooling.tanh_output
+    np.testing.assert_allclose(sentence, np.tanh(forward + backward), rtol=0, atol=1e-6)
+
+
+def test_the_last_states_are_dropped_out_as_all_states_are() -> None:
+    classifier = built("bahdanau", **{"model.dropout.lstm": 0.25})
+    dropout = classifier.get_layer("last_dropout")
+    assert dropout.rate == 0.25
+    assert dropout.input is classifier.get_layer("last").output
+    assert any(given is dropout.output for given in classifier.get_layer("attention").input)
 
 
 def test_the_seed_alone_draws_the_weights() -> None:
@@ -110,49 +210,8 @@ def test_the_seed_alone_draws_the_weights() -> None:
     assert not np.array_equal(training[0], training[2])
 
 
-# A mechanism of one's own
-
-
-@pytest.fixture
-def norm_mechanism() -> Iterator[None]:
-    """A mechanism as a reader would add one."""
-
-    @mechanism("norm")
-    class NormScore(Score):
-        """`e_t = g |h_t|`, the gain `g` learned."""
-
-        def build(self, input_shape: tuple[int | None, ...]) -> None:
-            self.gain = self.add_weight(shape=(), initializer="ones", name="gain")
-
-        def call(self, states: Any, mask: Any = None) -> Any:
-            return self.gain * ops.norm(states, axis=-1)
-
-    yield
-    MECHANISMS.pop("norm", None)
-    ATTENTION_KINDS.discard("norm")
-    keras.saving.get_custom_objects().pop("bilstm_attention>norm_score")
-
-
-@pytest.mark.usefixtures("norm_mechanism")
-def test_a_mechanism_registered_from_outside_is_built_by_params_saved_and_loaded(tmp_path: Path) -> None:
-    classifier = moved(built("norm"))
-    view_of_states = keras.Model(classifier.input, classifier.get_layer("lstm_dropout_1").output)
-    probabilities, weights = called(attention_view(classifier), some_tokens)
-
-    states = view_of_states(some_tokens, training=False).numpy()
-    gain = classifier.get_layer("attention").score.gain.numpy()
-    assert gain != 1
-    exponentials = np.exp(gain * np.linalg.norm(states, axis=-1)) * (some_tokens != 0)
-    np.testing.assert_allclose(weights, exponentials / exponentials.sum(axis=1, keepdims=True), rtol=0, atol=1e-6)
-
-    save_classifier(classifier, tmp_path / "model.keras")
-    loaded = called(attention_view(load_classifier(tmp_path / "model.keras")), some_tokens)
-    np.testing.assert_array_equal(loaded[0], probabilities)
-    np.testing.assert_array_equal(loaded[1], weights)
-
-    del MECHANISMS["norm"]
-    with pytest.raises(DataError, match=r"model\.keras: cannot be loaded .*'norm' is no attention mechanism"):
-        load_classifier(tmp_path / "model.keras")
+def test_the_rows_of_the_embedding_are_those_of_the_matrix() -> None:
+    np.testing.assert_array_equal(np.concatenate(built().get_layer("embedding").get_weights()), drawn_matrix())
 
 
 def test_an_unknown_kind_in_params_is_an_error_with_the_nearest_and_the_legal_ones() -> None:

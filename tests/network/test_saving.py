@@ -8,25 +8,43 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from small_classifier import CLASSES, LEARNED, SMALL, built, called, drawn_matrix, moved, some_tokens
+from small_classifier import (
+    CLASSES,
+    LEARNED,
+    SMALL,
+    VARIANTS,
+    built,
+    called,
+    called_once,
+    drawn_matrix,
+    moved,
+    moved_once,
+    some_tokens,
+)
 
 from bilstm_attention.errors import DataError
-from bilstm_attention.network.attention import MECHANISMS
 from bilstm_attention.network.classifier import attention_view, load_classifier, save_classifier
 from bilstm_attention.params import Params, with_overrides
 
 
-@pytest.mark.parametrize("kind", sorted(MECHANISMS))
-def test_a_loaded_classifier_is_the_saved_one(kind: str, tmp_path: Path) -> None:
-    classifier = moved(built(kind, overrides={"model.lstm_layers": 2, "model.merge": "concat"}))
-    save_classifier(classifier, tmp_path / "model.keras")
-    loaded = load_classifier(tmp_path / "model.keras")
-    for found, wanted in zip(
-        called(attention_view(loaded), some_tokens), called(attention_view(classifier), some_tokens), strict=True
-    ):
-        np.testing.assert_array_equal(found, wanted)
-    assert float(sum(loaded.losses)) == float(sum(classifier.losses))
-    assert np.abs(loaded(some_tokens, training=True) - loaded(some_tokens, training=False)).max() > 1e-3
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a file for every mechanism and option, weights moved."""
+    folder = tmp_path_factory.mktemp("files")
+    for number, variant in enumerate(VARIANTS):
+        save_classifier(moved_once(variant), folder / f"{number}.keras")
+    return folder
+
+
+@pytest.mark.parametrize(("number", "variant"), list(enumerate(VARIANTS)))
+def test_a_loaded_classifier_is_the_saved_one(number: int, variant: str, files: Path) -> None:
+    classifier, loaded = moved_once(variant), load_classifier(files / f"{number}.keras")
+    probabilities, weights = called(attention_view(loaded), some_tokens)
+    np.testing.assert_array_equal(probabilities, called_once(variant)[0])
+    np.testing.assert_array_equal(weights, called_once(variant)[1])
+    assert sum(map(float, loaded.losses)) == pytest.approx(sum(map(float, classifier.losses)), rel=1e-6)
+    assert loaded.get_layer("attention").get_config() == classifier.get_layer("attention").get_config()
+    assert np.abs(loaded(some_tokens, training=True) - probabilities).max() > 1e-3
 
 
 FRESH_PROCESS = """
@@ -37,31 +55,42 @@ from bilstm_attention.network.classifier import attention_view, build_classifier
 from bilstm_attention.params import Model
 
 folder = Path(sys.argv[1])
-view = attention_view(load_classifier(folder / "moved.keras"))
-np.savez(folder / "outputs.npz", *(view(np.load(folder / "tokens.npy"), training=False)))
 model = Model.model_validate_json(sys.argv[2])
 classifier = build_classifier(model, np.load(folder / "matrix.npy"), *map(int, sys.argv[3:]))
 save_classifier(classifier, folder / "again.keras")
+outputs = {}
+for path in sorted(folder.glob("[0-9]*.keras")):
+    probabilities, weights = attention_view(load_classifier(path))(np.load(folder / "tokens.npy"), training=False)
+    outputs |= {f"probabilities {path.stem}": probabilities, f"weights {path.stem}": weights}
+np.savez(folder / "outputs.npz", **outputs)
 """
 
 
-def test_a_fresh_process_loads_the_same_outputs_and_writes_the_same_bytes(tmp_path: Path) -> None:
-    built("feedforward"), built()  # what a process built before must not show in the file
-    classifier = built(seed=5)
-    save_classifier(classifier, tmp_path / "built.keras")
-    save_classifier(moved(classifier), tmp_path / "moved.keras")
-    np.save(tmp_path / "tokens.npy", some_tokens)
-    np.save(tmp_path / "matrix.npy", drawn_matrix())
-    model = with_overrides(Params(), SMALL).model.model_dump_json()
-    arguments = [str(tmp_path), model, *map(str, (LEARNED, CLASSES, 5))]
+def test_a_fresh_process_loads_the_same_outputs_and_writes_the_same_bytes(files: Path) -> None:
+    """Built here after many others: what a process built before must not show in the file."""
+    save_classifier(built("everything", seed=5), files / "built.keras")
+    np.save(files / "tokens.npy", some_tokens)
+    np.save(files / "matrix.npy", drawn_matrix())
+    model = with_overrides(Params(), {**SMALL, **VARIANTS["everything"]}).model.model_dump_json()
+    arguments = [str(files), model, *map(str, (LEARNED, CLASSES, 5))]
     fresh = subprocess.run([sys.executable, "-c", FRESH_PROCESS, *arguments], capture_output=True, text=True)
     assert fresh.returncode == 0, fresh.stderr
 
-    with np.load(tmp_path / "outputs.npz") as outputs:
-        for found, wanted in zip(outputs.values(), called(attention_view(classifier), some_tokens), strict=True):
-            np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-7)
-    assert (tmp_path / "again.keras").read_bytes() == (tmp_path / "built.keras").read_bytes()
-    assert (tmp_path / "moved.keras").read_bytes() != (tmp_path / "built.keras").read_bytes()
+    with np.load(files / "outputs.npz") as outputs:
+        assert len(outputs) == 2 * len(VARIANTS)
+        for number, variant in enumerate(VARIANTS):
+            for name, wanted in zip(("probabilities", "weights"), called_once(variant), strict=True):
+                np.testing.assert_allclose(outputs[f"{name} {number}"], wanted, rtol=0, atol=1e-7, err_msg=variant)
+    assert (files / "again.keras").read_bytes() == (files / "built.keras").read_bytes()
+
+
+def test_the_bytes_follow_the_weights(tmp_path: Path) -> None:
+    classifier = built()
+    save_classifier(classifier, tmp_path / "first.keras")
+    save_classifier(classifier, tmp_path / "same.keras")
+    save_classifier(moved(classifier), tmp_path / "moved.keras")
+    first, same, other = ((tmp_path / f"{name}.keras").read_bytes() for name in ("first", "same", "moved"))
+    assert first == same != other
 
 
 def test_the_archive_tells_nothing_of_when_it_was_written(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 from keras import ops
 
 from bilstm_attention.errors import DataError
-from bilstm_attention.network.attention import MECHANISMS, PACKAGE, attention_layer
+from bilstm_attention.network.attention import attention_layer
 from bilstm_attention.network.entities import EntityStates, EntityTokens, RelativePositions
+from bilstm_attention.network.pooling import MECHANISMS, PACKAGE
 from bilstm_attention.network.recurrent import Merge, bidirectional_lstm, decay
 from bilstm_attention.params import Model
 from bilstm_attention.paths import written_whole
@@ -113,7 +114,9 @@ def build_classifier(model: Model, matrix: np.ndarray, training_words: int, clas
     mask = RealTokens(name="mask")(tokens)
     embedding = WordEmbedding(rows, dimension, trained_rows, l2=model.l2, name="embedding")
     embedding_dropout = keras.layers.Dropout(model.dropout.embedding, name="embedding_dropout")
-    attention = attention_layer(model.attention, model.l2)
+    before = model.attention.place == "before"
+    # tanh_output is of the sentence's vector: before the LSTM there is none yet
+    attention = attention_layer(model.attention.model_copy(update={"tanh_output": False} if before else {}), model.l2)
     entities = EntityTokens(name="entities")(tokens) if model.entity_parameters else None
     words = embedding(tokens)
     if model.positions.size:
@@ -121,7 +124,7 @@ def build_classifier(model: Model, matrix: np.ndarray, training_words: int, clas
         words = keras.layers.Concatenate(name="words_and_positions")([words, positions(entities)])
     words = embedding_dropout(words)
     pooling = attention
-    if model.attention.place == "before":
+    if before:
         words, _ = attention(words, mask=mask)
         pooling = MECHANISMS["last"](model.attention.tanh_output, name="pooling")
     states, directions = bidirectional_lstm(
@@ -204,5 +207,6 @@ def load_classifier(path: Path) -> keras.Model:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         # Keras wraps a fault in the config of every layer around it; the last line is the fault itself
-        reason = str(error).rpartition("\n")[2].removeprefix("Exception encountered: ")
+        fault = str(error).rpartition("\n")[2].removeprefix("Exception encountered: ")
+        reason = fault.partition(" Full object config: ")[0]
         raise DataError(f"{path}: cannot be loaded ({reason}); `dvc repro` trains it again.") from error

@@ -13,7 +13,10 @@ MARKER_IDS = ((2, 3), (4, 5))
 
 @keras.saving.register_keras_serializable("bilstm_attention")
 class EntityTokens(keras.layers.Layer):
-    """The words of each entity: tokens, int `(B, T)`, to bool `(B, 2, T)`, True between its two markers."""
+    """The words of each entity: tokens, int `(B, T)`, to bool `(B, 2, T)`, True between its two markers.
+
+    An entity that lacks either marker has no words.
+    """
 
     def call(self, tokens: Any) -> Any:
         """`(B, T) -> (B, 2, T)`."""
@@ -21,7 +24,7 @@ class EntityTokens(keras.layers.Layer):
 
     def _between(self, tokens: Any, opening: int, closing: int) -> Any:
         opened, closed = (ops.cumsum(ops.cast(tokens == marker, "int32"), axis=1) for marker in (opening, closing))
-        return (opened > closed) & (tokens != opening)
+        return (opened > closed) & (closed < closed[:, -1:]) & (tokens != opening)
 
 
 def entity_states(states: Any, entities: Any) -> Any:
