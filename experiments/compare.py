@@ -26,7 +26,8 @@ from ruamel.yaml import YAML
 
 from bilstm_attention import paths
 from bilstm_attention.errors import ParamsError, UserError
-from bilstm_attention.params import Params, load_params, read_overrides, with_overrides
+from bilstm_attention.overrides import read_overrides, with_overrides
+from bilstm_attention.params import Params, load_params
 from bilstm_attention.terminal import start_tensorflow
 
 FAITHFULNESS_ROWS = 200
@@ -77,8 +78,11 @@ def check_data(comparison: Comparison) -> None:
     """The prepared corpus and vectors must be those that the variants name.
 
     Raises:
-        UserError: `params.yaml` names others.
+        UserError: `params.yaml` names others, or has changed since they were prepared.
     """
+    from bilstm_attention.stages import check_up_to_date
+
+    check_up_to_date("it was prepared", "embed")
     current = load_params(paths.PARAMS)
     for name, params in comparison.variants.items():
         if (params.data, params.embeddings) != (current.data, current.embeddings):

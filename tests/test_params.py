@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from bilstm_attention.errors import ParamsError
-from bilstm_attention.params import (
-    Params,
-    Train,
-    apply_overrides,
-    flatten,
-    load_params,
-    parse_override,
-    read_overrides,
-    with_overrides,
-)
+from bilstm_attention.overrides import apply_overrides, flatten, parse_override, read_overrides, with_overrides
+from bilstm_attention.params import Params, Train, load_params
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "experiments/configs").glob("*.yaml"))

@@ -111,7 +111,7 @@ def apply(
     overrides: Overrides = None,
 ) -> None:
     """Makes params.yaml the defaults plus CONFIG, or changes single parameters with -S; comments stay."""
-    from bilstm_attention.params import apply_overrides, parse_override, read_overrides
+    from bilstm_attention.overrides import apply_overrides, parse_override, read_overrides
 
     if not config and not overrides:
         raise ParamsError("nothing to apply: name a file of experiments/configs, or parameters as -S KEY=VALUE.")

@@ -1,18 +1,15 @@
-"""The typed, validated form of `params.yaml`; overrides; writing back with comments kept."""
+"""The typed, validated form of `params.yaml`."""
 
-import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from bilstm_attention.errors import ParamsError, listing, nearest
-from bilstm_attention.paths import written_whole
 
 # The mechanisms of network/attention.py, which adds what else is registered there; named here, so that parameters are
 # checked without TensorFlow.
@@ -241,15 +238,12 @@ class Params(Block):
 PLAIN = YAML(typ="safe", pure=True)
 
 
-def _with_comments() -> YAML:
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 120
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    return yaml
+def read_yaml(path: Path, yaml: YAML = PLAIN) -> Any:
+    """A YAML file of blocks.
 
-
-def _read(path: Path, yaml: YAML) -> Any:
+    Raises:
+        ParamsError: it is not there, is no YAML, or holds something else.
+    """
     try:
         document = yaml.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -267,7 +261,7 @@ def load_params(path: Path) -> Params:
     Raises:
         ParamsError: lists every unknown key, wrong type and value out of range, with what is legal.
     """
-    return check(_read(path, PLAIN), where=str(path))
+    return check(read_yaml(path), where=str(path))
 
 
 def check(values: Mapping[str, Any], where: str) -> Params:
@@ -309,94 +303,3 @@ def _fields_at(location: Iterable[str]) -> list[str]:
     for part in location:
         block = block.model_fields[part].annotation
     return list(block.model_fields)
-
-
-def flatten(params: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters as `{"model.lstm_units": 100, ...}`; lists, and mappings of labels to files, stay whole."""
-    return dict(_leaves(params.model_dump() if isinstance(params, BaseModel) else params))
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """`"model.lstm_units=200"` to `("model.lstm_units", 200)`; the value is read as YAML.
-
-    Raises:
-        ParamsError: no `=`, or a value that is not YAML.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ParamsError(f"-S {text}: an override is written key=value, for example -S model.lstm_units=200.")
-    try:
-        return key.strip(), PLAIN.load(value)
-    except YAMLError as error:
-        raise ParamsError(f"-S {text}: the value is not YAML: {error}") from None
-
-
-def with_overrides(params: Params, overrides: Mapping[str, Any], where: str = "override") -> Params:
-    """`params` with dotted keys replaced, checked again."""
-    values = params.model_dump()
-    for key, value in overrides.items():
-        _assign(values, key, value)
-    return check(values, where)
-
-
-def _assign(values: Any, key: str, value: Any) -> None:
-    *blocks, last = key.split(".")
-    for block in blocks:
-        inner = values.get(block)
-        if not isinstance(inner, Mapping):
-            # leaves the fault where the schema check will name it
-            values[block] = inner = {}
-        values = inner
-    values[last] = value
-
-
-def _on_one_line(value: Any) -> Any:
-    """Lists are written as `[0, 1]`, the way params.yaml shows them."""
-    if not isinstance(value, list):
-        return value
-    line = CommentedSeq(value)
-    line.fa.set_flow_style()
-    return line
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted overrides of a nested file; `data.train: {pos: a, neg: b}` is one value, not two."""
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and name not in ("data.train", "data.dev", "data.test"):
-            yield from _leaves(value, f"{name}.")
-        else:
-            yield name, value
-
-
-def read_overrides(path: Path) -> dict[str, Any]:
-    """What a file of `experiments/configs` makes of the defaults: every parameter, as dotted keys.
-
-    All of them, so that what an experiment means does not depend on the one applied before.
-    """
-    given = flatten(_read(path, PLAIN))
-    with_overrides(Params(), given, where=str(path))
-    return {**flatten(Params()), **given}
-
-
-def apply_overrides(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes overrides into a `params.yaml` in place, comments kept; nothing is written unless the whole is legal.
-
-    Returns:
-        those that changed a parameter, as dotted keys.
-
-    Raises:
-        ParamsError: as `load_params`.
-    """
-    before = load_params(path)
-    after = flatten(with_overrides(before, overrides, where=f"{path} with overrides"))
-    changed = {key: value for key, value in after.items() if flatten(before)[key] != value}
-    yaml = _with_comments()
-    document = _read(path, yaml)
-    for key, value in changed.items():
-        _assign(document, key, _on_one_line(value))
-    text = io.StringIO()
-    yaml.dump(document, text)
-    with written_whole(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
-    return changed

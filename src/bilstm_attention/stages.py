@@ -199,20 +199,27 @@ def show_scores(markdown: bool = False) -> None:
 
     metrics = json.loads(existing(paths.CURRENT / "metrics.json").read_text(encoding="utf-8"))
     if markdown:
-        _check_up_to_date()
+        check_up_to_date("the last evaluation")
         print(score_document(metrics, load_params(paths.PARAMS), made_with()))
     else:
         Console().print(score_table(metrics))
 
 
-def _check_up_to_date() -> None:
-    """A page says what its scores were made with: that must be what stands in the project now."""
-    command = [sys.executable, "-m", "dvc", "status", "--json"]
+def check_up_to_date(since: str, *stage: str) -> None:
+    """A page says what its scores were made with: that must be what stands in the project now.
+
+    Args:
+        since: what was done with the outputs, as an error calls it.
+        stage: as far as this one; else all.
+
+    Raises:
+        UserError: names the stages whose parameters, code, data or outputs have changed.
+    """
+    command = [sys.executable, "-m", "dvc", "status", "--json", *(("--with-deps", *stage) if stage else ())]
     status = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     if status:
-        raise UserError(
-            f"{', '.join(status)}: changed since the last evaluation; `dvc repro` first, then make the page."
-        )
+        repro = " ".join(["dvc repro", *stage])
+        raise UserError(f"{', '.join(status)}: changed since {since}; `{repro}` first.")
 
 
 def _forget_other_seeds(params: Params) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from bilstm_attention.corpus.batches import Rows
 from bilstm_attention.corpus.tokens import SPANS, Vocabulary
 from bilstm_attention.errors import DataError
-from bilstm_attention.params import Params, with_overrides
+from bilstm_attention.overrides import with_overrides
+from bilstm_attention.params import Params
 from bilstm_attention.terminal import start_tensorflow
 
 start_tensorflow()

@@ -20,7 +20,8 @@ from bilstm_attention.experiment.runs import (
     run_name,
 )
 from bilstm_attention.experiment.tracking import MODEL_DIGEST, PARENT, Tracker
-from bilstm_attention.params import Params, with_overrides
+from bilstm_attention.overrides import with_overrides
+from bilstm_attention.params import Params
 
 DEV = {0: {"loss": 0.9, "accuracy": 60.0}, 1: {"loss": 0.5, "accuracy": 70.0}, 2: {"loss": 0.4, "accuracy": 70.0}}
 HISTORY = pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5], "dev_accuracy": [55.0, 60.0]})

@@ -20,7 +20,8 @@ from bilstm_attention.corpus.tokens import Vocabulary
 from bilstm_attention.experiment import tracking
 from bilstm_attention.experiment.environment import environment_tags
 from bilstm_attention.experiment.tracking import Record, Tracker, artifact_uri, shown_uri, store_uri
-from bilstm_attention.params import Params, flatten
+from bilstm_attention.overrides import flatten
+from bilstm_attention.params import Params
 
 EXAMPLE = "The <e1>wheel</e1> of the <e2>car</e2> broke."
 Logged = tuple[Tracker, str, str]

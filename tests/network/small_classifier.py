@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from bilstm_attention.network.attention import MECHANISMS
 from bilstm_attention.network.classifier import attention_view, build_classifier
-from bilstm_attention.params import Params, with_overrides
+from bilstm_attention.overrides import with_overrides
+from bilstm_attention.params import Params
 
 Array = NDArray[Any]
 WORDS, LEARNED, DIMENSION, CLASSES, LONGEST = 24, 15, 4, 3, 24

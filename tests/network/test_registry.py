@@ -1,5 +1,6 @@
 """Mechanisms of one's own, registered from outside: built from parameters, trained, saved, loaded and looked at."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from bilstm_attention.corpus.batches import Rows
 from bilstm_attention.errors import DataError
 from bilstm_attention.experiment.task import Task
 from bilstm_attention.experiment.training import fit
+from bilstm_attention.network import attention
 from bilstm_attention.network.attention import MECHANISMS, AttentionPooling, mechanism
 from bilstm_attention.network.classifier import attention_view, load_classifier, save_classifier
 from bilstm_attention.params import ATTENTION_KINDS, ENTITY_KINDS, Attention, Model, Train
@@ -138,3 +140,15 @@ def test_a_file_with_a_mechanism_that_is_not_registered_is_an_error_that_says_so
     assert "imported" in message
     assert "config" not in message
     assert "\n" not in message
+
+
+def test_the_example_of_the_readme_is_a_mechanism() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
+    try:
+        exec(example, dict(vars(attention)))
+        _, weights = called(attention_view(moved(built("norm"))), some_tokens)
+    finally:
+        forget("norm")
+    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=0, atol=1e-6)
+    assert np.ptp(weights[0]) > 1e-3

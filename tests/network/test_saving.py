@@ -24,7 +24,8 @@ from small_classifier import (
 
 from bilstm_attention.errors import DataError
 from bilstm_attention.network.classifier import attention_view, load_classifier, save_classifier
-from bilstm_attention.params import Params, with_overrides
+from bilstm_attention.overrides import with_overrides
+from bilstm_attention.params import Params
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from bilstm_attention.network.attention import MECHANISMS
 from bilstm_attention.network.classifier import attention_view, build_classifier
-from bilstm_attention.params import Params, read_overrides, with_overrides
+from bilstm_attention.overrides import read_overrides, with_overrides
+from bilstm_attention.params import Params
 
 CONFIG = Path(__file__).parents[2] / "experiments/configs/seed.yaml"
 WORDS, DIMENSION, LENGTH, UNITS, CLASSES = 1000, 300, 100, 20, 2

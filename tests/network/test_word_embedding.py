@@ -7,7 +7,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from bilstm_attention.network.classifier import WordEmbedding, build_classifier
-from bilstm_attention.params import Params, with_overrides
+from bilstm_attention.overrides import with_overrides
+from bilstm_attention.params import Params
 
 ROWS, DIMENSION = 12, 4
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from transcription import bilstm, softmax
 
 from bilstm_attention.network.classifier import attention_view, build_classifier
-from bilstm_attention.params import Params, read_overrides, with_overrides
+from bilstm_attention.overrides import read_overrides, with_overrides
+from bilstm_attention.params import Params
 
 Array = NDArray[Any]
 CONFIG = Path(__file__).parents[2] / "experiments/configs/zhou2016.yaml"

@@ -24,7 +24,8 @@ import pandas as pd
 from bilstm_attention import paths
 from bilstm_attention.errors import UserError
 from bilstm_attention.experiment.environment import environment_tags, sha256
-from bilstm_attention.params import Params, flatten
+from bilstm_attention.overrides import flatten
+from bilstm_attention.params import Params
 
 # MLflow would otherwise report usage to its makers, and wait minutes for a server that is not there.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -6,7 +6,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from bilstm_attention.params import Params, flatten
+from bilstm_attention.overrides import flatten
+from bilstm_attention.params import Params
 
 
 def score_table(metrics: Mapping[str, Any]) -> Table:

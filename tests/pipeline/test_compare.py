@@ -1,0 +1,109 @@
+"""`experiments/compare.py` on the sample corpus: same budget for all, dev alone, nothing trained twice."""
+
+import csv
+import json
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.conftest import SMALL, Project
+
+pytestmark = pytest.mark.slow
+COMPARISON = """
+about: "# Of two"
+base: experiments/configs/sample.yaml
+overrides: {train.epochs: 1, train.threads: 1, model.lstm_units: 4, embeddings.epochs: 1}
+seeds: [0, 1]
+reference: REFERENCE
+columns: [equation]
+variants:
+  mean: {set: {model.attention.kind: mean}}
+  two hops: {set: {model.attention.kind: structured, model.attention.hops: 2}, words: {equation: "`A`"}}
+"""
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "experiments/compare.py", "experiments/comparisons/two.yaml", *arguments]
+
+
+@pytest.fixture(scope="module")
+def project(new_project: Callable[[], Project]) -> Project:
+    assert "embeddings.epochs=1" in SMALL
+    project = new_project()
+    project.run("dvc", "repro", "embed")
+    write(project, "mean")
+    project.run(*command("--workers", "2"))
+    return project
+
+
+def write(project: Project, reference: str) -> None:
+    text = COMPARISON.replace("REFERENCE", reference)
+    (project.root / "experiments/comparisons/two.yaml").write_text(text)
+
+
+def results(project: Project) -> dict[Path, dict]:
+    files = (project.root / "experiments/studies/two").glob("*.json")
+    return {file: json.loads(file.read_text()) for file in sorted(files)}
+
+
+def test_page_table_and_picture_say_what_the_trainings_gave_on_dev(project: Project) -> None:
+    folder = project.root / "experiments/results"
+    with (folder / "two.csv").open() as file:
+        rows = {row["variant"]: row for row in csv.DictReader(file)}
+    found = sorted(result["dev"]["official_f1"] for result in results(project).values())
+    written = sorted(float(row[seed]) for row in rows.values() for seed in ("seed_0", "seed_1"))
+    assert written == pytest.approx(found, abs=1e-4)
+    assert len(found) == 4
+    assert (rows["mean"]["weights_added"], rows["mean"]["p"]) == ("0", "")
+    # W1 (4, 100) and W2 (100, 2), and a second state of 4 for each of 19 classes
+    assert int(rows["two hops"]["weights_added"]) == 4 * 100 + 100 * 2 + 4 * 19
+    assert 0 < float(rows["two hops"]["p"]) <= 1
+    page = (folder / "two.md").read_text()
+    assert page.startswith("# Of two\n")
+    assert f"| `two hops` | `A` | {rows['two hops']['weights_added']} | {float(rows['two hops']['mean']):.2f} ±" in page
+    assert page.count("| `two hops` |") == 2
+    assert (folder / "two.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_training_is_a_run_in_mlflow(project: Project) -> None:
+    with sqlite3.connect(project.root / "experiments/mlflow.db") as store:
+        runs = store.execute("select name, status from runs").fetchall()
+        metrics = {name for (name,) in store.execute("select distinct key from metrics")}
+    variants = [f"{variant} seed={seed}" for variant in ("mean", "two hops") for seed in (0, 1)]
+    assert sorted(runs) == [(name, "FINISHED") for name in variants]
+    assert {"best_dev_official_f1", "dev_comprehensiveness_attention", "dev_loss"} <= metrics
+    assert not [name for name in metrics if "test" in name]
+
+
+def test_a_second_run_trains_what_is_missing_alone_and_to_the_same_scores(project: Project) -> None:
+    before = results(project)
+    lost = next(iter(before))
+    lost.unlink()
+    project.run(*command())
+    after = results(project)
+    assert set(after) == set(before)
+    assert {path for path in before if after[path]["started"] != before[path]["started"]} == {lost}
+    for part in ("dev", "history", "predicted", "faithfulness"):
+        assert after[lost][part] == before[lost][part]
+    with sqlite3.connect(project.root / "experiments/mlflow.db") as store:
+        assert store.execute("select count(*) from runs").fetchone() == (4,)
+    assert list((project.root / "experiments/checkpoints").iterdir()) == []
+
+
+def test_a_comparison_that_cannot_be_is_refused_before_any_training(project: Project) -> None:
+    before = set(results(project))
+    write(project, "median")
+    assert "reference 'median' is none of its variants, mean, two hops" in project.run(*command(), check=False)
+    write(project, "mean")
+    project.apply("data.split_seed=3")
+    try:
+        assert "prepare: changed since it was prepared; `dvc repro embed` first" in project.run(*command(), check=False)
+    finally:
+        project.apply("data.split_seed=0")
+    elsewhere = COMPARISON.replace("REFERENCE", "mean").replace("embeddings.epochs: 1", "embeddings.epochs: 2")
+    (project.root / "experiments/comparisons/two.yaml").write_text(elsewhere)
+    assert "mean: wants other data or vectors than params.yaml has" in project.run(*command(), check=False)
+    assert set(results(project)) == before
