@@ -1,17 +1,14 @@
 """Trains named variants of one experiment under the same budget and seeds, and writes what they score on dev.
 
-    bilstm-attention apply experiments/configs/zhou2016.yaml
-    dvc repro embed
-    python experiments/compare.py experiments/comparisons/attention.yaml --workers 2
+    python experiments/compare.py experiments/comparisons/NAME.yaml --workers 2
 
-The test set is not opened. Every training is a run in MLflow. Killed, the same command goes on from the last finished
-epoch of every training; finished ones are read, not repeated. Beside the file of variants, its name says where the
-outcome goes: `experiments/results/NAME.md`, `.csv` and `.png`.
+writes `experiments/results/NAME.md`, `.csv` and `.png`. The test set is not opened. Every training is a run in MLflow.
+Killed, the same command goes on from the last finished epoch of every training; finished ones are read, not repeated.
 """
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
@@ -22,16 +19,16 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from ruamel.yaml import YAML
 
 from bilstm_attention import paths
 from bilstm_attention.errors import ParamsError, UserError
 from bilstm_attention.overrides import read_overrides, with_overrides
-from bilstm_attention.params import Params, load_params
+from bilstm_attention.params import Params, load_params, read_yaml
 from bilstm_attention.terminal import start_tensorflow
 
 FAITHFULNESS_ROWS = 200
 DIGEST = "training.digest"
+KEYS = {"about", "base", "overrides", "seeds", "reference", "columns", "variants"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,7 @@ class Comparison:
 
     Args:
         name: of the file.
+        base: the experiment that prepares its data.
         about: Markdown over the table.
         columns: what is said of every variant in words, as columns of the table.
         reference: the variant that the others are tested against.
@@ -48,6 +46,7 @@ class Comparison:
     """
 
     name: str
+    base: str
     about: str
     columns: list[str]
     reference: str
@@ -60,9 +59,11 @@ def read_comparison(path: Path) -> Comparison:
     """Reads and checks a file of variants: every key, value and combination before the first training.
 
     Raises:
-        ParamsError: a parameter is illegal, or the reference is no variant.
+        ParamsError: a key is missing or unknown, a parameter is illegal, or the reference is no variant.
     """
-    given = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    given = read_yaml(path)
+    if set(given) != KEYS:
+        raise ParamsError(f"{path}: has the keys {', '.join(given)}; a comparison has {', '.join(sorted(KEYS))}.")
     shared = {**read_overrides(Path(given["base"])), **given["overrides"]}
     variants = {
         name: with_overrides(Params(), {**shared, **variant["set"]}, where=f"{path}: {name}")
@@ -70,8 +71,11 @@ def read_comparison(path: Path) -> Comparison:
     }
     if given["reference"] not in variants:
         raise ParamsError(f"{path}: reference {given['reference']!r} is none of its variants, {', '.join(variants)}.")
+    if any(params.train.monitor == "loss" for params in variants.values()):
+        raise ParamsError(f"{path}: train.monitor: loss compares no labels; name a score, for instance accuracy.")
     words = {name: variant.get("words", {}) for name, variant in given["variants"].items()}
-    return Comparison(path.stem, given["about"], given["columns"], given["reference"], given["seeds"], words, variants)
+    said = {key: given[key] for key in ("base", "about", "columns", "reference", "seeds")}
+    return Comparison(name=path.stem, words=words, variants=variants, **said)
 
 
 def check_data(comparison: Comparison) -> None:
@@ -104,22 +108,24 @@ def train_one(params: Params, seed: int, folder: Path) -> dict[str, Any]:
     """Trains one variant with one seed and measures it on dev, or reads what that gave before."""
     start_tensorflow()
     from bilstm_attention.experiment import faithfulness, prediction, training
+    from bilstm_attention.experiment.checkpoint import digest
+    from bilstm_attention.experiment.environment import made_with
     from bilstm_attention.stages import write_json
 
     task, dev, vocabulary = _inputs()
     checkpoint = training.training_checkpoint(paths.CHECKPOINTS, params.model, params.train, task, seed)
-    path = folder / f"{checkpoint.path.stem}.json"
+    measures = Path(faithfulness.__file__).read_text(encoding="utf-8")
+    path = folder / f"{digest(checkpoint.path.stem, measures, FAITHFULNESS_ROWS)}.json"
     if not path.exists():
         started = time.time()
         fitted = training.fit(params.model, params.train, task, seed, checkpoints=paths.CHECKPOINTS)
-        seconds = time.time() - started
         predicted = prediction.named(prediction.predict(fitted.model, task.dev), task.labels)
         found = {
             "digest": checkpoint.path.stem,
             "dev": fitted.dev,
             "best_epoch": fitted.best_epoch,
             "started": started,
-            "seconds": seconds,
+            "made_with": made_with(),
             "weights": sum(variable.numpy().size for variable in fitted.model.trainable_variables),
             "history": fitted.history.to_dict("records"),
             "predicted": predicted,
@@ -145,7 +151,7 @@ def record(comparison: Comparison, name: str, seed: int, found: Mapping[str, Any
     from bilstm_attention.experiment.runs import corpus_name
     from bilstm_attention.experiment.tracking import Record, Tracker, tracking_may_fail
 
-    params = comparison.variants[name]
+    params = with_overrides(comparison.variants[name], {"train.seeds": [seed]})
     with tracking_may_fail(f"{name}, seed {seed}"):
         tracker = Tracker(corpus_name(params))
         if tracker.newest(DIGEST, found["digest"]):
@@ -161,7 +167,7 @@ def record(comparison: Comparison, name: str, seed: int, found: Mapping[str, Any
                 params=params,
                 metrics={f"best_dev_{score}": value for score, value in found["dev"].items()}
                 | rankings
-                | {"dev_attention_entropy": measured["entropy"], "seconds": found["seconds"]},
+                | {"dev_attention_entropy": measured["entropy"]},
                 history=found["history"],
                 tags={"comparison": comparison.name, "variant": name, "seed": str(seed), DIGEST: found["digest"]},
                 datasets={split: paths.PREPARED / f"{split}.parquet" for split in ("train", "dev")},
@@ -200,7 +206,6 @@ def tabulate(comparison: Comparison, results: Mapping[str, Mapping[int, Mapping[
                 **scoring.spread_over_seeds({seed: one["dev"][monitor] for seed, one in by_seed.items()}),
                 "p": None if itself else scoring.compare(gold, predicted, reference, monitor),
                 "weights_added": found[0]["weights"] - first["weights"],
-                "minutes": sum(one["seconds"] for one in found) / len(found) / 60,
                 **measures,
                 "entropy": sum(one["faithfulness"]["entropy"] for one in found) / len(found),
                 **{f"share_{kind}": share for kind, share in shares.items()},
@@ -209,10 +214,17 @@ def tabulate(comparison: Comparison, results: Mapping[str, Mapping[int, Mapping[
     return pd.DataFrame(rows).drop(columns="by_seed")
 
 
-def page(comparison: Comparison, table: pd.DataFrame, command: str, made_with: str) -> str:
-    """The Markdown page: words and scores of every variant, then what is known of their attention."""
+def page(comparison: Comparison, table: pd.DataFrame, commands: Sequence[str], made_with: Sequence[str]) -> str:
+    """The Markdown page: words and scores of every variant, then what is known of their attention.
+
+    Args:
+        comparison: what was compared.
+        table: of `tabulate`.
+        commands: that made it.
+        made_with: what the trainings were made with, each once.
+    """
     base = next(iter(comparison.variants.values())).train
-    text = [comparison.about.rstrip(), "", "```sh", command, "```", ""]
+    text = [comparison.about.rstrip(), "", "```sh", *commands, "```", ""]
     heads = [
         *comparison.columns,
         "weights added",
@@ -243,7 +255,7 @@ def page(comparison: Comparison, table: pd.DataFrame, command: str, made_with: s
         numbers = [row[f"{of}_{by}"] for of in ("comprehensiveness", "sufficiency") for by in RANKINGS]
         numbers += [row["entropy"], *(row.get(f"share_{kind}", float("nan")) for kind in SHARES.values())]
         text.append(_line(f"`{row['variant']}`", *(f"{number:.1f}" for number in numbers)))
-    return "\n".join([*text, "", f"Made with {made_with}.", ""])
+    return "\n".join([*text, "", *(f"Trained with {each}." for each in made_with), ""])
 
 
 RANKINGS = ("attention", "random", "gradient_input")
@@ -259,13 +271,13 @@ FAITHFULNESS = (
     "On {rows} dev sentences, means of the seeds; percentage points of the predicted class's probability.\n"
     "Comprehensiveness: what deleting the tokens on top of a ranking takes away (higher: they were needed).\n"
     "Sufficiency: what is missing when they alone are left (lower: they were enough). Both after DeYoung et al. 2020\n"
-    "(arXiv:1911.03429), mean of 1, 5, 10, 20 and 50 % of the tokens. Entropy: percent of that of uniform weights.\n"
-    "Then where the weight lies, in percent."
+    "(arXiv:1911.03429), mean of 1, 5, 10, 20 and 50 % of the tokens, each rounded up to whole ones. Entropy: percent\n"
+    "of that of uniform weights. Then where the weight lies, in percent."
 )
 
 
 def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def main(
@@ -274,7 +286,6 @@ def main(
 ) -> None:
     """Trains, records and compares every variant of FILE."""
     start_tensorflow()
-    from bilstm_attention.experiment.environment import made_with
     from bilstm_attention.insight.plots import compared
 
     comparison = read_comparison(file)
@@ -294,9 +305,14 @@ def main(
     target = Path("experiments/results") / comparison.name
     with paths.written_whole(target.with_suffix(".csv")) as path:
         table.to_csv(path, index=False, float_format="%.4f")
-    command = "\n".join(line.strip() for line in (__doc__ or "").splitlines() if line.startswith("    "))
+    commands = [
+        f"bilstm-attention apply {comparison.base}",
+        "dvc repro embed",
+        f"python experiments/compare.py {file} --workers {workers}",
+    ]
+    made_with = sorted({found["made_with"] for by_seed in results.values() for found in by_seed.values()})
     with paths.written_whole(target.with_suffix(".md")) as path:
-        path.write_text(page(comparison, table, command, made_with()), encoding="utf-8")
+        path.write_text(page(comparison, table, commands, made_with), encoding="utf-8")
     monitor = next(iter(comparison.variants.values())).train.monitor
     compared(table, f"dev {monitor}", target.with_suffix(".png"))
     print(f"{target}.md, .csv and .png written")

@@ -60,7 +60,7 @@ def train(seed: Annotated[int, typer.Option(min=0, help="One of train.seeds.")])
 
 @app.command(rich_help_panel=STAGE)
 def evaluate() -> None:
-    """Scores every seed's model on test: the only command that opens the test set."""
+    """Scores every seed's model on test: the only stage that opens the test set."""
     from bilstm_attention import stages
 
     _enter_project()
@@ -154,10 +154,13 @@ def explain(
     text: Annotated[
         list[str] | None, typer.Option(help="A sentence to read, entities marked if they were in training; repeatable.")
     ] = None,
-    split: Annotated[Literal["train", "dev", "test"] | None, typer.Option(help="Sentences of the corpus.")] = None,
+    split: Annotated[
+        Literal["train", "dev", "test"] | None,
+        typer.Option(help="Sentences of the corpus; to find what to change, look at dev."),
+    ] = None,
     limit: Annotated[int, typer.Option(min=0, help="The first so many of the split; 0: all.")] = 50,
     seed: Annotated[int | None, typer.Option(min=0, help="Whose model; by default the best on dev.")] = None,
-    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("attention.html"),
+    output: Annotated[Path, typer.Option(dir_okay=False, help="The page to write.")] = Path("attention.html"),
 ) -> None:
     """Writes a page that shows which tokens a model attends to, in given sentences or in a split."""
     from bilstm_attention import stages

@@ -11,13 +11,10 @@ from ruamel.yaml.error import YAMLError
 
 from bilstm_attention.errors import ParamsError, listing, nearest
 
-# The mechanisms of network/attention.py, which adds what else is registered there; named here, so that parameters are
-# checked without TensorFlow.
-ATTENTION_KINDS = {
-    *("feedforward", "zhou", "context", "luong_dot", "luong_general", "bahdanau", "entity"),
-    *("structured", "multihead", "dense_time", "mean", "max", "last"),
-}
-# Those that look at the entities of a relation corpus.
+# Read off their text: importing them takes TensorFlow, and a list here would be a second place to change.
+_MECHANISMS = (Path(__file__).parent / "network/attention.py").read_text(encoding="utf-8")
+ATTENTION_KINDS = set(re.findall(r'^@mechanism\("(\w+)"\)$', _MECHANISMS, re.MULTILINE))
+# Those that are of no use without marked entities.
 ENTITY_KINDS = {"entity"}
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]

@@ -60,7 +60,11 @@ class TextClassifier:
 
     def rows(self, texts: Sequence[str]) -> Rows:
         """Sentences as the network reads them."""
-        return Rows([self.vocabulary.encode(row) for row in self.tokens(texts)], np.zeros(len(texts), np.int32))
+        return self.encoded(self.tokens(texts))
+
+    def encoded(self, rows: Sequence[Sequence[str]]) -> Rows:
+        """Sentences of `tokens`, numbered."""
+        return Rows([self.vocabulary.encode(row) for row in rows], np.zeros(len(rows), np.int32))
 
     def tokens(self, texts: Sequence[str]) -> list[list[str]]:
         """Sentences as words, cut and marked as in training."""

@@ -162,7 +162,11 @@ def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | Non
     from bilstm_attention.experiment.task import existing, load_labels, load_vocabulary
 
     params = load_params(paths.PARAMS)
-    reports = {each: existing(paths.seed_folder(each) / "dev.json") for each in params.train.seeds}
+    if seed is not None and seed not in params.train.seeds:
+        raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; no model has it.")
+    seeds = params.train.seeds if seed is None else [seed]
+    reports = {each: existing(paths.seed_folder(each) / "dev.json") for each in seeds}
+    check_up_to_date("the last training", *(f"train@{each}" for each in seeds))
     start_tensorflow()
     from bilstm_attention.experiment.runs import best_seed, corpus_name, run_name
     from bilstm_attention.experiment.training import use_threads
@@ -180,8 +184,8 @@ def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | Non
     else:
         model = load_classifier(paths.seed_folder(seed) / "model.keras")
         classifier = TextClassifier(model, load_vocabulary(), load_labels(), params.data)
-        tokens, rows = classifier.tokens(texts), classifier.rows(texts)
-        examples = read_sentences(model, rows, tokens, [None] * len(texts), classifier.labels)
+        tokens = classifier.tokens(texts)
+        examples = read_sentences(model, classifier.encoded(tokens), tokens, [None] * len(texts), classifier.labels)
     source = f"{corpus_name(params)}, {split}" if split else "given text"
     attention_page(examples, output, title=run_name(params, [seed]), source=source)
     verdicts = [example.verdict for example in examples]

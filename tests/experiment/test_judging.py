@@ -186,7 +186,7 @@ def test_attention_weighs_each_rows_own_tokens_and_sums_to_one(verdict: Verdict,
 
 def test_faithfulness_is_of_every_seed_on_dev_and_none_when_not_asked_for(verdict: Verdict, inside: Path) -> None:
     dev, vocabulary, labels = load_split("dev"), load_vocabulary(), load_labels()
-    found = verdict.metrics["faithfulness"]
+    found = verdict.metrics["dev_faithfulness"]
     assert found["rows"] == len(dev)
     for seed in SEEDS:
         model = load_classifier(paths.seed_folder(seed) / "model.keras")
@@ -196,7 +196,7 @@ def test_faithfulness_is_of_every_seed_on_dev_and_none_when_not_asked_for(verdic
     assert "curves" not in found
     unasked = load_params(paths.PARAMS).evaluate.model_copy(update={"faithfulness": 0})
     without = judge(SEEDS[:1], unasked)
-    assert (without.faithfulness, "faithfulness" in without.metrics) == ({}, False)
+    assert (without.faithfulness, "dev_faithfulness" in without.metrics) == ({}, False)
 
 
 def test_the_most_probable_label_is_named() -> None:

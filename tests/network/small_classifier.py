@@ -97,7 +97,7 @@ def _graph_once(variant: str) -> Any:
 
 
 def answers(variant: str, tokens: Array) -> list[Array]:
-    """Probabilities and weights by a graph, as `experiment.training.predict` has them; quick on the second call."""
+    """Probabilities and weights by a graph, as `experiment.prediction.predict` has them; quick on the second call."""
     return [output.numpy() for output in _graph_once(variant)(tokens)]
 
 

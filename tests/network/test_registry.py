@@ -1,6 +1,8 @@
 """Mechanisms of one's own, registered from outside: built from parameters, trained, saved, loaded and looked at."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,14 +30,13 @@ from bilstm_attention.experiment.training import fit
 from bilstm_attention.network import attention
 from bilstm_attention.network.attention import MECHANISMS, AttentionPooling, mechanism
 from bilstm_attention.network.classifier import attention_view, load_classifier, save_classifier
-from bilstm_attention.params import ATTENTION_KINDS, ENTITY_KINDS, Attention, Model, Train
+from bilstm_attention.params import ATTENTION_KINDS, Attention, Model, Train
 
 
 def forget(kind: str) -> None:
     """As a process that never ran the registering module; not a part of the public face."""
     MECHANISMS.pop(kind, None)
     ATTENTION_KINDS.discard(kind)
-    ENTITY_KINDS.discard(kind)
     keras.saving.get_custom_objects().pop(f"bilstm_attention>{kind}_attention", None)
 
 
@@ -140,6 +141,12 @@ def test_a_file_with_a_mechanism_that_is_not_registered_is_an_error_that_says_so
     assert "imported" in message
     assert "config" not in message
     assert "\n" not in message
+
+
+def test_parameters_know_every_mechanism_of_the_menu_without_importing_it() -> None:
+    code = "import sys, bilstm_attention.params as read; print(*read.ATTENTION_KINDS, 'keras' in sys.modules)"
+    *kinds, imported = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert (set(kinds), imported) == (set(MECHANISMS), "False")
 
 
 def test_the_example_of_the_readme_is_a_mechanism() -> None:

@@ -78,8 +78,9 @@ def structured(h: Array, q: Array, entities: Array, w1: Array, w2: Array) -> Arr
 
 
 def multihead(h: Array, q: Array, entities: Array, w: Array, queries: Array) -> Array:
-    heads, key_size = queries.shape
-    return np.array([[queries[k] @ (w[:, k].T @ h_t) / np.sqrt(key_size) for h_t in h] for k in range(heads)])
+    heads, size = queries.shape
+    kernels = [w[:, k * size : (k + 1) * size] for k in range(heads)]
+    return np.array([[queries[k] @ (kernels[k].T @ h_t) / np.sqrt(size) for h_t in h] for k in range(heads)])
 
 
 def dense_time(h: Array, q: Array, entities: Array, w: Array, b: Array) -> Array:

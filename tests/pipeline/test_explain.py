@@ -89,7 +89,7 @@ def test_given_text_is_tokenised_as_in_training(first_repro: Trained, tmp_path: 
     [
         (("--text", "A wheel."), "error: row 0: has no markers; a relation sentence marks both entities"),
         (("--text", SENTENCE, "--text", " "), "error: row 1: an empty sentence."),
-        (("--split", "dev", "--seed", "9"), "seed-9/model.keras: not there; `dvc repro` makes it."),
+        (("--split", "dev", "--seed", "9"), "--seed 9: not one of train.seeds, [0]; no model has it."),
     ],
 )
 def test_a_fault_is_one_message_and_no_page(

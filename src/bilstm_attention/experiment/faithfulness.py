@@ -23,7 +23,7 @@ from bilstm_attention.experiment.scoring import spread_over_seeds
 
 Floats = NDArray[np.float64]
 
-PERCENTS = (1, 5, 10, 20, 50)  # of the tokens of a sentence, the bins of ERASER (DeYoung et al. 2020, section 5)
+PERCENTS = (1, 5, 10, 20, 50)  # of the tokens of a sentence, the bins of ERASER (DeYoung et al. 2020)
 MEASURES = ("comprehensiveness", "sufficiency")
 RANDOM_ORDERS = 3
 GRADIENT_BATCH = 64
@@ -72,9 +72,10 @@ def measure(
 
     With p the probability of the class predicted on the whole sentence, and k tokens that a ranking puts on top:
     comprehensiveness is p(whole) - p(without the k tokens), high where they were needed; sufficiency is p(whole) -
-    p(the k tokens alone), low where they were enough (DeYoung et al. 2020, ERASER, arXiv:1911.03429, section 4). Each
+    p(the k tokens alone), low where they were enough (DeYoung et al. 2020, ERASER, arXiv:1911.03429). Each
     is given by bin (`curves`) and as the mean of the five bins, which stands for the area over its curve. Tokens are
-    deleted, the rest keep their order; entity markers are tokens like all others.
+    deleted, the rest keep their order; entity markers are tokens like all others. A bin is rounded up to whole tokens,
+    so in sentences of up to 20 tokens the first two bins are the same.
 
     The rankings: `attention`, the weights, where K > 1 their mean; `random`, the mean of three orders;
     `gradient_input`, the gradient of p to a token's word vector times that vector. Equals stand in random order.

@@ -51,21 +51,22 @@ class Verdict:
 
 
 def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
-    """Scores every seed's model on test, of which nothing was used to choose them.
+    """Scores every seed's model on test, of which nothing was used to choose them, and tries its attention on dev.
 
     Raises:
-        DataError: a stage before this one has not run.
+        DataError: a stage before this one has not run, or no dev sentence has two tokens to try attention on.
     """
     labels, vocabulary = load_labels(), load_vocabulary()
     train, test = load_split("train"), load_split("test")
     rows = encode(test, vocabulary, labels)
+    dev_split = load_split("dev") if params.faithfulness else None
     probabilities, measured = {}, {}
     for seed in track(seeds, "scoring on test", transient=True, disable=not sys.stdout.isatty()):
         model = load_classifier(paths.seed_folder(seed) / "model.keras")
         probabilities[seed] = predict(model, rows)
-        if params.faithfulness:
+        if dev_split is not None:
             measured[seed] = faithfulness.measure(
-                model, load_split("dev"), vocabulary, labels, params.faithfulness, params.faithfulness_seed
+                model, dev_split, vocabulary, labels, params.faithfulness, params.faithfulness_seed
             )
     by_seed = {seed: named(values, labels) for seed, values in probabilities.items()}
     mean = np.mean(list(probabilities.values()), axis=0)
@@ -90,7 +91,7 @@ def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
     }
     faithful = faithfulness.over_seeds(measured) if measured else {}
     if faithful:
-        metrics["faithfulness"] = {name: value for name, value in faithful.items() if name != "curves"}
+        metrics["dev_faithfulness"] = {name: value for name, value in faithful.items() if name != "curves"}
     histories = {seed: pd.read_csv(_of_seed(seed, "history.csv")) for seed in seeds}
     return Verdict(
         metrics=metrics,

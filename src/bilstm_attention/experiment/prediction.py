@@ -30,7 +30,7 @@ def predict(model: keras.Model, rows: Rows) -> Any:
     return probabilities
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)
 def forward_pass(model: keras.Model) -> Any:
     """The model as one graph for word ids `(B, T)` of any shape; traced once per model, not once per shape or epoch."""
     return tf.function(lambda tokens: model(tokens, training=False), input_signature=[TOKENS])
@@ -43,7 +43,7 @@ def named(probabilities: NDArray[np.float32], labels: Sequence[str]) -> list[str
 
 def read_attention(model: keras.Model, rows: Rows) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
     """Probabilities `(N, C)` and each row's attention weights over its own tokens, `(T,)` or `(K, T)`."""
-    view = forward_pass(attention_view(model))
+    view = forward_pass.__wrapped__(attention_view(model))
     outputs = [view(tokens[None, :]) for tokens in rows.tokens]
     probabilities, weights = zip(*outputs, strict=True)
     return np.concatenate(probabilities), [np.asarray(row)[0] for row in weights]

@@ -135,12 +135,13 @@ def _of_attention(found: Mapping[str, Any], seed: int | None = None) -> dict[str
         for name in ("comprehensiveness", "sufficiency", "attention_share")
         for part, summary in found.get(name, {}).items()
     } | {f"dev_attention_{name}": found.get(name) for name in ("entropy", "rank_correlation")}
+    token_share = {f"dev_token_share_{kind}": share for kind, share in found.get("token_share", {}).items()}
     numbers = {
         name: summary["mean"] if seed is None else summary["by_seed"].get(str(seed))
         for name, summary in parts.items()
         if summary
     }
-    return {name: number for name, number in numbers.items() if number is not None}
+    return token_share | {name: number for name, number in numbers.items() if number is not None}
 
 
 def _model_folder(folder: Path, seed: int) -> Path:

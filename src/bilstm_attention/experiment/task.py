@@ -48,7 +48,10 @@ def load_task() -> Task:
 
 
 def load_split(split: str) -> pd.DataFrame:
-    """A prepared split; see `tokens.encode_examples` for its columns. Only `evaluate` asks for `test`."""
+    """A prepared split; see `tokens.encode_examples` for its columns.
+
+    Of the stages only `evaluate` asks for `test`; `explain` shows it when told to.
+    """
     return pd.read_parquet(existing(paths.PREPARED / f"{split}.parquet"))
 
 

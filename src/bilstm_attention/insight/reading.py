@@ -23,7 +23,7 @@ class AttentionExample:
         weights: float `(K, T)`, K distributions over the tokens; K is 1 for most mechanisms.
         gold: the right label; none: not known.
         best: the most probable labels with their probabilities, at least one, the highest first.
-        axis: what the K distributions are called, for instance `hop` or `head`; empty where K is 1.
+        axis: what the K distributions are called, for instance `hop` or `head`; empty where there is but one.
     """
 
     tokens: Sequence[str]

@@ -78,7 +78,7 @@ class ContextVector(AttentionPooling):
 
 @mechanism("luong_dot")
 class LuongDot(AttentionPooling):
-    """`e_t = q . h_t` (Luong et al. 2015, D15-1166, equation 8, dot), `q` the last real states. It has no weights."""
+    """`e_t = q . h_t` (Luong et al. 2015, D15-1166, section 3.1, dot), `q` the last real states. It has no weights."""
 
     needs = frozenset({"last"})
 
@@ -89,7 +89,7 @@ class LuongDot(AttentionPooling):
 
 @mechanism("luong_general")
 class LuongGeneral(AttentionPooling):
-    """`e_t = q . W h_t` (Luong et al. 2015, D15-1166, equation 8, general), `q` the last real states."""
+    """`e_t = q . W h_t` (Luong et al. 2015, D15-1166, section 3.1, general), `q` the last real states."""
 
     needs = frozenset({"last"})
 
@@ -104,6 +104,8 @@ class LuongGeneral(AttentionPooling):
 
 class Additive(AttentionPooling):
     """`e_t = v . tanh(W h_t + U q)` (Bahdanau et al. 2015, arXiv:1409.0473, section A.1.2), `q` given by `query`.
+
+    The paper has W and U the other way round.
 
     Args:
         size: A, width of the hidden layer.
@@ -146,7 +148,8 @@ class Bahdanau(Additive):
 class Entity(Additive):
     """`e_t = v . tanh(W h_t + U [s_1 ; s_2])`, `s_i` the mean state of the words of entity i; for relation corpora.
 
-    Entity-aware attention (Lee et al. 2019, arXiv:1901.08163) without its latent types and positions.
+    After the entity-aware attention of Lee et al. 2019 (arXiv:1901.08163), without its latent types, positions and
+    self-attention.
     """
 
     needs = frozenset({"entities"})
@@ -196,8 +199,8 @@ class Structured(AttentionPooling):
 class MultiHead(AttentionPooling):
     """`e_kt = q_k . (W_k h_t) / sqrt(key_size)`, a learned query `q_k` per head (Vaswani et al. 2017, section 3.2).
 
-    Values are the states themselves: the paper's projections of values and output are linear, as is what follows here,
-    so they would add weights and no function.
+    Values are the states themselves: the paper's projections of values and output are linear, as is what follows here
+    without `tanh_output`, so they would add weights and no function.
 
     Args:
         heads: K.
@@ -211,14 +214,14 @@ class MultiHead(AttentionPooling):
         self.heads, self.key_size = heads, key_size
 
     def build(self, states_shape: tuple[int | None, ...]) -> None:
-        """Makes `W (H, K, key_size)` and `q (K, key_size)`."""
-        self.w = self.learned("w", states_shape[-1], self.heads, self.key_size)
+        """Makes `W (H, K key_size)`, the heads one after the other, and `q (K, key_size)`."""
+        self.w = self.learned("w", states_shape[-1], self.heads * self.key_size)
         self.q = self.learned("q", self.heads, self.key_size)
 
     def score(self, states: Any, context: Context) -> Any:
         """`(B, T, H) -> (B, K, T)`."""
-        # q . (W h) = (W q) . h, at a seventh of the time
-        asked = ops.einsum("hkd,kd->kh", self.w, self.q)
+        # q . (W h) = (W q) . h, with fewer products
+        asked = ops.einsum("hkd,kd->kh", ops.reshape(self.w, (-1, self.heads, self.key_size)), self.q)
         return ops.einsum("bth,kh->bkt", states, asked) / self.key_size**0.5
 
 

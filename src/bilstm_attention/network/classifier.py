@@ -103,9 +103,6 @@ def build_classifier(model: Model, matrix: np.ndarray, training_words: int, clas
         training_words: rows from 0 that training can show: special tokens and training words.
         classes: C.
         seed: of every weight and every dropout mask; sets Keras' global seed.
-
-    Raises:
-        ParamsError: unknown `model.attention.kind`.
     """
     keras.utils.set_random_seed(seed)
     rows, dimension = matrix.shape
@@ -117,7 +114,8 @@ def build_classifier(model: Model, matrix: np.ndarray, training_words: int, clas
     before = model.attention.place == "before"
     # tanh_output is of the sentence's vector: before the LSTM there is none yet
     attention = attention_layer(model.attention.model_copy(update={"tanh_output": False} if before else {}), model.l2)
-    entities = EntityTokens(name="entities")(tokens) if model.entity_parameters else None
+    asked = "entities" in attention.needs or model.positions.size or model.entity_states
+    entities = EntityTokens(name="entities")(tokens) if asked else None
     words = embedding(tokens)
     if model.positions.size:
         positions = RelativePositions(model.positions.size, model.positions.limit, model.l2, name="positions")

@@ -63,7 +63,8 @@ class EntityStates(keras.layers.Layer):
 class RelativePositions(keras.layers.Layer):
     """A learned vector for each token's distance to either entity (position features, Zeng et al. 2014, C14-1220).
 
-    The distance is 0 on the words of an entity, -1, -2, ... to their left and 1, 2, ... to their right.
+    The distance is 0 on the words of an entity, -1, -2, ... to their left and 1, 2, ... to their right;
+    of an entity that is not there it is 0 everywhere.
 
     Args:
         size: length of a vector.

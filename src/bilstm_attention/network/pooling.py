@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from bilstm_attention.network.recurrent import decay
-from bilstm_attention.params import ATTENTION_KINDS, ENTITY_KINDS
+from bilstm_attention.params import ATTENTION_KINDS
 
 PACKAGE = "bilstm_attention"
 # Far below any score, yet finite in float32: exp() of it is exactly 0, and its gradient is 0 rather than NaN.
@@ -122,13 +122,12 @@ MECHANISMS: dict[str, type[AttentionPooling]] = {}
 def mechanism(kind: str) -> Callable[[type[AttentionPooling]], type[AttentionPooling]]:
     """Registers a layer as a `model.attention.kind`, to be searched, saved and loaded like the rest.
 
-    Its `__init__` may take any parameter of `model.attention` by name, and then keeps it in an attribute of that name.
+    The command line knows those that stand in `attention.py`; others are known to the process that registers them. Its
+    `__init__` may take any parameter of `model.attention` by name, and then keeps it in an attribute of that name.
     """
 
     def register(layer: type[AttentionPooling]) -> type[AttentionPooling]:
         ATTENTION_KINDS.add(kind)
-        if "entities" in layer.needs:
-            ENTITY_KINDS.add(kind)
         MECHANISMS[kind] = keras.saving.register_keras_serializable(PACKAGE, name=f"{kind}_attention")(layer)
         return MECHANISMS[kind]
 
