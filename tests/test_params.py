@@ -14,7 +14,6 @@ from bilstm_attention.overrides import flatten, with_overrides
 from bilstm_attention.params import Params, Train, load_params
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "experiments/configs").glob("*.yaml"))
 STAGES = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
