@@ -14,7 +14,20 @@ from bilstm_attention.errors import DataError
 from bilstm_attention.params import load_params
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("prepare", "embed", "train", "evaluate", "fetch", "sample", "apply", "score", "scores", "explain", "ui")
+COMMANDS = (
+    "prepare",
+    "embed",
+    "train",
+    "evaluate",
+    "fetch",
+    "sample",
+    "apply",
+    "score",
+    "scores",
+    "sweep",
+    "explain",
+    "ui",
+)
 Run = Callable[..., tuple[int, str, str]]
 
 

@@ -150,6 +150,23 @@ def scores(
 
 
 @app.command(rich_help_panel=RUNS)
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A file of experiments/sweeps.")],
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of earlier starts counted.")] = 50,
+    hours: Annotated[float | None, typer.Option(min=0, help="No new trial begins after so long.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes at once; each uses train.threads threads.")] = 2,
+    overrides: Overrides = None,
+) -> None:
+    """Searches a space of parameters by dev score; interrupted, the same command goes on."""
+    from bilstm_attention import stages
+    from bilstm_attention.overrides import parse_override
+
+    file = file.absolute()
+    _enter_project()
+    stages.sweep(file, trials, hours, workers, dict(parse_override(text) for text in overrides or ()))
+
+
+@app.command(rich_help_panel=RUNS)
 def explain(
     text: Annotated[
         list[str] | None, typer.Option(help="A sentence to read, entities marked if they were in training; repeatable.")

@@ -40,7 +40,7 @@ def with_overrides(params: Params, overrides: Mapping[str, Any], where: str = "o
     values = params.model_dump()
     for key, value in overrides.items():
         _assign(values, key, value)
-    return check(values, where)
+    return check(values, where, Params)
 
 
 def _with_comments() -> YAML:
@@ -112,3 +112,14 @@ def apply_overrides(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     with written_whole(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
     return changed
+
+
+def config_text(params: Params, comment: str) -> str:
+    """A named experiment as a file of `experiments/configs` has it: what differs from the defaults, under a comment."""
+    usual, document = flatten(Params()), dict[str, Any]()
+    for key, value in flatten(params).items():
+        if value != usual[key]:
+            _assign(document, key, _on_one_line(value))
+    text = io.StringIO()
+    _with_comments().dump(document, text)
+    return f"# {comment}\n{text.getvalue()}"

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -232,6 +232,7 @@ class Params(Block):
         return self
 
 
+Schema = TypeVar("Schema", bound=BaseModel)
 PLAIN = YAML(typ="safe", pure=True)
 
 
@@ -258,15 +259,15 @@ def load_params(path: Path) -> Params:
     Raises:
         ParamsError: lists every unknown key, wrong type and value out of range, with what is legal.
     """
-    return check(read_yaml(path), where=str(path))
+    return check(read_yaml(path), str(path), Params)
 
 
-def check(values: Mapping[str, Any], where: str) -> Params:
-    """Checks plain values against the schema; `where` names their origin in errors."""
+def check(values: Mapping[str, Any], where: str, schema: type[Schema]) -> Schema:
+    """Checks plain values against a schema; `where` names their origin in errors."""
     try:
-        return Params.model_validate(values)
+        return schema.model_validate(values)
     except ValidationError as error:
-        raise ParamsError(listing(_explain(fault, where) for fault in error.errors())) from None
+        raise ParamsError(listing(_explain(fault, where, schema) for fault in error.errors())) from None
 
 
 def _known_attention(kind: str) -> str:
@@ -278,12 +279,12 @@ def _known_attention(kind: str) -> str:
     return kind
 
 
-def _explain(fault: Any, where: str) -> str:
+def _explain(fault: Any, where: str, schema: type[BaseModel]) -> str:
     # pydantic appends the branch of a union to the location; a key of params.yaml ends before it
     location = [str(part) for part in fault["loc"] if not re.search(r"[\[( ]|^(str|dict|int|float|none)$", str(part))]
     key = ".".join(location)
     if fault["type"] == "extra_forbidden":
-        siblings = _fields_at(location[:-1])
+        siblings = _fields_at(schema, location[:-1])
         return (
             f"{where}: unknown parameter {key}{nearest(location[-1], siblings) or '.'}"
             f" Legal{' in ' + '.'.join(location[:-1]) if location[1:] else ''}: {', '.join(siblings)}."
@@ -295,8 +296,8 @@ def _explain(fault: Any, where: str) -> str:
     return f"{where}: {key}: {message}; received {fault['input']!r}{meant or '.'}"
 
 
-def _fields_at(location: Iterable[str]) -> list[str]:
-    block: Any = Params
+def _fields_at(schema: type[BaseModel], location: Iterable[str]) -> list[str]:
+    block: Any = schema
     for part in location:
         block = block.model_fields[part].annotation
     return list(block.model_fields)

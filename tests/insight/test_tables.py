@@ -1,8 +1,19 @@
 import io
+from types import SimpleNamespace
 
+import pandas as pd
+import pytest
+from optuna.trial import TrialState
 from rich.console import Console
 
-from bilstm_attention.insight.tables import score_document, score_table
+from bilstm_attention.experiment.trials import Job
+from bilstm_attention.insight.tables import (
+    confirmation_line,
+    leaderboard_table,
+    score_document,
+    score_table,
+    trial_line,
+)
 from bilstm_attention.params import Params
 
 
@@ -53,3 +64,69 @@ def test_the_document_shows_every_seed_and_how_it_was_made() -> None:
     assert any("98.76 % of the tokens" in line or "98.77 % of the tokens" in line for line in lines)
     table = [line for line in lines if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "value", "reason", "outcome"),
+    [
+        ("COMPLETE", 75.128, None, "complete 75.13"),
+        # the score at which it was given up is none of its own
+        ("PRUNED", 12.0, None, "pruned"),
+        ("FAIL", None, "the loss is nan", "fail (the loss is nan)"),
+    ],
+)
+def test_the_line_of_a_trial_says_what_became_of_it(
+    state: str, value: float | None, reason: str | None, outcome: str
+) -> None:
+    params = {"model.lstm_units": 100, "train.learning_rate": 0.00123456, "model.merge": "sum"}
+    trial = SimpleNamespace(
+        number=4, state=TrialState[state], value=value, params=params, user_attrs={"reason": reason} if reason else {}
+    )
+    values = "model.lstm_units=100, train.learning_rate=0.001235, model.merge=sum"
+    assert trial_line(trial, 3, 50) == f"3/50  trial 4 {outcome}  {values}"
+
+
+def test_the_line_of_a_confirmation_names_trial_and_seed() -> None:
+    assert confirmation_line(Job(number=7, seed=123)) == "trial 7 trained again with seed 123"
+
+
+def leaderboard(board: pd.DataFrame, **more: int) -> list[list[str]]:
+    """The cells of each row."""
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(leaderboard_table(board, ["model.lstm_units", "model.attention.hops", "model.merge"], **more))
+    lines = console.export_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("─") or " ──" in line)
+    return [line.split() for line in lines[start + 1 :] if line.strip()]
+
+
+BOARD = pd.DataFrame(
+    {
+        "trial": [4, 1, 3, 0, 2],
+        "state": ["complete"] * 3 + ["pruned", "fail"],
+        "score": [85.0, 90.0, 80.128, None, None],
+        "confirmed_mean": [78.0, 71.0, None, None, None],
+        "confirmed_sd": [2.828, None, None, None, None],
+        "model.lstm_units": [50, 20, 40, 10, 30],
+        "model.attention.hops": [3, None, None, 2, None],
+        "model.merge": ["sum", "concat", "sum", "sum", None],
+    }
+)
+
+
+def test_the_leaderboard_shows_search_confirmation_and_the_parameters_that_were_tried() -> None:
+    assert leaderboard(BOARD) == [
+        ["4", "85.00", "78.00", "±", "2.83", "model.lstm_units=50,", "model.attention.hops=3,", "model.merge=sum"],
+        ["1", "90.00", "71.00", "model.lstm_units=20,", "model.merge=concat"],
+        ["3", "80.13", "model.lstm_units=40,", "model.merge=sum"],
+        ["0", "pruned", "model.lstm_units=10,", "model.attention.hops=2,", "model.merge=sum"],
+        ["2", "fail", "model.lstm_units=30"],
+    ]
+
+
+def test_the_leaderboard_shows_the_first_rows_alone() -> None:
+    assert [row[0] for row in leaderboard(BOARD, rows=2)] == ["4", "1"]
+    assert len(leaderboard(pd.concat([BOARD] * 4))) == 10
+
+
+def test_the_leaderboard_of_nothing_is_empty() -> None:
+    assert leaderboard(pd.DataFrame()) == []

@@ -35,7 +35,7 @@ def environment_tags() -> dict[str, str]:
     if commit:
         tags["mlflow.source.git.commit"] = commit
         tags["git.dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
-    return tags | _lock_digests(paths.project_root() / "dvc.lock")
+    return tags | input_digests()
 
 
 def made_with() -> str:
@@ -48,8 +48,9 @@ def made_with() -> str:
     return f"{time.strftime('%Y-%m-%d')}, commit {commit}, {machine}, Python {platform.python_version()}, {versions}"
 
 
-def _lock_digests(lock: Path) -> dict[str, str]:
+def input_digests() -> dict[str, str]:
     """The digest that `dvc.lock` holds for every output of the stages before training."""
+    lock = paths.project_root() / "dvc.lock"
     if not lock.is_file():
         return {}
     stages = (YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})

@@ -5,17 +5,20 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from bilstm_attention import paths
 from bilstm_attention.corpus.tokens import MARKER
 from bilstm_attention.experiment.environment import sha256
-from bilstm_attention.experiment.judging import Verdict
 from bilstm_attention.experiment.scoring import goodness
 from bilstm_attention.experiment.tracking import MODEL_DIGEST, Record, Tracker, tracking_may_fail
 from bilstm_attention.params import Params
+
+if TYPE_CHECKING:
+    # it takes TensorFlow
+    from bilstm_attention.experiment.judging import Verdict
 
 PIPELINE_DIGEST = "pipeline.sha256"
 EXAMPLE = "The <e1>wheel</e1> of the <e2>car</e2> broke."
@@ -59,7 +62,7 @@ def _training(
 
 def record_evaluation(
     params: Params,
-    verdict: Verdict,
+    verdict: "Verdict",
     artifacts: Mapping[str, Sequence[Path]],
     pages: Mapping[int, Path],
     started: float,

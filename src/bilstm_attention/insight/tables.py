@@ -1,8 +1,9 @@
 """Tables of scores, for the terminal and for documents."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -30,6 +31,41 @@ def score_table(metrics: Mapping[str, Any]) -> Table:
         scores = (f"{other[name]:.2f}" for other in others)
         table.add_row(name, _mean_and_sd(summary), _interval(summary), *scores)
     return table
+
+
+def trial_line(trial: Any, ended: int, budget: int) -> str:
+    """What became of a trial of a sweep, in one line."""
+    state, reason = trial.state.name.lower(), trial.user_attrs.get("reason")
+    outcome = f"{state} {trial.value:.2f}" if state == "complete" else f"{state} ({reason})" if reason else state
+    values = ", ".join(f"{key}={_short(value)}" for key, value in trial.params.items())
+    return f"{ended}/{budget}  trial {trial.number} {outcome}  {values}"
+
+
+def confirmation_line(job: Any) -> str:
+    """That the parameters of a trial were trained with a fresh seed."""
+    return f"trial {job.number} trained again with seed {job.seed}"
+
+
+def leaderboard_table(leaderboard: pd.DataFrame, parameters: Sequence[str], rows: int = 10) -> Table:
+    """The first rows of a leaderboard; `parameters` are those of the space."""
+    table = Table(title="best trials, dev scores in percent", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("trial", "search", "confirmed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("parameters")
+    for row in leaderboard.head(rows).to_dict("records"):
+        confirmed = {"mean": row["confirmed_mean"], "sd": None if pd.isna(row["confirmed_sd"]) else row["confirmed_sd"]}
+        values = [f"{key}={_short(row[key])}" for key in parameters if not pd.isna(row[key])]
+        table.add_row(
+            str(row["trial"]),
+            row["state"] if pd.isna(row["score"]) else f"{row['score']:.2f}",
+            "" if pd.isna(confirmed["mean"]) else _mean_and_sd(confirmed),
+            ", ".join(values),
+        )
+    return table
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def score_document(metrics: Mapping[str, Any], params: Params, made_with: str) -> str:

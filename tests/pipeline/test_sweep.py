@@ -1,0 +1,94 @@
+"""A sweep on the sample corpus: its winner, applied, gives the promised score; MLflow holds parent and children."""
+
+import json
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+
+from tests.pipeline.conftest import Project
+
+pytestmark = pytest.mark.slow
+SWEEP = """
+study: two
+sampler: {kind: random, seed: 0}
+pruner: {kind: none}
+confirm: {top: 2, seeds: 2}
+fixed: {train.epochs: 2}
+space:
+  model.lstm_units: {low: 4, high: 8, step: 2}
+  model.attention.kind: [zhou, structured]
+  model.attention.hops: {low: 1, high: 3, when: {model.attention.kind: structured}}
+"""
+COMMAND = ("bilstm-attention", "sweep", "experiments/sweeps/two.yaml", "--trials", "4")
+
+
+@pytest.fixture(scope="module")
+def swept(new_project: Callable[[], Project]) -> tuple[Project, str]:
+    """A project after a sweep of four trials in two workers, of which the first start ended two."""
+    project = new_project()
+    project.run("dvc", "repro", "embed")
+    (project.root / "experiments/sweeps/two.yaml").write_text(SWEEP)
+    first = project.run(*COMMAND[:-1], "2")
+    assert "2/2" in first
+    return project, project.run(*COMMAND)
+
+
+def leaderboard(project: Project) -> pd.DataFrame:
+    return pd.read_csv(project.root / "experiments/studies/two/leaderboard.csv")
+
+
+def test_the_second_start_goes_on_and_the_third_has_nothing_to_do(swept: tuple[Project, str]) -> None:
+    project, printed = swept
+    assert [line.split()[0] for line in printed.splitlines() if "  trial " in line] == ["3/4", "4/4"]
+    rows = leaderboard(project)
+    assert sorted(rows["trial"]) == [0, 1, 2, 3]
+    # what params.yaml has is tried first
+    first = rows.set_index("trial").loc[0]
+    assert (first["model.lstm_units"], first["model.attention.kind"]) == (8, "zhou")
+    again = project.run(*COMMAND)
+    assert "  trial " not in again
+    assert "trained again" not in again
+    assert leaderboard(project).equals(rows)
+
+
+def test_the_winner_applied_gives_the_promised_score_to_the_last_digit(swept: tuple[Project, str]) -> None:
+    project, printed = swept
+    assert "bilstm-attention apply experiments/studies/two/best.yaml && dvc repro gives dev official_f1" in printed
+    project.run("bilstm-attention", "apply", "experiments/studies/two/best.yaml", "-S", "embeddings.epochs=1")
+    project.run("dvc", "repro")
+    metrics = json.loads(project.read("experiments/current/metrics.json"))
+    best = leaderboard(project).iloc[0]
+    assert (
+        metrics["dev"]["official_f1"]["mean"] == best["confirmed_mean"] == leaderboard(project)["confirmed_mean"].max()
+    )
+    assert len(metrics["dev"]["official_f1"]["by_seed"]) == 2
+    project.run("git", "checkout", "-q", "--", "params.yaml")
+
+
+def test_mlflow_has_a_run_of_the_sweep_with_a_child_for_every_trial(swept: tuple[Project, str]) -> None:
+    from mlflow import MlflowClient
+
+    project, _ = swept
+    client = MlflowClient(f"sqlite:///{project.root}/experiments/mlflow.db")
+    (experiment,) = (each for each in client.search_experiments() if each.name == "sample")
+    runs = client.search_runs([experiment.experiment_id], "tags.sweep = 'two'")
+    (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    children = [run for run in runs if run is not parent]
+    assert len(children) == 4
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.data.tags["state"] for run in children} == {"complete"}
+    assert parent.data.metrics["trials"] == 4
+    assert [len(client.get_metric_history(run.info.run_id, "dev_official_f1")) for run in children] == [2] * 4
+    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert files == {"leaderboard.csv", "best.yaml"}
+
+
+def test_stale_data_another_space_and_an_illegal_one_are_refused(swept: tuple[Project, str]) -> None:
+    project, _ = swept
+    project.apply("data.split_seed=3")
+    assert "prepare: changed since it was prepared; `dvc repro embed` first" in project.run(*COMMAND, check=False)
+    project.apply("data.split_seed=0")
+    assert "begun with another params" in project.run(*COMMAND, "-S", "train.batch_size=16", check=False)
+    assert "received 0" in project.run(*COMMAND, "-S", "train.batch_size=0", check=False)
