@@ -1,9 +1,16 @@
-"""Where the tests find real data; it is no part of the project, and what needs it is skipped without it."""
+"""What several tests share; real data is no part of the project, and what needs it is skipped without it."""
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from bilstm_attention.errors import ParamsError
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +21,16 @@ def real_data() -> Path:
     if not all((folder / name).is_dir() for name in ("semeval2010-task8", "glove", "mr")):
         pytest.skip("real data is not here: set BILSTM_ATTENTION_DATA to a folder with semeval2010-task8, glove and mr")
     return folder
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A copy of the project's params.yaml."""
+    return Path(shutil.copy(ROOT / "params.yaml", tmp_path))
+
+
+def refusal(act: Callable[[], Any]) -> str:
+    """What the error says with which parameters are refused."""
+    with pytest.raises(ParamsError) as caught:
+        act()
+    return str(caught.value)

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bilstm_attention.errors import ParamsError
 from bilstm_attention.overrides import apply_overrides, flatten, parse_override, read_overrides, with_overrides
 from bilstm_attention.params import Params, load_params
+from tests.conftest import refusal
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "experiments/configs").glob("*.yaml"))
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return Path(shutil.copy(ROOT / "params.yaml", tmp_path))
-
-
-def refusal(act: Callable[[], Any]) -> str:
-    with pytest.raises(ParamsError) as caught:
-        act()
-    return str(caught.value)
 
 
 def test_flatten_names_every_leaf_and_keeps_mappings_of_labels_to_files_whole() -> None:

@@ -1,31 +1,18 @@
 """params.yaml and its schema say the same; what is illegal is named."""
 
 import re
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from bilstm_attention.errors import ParamsError
 from bilstm_attention.overrides import flatten, with_overrides
 from bilstm_attention.params import Params, Train, load_params
+from tests.conftest import refusal
 
 ROOT = Path(__file__).parents[1]
 STAGES = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"]
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return Path(shutil.copy(ROOT / "params.yaml", tmp_path))
-
-
-def refusal(act: Callable[[], Any]) -> str:
-    with pytest.raises(ParamsError) as caught:
-        act()
-    return str(caught.value)
 
 
 def refused(**overrides: Any) -> str:

@@ -26,6 +26,10 @@ class TrainingError(UserError):
     """Training cannot go on, for instance because the loss is no longer a number."""
 
 
+class SweepError(UserError):
+    """A sweep cannot begin or go on."""
+
+
 def listing(offenders: Iterable[str], shown: int = OFFENDERS_SHOWN) -> str:
     """Joins offenders into lines, the first `shown` of them, and says how many more there are."""
     lines = list(offenders)

@@ -15,17 +15,13 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from bilstm_attention.errors import UserError
+from bilstm_attention.errors import SweepError
 from bilstm_attention.experiment.trials import CONFIRMATIONS, Definition, Job, derived_seed, do, open_study
 from bilstm_attention.experiment.workers import Died, run_jobs
 
 RETRIES = 3  # of a trial whose worker died
 FAILURES_AT_START = 3  # in a row, before anything worked, end the sweep: the fault is then everywhere
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-
-
-class SweepError(UserError):
-    """A sweep cannot begin or go on."""
 
 
 class Stopping:

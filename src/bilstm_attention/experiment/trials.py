@@ -191,7 +191,7 @@ def run_trial(definition: Definition, ticket: int) -> int:
     state, value = TrialState.FAIL, None
     try:
         found["overrides"] = definition.space.suggest(trial)
-        params = with_overrides(definition.space.base, {**found["overrides"], "train.seeds": [seed]})
+        params = trial_params(definition, found)
         fitted = fit(params.model, params.train, _task(), seed, on_epoch=report)
         state, value = TrialState.COMPLETE, fitted.dev[sweep.metric]
         found |= {"dev": fitted.dev, "best_epoch": fitted.best_epoch}
