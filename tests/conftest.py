@@ -2,13 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bilstm_attention.errors import ParamsError
+from tests.servers import DaskCluster, PostgresServer, dask_cluster, postgres_server
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,6 +22,27 @@ def real_data() -> Path:
     if not all((folder / name).is_dir() for name in ("semeval2010-task8", "glove", "mr")):
         pytest.skip("real data is not here: set BILSTM_ATTENTION_DATA to a folder with semeval2010-task8, glove and mr")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server; a test may stop it."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: PostgresServer) -> Iterator[str]:
+    """The SQLAlchemy URL of a fresh database on a server that runs."""
+    with postgres.fresh_database() as url:
+        yield url
+
+
+@pytest.fixture
+def dask() -> Iterator[DaskCluster]:
+    """A Dask scheduler with two workers."""
+    with dask_cluster(workers=2) as cluster:
+        yield cluster
 
 
 @pytest.fixture

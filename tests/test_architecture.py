@@ -18,7 +18,7 @@ NAME = "bilstm_attention"
 # Each room may import those before it, and its own modules.
 ORDER = (
     {"errors", "paths", "params", "overrides", "terminal"},
-    *({room} for room in ("corpus", "network", "experiment", "insight", "serving", "stages", "cli")),
+    *({room} for room in ("corpus", "network", "experiment", "insight", "serving", "stages", "sweeps", "cli")),
 )
 HEAVY = ("tensorflow", "keras", "mlflow")
 TREES = {
@@ -76,11 +76,18 @@ def test_no_two_modules_import_each_other() -> None:
         ("mlflow", {"experiment.tracking", "serving"}),
         (
             "optuna",
-            {f"experiment.{name}" for name in ("space", "trials", "sweep", "outcome", "sweep_runs")},
+            {
+                *(f"experiment.{name}" for name in ("space", "storage", "study", "trials", "sweep")),
+                *(f"experiment.{name}" for name in ("outcome", "sweep_runs", "studies")),
+                *(f"insight.{name}" for name in ("study_figures", "study_plots", "sweep_report")),
+            },
         ),
+        ("sqlalchemy", {"experiment.storage"}),
+        ("distributed", {"experiment.cluster"}),
         ("gensim", {"corpus.vectors"}),
         ("pooch", {"corpus.catalog"}),
-        ("matplotlib", {"insight.plots"}),
+        ("matplotlib", {"insight.plots", "insight.study_plots"}),
+        ("plotly", {"insight.study_figures"}),
         ("jinja2", {"insight.attention_html"}),
     ],
 )
@@ -89,7 +96,9 @@ def test_a_library_is_imported_in_its_rooms_alone(library: str, rooms: set[str])
     assert found <= rooms
 
 
-@pytest.mark.parametrize("module", [*sorted(ORDER[0]), "corpus", "cli", "stages", "serving", "experiment.tracking"])
+@pytest.mark.parametrize(
+    "module", [*sorted(ORDER[0]), "corpus", "cli", "stages", "sweeps", "serving", "experiment.tracking"]
+)
 def test_nothing_heavy_is_imported_before_it_is_needed(module: str) -> None:
     trees = [tree for name, tree in TREES.items() if name == module or name.startswith(f"{module}.")]
     assert trees

@@ -20,6 +20,15 @@ STAGE, CORPUS, RUNS = "Stages, as dvc.yaml calls them", "Corpora", "Experiments"
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", "-S", metavar="KEY=VALUE", help="A parameter, e.g. model.lstm_units=200.")
 ]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        envvar="BILSTM_ATTENTION_STORAGE",
+        show_envvar=True,
+        help="A database that holds the study, e.g. postgresql://user@host/name; by default a file of the project.",
+    ),
+]
 
 
 def main() -> None:
@@ -154,16 +163,38 @@ def sweep(
     file: Annotated[Path, typer.Argument(help="A file of experiments/sweeps.")],
     trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of earlier starts counted.")] = 50,
     hours: Annotated[float | None, typer.Option(min=0, help="No new trial begins after so long.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes at once; each uses train.threads threads.")] = 2,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Trials at once, of train.threads threads each; by default 2, or all that --dask has."
+        ),
+    ] = None,
+    storage: Storage = None,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler whose workers run the trials.")
+    ] = None,
+    heartbeat: Annotated[
+        int, typer.Option(min=1, help="With --storage: a worker silent for twice as many seconds has died.")
+    ] = 60,
     overrides: Overrides = None,
 ) -> None:
     """Searches a space of parameters by dev score; interrupted, the same command goes on."""
-    from bilstm_attention import stages
+    from bilstm_attention import sweeps
     from bilstm_attention.overrides import parse_override
 
     file = file.absolute()
     _enter_project()
-    stages.sweep(file, trials, hours, workers, dict(parse_override(text) for text in overrides or ()))
+    where = sweeps.Where(workers, storage, dask, heartbeat)
+    sweeps.sweep(file, trials, hours, where, dict(parse_override(text) for text in overrides or ()))
+
+
+@app.command("sweeps", rich_help_panel=RUNS)
+def list_sweeps(storage: Storage = None) -> None:
+    """Lists the studies of the project, or of a database: trials, best score, whether one runs."""
+    from bilstm_attention import sweeps
+
+    _enter_project()
+    sweeps.list_sweeps(storage)
 
 
 @app.command(rich_help_panel=RUNS)

@@ -1,12 +1,11 @@
 """The DVC stages: each reads, calls one room, and writes. They run in the project root, as DVC runs them."""
 
 import json
-import math
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -192,43 +191,6 @@ def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | Non
     verdicts = [example.verdict for example in examples]
     counts = {verdict: verdicts.count(verdict) for verdict in ("right", "wrong")} if split else {}
     closing(f"explain {output}", {"sentences": len(examples), **counts})
-
-
-def sweep(file: Path, trials: int, hours: float | None, workers: int, overrides: Mapping[str, Any]) -> None:
-    """Searches the space of a file until `trials` have ended, all starts counted, and confirms the best."""
-    from rich.console import Console
-
-    from bilstm_attention.experiment import outcome, sweep_runs
-    from bilstm_attention.experiment import sweep as sweeping
-    from bilstm_attention.experiment.space import read_sweep
-    from bilstm_attention.experiment.task import load_split
-    from bilstm_attention.experiment.trials import Definition
-    from bilstm_attention.insight.tables import confirmation_line, leaderboard_table, trial_line
-
-    read, space = read_sweep(file, load_params(paths.PARAMS), overrides)
-    check_up_to_date("it was prepared", "embed")
-    definition = Definition(read, space, paths.STUDIES / read.study)
-    gold, seconds = load_split("dev")["label"].tolist(), math.inf if hours is None else 3600 * hours
-    with sweeping.locked(definition), sweeping.Stopping() as stopping:
-
-        def on_trial(study: Any, trial: Any, ended: int) -> None:
-            print(trial_line(trial, ended, trials), flush=True)
-            sweep_runs.record_trials(definition, study, [trial])
-
-        study = sweeping.search(definition, trials, workers, seconds, stopping, on_trial)
-        jobs = sweeping.confirmations(definition, sweeping.best_trials(study, read.confirm.top))
-        sweeping.confirm_all(definition, jobs, workers, stopping, lambda job: print(confirmation_line(job), flush=True))
-        sweep_runs.record_trials(definition, study, sweeping.counted(study))
-        found = outcome.outcome(definition, study, gold)
-        outcome.write_outcome(definition, found)
-        files = [definition.folder / name for name in ("leaderboard.csv", "best.yaml")]
-        sweep_runs.record_outcome(definition, study, found, [path for path in files if path.exists()])
-    Console().print(leaderboard_table(found.leaderboard, [dimension.key for dimension in space.dimensions]))
-    if len(found.leaderboard) < trials:
-        print(f"{len(found.leaderboard)} of {trials} trials have ended; the same command goes on.")
-    if found.params is not None:
-        again = f"bilstm-attention apply {definition.folder}/best.yaml && dvc repro"
-        print(f"{again} gives dev {read.metric} {found.score:.2f}")
 
 
 def show_scores(markdown: bool = False) -> None:

@@ -3,12 +3,23 @@
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from math import inf
+from time import monotonic
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+ENDED = ("complete", "pruned", "failed")
 
 
 @contextmanager
@@ -82,6 +93,128 @@ class TrainingProgress:
         self.last = f"  loss {row['loss']:.3f}  dev {self.monitor} {score:.2f}"
         if not self.console.is_terminal:
             print(f"{self.title} epoch {row['epoch']}/{self.epochs}{self.last}", flush=True)
+
+
+@dataclass
+class Pace:
+    """How far some work is, and how long it has yet to go if it goes on as in this start.
+
+    Args:
+        total: what there is to do.
+        done: what is done; at first, what earlier starts did.
+        began: when this start began, in seconds.
+    """
+
+    total: int
+    done: int
+    began: float
+
+    def __post_init__(self) -> None:
+        self.before, self.last = self.done, self.began
+
+    def reached(self, done: int, now: float) -> None:
+        """So much is done now."""
+        if done > self.done:
+            self.done, self.last = done, now
+
+    def left(self, now: float) -> float:
+        """Seconds; infinite while this start has done nothing."""
+        if self.done in (self.before, self.total):
+            return 0.0 if self.done >= self.total else inf
+        each = (self.last - self.began) / (self.done - self.before)
+        return max(self.last + each * (self.total - self.done) - now, 0.0)
+
+
+class SweepProgress:
+    """Progress of a sweep: its lines and, where a terminal can draw it, what became of the trials and the time left.
+
+    Args:
+        study: its name.
+        metric: name of the dev score searched for.
+        budget: trials in all, those of earlier starts counted.
+        seconds: after which no new trial begins.
+        clock: gives seconds.
+    """
+
+    def __init__(
+        self, study: str, metric: str, budget: int, seconds: float = inf, clock: Callable[[], float] = monotonic
+    ):
+        self.title, self.budget, self.clock = f"sweep {study}, dev {metric}", budget, clock
+        self.began, self.end, self.over = clock(), clock() + seconds, False
+        self.trials: Pace | None = None
+        self.confirmations: Pace | None = None
+        self.rows, self.waiting, self.printing = dict[str, str](), deque[str](), False
+        self.console = Console()
+        self.region = Live(get_renderable=self.shown, console=self.console, refresh_per_second=2)
+
+    def __enter__(self) -> "SweepProgress":
+        if self.console.is_terminal:
+            self.region.start(refresh=True)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.over = True
+        self.line()
+        self.region.stop()
+
+    def trial(self, counts: Mapping[str, int], best: str, line: str = "") -> None:
+        """Before the first trial, whenever one begins, and, with its line, when one has ended.
+
+        Args:
+            counts: trials `complete`, `pruned`, `failed` and `running`, those of earlier starts among them.
+            best: the best score so far, in words.
+        """
+        now, ended = self.clock(), sum(counts.get(state, 0) for state in ENDED)
+        self.trials = self.trials or Pace(self.budget, ended, now)
+        self.trials.reached(ended, now)
+        shown = ", ".join(f"{counts.get(state, 0)} {state}" for state in ENDED)
+        running = str(counts.get("running", 0))
+        self.rows = {"trials": f"{ended} of {self.budget} ended: {shown}", "running": running, "best": best}
+        self.line(line)
+
+    def confirmation(self, done: int, total: int, line: str = "") -> None:
+        """Before the first confirmation, with what earlier starts did, and, with its line, when one has ended."""
+        now = self.clock()
+        self.confirmations = self.confirmations or Pace(total, done, now)
+        self.confirmations.reached(done, now)
+        self.rows["confirmed"] = f"{done} of {total} trainings"
+        self.line(line)
+
+    def line(self, text: str = "") -> None:
+        """Prints a line above the region; a signal handler may call it too, whatever it interrupts."""
+        self.waiting.extend([text] if text else [])
+        if self.printing:
+            # a file cannot be written to by a handler that interrupts its writing: the line comes after that
+            return
+        self.printing = True
+        try:
+            while self.waiting:
+                line = self.waiting.popleft()
+                if self.region.is_started:
+                    self.console.print(Text(line), soft_wrap=True)
+                else:
+                    print(line, flush=True)
+        finally:
+            self.printing = False
+
+    def shown(self) -> Panel:
+        """What the region shows now."""
+        now, table = self.clock(), Table.grid(padding=(0, 2))
+        spent = f"{timedelta(seconds=round(now - self.began))} elapsed"
+        rows = {**self.rows, "time": spent if self.over else f"{spent}, {self._left(now)}"}
+        if self.over or self.confirmations:
+            rows.pop("running", None)
+        for name, text in rows.items():
+            table.add_row(name, Text(text))
+        return Panel(table, title=Text(self.title), title_align="left", expand=False)
+
+    def _left(self, now: float) -> str:
+        estimate = work.left(now) if (work := self.confirmations or self.trials) else inf
+        # confirmations know no limit
+        limit = inf if self.confirmations else max(self.end - now, 0.0)
+        if limit < estimate:
+            return f"up to {timedelta(seconds=round(limit))} left" if limit else "no new trial begins"
+        return "time left unknown" if estimate == inf else f"about {timedelta(seconds=round(estimate))} left"
 
 
 def closing(stage: str, numbers: Mapping[str, Any]) -> None:

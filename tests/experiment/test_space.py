@@ -94,6 +94,11 @@ def test_a_sweep_has_what_its_file_says_and_defaults_for_the_rest(read: Read) ->
     assert space.base == Params()
 
 
+def test_two_objectives_go_with_no_pruner(read: Read) -> None:
+    text = "study: s\nagainst: parameters\npruner: {kind: none}\nspace: {model.lstm_units: [1]}"
+    assert (read(text)[0].against, read("{model.lstm_units: [1]}")[0].against) == ("parameters", None)
+
+
 def test_fixed_goes_over_the_params_and_overrides_over_fixed(read: Read) -> None:
     text = "study: s\nfixed: {train.epochs: 3, train.patience: 2}\nspace: {model.lstm_units: [1]}"
     params = with_overrides(Params(), {"train.epochs": 9, "train.ema": 0.5})
@@ -262,6 +267,18 @@ REFUSED = {
     "an unknown sampler": (
         "study: s\nsampler: {kind: tpa}\nspace: {model.l2: [0]}",
         "sampler.kind: Input should be 'tpe', 'random', 'grid', 'gp' or 'cmaes'; received 'tpa'; did you mean 'tpe'?",
+    ),
+    "two objectives and a pruner": (
+        "study: s\nagainst: latency_ms\npruner: {kind: median}\nspace: {model.l2: [0]}",
+        "file.yaml: against: with two objectives no trial can be given up early; pruner: {kind: none}.",
+    ),
+    "two objectives and the usual pruner": (
+        "study: s\nagainst: parameters\nspace: {model.l2: [0]}",
+        "against: with two objectives no trial can be given up early",
+    ),
+    "an unknown second objective": (
+        "study: s\nagainst: latency\nspace: {model.l2: [0]}",
+        "against: Input should be 'latency_ms' or 'parameters'; received 'latency'; did you mean 'latency_ms'?",
     ),
     "a study that is no name": ("study: ../s\nspace: {model.l2: [0]}", "study: String should match", "received '../s'"),
     "an unknown fixed key": (

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bilstm_attention.experiment import workers
 from bilstm_attention.experiment.workers import Died, orphaned, run_jobs
 
 
@@ -51,7 +52,7 @@ def wait_for_the_parent(job: int) -> bool:
 
 def handing_out(jobs: list[Any]) -> Any:
     left = iter(jobs)
-    return lambda: next(left, None)
+    return lambda busy: next(left, None)
 
 
 def test_every_job_comes_back_with_its_result_from_workers_that_are_kept() -> None:
@@ -66,20 +67,46 @@ def test_every_job_comes_back_with_its_result_from_workers_that_are_kept() -> No
 def test_no_more_jobs_run_at_once_than_there_are_workers(tmp_path: Path) -> None:
     given = 0
 
-    def another() -> int | None:
+    def another(busy: int) -> int | None:
         nonlocal given
+        assert busy < 2, "a job was handed out while both workers had one"
         given += 1
-        assert given <= back + 2, "a job was handed out while both workers had one"
         return given if given <= 6 else None
 
     back, most = 0, 0.0
     for _, at_once in run_jobs(another, partial(stay, tmp_path), 2):
         assert given >= 2, "the second waited for the first"
-        given = min(given, 6)
         back += 1
         most = max(most, at_once)
     assert back == 6
     assert most <= 2
+
+
+def test_a_worker_has_its_next_job_before_the_result_of_the_last_is_looked_at() -> None:
+    """So that it works while the parent records that."""
+    given: list[tuple[int, int]] = []
+
+    def another(busy: int) -> int | None:
+        given.append((len(given), busy))
+        return len(given) if len(given) <= 3 else None
+
+    results = run_jobs(another, square, 1)
+    job, _ = next(results)
+    assert (job, given) == (1, [(0, 0), (1, 0)])
+    assert [job for job, _ in results] == [2, 3]
+
+
+def test_who_hands_out_jobs_is_told_how_many_are_busy() -> None:
+    told: list[int] = []
+
+    def another(busy: int) -> int | None:
+        told.append(busy)
+        return len(told) if len(told) <= 3 else None
+
+    assert sorted(job for job, _ in run_jobs(another, square, 3)) == [1, 2, 3]
+    # three workers begin; then each that is free asks, and none is left at last
+    assert told[:3] == [0, 1, 2]
+    assert (set(told[3:]) <= {0, 1, 2}, told[-1]) == (True, 0)
 
 
 def test_a_worker_that_is_killed_costs_its_own_job_alone() -> None:
@@ -100,7 +127,7 @@ def test_a_worker_that_leaves_has_died_with_its_exit_code() -> None:
 def test_what_is_found_to_do_only_after_a_death_is_done() -> None:
     waiting: list[Any] = ["die"]
     done = []
-    for job, result in run_jobs(lambda: waiting.pop() if waiting else None, square, 1):
+    for job, result in run_jobs(lambda busy: waiting.pop() if waiting else None, square, 1):
         done.append(job)
         if isinstance(result, Died):
             waiting.append(4)
@@ -109,10 +136,12 @@ def test_what_is_found_to_do_only_after_a_death_is_done() -> None:
 
 def test_a_job_for_a_worker_that_died_while_idle_has_died() -> None:
     """And is not the end of the program."""
-    jobs, results = iter([1, 2, 3]), []
+    jobs, results, begun = iter([1, 2, 3]), [], list[bool]()
 
-    def another() -> int | None:
-        time.sleep(0.5 if results else 0)
+    def another(busy: int) -> int | None:
+        # it is asked again as soon as the first result is in
+        time.sleep(0 if busy or not begun else 0.5)
+        begun.append(True)
         return next(jobs, None)
 
     for job, result in run_jobs(another, end_with_the_next, 1):
@@ -134,14 +163,21 @@ def test_workers_end_when_nobody_asks_for_more_results() -> None:
 
 def test_without_jobs_no_worker_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bilstm_attention.experiment.workers._start", lambda work: pytest.fail("started"))
-    assert list(run_jobs(lambda: None, square, 2)) == []
+    assert list(run_jobs(lambda busy: None, square, 2)) == []
 
 
 def test_a_worker_is_no_orphan_while_its_parent_lives() -> None:
     assert list(run_jobs(handing_out([1]), wait_for_the_parent, 1)) == [(1, False)]
-    assert not orphaned()
 
 
-def test_an_orphan_is_known_by_its_new_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_orphan_is_a_worker_with_a_new_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_parent", 1234)
+    for parent, orphan in ((1234, False), (1, True)):
+        monkeypatch.setattr(os, "getppid", lambda parent=parent: parent)
+        assert orphaned() == orphan
+
+
+def test_what_is_no_worker_is_no_orphan_whoever_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task on a cluster, say."""
     monkeypatch.setattr(os, "getppid", lambda: 1)
-    assert orphaned()
+    assert not orphaned()

@@ -1,7 +1,6 @@
 """A sweep that loses a worker, its parent, or all at any moment: no trial is lost or doubled, the budget is met."""
 
 import contextlib
-import json
 import os
 import random
 import signal
@@ -9,18 +8,23 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
 
-from bilstm_attention.experiment.sweep import counted
-from bilstm_attention.experiment.trials import Definition, open_study
+from bilstm_attention.experiment.space import read_sweep
+from bilstm_attention.experiment.study import REPLACES, SURPLUS, Definition, counted, open_study
+from bilstm_attention.experiment.trials import FOUND
+from bilstm_attention.params import Params
 
 pytestmark = pytest.mark.slow
 BUDGET = 12
 # A sweep whose training is a pause, so that kills come at any moment of a trial; the rest is the real thing.
 PROGRAM = """
-import json, math, sys, time
+import math, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 import bilstm_attention.experiment.trials as trials
@@ -29,31 +33,33 @@ def fit(model, train, task, seed, on_epoch):
     for epoch in (1, 2, 3):
         time.sleep(0.04)
         on_epoch({"epoch": epoch, "dev_official_f1": model.lstm_units + epoch})
-    return SimpleNamespace(dev={"official_f1": float(model.lstm_units)}, best_epoch=3)
+    return SimpleNamespace(model=None, dev={"official_f1": float(model.lstm_units)}, best_epoch=3)
 
-def install():
-    training = SimpleNamespace(fit=fit)
-    sys.modules["bilstm_attention.experiment.training"] = training
-    trials._task = lambda: None
-    trials.start_tensorflow = lambda: None
+# instead of what loads TensorFlow
+sys.modules["bilstm_attention.experiment.training"] = SimpleNamespace(fit=fit)
+sys.modules["bilstm_attention.experiment.cost"] = SimpleNamespace(cost=None)
+trials._task = lambda: None
+trials.start_tensorflow = lambda: None
 
-install()
-
+# a function of this file, so that workers load it and with it what stands above
 def do(definition, job):
-    install()
     return trials.do(definition, job)
 
 if __name__ == "__main__":
     from bilstm_attention.experiment import sweep
     from bilstm_attention.experiment.space import read_sweep
+    from bilstm_attention.experiment.study import Definition
     from bilstm_attention.params import Params
     sweep.do = do
+    sweep.SECONDS_BETWEEN_LOOKS = 0.5
     read, space = read_sweep(Path("sweep.yaml"), Params(), {})
-    definition = trials.Definition(read, space, Path("study"))
-    with sweep.locked(definition), sweep.Stopping() as stopping:
-        told = lambda study, trial, ended: print(trial.number, flush=True)
-        sweep.search(definition, BUDGET, 2, math.inf, stopping, told)
-""".replace("BUDGET", str(BUDGET))
+    storage, budget = sys.argv[1] or None, int(sys.argv[2])
+    definition = Definition(read, space, Path("study"), storage, heartbeat=1)
+    say = lambda line: print(line, flush=True)
+    told = lambda study, trial: say(f"trial {trial.number}") if trial else None
+    with sweep.locked(definition), sweep.Stopping(say) as stopping:
+        sweep.search(definition, budget, sweep.local_crew(2), math.inf, stopping, told)
+"""
 SWEEP = """
 study: killed
 sampler: {kind: random, seed: 1}
@@ -61,21 +67,31 @@ pruner: {kind: none}
 space:
   model.lstm_units: {low: 1, high: 1000}
 """
+GRID = """
+study: grid
+sampler: {kind: grid}
+space: {model.lstm_units: [10, 20, 30, 40, 50, 60], model.merge: [sum, concat]}
+"""
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "program.py").write_text(PROGRAM)
-    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    return place(tmp_path / "here")
+
+
+def place(folder: Path, text: str = SWEEP) -> Path:
+    """A folder to run the program in."""
+    folder.mkdir()
+    (folder / "program.py").write_text(PROGRAM)
+    (folder / "sweep.yaml").write_text(text)
     for name in ("dvc.yaml", "params.yaml"):
-        (tmp_path / name).touch()
-    return tmp_path
+        (folder / name).touch()
+    return folder
 
 
-def start(folder: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "program.py"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def start(folder: Path, storage: str = "", budget: int = BUDGET) -> subprocess.Popen:
+    command = [sys.executable, "program.py", storage, str(budget)]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def children(process: int) -> list[int]:
@@ -88,80 +104,159 @@ def kill(process: int) -> None:
         os.kill(process, signal.SIGKILL)
 
 
-def finish(folder: Path) -> str:
-    """Starts it until it ends by itself; a start may find the workers of the last one still there, and waits."""
-    done = start(folder)
-    printed, _ = done.communicate(timeout=120)
-    assert done.returncode == 0, printed
+def wait_for_a_trial(process: subprocess.Popen) -> None:
+    """Until one has ended."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line.startswith("trial "):
+        process.kill()
+        raise AssertionError(line + process.communicate()[0])
+
+
+def ended(process: subprocess.Popen) -> str:
+    """What it prints until it ends by itself; a start may find the workers of the last one still there, and waits."""
+    try:
+        printed, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, printed
     return printed
 
 
-def finished_files(folder: Path) -> dict[str, dict]:
-    return {file.name: json.loads(file.read_text()) for file in (folder / "study/trials").glob("[0-9]*.json")}
+def opened(folder: Path, storage: str | None = None) -> optuna.Study:
+    read, space = read_sweep(folder / "sweep.yaml", Params(), {})
+    return open_study(Definition(read, space, folder / "study", storage, heartbeat=1))
 
 
-def check(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bilstm_attention.experiment.space import read_sweep
-    from bilstm_attention.params import Params
+def found(study: optuna.Study) -> dict[int, Any]:
+    """What trials that ended well have left."""
+    return {trial.number: trial.user_attrs[FOUND] for trial in counted(study) if trial.state.name == "COMPLETE"}
 
-    monkeypatch.chdir(folder)
-    read, space = read_sweep(Path("sweep.yaml"), Params(), {})
-    study = open_study(Definition(read, space, Path("study")))
-    ended = counted(study)
-    assert len(ended) == BUDGET
-    assert {trial.state.name for trial in ended} == {"COMPLETE"}
-    assert not [trial for trial in study.get_trials() if trial.state.name == "RUNNING"]
+
+def check(study: optuna.Study, budget: int = BUDGET) -> None:
+    trials = counted(study)
+    assert len(trials) == budget
+    assert {trial.state.name for trial in trials} == {"COMPLETE"}
+    assert {trial.state.name for trial in study.get_trials()} <= {"COMPLETE", "FAIL"}
     # each is its own, by the number of its first try, and has the score that its parameters give
-    firsts = Counter(trial.user_attrs.get("retry_of", trial.number) for trial in ended)
+    firsts = Counter(trial.user_attrs.get(REPLACES, [trial.number])[0] for trial in trials)
     assert set(firsts.values()) == {1}
-    assert all(trial.value == trial.params["model.lstm_units"] for trial in ended)
-    assert len({trial.user_attrs["seed"] for trial in ended}) == BUDGET
+    assert all(trial.value == trial.params["model.lstm_units"] for trial in trials)
+    assert len({trial.user_attrs["seed"] for trial in trials}) == budget
+    # what was one too many was not trained
+    assert not any(FOUND in trial.user_attrs for trial in study.get_trials() if SURPLUS in trial.user_attrs)
+
+
+# --- one machine
 
 
 @pytest.mark.parametrize("victim", ["worker", "parent", "all"])
 @pytest.mark.parametrize("moment", range(7))
-def test_nothing_is_lost_or_doubled(victim: str, moment: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_lost_or_doubled(victim: str, moment: int, folder: Path) -> None:
     draw = random.Random(f"{victim} {moment}")
     process = start(folder)
-    assert process.stdout is not None
-    process.stdout.readline()  # the first trial has ended
+    wait_for_a_trial(process)
     time.sleep(draw.uniform(0, 0.5))
     workers = children(process.pid)
-    before = {name: found for name, found in finished_files(folder).items() if found["state"] == "COMPLETE"}
+    before = found(opened(folder))
     if victim == "worker" and workers:
         kill(draw.choice(workers))
     else:
         for each in [process.pid, *workers] if victim == "all" else [process.pid]:
             kill(each)
     process.communicate(timeout=120)
-    finish(folder)
-    check(folder, monkeypatch)
-    after = finished_files(folder)
-    assert {name: after[name] for name in before} == before
+    ended(start(folder))
+    study = opened(folder)
+    check(study)
+    after = found(study)
+    assert {number: after[number] for number in before} == before
+
+
+def test_a_budget_that_is_raised_is_met_and_one_that_is_lowered_asks_for_nothing(folder: Path) -> None:
+    ended(start(folder, budget=3))
+    assert ended(start(folder, budget=2)) == ""
+    printed = ended(start(folder, budget=5))
+    assert sorted(printed.splitlines()) == ["trial 3", "trial 4"]
+    check(opened(folder), 5)
 
 
 def test_a_second_process_is_kept_from_the_study(folder: Path) -> None:
     process = start(folder)
-    assert process.stdout is not None
-    process.stdout.readline()
+    wait_for_a_trial(process)
     second = start(folder)
     printed, _ = second.communicate(timeout=60)
     assert second.returncode != 0
     assert "the sweep runs already, in another process" in printed
-    process.communicate(timeout=120)
-    assert process.returncode == 0
+    ended(process)
 
 
-def test_ctrl_c_ends_with_every_trial_ended_and_the_next_start_goes_on(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_ends_with_every_trial_ended_and_the_next_start_goes_on(folder: Path) -> None:
     process = start(folder)
-    assert process.stdout is not None
-    process.stdout.readline()
+    wait_for_a_trial(process)
     process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, printed
-    assert "stopping when the running trials have ended" in printed
-    assert len(finished_files(folder)) < BUDGET
-    finish(folder)
-    check(folder, monkeypatch)
+    assert "stopping when the running trials have ended" in ended(process)
+    study = opened(folder)
+    assert len(counted(study)) < BUDGET
+    assert {trial.state.name for trial in study.get_trials()} <= {"COMPLETE", "WAITING"}
+    ended(start(folder))
+    check(study)
+
+
+# --- two machines, that is two folders, with a database between them
+
+
+class Two:
+    """Two machines with their commands, begun at once."""
+
+    def __init__(self, folder: Path, text: str = SWEEP) -> None:
+        # a machine that is busy is slow to write
+        self.storage = f"sqlite:///{folder}/studies.db?timeout=60"
+        self.places = [place(folder / name, text) for name in ("here", "there")]
+        self.processes = [start(each, self.storage) for each in self.places]
+
+    @property
+    def study(self) -> optuna.Study:
+        return opened(self.places[0], self.storage)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[Two]:
+    machines = Two(tmp_path)
+    yield machines
+    for process in machines.processes:
+        process.kill()
+
+
+def test_two_machines_spend_one_budget_between_them(two: Two) -> None:
+    printed = [ended(process).splitlines() for process in two.processes]
+    check(two.study)
+    # each told of its own
+    numbers = [int(line.removeprefix("trial ")) for lines in printed for line in lines]
+    assert sorted(numbers) == [trial.number for trial in counted(two.study)]
+    # one alone put down what is tried first
+    assert [trial.number for trial in two.study.trials if trial.system_attrs.get("fixed_params")] == [0]
+    assert two.study.trials[0].params == {"model.lstm_units": 100}
+
+
+@pytest.mark.parametrize("moment", range(3))
+def test_when_a_machine_goes_down_the_other_spends_the_budget(moment: int, two: Two) -> None:
+    victim, other = two.processes
+    wait_for_a_trial(victim)
+    time.sleep(random.Random(moment).uniform(0, 0.4))
+    before = found(two.study)
+    for each in [victim.pid, *children(victim.pid)]:
+        kill(each)
+    victim.communicate(timeout=60)
+    ended(other)
+    check(two.study)
+    after = found(two.study)
+    assert {number: after[number] for number in before} == before
+
+
+def test_two_machines_try_a_grid_whole_each_once(tmp_path: Path) -> None:
+    machines = Two(tmp_path, GRID)
+    for process in machines.processes:
+        ended(process)
+    tried = [tuple(trial.params.values()) for trial in counted(machines.study)]
+    assert sorted(tried) == sorted((units, merge) for units in range(10, 61, 10) for merge in ("sum", "concat"))
+    check(machines.study)

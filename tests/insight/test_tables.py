@@ -1,4 +1,7 @@
 import io
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -6,12 +9,15 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
+from bilstm_attention.experiment.studies import StudyRow
 from bilstm_attention.experiment.trials import Job
 from bilstm_attention.insight.tables import (
+    best_line,
     confirmation_line,
     leaderboard_table,
     score_document,
     score_table,
+    studies_table,
     trial_line,
 )
 from bilstm_attention.params import Params
@@ -67,23 +73,33 @@ def test_the_document_shows_every_seed_and_how_it_was_made() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "value", "reason", "outcome"),
+    ("state", "values", "reason", "outcome"),
     [
-        ("COMPLETE", 75.128, None, "complete 75.13"),
+        ("COMPLETE", [75.128], None, "complete 75.13"),
+        ("COMPLETE", [75.128, 3.14159], None, "complete 75.13, 3.14"),
+        ("COMPLETE", [75.128, 1234567.0], None, "complete 75.13, 1,234,567"),
         # the score at which it was given up is none of its own
-        ("PRUNED", 12.0, None, "pruned"),
+        ("PRUNED", [12.0], None, "pruned"),
         ("FAIL", None, "the loss is nan", "fail (the loss is nan)"),
     ],
 )
 def test_the_line_of_a_trial_says_what_became_of_it(
-    state: str, value: float | None, reason: str | None, outcome: str
+    state: str, values: list[float] | None, reason: str | None, outcome: str
 ) -> None:
-    params = {"model.lstm_units": 100, "train.learning_rate": 0.00123456, "model.merge": "sum"}
+    params = {"model.lstm_units": 100, "train.learning_rate": 0.00123456, "train.clip_norm": None}
     trial = SimpleNamespace(
-        number=4, state=TrialState[state], value=value, params=params, user_attrs={"reason": reason} if reason else {}
+        number=4, state=TrialState[state], values=values, params=params, user_attrs={"reason": reason} if reason else {}
     )
-    values = "model.lstm_units=100, train.learning_rate=0.001235, model.merge=sum"
-    assert trial_line(trial, 3, 50) == f"3/50  trial 4 {outcome}  {values}"
+    tried = "model.lstm_units=100, train.learning_rate=0.001235, train.clip_norm=none"
+    assert trial_line(trial, 3, 50) == f"3/50  trial 4 {outcome}  {tried}"
+
+
+def test_the_best_so_far_is_a_score_with_its_trial_or_a_front() -> None:
+    one, other = SimpleNamespace(number=4, values=[75.128]), SimpleNamespace(number=5, values=[75.1, 3.5])
+    assert best_line([]) == "none yet"
+    assert best_line([one]) == "75.13, trial 4"
+    assert best_line([other]) == "1 on the Pareto front"
+    assert best_line([other, other]) == "2 on the Pareto front"
 
 
 def test_the_line_of_a_confirmation_names_trial_and_seed() -> None:
@@ -130,3 +146,56 @@ def test_the_leaderboard_shows_the_first_rows_alone() -> None:
 
 def test_the_leaderboard_of_nothing_is_empty() -> None:
     assert leaderboard(pd.DataFrame()) == []
+
+
+@pytest.mark.parametrize("dtype", [object, None])
+def test_a_parameter_tried_as_none_is_told_from_one_that_was_not_tried(dtype: type | None, tmp_path: Path) -> None:
+    board = BOARD.head(3).assign(**{"model.attention.hops": pd.Series(["none", 3, None], dtype=dtype)})
+    assert [row[-2] for row in leaderboard(board)] == [
+        "model.attention.hops=none,",
+        "model.attention.hops=3,",
+        "model.lstm_units=40,",
+    ]
+    board.to_csv(tmp_path / "leaderboard.csv", index=False)
+    again = pd.read_csv(tmp_path / "leaderboard.csv")["model.attention.hops"]
+    assert again.fillna("not tried").tolist() == ["none", "3", "not tried"]
+
+
+def listed(studies: Sequence[StudyRow], width: int = 80) -> list[str]:
+    """The lines below the head."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(studies_table(studies))
+    lines = [line.rstrip() for line in console.export_text().splitlines()]
+    assert max(map(len, lines)) <= width
+    return [line.strip() for line in lines[next(n for n, line in enumerate(lines) if "──" in line) + 1 :]]
+
+
+BEGUN, ACTIVE = datetime(2026, 1, 2, 3, 4, 5), datetime(2026, 1, 3, 12)
+
+
+def test_a_list_of_studies_says_how_far_each_is_and_what_runs_now() -> None:
+    best = SimpleNamespace(number=9, values=[75.128])
+    counts = {"complete": 12, "pruned": 5, "failed": 0, "running": 2, "waiting": 0}
+    lines = listed(
+        [
+            StudyRow("attention", counts, ("official_f1",), (best,), BEGUN, ACTIVE, named=True, runs=True),
+            StudyRow("begun", dict.fromkeys(counts, 0), ("accuracy", "latency_ms"), runs=None),
+        ]
+    )
+    assert [line.split() for line in lines] == [
+        ["attention", "12", "complete", "official_f1", "2026-01-02", "03:04"],
+        ["runs", "now", "5", "pruned", "75.13,", "trial", "9", "2026-01-03", "12:00"],
+        ["2", "running", "in", "best.yaml"],
+        [],
+        ["begun", "none", "accuracy"],
+        ["none", "yet"],
+        [],
+    ]
+
+
+def test_a_study_that_cannot_be_read_is_listed_with_its_fault_as_it_is_written() -> None:
+    lines = listed([StudyRow("q" * 60, fault="journal.log:17: [bold]not[/bold] JSON " + "x" * 60, active=ACTIVE)])
+    text = "".join("".join(lines).split())
+    assert "[bold]not[/bold]" in text
+    assert (text.count("q"), text.count("x")) == (60, 60)
+    assert "2026-01-0312:00" in text

@@ -66,6 +66,43 @@ def test_the_winner_applied_gives_the_promised_score_to_the_last_digit(swept: tu
     project.run("git", "checkout", "-q", "--", "params.yaml")
 
 
+def test_the_report_has_the_numbers_of_the_leaderboard_and_shows_the_figures(swept: tuple[Project, str]) -> None:
+    project, _ = swept
+    folder = project.root / "experiments/studies/two"
+    report, best = (folder / "report.md").read_text(), leaderboard(project).iloc[0]
+    assert f"**Trial {best['trial']}: {best['confirmed_mean']:.2f}**, the mean dev official_f1 of 2 fresh" in report
+    assert f"In the search it had {best['score']:.2f}" in report
+    assert "```sh\nbilstm-attention sweep experiments/sweeps/two.yaml --trials 4\n```" in report
+    pictures = [line.partition("](")[2].removesuffix(")") for line in report.splitlines() if line.startswith("![")]
+    assert pictures
+    assert all((folder / picture).is_file() for picture in pictures)
+
+
+def test_the_sweep_is_listed(swept: tuple[Project, str]) -> None:
+    listed = swept[0].run("bilstm-attention", "sweeps")
+    assert "two" in listed
+    assert "4 complete" in listed
+
+
+def test_a_score_is_weighed_against_weights(swept: tuple[Project, str]) -> None:
+    project, _ = swept
+    text = SWEEP.replace("study: two", "study: weighed\nagainst: parameters").replace("top: 2", "top: 0")
+    (project.root / "experiments/sweeps/weighed.yaml").write_text(text)
+    project.run("bilstm-attention", "sweep", "experiments/sweeps/weighed.yaml", "--trials", "3")
+    folder = project.root / "experiments/studies/weighed"
+    board = pd.read_csv(folder / "leaderboard.csv")
+    assert len(board) == 3
+    assert (board["parameters"] > 0).all()
+    # nothing is both better and smaller than what is on the front
+    for row in board[board["on_front"]].itertuples():
+        better = (board["score"] >= row.score) & (board["parameters"] <= row.parameters)
+        more = (board["score"] > row.score) | (board["parameters"] < row.parameters)
+        assert not (better & more).any()
+    front = {f"trial-{number:04d}.yaml" for number in board[board["on_front"]]["trial"]}
+    assert {path.name for path in (folder / "front").iterdir()} == front
+    assert "against parameters" in (folder / "report.md").read_text()
+
+
 def test_mlflow_has_a_run_of_the_sweep_with_a_child_for_every_trial(swept: tuple[Project, str]) -> None:
     from mlflow import MlflowClient
 
@@ -82,7 +119,9 @@ def test_mlflow_has_a_run_of_the_sweep_with_a_child_for_every_trial(swept: tuple
     assert parent.data.metrics["trials"] == 4
     assert [len(client.get_metric_history(run.info.run_id, "dev_official_f1")) for run in children] == [2] * 4
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert files == {"leaderboard.csv", "best.yaml"}
+    assert files == {"leaderboard.csv", "best.yaml", "report.md", "figures"}
+    figures = {file.path for file in client.list_artifacts(parent.info.run_id, "figures")}
+    assert "figures/history.png" in figures
 
 
 def test_stale_data_another_space_and_an_illegal_one_are_refused(swept: tuple[Project, str]) -> None:

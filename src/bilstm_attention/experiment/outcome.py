@@ -1,8 +1,8 @@
 """What a sweep found: the leaderboard, the confirmed winner, and the experiment that gives its score again."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -10,11 +10,29 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from bilstm_attention.experiment.scoring import compare, spread_over_seeds
-from bilstm_attention.experiment.sweep import best_trials, confirmation_seeds, counted
-from bilstm_attention.experiment.trials import Definition
+from bilstm_attention.experiment.study import DIED, Definition, best_trials, counted
+from bilstm_attention.experiment.sweep import confirmation_seeds
+from bilstm_attention.experiment.trials import FOUND, confirmation
 from bilstm_attention.overrides import config_text, with_overrides
 from bilstm_attention.params import Params
 from bilstm_attention.paths import written_whole
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """One of the best trials.
+
+    Args:
+        number: of the trial.
+        params: those that give its score by `dvc repro`.
+        score: on dev: the mean over fresh seeds where it was confirmed, else that of the trial.
+        searched: its score in the search, which is the best of many and so too high.
+    """
+
+    number: int
+    params: Params
+    score: float
+    searched: float
 
 
 @dataclass(frozen=True)
@@ -23,89 +41,110 @@ class Outcome:
 
     Args:
         leaderboard: a row per trial that counts, the best first: its number, state, score, seed, the mean and sd over
-            fresh seeds where it was confirmed, and every parameter of the space.
-        winner: the number of the best trial, by the mean of its confirmation where there is one; None: none ended.
-        params: those that give the winner's score by `dvc repro`.
-        score: the winner's on dev: the confirmed mean, or that of the trial.
-        searched: its score in the search, which is the best of many and so too high.
+            fresh seeds where it was confirmed, and every parameter of the space: "none" where that was tried, empty
+            where it was not. Of two objectives the second has a column, and those on the Pareto front come first.
+        finalists: the winner first; of two objectives every trial of the front, by score.
         p: of the difference between the two best that were confirmed, two-sided; None: fewer than two were.
     """
 
     leaderboard: pd.DataFrame
-    winner: int | None
-    params: Params | None
-    score: float | None
-    searched: float | None
+    finalists: Sequence[Finalist]
     p: float | None
 
 
-def outcome(definition: Definition, study: optuna.Study, gold: Sequence[str]) -> Outcome:
-    """Reads the study and the confirmations; `gold` are the labels of dev."""
+def outcome(definition: Definition, study: optuna.Study, gold: Sequence[str], labels: Sequence[str]) -> Outcome:
+    """Reads the study; `gold` are the labels of dev, `labels` all in the order of their numbers."""
     metric = definition.sweep.metric
-    confirmed = _confirmed(definition, best_trials(study, definition.sweep.confirm.top))
+    confirmed = _confirmed(definition, study)
     means = {
         number: spread_over_seeds({seed: found["dev"][metric] for seed, found in by_seed.items()})
         for number, by_seed in confirmed.items()
     }
-    rows = [_row(definition, trial, means.get(trial.number)) for trial in counted(study)]
-    frame = pd.DataFrame(rows)
+    best = best_trials(study)
+    front = {trial.number for trial in best}
+    rows = [_row(definition, trial, means.get(trial.number), front) for trial in counted(study)]
+    # or pandas would make numbers of steps into fractions where another trial has none
+    frame = pd.DataFrame(rows, dtype=object)
     if len(frame):
-        frame = frame.sort_values(["confirmed_mean", "score"], ascending=False, na_position="last", kind="stable")
-    best = best_trials(study, 1)
-    if not best:
-        return Outcome(frame, None, None, None, None, None)
-    ranked = sorted(means, key=lambda number: -means[number]["mean"])
-    winner = ranked[0] if ranked else best[0].number
-    found = json.loads(definition.trial_file(winner).read_text(encoding="utf-8"))
-    seeds = confirmation_seeds(definition) if ranked else [found["seed"]]
-    params = with_overrides(definition.space.base, {**found["overrides"], "train.seeds": seeds})
-    score = means[winner]["mean"] if ranked else found["value"]
-    return Outcome(frame, winner, params, score, found["value"], _difference(confirmed, ranked, gold, metric))
+        first = ["on_front"] if definition.sweep.against else []
+        order = [*first, "confirmed_mean", "score"]
+        frame = frame.sort_values(order, ascending=False, na_position="last", kind="stable")
+    ranked = sorted((trial for trial in best if trial.number in means), key=lambda trial: -means[trial.number]["mean"])
+    ranked += [trial for trial in best if trial.number not in means]
+    finalists = [_finalist(definition, trial, means.get(trial.number)) for trial in ranked]
+    answers = [
+        [[labels[answer] for answer in found["answers"]] for found in confirmed[trial.number].values()]
+        for trial in ranked[:2]
+        if trial.number in confirmed
+    ]
+    p = compare(gold, answers[0], answers[1], metric) if len(answers) == 2 else None
+    return Outcome(frame, finalists, p)
 
 
-def write_outcome(definition: Definition, found: Outcome) -> None:
-    """Writes `leaderboard.csv` and, once a trial has ended well, `best.yaml`."""
-    with written_whole(definition.folder / "leaderboard.csv") as path:
+def write_outcome(definition: Definition, found: Outcome) -> list[Path]:
+    """Writes `leaderboard.csv` and, once a trial has ended well, `best.yaml`; of two objectives the front's as well.
+
+    Returns:
+        the files.
+    """
+    files = [definition.folder / "leaderboard.csv"]
+    with written_whole(files[0]) as path:
         found.leaderboard.to_csv(path, index=False)
-    if found.params is None:
-        return
-    seeds = found.params.train.seeds
-    comment = (
-        f"Trial {found.winner} of the study {definition.sweep.study}: dev {definition.sweep.metric} {found.score}, mean"
-        f" of seeds {', '.join(map(str, seeds))}; {found.searched} in the search."
+    names = {"best.yaml": found.finalists[:1]} | {
+        f"front/trial-{finalist.number:04d}.yaml": [finalist]
+        for finalist in (found.finalists if definition.sweep.against else ())
+    }
+    for stale in (definition.folder / "front").glob("trial-*.yaml"):
+        # of an earlier start, and perhaps no longer of the front
+        stale.unlink()
+    for name, finalists in names.items():
+        for finalist in finalists:
+            with written_whole(definition.folder / name) as path:
+                path.write_text(config_text(finalist.params, _comment(definition, finalist)), encoding="utf-8")
+            files.append(definition.folder / name)
+    return files
+
+
+def _comment(definition: Definition, finalist: Finalist) -> str:
+    seeds = ", ".join(map(str, finalist.params.train.seeds))
+    return (
+        f"Trial {finalist.number} of the study {definition.sweep.study}: dev {definition.sweep.metric}"
+        f" {finalist.score}, mean of seeds {seeds}; {finalist.searched} in the search."
     )
-    with written_whole(definition.folder / "best.yaml") as path:
-        path.write_text(config_text(found.params, comment), encoding="utf-8")
 
 
-def _confirmed(definition: Definition, trials: Sequence[FrozenTrial]) -> dict[int, dict[int, dict[str, Any]]]:
-    """By trial and seed, what confirmations gave; trials of which one is missing are left out."""
-    found = {}
-    for trial in trials:
-        files = {seed: definition.confirmation_file(trial.number, seed) for seed in confirmation_seeds(definition)}
-        if all(file.exists() for file in files.values()):
-            found[trial.number] = {seed: json.loads(file.read_text(encoding="utf-8")) for seed, file in files.items()}
+def _finalist(definition: Definition, trial: FrozenTrial, confirmed: Mapping[str, Any] | None) -> Finalist:
+    seeds = confirmation_seeds(definition) if confirmed else [trial.user_attrs["seed"]]
+    params = with_overrides(definition.space.base, {**trial.user_attrs[FOUND]["overrides"], "train.seeds": seeds})
+    return Finalist(trial.number, params, confirmed["mean"] if confirmed else trial.values[0], trial.values[0])
+
+
+def _confirmed(definition: Definition, study: optuna.Study) -> dict[int, dict[int, dict[str, Any]]]:
+    """By trial and seed, what confirmations gave; trials of which one is missing or failed are left out."""
+    given, found = study.user_attrs, {}
+    for trial in counted(study):
+        by_seed = {seed: given.get(confirmation(trial.number, seed), {}) for seed in confirmation_seeds(definition)}
+        if all("dev" in each for each in by_seed.values()):
+            found[trial.number] = by_seed
     return found
 
 
-def _row(definition: Definition, trial: FrozenTrial, confirmed: Mapping[str, Any] | None) -> dict[str, Any]:
+def _row(
+    definition: Definition, trial: FrozenTrial, confirmed: Mapping[str, Any] | None, front: set[int]
+) -> dict[str, Any]:
+    complete, against = trial.state == TrialState.COMPLETE, definition.sweep.against
+    second = {against: trial.values[1] if complete else None, "on_front": trial.number in front} if against else {}
+    tried = {key: "none" if value is None else value for key, value in trial.params.items()}
+    died = DIED if trial.state == TrialState.FAIL else None
     return {
         "trial": trial.number,
         "state": trial.state.name.lower(),
-        "score": trial.value if trial.state == TrialState.COMPLETE else None,
+        "score": trial.values[0] if complete else None,
+        **second,
         "confirmed_mean": confirmed["mean"] if confirmed else None,
         "confirmed_sd": confirmed["sd"] if confirmed else None,
         "seed": trial.user_attrs.get("seed"),
         "seconds": trial.duration.total_seconds() if trial.duration else None,
-        **{dimension.key: trial.params.get(dimension.key) for dimension in definition.space.dimensions},
-        "reason": trial.user_attrs.get("reason"),
+        **{dimension.key: tried.get(dimension.key) for dimension in definition.space.dimensions},
+        "reason": trial.user_attrs.get("reason", died),
     }
-
-
-def _difference(
-    confirmed: Mapping[int, Mapping[int, Mapping[str, Any]]], ranked: Sequence[int], gold: Sequence[str], metric: str
-) -> float | None:
-    if len(ranked) < 2:
-        return None
-    first, second = ([found["predicted"] for found in confirmed[number].values()] for number in ranked[:2])
-    return compare(gold, first, second, metric)

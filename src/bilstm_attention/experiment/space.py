@@ -28,9 +28,10 @@ class Sampler(Block):
 
 
 class Pruner(Block):
-    """When a trial is given up by its dev scores so far."""
+    """When a trial is given up by its dev scores so far; none before `warmup_epochs` of it, which are for `median`."""
 
     kind: Literal["none", "median", "hyperband"] = "median"
+    warmup_epochs: Annotated[int, Field(ge=0, le=1000)] = 0
 
 
 class Confirm(Block):
@@ -46,6 +47,8 @@ class Sweep(Block):
     Args:
         study: name of the study; its outcome goes to `experiments/studies/<study>`.
         metric: dev score that is searched for.
+        against: what it is weighed against, the less the better: milliseconds that one sentence takes, or weights
+            besides the word vectors; the outcome is then a Pareto front.
         sampler: how trials are chosen.
         pruner: when they are given up.
         confirm: what is trained again at the end.
@@ -56,6 +59,7 @@ class Sweep(Block):
 
     study: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     metric: Literal["official_f1", "accuracy", "macro_f1"] = "official_f1"
+    against: Literal["latency_ms", "parameters"] | None = None
     sampler: Sampler = Sampler()
     pruner: Pruner = Pruner()
     confirm: Confirm = Confirm()
@@ -208,6 +212,8 @@ def read_sweep(path: Path, params: Params, overrides: Mapping[str, Any]) -> tupl
     ]
     if "train.seeds" in {*fixed, *sweep.space}:
         faults.append(f"{path}: train.seeds: each trial has a seed of its own, from sampler.seed; leave it out.")
+    if sweep.against and sweep.pruner.kind != "none":
+        faults.append(f"{path}: against: with two objectives no trial can be given up early; pruner: {{kind: none}}.")
     package = NEEDED_BY.get(sweep.sampler.kind)
     if package and not find_spec(package):
         faults.append(f"{path}: sampler.kind: {sweep.sampler.kind} needs the package {package}: pip install {package}.")

@@ -1,34 +1,56 @@
 """A sweep: trials handed to workers until the budget is spent, over as many starts as it takes, nothing lost."""
 
 import fcntl
-import json
 import os
+import random
 import signal
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import count
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from bilstm_attention.errors import SweepError
-from bilstm_attention.experiment.trials import CONFIRMATIONS, Definition, Job, derived_seed, do, open_study
+from bilstm_attention.experiment.storage import shown
+from bilstm_attention.experiment.study import (
+    CONFIRMATIONS,
+    Definition,
+    best_trials,
+    counted,
+    derived_seed,
+    end_dead,
+    open_study,
+    running,
+)
+from bilstm_attention.experiment.trials import FOUND, Job, confirmation, do, worker_name
 from bilstm_attention.experiment.workers import Died, run_jobs
 
-RETRIES = 3  # of a trial whose worker died
+SECONDS_BETWEEN_LOOKS, SECONDS_TO_BEGIN = 2, 60  # at a database, while others finish the last trials
 FAILURES_AT_START = 3  # in a row, before anything worked, end the sweep: the fault is then everywhere
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+# Does jobs: called with what gives another, and what does one.
+Crew = Callable[[Callable[[int], Any], Callable[..., Any]], Iterator[tuple[Any, Any]]]
+
+
+def local_crew(workers: int) -> Crew:
+    """Worker processes of this machine."""
+    return partial(run_jobs, workers=workers)
 
 
 class Stopping:
-    """Answers Ctrl-C: the first lets running trials end, the second ends them."""
+    """Answers Ctrl-C: the first lets running trials end, the second ends them.
 
-    def __init__(self) -> None:
-        self.asked = False
+    Args:
+        say: prints a line.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.asked, self._say = False, say
 
     def __enter__(self) -> "Stopping":
         self._before = signal.signal(signal.SIGINT, self._asked)
@@ -41,7 +63,7 @@ class Stopping:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        print("\nstopping when the running trials have ended; Ctrl-C again stops them now", flush=True)
+        self._say("stopping when the running trials have ended; Ctrl-C again stops them now")
 
 
 @contextmanager
@@ -63,85 +85,145 @@ def locked(definition: Definition) -> Iterator[None]:
 def search(
     definition: Definition,
     budget: int,
-    workers: int,
+    crew: Crew,
     seconds: float,
     stopping: Stopping,
-    on_trial: Callable[[optuna.Study, FrozenTrial, int], None],
+    on_trial: Callable[[optuna.Study, FrozenTrial | None], None],
 ) -> optuna.Study:
     """Runs trials until `budget` of them have ended, those of earlier starts counted; call it inside `locked`.
 
     Args:
         definition: the sweep.
         budget: trials in all.
-        workers: processes at once.
+        crew: who does them.
         seconds: after which no new trial begins.
         stopping: whether Ctrl-C was pressed.
-        on_trial: called with the study, each trial that has ended, and how many have.
+        on_trial: called with the study before the first trial, and then with each that has ended.
 
     Raises:
         SweepError: the study is of another space, or the first trials all failed.
     """
-    _mend(definition)
-    study = open_study(definition)
-    _check_same(study, definition)
-    _try_again(study, [trial for trial in study.get_trials() if trial.state == TrialState.RUNNING])
-    grid = definition.space.grid() if definition.sweep.sampler.kind == "grid" else []
-    begun = [trial for trial in study.get_trials() if "retry_of" not in trial.user_attrs]
-    for chosen in (grid or [definition.space.current()])[len(begun) :]:
-        study.enqueue_trial(chosen)
-    budget = min(budget, len(grid)) if grid else budget
-    # those that wait have had none yet
-    end, tickets = time.monotonic() + seconds, count(len(study.get_trials(states=FINISHED)))
-    running, idle_deaths, told = 0, 0, len(counted(study))
+    study, end = _begun(definition), time.monotonic() + seconds
+    if definition.sweep.sampler.kind == "grid":
+        budget = min(budget, len(definition.space.grid()))
 
-    def another() -> Job | None:
-        nonlocal running
-        if stopping.asked or time.monotonic() > end or len(counted(study)) + running >= budget:
-            return None
-        running += 1
-        return Job(ticket=next(tickets))
+    def over() -> bool:
+        return stopping.asked or time.monotonic() > end or len(counted(study)) >= budget
 
+    def another(busy: int) -> Job | None:
+        # those that run may be of other machines, and not all that are busy here have begun
+        full = len(counted(study)) + max(busy, len(running(study))) >= budget
+        return None if full or over() else Job(budget=budget)
+
+    on_trial(study, None)
+    seen: dict[int, float] = {}
     try:
-        for _, result in run_jobs(another, partial(do, definition), workers):
-            running -= 1
-            if isinstance(result, Died):
-                lost = _of_worker(study, result.process)
-                _try_again(study, lost)
-                _check_start(counted(study))
-                idle_deaths = 0 if lost else idle_deaths + 1
-                if idle_deaths == FAILURES_AT_START:
-                    raise SweepError(f"workers end before they begin a trial; the last with exit code {result.code}.")
-                continue
-            # one by one, since another may have ended meanwhile
-            idle_deaths, told = 0, told + 1
-            on_trial(study, study.get_trials()[result], told)
-            _check_start(counted(study))
+        while not over():
+            if another(0):
+                _work_off(definition, study, crew, another, on_trial)
+            else:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+            _end_silent(definition, study, seen)
     finally:
-        _try_again(study, [trial for trial in study.get_trials() if trial.state == TrialState.RUNNING])
+        # nobody else has a journal; of a database, the workers of this process
+        mine = worker_name(os.getpid(), 0).removesuffix("0")
+        end_dead(study, [each for each in running(study) if not definition.storage or _worker(each).startswith(mine)])
     return study
 
 
-def counted(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that count: those that ended, but for those that died with their worker and were tried again."""
-    return [trial for trial in study.get_trials(states=FINISHED) if not trial.user_attrs.get("tried_again")]
+def _begun(definition: Definition) -> optuna.Study:
+    """The study, with what is to be tried first."""
+    from bilstm_attention.experiment.environment import input_digests
+
+    study = open_study(definition)
+    if not definition.storage:
+        # nobody else has the journal, so whoever ran these is gone; of some perhaps while it was ending them
+        end_dead(study, study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+    now = {
+        "sweep": definition.sweep.model_dump(mode="json", exclude={"confirm"}, exclude_none=True),
+        "params": definition.space.base.model_dump(mode="json", exclude={"evaluate"}),
+        "data": input_digests(),
+    }
+    if "definition" not in study.user_attrs and _begins(definition, study):
+        study.set_user_attr("id", uuid.uuid4().hex)
+        first = definition.space.grid() if definition.sweep.sampler.kind == "grid" else [definition.space.current()]
+        for chosen in first[len(study.get_trials(deepcopy=False)) :]:
+            study.enqueue_trial(chosen)
+        # last: where it stands, the study is begun
+        study.set_user_attr("definition", now)
+    _check_same(definition, study.user_attrs["definition"], now)
+    return study
 
 
-def best_trials(study: optuna.Study, count: int) -> list[FrozenTrial]:
-    """The `count` best trials, of equals the first; the same parameters once."""
-    complete = study.get_trials(states=(TrialState.COMPLETE,))
-    ranked = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
-    different: dict[str, FrozenTrial] = {}
-    for trial in ranked:
-        different.setdefault(json.dumps(trial.params, sort_keys=True), trial)
-    return list(different.values())[:count]
+def _begins(definition: Definition, study: optuna.Study) -> bool:
+    """Whether this process begins the study; of several that start at once on a database, one alone does."""
+    if not definition.storage:
+        return True
+    name, end = uuid.uuid4().hex, time.monotonic() + SECONDS_TO_BEGIN
+    while "begun by" in study.user_attrs and time.monotonic() < end:
+        if "definition" in study.user_attrs:
+            return False
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    # nobody does, or who did was killed; of those that see this at once, the last to write
+    study.set_user_attr("begun by", name)
+    time.sleep(SECONDS_BETWEEN_LOOKS)
+    return study.user_attrs["begun by"] == name or _begins(definition, study)
 
 
-def confirmations(definition: Definition, trials: Sequence[FrozenTrial]) -> list[Job]:
-    """What is to be trained to confirm trials: each with the same fresh seeds."""
-    seeds = confirmation_seeds(definition)
-    return [
-        Job(0, trial.number, seed, tuple(_overrides(definition, trial).items())) for trial in trials for seed in seeds
-    ]
+def _check_same(definition: Definition, begun: dict[str, Any], now: dict[str, Any]) -> None:
+    """A study goes on with the space, the parameters and the data it was begun with."""
+    changed = [part for part in now if begun.get(part) != now[part]]
+    if changed:
+        place = shown(definition.storage) if definition.storage else definition.folder
+        raise SweepError(
+            f"{place}: the study {definition.sweep.study} was begun with another {' and other '.join(changed)}; give"
+            " the new one another name (`study:` in its file), or delete the old one."
+        )
+
+
+def _work_off(
+    definition: Definition,
+    study: optuna.Study,
+    crew: Crew,
+    another: Callable[[int], Job | None],
+    on_trial: Callable[[optuna.Study, FrozenTrial | None], None],
+) -> None:
+    idle_deaths = 0
+    for _, result in crew(another, partial(do, definition)):
+        if isinstance(result, Died):
+            name = worker_name(os.getpid(), result.process)
+            lost = [trial.number for trial in running(study) if _worker(trial) == name]
+            end_dead(study, [trial for trial in running(study) if trial.number in lost])
+            idle_deaths = 0 if lost else idle_deaths + 1
+            if idle_deaths == FAILURES_AT_START:
+                raise SweepError(f"workers end before they begin a trial; the last with exit code {result.code}.")
+        else:
+            idle_deaths, lost = 0, [] if result is None else [result]
+        for trial in counted(study):
+            if trial.number in lost:
+                on_trial(study, trial)
+        _check_start(counted(study))
+
+
+def _end_silent(definition: Definition, study: optuna.Study, seen: dict[int, float]) -> None:
+    """Ends trials whose worker has died: of a journal all, once no worker is left; of a database, by their silence.
+
+    `seen` is when a trial that had not given a first sign of life was seen first, by the clock of this process.
+    """
+    if not definition.storage:
+        end_dead(study, running(study))
+        return
+    with warnings.catch_warnings():
+        # Optuna calls it experimental
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        optuna.storages.fail_stale_trials(study)
+    now, nameless = time.monotonic(), [trial for trial in running(study) if not _worker(trial)]
+    dead = [trial for trial in nameless if now - seen.setdefault(trial.number, now) > 2 * definition.heartbeat]
+    end_dead(study, dead)
+
+
+def _worker(trial: FrozenTrial) -> str:
+    return str(trial.user_attrs.get("worker", ""))
 
 
 def confirmation_seeds(definition: Definition) -> list[int]:
@@ -150,73 +232,35 @@ def confirmation_seeds(definition: Definition) -> list[int]:
     return [derived_seed(sweep.sampler.seed, CONFIRMATIONS + number) for number in range(sweep.confirm.seeds)]
 
 
+def confirmations(definition: Definition, study: optuna.Study) -> list[Job]:
+    """What is still to be trained to confirm the best trials: each with the same fresh seeds."""
+    jobs = [
+        Job(number=trial.number, seed=seed, overrides=tuple(trial.user_attrs[FOUND]["overrides"].items()))
+        for trial in best_trials(study)[: definition.sweep.confirm.top]
+        for seed in confirmation_seeds(definition)
+        if confirmation(trial.number, seed) not in study.user_attrs
+    ]
+    if definition.storage:
+        # several machines that confirm at once begin at different ends
+        random.shuffle(jobs)
+    return jobs
+
+
 def confirm_all(
-    definition: Definition, jobs: Sequence[Job], workers: int, stopping: Stopping, on_done: Callable[[Job], None]
+    definition: Definition, study: optuna.Study, crew: Crew, stopping: Stopping, on_done: Callable[[Job], None]
 ) -> None:
     """Trains what is to be confirmed and has not been; one that dies is trained at the next start."""
-    missing = iter([job for job in jobs if not definition.confirmation_file(job.number or 0, job.seed).exists()])
+    jobs = iter(confirmations(definition, study))
 
-    def another() -> Job | None:
-        return None if stopping.asked else next(missing, None)
+    def another(busy: int) -> Job | None:
+        if stopping.asked:
+            return None
+        done = study.user_attrs
+        return next((job for job in jobs if confirmation(job.number or 0, job.seed) not in done), None)
 
-    for job, result in run_jobs(another, partial(do, definition), workers):
+    for job, result in crew(another, partial(do, definition)):
         if not isinstance(result, Died):
             on_done(job)
-
-
-def _overrides(definition: Definition, trial: FrozenTrial) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(definition.trial_file(trial.number).read_text(encoding="utf-8"))
-    return dict(found["overrides"])
-
-
-def _mend(definition: Definition) -> None:
-    """Cuts off half a line that a killed process may have left at the end of the journal."""
-    if definition.journal.exists():
-        whole = definition.journal.read_bytes().rfind(b"\n") + 1
-        # not written anew: a process killed while it does would take the rest along
-        os.truncate(definition.journal, whole)
-
-
-def _check_same(study: optuna.Study, definition: Definition) -> None:
-    """A study goes on with the space, the parameters and the data it was begun with."""
-    from bilstm_attention.experiment.environment import input_digests
-
-    now = {
-        "sweep": definition.sweep.model_dump(mode="json", exclude={"confirm"}),
-        "params": definition.space.base.model_dump(mode="json", exclude={"evaluate"}),
-        "data": input_digests(),
-    }
-    begun = study.user_attrs.get("definition")
-    if begun is None:
-        # the definition last: where it stands, the study is begun
-        study.set_user_attr("id", uuid.uuid4().hex)
-        study.set_user_attr("definition", now)
-    elif begun != now:
-        changed = [part for part in now if begun.get(part) != now[part]]
-        raise SweepError(
-            f"{definition.folder}: the study was begun with another {' and other '.join(changed)}; give the new one"
-            " another name (`study:` in its file), or delete the folder."
-        )
-
-
-def _of_worker(study: optuna.Study, process: int) -> list[FrozenTrial]:
-    running = study.get_trials(states=(TrialState.RUNNING,))
-    return [trial for trial in running if str(trial.user_attrs.get("worker", "")).endswith(f":{process}")]
-
-
-def _try_again(study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
-    """Marks trials whose worker died as failed, and has their parameters tried again unless that was done too often."""
-    for trial in trials:
-        retries = trial.user_attrs.get("retries", 0)
-        storage = study._storage
-        storage.set_trial_user_attr(trial._trial_id, "reason", "its worker died")
-        if retries < RETRIES:
-            storage.set_trial_user_attr(trial._trial_id, "tried_again", True)
-            again = {"retry_of": trial.user_attrs.get("retry_of", trial.number), "retries": retries + 1}
-            # it is there already if this process was killed between the two lines
-            if not any(again.items() <= other.user_attrs.items() for other in study.get_trials()):
-                study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params}, again)
-        study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def _check_start(ended: Sequence[FrozenTrial]) -> None:

@@ -1,59 +1,36 @@
-"""One trial of a sweep: parameters from the study, a training, its dev score back; runs in a worker process."""
+"""One trial of a sweep: parameters from the study, a training, its dev score back; runs in a worker."""
 
-import fcntl
-import json
 import os
 import socket
 import time
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import TrialState
+from optuna.exceptions import UpdateFinishedTrialError
 
 from bilstm_attention.errors import TrainingError
-from bilstm_attention.experiment.space import Pruner, Sampler, Space, Sweep
+from bilstm_attention.experiment.study import (
+    REPLACES,
+    SURPLUS,
+    Definition,
+    derived_seed,
+    is_surplus,
+    open_study,
+    try_again,
+)
 from bilstm_attention.experiment.workers import orphaned
 from bilstm_attention.overrides import with_overrides
 from bilstm_attention.params import Params
-from bilstm_attention.paths import written_whole
 from bilstm_attention.terminal import start_tensorflow
 
-# Seeds of confirmations, and of samplers, start where those of trials never come.
-CONFIRMATIONS, SAMPLERS = 1_000_000, 2_000_000
+if TYPE_CHECKING:
+    from bilstm_attention.experiment.task import Task
 
-
-@dataclass(frozen=True)
-class Definition:
-    """A sweep as its workers need it.
-
-    Args:
-        sweep: what its file says.
-        space: the parameters that are tried, and those that all trials share.
-        folder: `experiments/studies/<study>`.
-    """
-
-    sweep: Sweep
-    space: Space
-    folder: Path
-
-    @property
-    def journal(self) -> Path:
-        """The file that holds the study."""
-        return self.folder / "journal.log"
-
-    def trial_file(self, number: int) -> Path:
-        """What one trial gave."""
-        return self.folder / "trials" / f"{number:04d}.json"
-
-    def confirmation_file(self, number: int, seed: int) -> Path:
-        """What the parameters of one trial gave with another seed."""
-        return self.folder / "confirmations" / f"{number:04d}-{seed}.json"
+# Attribute of a trial: what its training gave.
+FOUND = "found"
 
 
 @dataclass(frozen=True)
@@ -61,159 +38,146 @@ class Job:
     """A trial, or, with the number of one, its parameters and a seed, the confirmation of it.
 
     Args:
-        ticket: of a new trial; no two have the same, so that no two samplers draw the same.
+        budget: trials of the study in all; one more than these is dropped.
         number: of the trial to confirm.
         seed: with which.
         overrides: its parameters.
     """
 
-    ticket: int = 0
+    budget: int = 0
     number: int | None = None
     seed: int = 0
     overrides: tuple[tuple[str, Any], ...] = ()
 
 
-def derived_seed(study_seed: int, number: int) -> int:
-    """The seed of a trial or a confirmation: of each its own, and the same whenever it is run again."""
-    return int(np.random.SeedSequence((study_seed, number)).generate_state(1)[0] >> 1)
-
-
-class JournalLock(JournalFileOpenLock):
-    """Keeps processes of one machine from writing to the journal at once.
-
-    The system frees it when its holder dies; Optuna's own locks are files, which a killed process leaves behind.
-    """
-
-    def __init__(self, journal: Path):
-        super().__init__(str(journal))
-        self._path = journal.with_suffix(".lock")
-
-    def acquire(self) -> bool:
-        """Waits for it."""
-        self._file = self._path.open("w")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        return True
-
-    def release(self) -> None:
-        """Frees it."""
-        self._file.close()
-
-
-def open_study(definition: Definition, sampler_seed: int | None = None) -> optuna.Study:
-    """The study of a sweep, made if it is not there; `sampler_seed` keeps samplers of different workers apart."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sweep = definition.sweep
-    return optuna.create_study(
-        study_name=sweep.study,
-        storage=JournalStorage(JournalFileBackend(str(definition.journal), JournalLock(definition.journal))),
-        direction="maximize",
-        load_if_exists=True,
-        sampler=_sampler(sweep.sampler, sweep.sampler.seed if sampler_seed is None else sampler_seed),
-        pruner=_pruner(sweep.pruner, definition.space.base.train.epochs),
-    )
-
-
-def _sampler(params: Sampler, seed: int) -> optuna.samplers.BaseSampler:
-    match params.kind:
-        case "tpe":
-            # constant_liar keeps workers from trying the same at the same time
-            return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-        case "random" | "grid":
-            # a grid is handed to the study whole, so that nothing is left to draw
-            return optuna.samplers.RandomSampler(seed=seed)
-        case "gp":
-            return optuna.samplers.GPSampler(seed=seed)
-        case "cmaes":
-            return optuna.samplers.CmaEsSampler(seed=seed)
-
-
-def _pruner(params: Pruner, epochs: int) -> optuna.pruners.BasePruner:
-    match params.kind:
-        case "none":
-            return optuna.pruners.NopPruner()
-        case "median":
-            return optuna.pruners.MedianPruner()
-        case "hyperband":
-            return optuna.pruners.HyperbandPruner(max_resource=epochs)
+class Dropped(Exception):  # noqa: N818
+    """A trial that was one too many."""
 
 
 @lru_cache(maxsize=1)
-def _task() -> Any:
+def _task() -> "Task":
     """The arrays, read once per worker."""
     from bilstm_attention.experiment.task import load_task
 
     return load_task()
 
 
-def do(definition: Definition, job: Job) -> int:
-    """Does a job; returns the number of its trial."""
+def do(definition: Definition, job: Job, task: "Task | None" = None) -> int | None:
+    """Does a job, on the arrays given or those of the project; returns the number of its trial, None if dropped."""
     start_tensorflow()
-    return run_trial(definition, job.ticket) if job.number is None else confirm(definition, job.number, job)
+    task = task or _task()
+    return confirm(definition, job, task) if job.number is not None else run_trial(definition, job.budget, task)
 
 
-def confirm(definition: Definition, number: int, job: Job) -> int:
-    """Trains the parameters of a trial with another seed, and writes its dev scores and predictions."""
-    from bilstm_attention.experiment import prediction
-    from bilstm_attention.experiment.training import fit
-
-    params = with_overrides(definition.space.base, dict(job.overrides))
-    fitted = fit(params.model, params.train, _task(), job.seed)
-    predicted = prediction.named(prediction.predict(fitted.model, _task().dev), _task().labels)
-    _write(definition.confirmation_file(number, job.seed), {"dev": fitted.dev, "predicted": predicted})
-    return number
+def worker_name(parent: int, process: int) -> str:
+    """How a trial names the process that runs it: by machine, by the process that started that one, and by its own."""
+    return f"{socket.gethostname()}:{parent}:{process}"
 
 
-def run_trial(definition: Definition, ticket: int) -> int:
+def run_trial(definition: Definition, budget: int, task: "Task") -> int | None:
     """Asks the study for parameters, trains, and tells it the dev score of the best epoch.
 
     Whatever goes wrong in a training is the outcome of the trial, with its reason, and not the end of the sweep.
     """
+    study, numbers = open_study(definition), list[int]()
+
+    def objective(trial: optuna.Trial) -> float | tuple[float, float]:
+        if definition.storage:
+            # before it has a name: one with a name and no heartbeat would never be known to have died
+            study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
+        trial.set_user_attr("worker", worker_name(os.getppid(), os.getpid()))
+        if is_surplus(study, trial.number, budget):
+            given = study._storage.get_trial(trial._trial_id)
+            if given.params or given.system_attrs.get("fixed_params"):
+                # not drawn, and so not there to be drawn again: it waits for a larger budget
+                try_again(study, given)
+            trial.set_user_attr(SURPLUS, True)
+            raise Dropped
+        numbers.append(trial.number)
+        return _trained(definition, trial, task)
+
+    try:
+        study.optimize(objective, n_trials=1, catch=(Exception,))
+    except (ValueError, UpdateFinishedTrialError):
+        if not numbers:
+            raise
+        # others have ended it and try it again, since this machine slept or its network was cut
+        return None
+    return numbers[0] if numbers else None
+
+
+def _trained(definition: Definition, trial: optuna.Trial, task: "Task") -> float | tuple[float, float]:
+    from bilstm_attention.experiment.cost import cost
     from bilstm_attention.experiment.training import fit
 
-    sweep = definition.sweep
-    study = open_study(definition, derived_seed(sweep.sampler.seed, SAMPLERS + ticket))
-    trial = study.ask()
-    trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
-    seed = derived_seed(sweep.sampler.seed, trial.user_attrs.get("retry_of", trial.number))
+    sweep, started = definition.sweep, time.monotonic()
+    first, *_ = trial.user_attrs.get(REPLACES, [trial.number])
+    seed = derived_seed(sweep.sampler.seed, first)
     trial.set_user_attr("seed", seed)
-    started, history = time.time(), []
-    found: dict[str, Any] = {"started": started, "seed": seed}
+    found: dict[str, Any] = {"history": []}
 
     def report(row: dict[str, Any]) -> None:
-        history.append(row)
-        if orphaned():
-            # nobody waits for the outcome; the next start finds the trial unfinished and tries it again
-            os._exit(1)
-        trial.report(row[f"dev_{sweep.metric}"], row["epoch"])
-        if trial.should_prune():
-            raise optuna.TrialPruned
+        found["history"].append(row)
+        end_orphan()
+        # with two objectives Optuna prunes nothing
+        if not sweep.against:
+            trial.report(row[f"dev_{sweep.metric}"], row["epoch"])
+            if trial.should_prune():
+                raise optuna.TrialPruned
 
-    state, value = TrialState.FAIL, None
     try:
         found["overrides"] = definition.space.suggest(trial)
-        params = trial_params(definition, found)
-        fitted = fit(params.model, params.train, _task(), seed, on_epoch=report)
-        state, value = TrialState.COMPLETE, fitted.dev[sweep.metric]
+        params = trial_params(definition, found["overrides"], seed)
+        fitted = fit(params.model, params.train, task, seed, on_epoch=report)
         found |= {"dev": fitted.dev, "best_epoch": fitted.best_epoch}
+        score = fitted.dev[sweep.metric]
+        return (score, cost(sweep.against, fitted.model, task.dev)) if sweep.against else score
     except optuna.TrialPruned:
-        state = TrialState.PRUNED
-    except TrainingError as error:
-        found["reason"] = str(error)
+        raise
     except Exception as error:
-        found["reason"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
-    if "reason" in found:
-        trial.set_user_attr("reason", found["reason"])
-    found |= {"state": state.name, "value": value, "history": history, "seconds": time.time() - started}
-    _write(definition.trial_file(trial.number), found)
-    study.tell(trial, value, state, skip_if_finished=True)
-    return trial.number
+        trial.set_user_attr("reason", reason_of(error))
+        raise
+    finally:
+        # before the trial ends, since nothing can be added to it then
+        trial.set_user_attr(FOUND, {**found, "seconds": time.monotonic() - started})
 
 
-def trial_params(definition: Definition, found: dict[str, Any]) -> Params:
+def confirm(definition: Definition, job: Job, task: "Task") -> int | None:
+    """Trains the parameters of a trial with another seed, and keeps its dev scores and answers in the study."""
+    from bilstm_attention.experiment.prediction import predict
+    from bilstm_attention.experiment.training import fit
+
+    params, started = with_overrides(definition.space.base, dict(job.overrides)), time.monotonic()
+    found: dict[str, Any]
+    try:
+        fitted = fit(params.model, params.train, task, job.seed, on_epoch=lambda row: end_orphan())
+        answers = np.argmax(predict(fitted.model, task.dev), axis=1)
+        found = {"dev": fitted.dev, "answers": answers.tolist()}
+    except Exception as error:
+        found = {"reason": reason_of(error)}
+    found["seconds"] = time.monotonic() - started
+    open_study(definition).set_user_attr(confirmation(job.number or 0, job.seed), found)
+    return job.number
+
+
+def end_orphan() -> None:
+    """Ends this worker if nobody waits for the outcome; the next start finds it missing and trains it again."""
+    if orphaned():
+        os._exit(1)
+
+
+def confirmation(number: int, seed: int) -> str:
+    """Attribute of the study: what the parameters of one trial gave with another seed."""
+    return f"trial {number} with seed {seed}"
+
+
+def trial_params(definition: Definition, overrides: dict[str, Any], seed: int) -> Params:
     """All parameters of a trial, its seed among them."""
-    return with_overrides(definition.space.base, {**found["overrides"], "train.seeds": [found["seed"]]})
+    return with_overrides(definition.space.base, {**overrides, "train.seeds": [seed]})
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
+def reason_of(error: Exception) -> str:
+    """One line that says what went wrong."""
+    if isinstance(error, TrainingError):
+        return str(error)
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"

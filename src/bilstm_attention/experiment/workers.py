@@ -33,39 +33,47 @@ class _Worker:
     job: Any = None
 
 
-def run_jobs(another: Callable[[], Any], work: Work, workers: int) -> Iterator[tuple[Any, Any]]:
+def run_jobs(another: Callable[[int], Any], work: Work, workers: int) -> Iterator[tuple[Any, Any]]:
     """Does jobs in worker processes, and yields each with its result, or with `Died`, as it is done.
+
+    A worker has its next job before the result of the last is looked at.
 
     Workers pass over Ctrl-C, which is for the parent to answer, and end with it.
 
     Args:
-        another: asked for a job whenever a worker is free; None: there is none now. All end when none is left running.
+        another: asked for a job whenever a worker is free, with how many are busy; None: there is none now. All end
+            when none is left running.
         work: done in the worker; what it raises is a fault of the program and ends the worker.
         workers: processes at once.
     """
     busy: list[_Worker] = []
     idle: list[_Worker] = []
+    done: list[tuple[Any, Any]] = []
     try:
         while True:
-            while len(busy) < workers and (job := another()) is not None:
+            while len(busy) < workers and (job := another(len(busy))) is not None:
                 worker = idle.pop() if idle else _start(work)
                 worker.job = job
                 # one that ended meanwhile is noticed below
                 with suppress(ConnectionError):
                     worker.connection.send(job)
                 busy.append(worker)
+            if done:
+                yield from done
+                done.clear()
+                # what was done may leave something else to do
+                continue
             if not busy:
                 return
             ready = wait([worker.connection for worker in busy])
             for worker in [worker for worker in busy if worker.connection in ready]:
                 busy.remove(worker)
                 try:
-                    result = worker.connection.recv()
+                    done.append((worker.job, worker.connection.recv()))
                     idle.append(worker)
                 except (EOFError, ConnectionResetError):
                     worker.process.join()
-                    result = Died(worker.process.pid or 0, worker.process.exitcode)
-                yield worker.job, result
+                    done.append((worker.job, Died(worker.process.pid or 0, worker.process.exitcode)))
     finally:
         for worker in (*busy, *idle):
             worker.connection.close()
@@ -87,6 +95,8 @@ def _start(work: Work) -> _Worker:
 
 
 def _serve(connection: Connection, work: Work) -> None:
+    global _parent
+    _parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         try:
@@ -96,9 +106,9 @@ def _serve(connection: Connection, work: Work) -> None:
         connection.send(work(job))
 
 
-_PARENT = os.getppid()
+_parent: int | None = None
 
 
 def orphaned() -> bool:
-    """Whether the process that started this one has ended."""
-    return os.getppid() != _PARENT
+    """Whether this is such a worker, and the process that started it has ended."""
+    return _parent is not None and os.getppid() != _parent

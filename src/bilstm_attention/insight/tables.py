@@ -1,14 +1,19 @@
 """Tables of scores, for the terminal and for documents."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from bilstm_attention.overrides import flatten
 from bilstm_attention.params import Params
+
+if TYPE_CHECKING:
+    from bilstm_attention.experiment.studies import StudyRow
 
 
 def score_table(metrics: Mapping[str, Any]) -> Table:
@@ -36,9 +41,17 @@ def score_table(metrics: Mapping[str, Any]) -> Table:
 def trial_line(trial: Any, ended: int, budget: int) -> str:
     """What became of a trial of a sweep, in one line."""
     state, reason = trial.state.name.lower(), trial.user_attrs.get("reason")
-    outcome = f"{state} {trial.value:.2f}" if state == "complete" else f"{state} ({reason})" if reason else state
-    values = ", ".join(f"{key}={_short(value)}" for key, value in trial.params.items())
+    outcome = f"{state} {_scores(trial)}" if state == "complete" else f"{state} ({reason})" if reason else state
+    values = ", ".join(f"{key}={short_value(value)}" for key, value in trial.params.items())
     return f"{ended}/{budget}  trial {trial.number} {outcome}  {values}"
+
+
+def best_line(best: Sequence[Any]) -> str:
+    """The best trial so far; of two objectives, how many trials are on the Pareto front."""
+    if not best:
+        return "none yet"
+    several = len(best[0].values) > 1
+    return f"{len(best)} on the Pareto front" if several else f"{_scores(best[0])}, trial {best[0].number}"
 
 
 def confirmation_line(job: Any) -> str:
@@ -47,14 +60,17 @@ def confirmation_line(job: Any) -> str:
 
 
 def leaderboard_table(leaderboard: pd.DataFrame, parameters: Sequence[str], rows: int = 10) -> Table:
-    """The first rows of a leaderboard; `parameters` are those of the space."""
+    """The first rows of a leaderboard; `parameters` are those of the space.
+
+    A parameter that a trial did not have is missing in its row; one that it had as None is `"none"` there.
+    """
     table = Table(title="best trials, dev scores in percent", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("trial", "search", "confirmed"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("parameters")
     for row in leaderboard.head(rows).to_dict("records"):
         confirmed = {"mean": row["confirmed_mean"], "sd": None if pd.isna(row["confirmed_sd"]) else row["confirmed_sd"]}
-        values = [f"{key}={_short(row[key])}" for key in parameters if not pd.isna(row[key])]
+        values = [f"{key}={short_value(row[key])}" for key in parameters if not pd.isna(row[key])]
         table.add_row(
             str(row["trial"]),
             row["state"] if pd.isna(row["score"]) else f"{row['score']:.2f}",
@@ -64,8 +80,38 @@ def leaderboard_table(leaderboard: pd.DataFrame, parameters: Sequence[str], rows
     return table
 
 
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def studies_table(studies: "Sequence[StudyRow]") -> Table:
+    """What studies there are, how far each is, and whether it runs."""
+    title = "studies, best dev scores of the search"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, leading=1)
+    table.add_column("study", overflow="fold")
+    table.add_column("trials", overflow="fold")
+    table.add_column("best")
+    table.add_column("begun,\nlast active", no_wrap=True)
+    for study in studies:
+        name = [escape(study.name), *(["[green]runs now[/]"] if study.runs else [])]
+        trials = [f"{count} {state}" for state, count in study.counts.items() if count] or ["none"]
+        best = [*study.metrics[:1], best_line(study.best), *(["in best.yaml"] if study.named else [])]
+        times = [_minute(time) for time in (study.begun, study.active) if time]
+        cells = [f"[red]{escape(study.fault)}[/]", ""] if study.fault else ["\n".join(trials), "\n".join(best)]
+        table.add_row("\n".join(name), *cells, "\n".join(times))
+    return table
+
+
+def _minute(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M}"
+
+
+def _scores(trial: Any) -> str:
+    """The dev score of a trial and, where it has a second objective, that."""
+    score, *others = trial.values
+    return ", ".join([f"{score:.2f}", *(f"{other:,.2f}".removesuffix(".00") for other in others)])
+
+
+def short_value(value: Any) -> str:
+    """A parameter's value, a number in four digits."""
+    # pandas would read None and null from a file as missing
+    return "none" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def score_document(metrics: Mapping[str, Any], params: Params, made_with: str) -> str:
@@ -83,19 +129,20 @@ def score_document(metrics: Mapping[str, Any], params: Params, made_with: str) -
     lines = [
         f"Test scores in percent. The epoch is picked by {monitor} on dev; no choice was made by test.",
         "",
-        _line("model", f"dev {monitor}", first, *others),
-        _line(*["---"] * (len(others) + 3)),
+        markdown_row("model", f"dev {monitor}", first, *others),
+        markdown_row(*["---"] * (len(others) + 3)),
     ]
     for seed in seeds:
         scores = [f"{metrics['test'][name]['by_seed'][seed]:.2f}" for name in metrics["test"]]
-        lines.append(_line(f"seed {seed}", f"{dev[monitor]['by_seed'][seed]:.2f}", *scores))
+        lines.append(markdown_row(f"seed {seed}", f"{dev[monitor]['by_seed'][seed]:.2f}", *scores))
     if len(seeds) > 1:
         means = [_mean_and_sd(metrics["test"][name]) for name in metrics["test"]]
-        lines.append(_line("**mean ± sd**", _mean_and_sd(dev[monitor]), *means))
-    lines.append(_line("95 % interval", "", *(_interval(metrics["test"][name]) for name in metrics["test"])))
+        lines.append(markdown_row("**mean ± sd**", _mean_and_sd(dev[monitor]), *means))
+    lines.append(markdown_row("95 % interval", "", *(_interval(metrics["test"][name]) for name in metrics["test"])))
     models = ({"ensemble": metrics["ensemble"]} if len(seeds) > 1 else {}) | metrics["baselines"]
     lines += [
-        _line(model, "", *(f"{scores[name]:.2f}" for name in metrics["test"])) for model, scores in models.items()
+        markdown_row(model, "", *(f"{scores[name]:.2f}" for name in metrics["test"]))
+        for model, scores in models.items()
     ]
     coverage = metrics["test_coverage"]
     lines += [
@@ -108,7 +155,8 @@ def score_document(metrics: Mapping[str, Any], params: Params, made_with: str) -
     return "\n".join([*lines, "", f"Made with {made_with}."])
 
 
-def _line(*cells: str) -> str:
+def markdown_row(*cells: str) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 

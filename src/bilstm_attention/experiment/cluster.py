@@ -1,0 +1,82 @@
+"""Workers on a Dask cluster: jobs as tasks of a scheduler, on whatever machines it has."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from bilstm_attention.errors import SweepError
+from bilstm_attention.experiment.workers import Died
+
+if TYPE_CHECKING:
+    from bilstm_attention.experiment.task import Task
+
+SECONDS_TO_CONNECT = 20
+
+
+def cluster_crew(address: str, workers: int | None, task: "Task") -> Any:
+    """The workers of a Dask scheduler, as `sweep.search` wants them; the arguments are those of `run_on_cluster`."""
+    return partial(run_on_cluster, workers=workers, address=address, task=task)
+
+
+def run_on_cluster(
+    another: Callable[[int], Any], work: Callable[[Any, Any], Any], *, workers: int | None, address: str, task: "Task"
+) -> Iterator[tuple[Any, Any]]:
+    """Does jobs on a cluster, and yields each with its result, or with `Died`, as it is done.
+
+    A task whose worker died is begun anew by the scheduler, on another; the trial that it left is noticed by its
+    heartbeat.
+
+    Args:
+        another: asked for a job whenever a worker is free, with how many are busy; None: there is none now.
+        work: called on the cluster with a job and the task.
+        workers: jobs at once; None: as many as the cluster has workers, which may come and go.
+        address: of the scheduler.
+        task: data and vectors, sent to each worker once.
+
+    Raises:
+        SweepError: no scheduler there, or workers of several threads, on which trainings would share TensorFlow's.
+    """
+    try:
+        from distributed import Client, KilledWorker, as_completed
+    except ImportError:
+        raise SweepError("--dask needs the package distributed: pip install 'bilstm-attention[cluster]'.") from None
+
+    try:
+        client = Client(address, timeout=SECONDS_TO_CONNECT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise SweepError(f"--dask {address}: no Dask scheduler answers there ({type(error).__name__}).") from None
+    with client:
+        _check_threads(client, address)
+        arrays = client.scatter(task, broadcast=True)
+        busy, jobs = as_completed(loop=client.loop), dict[Any, Any]()
+
+        def fill() -> None:
+            while len(jobs) < (workers or _count(client)) and (job := another(len(jobs))) is not None:
+                future = client.submit(work, job, arrays, pure=False)
+                jobs[future.key] = job
+                busy.add(future)
+
+        fill()
+        for future in busy:
+            job = jobs.pop(future.key)
+            try:
+                result = future.result()
+            except KilledWorker:
+                result = Died(0, None)
+            fill()
+            yield job, result
+            fill()
+
+
+def _count(client: Any) -> int:
+    return len(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def _check_threads(client: Any, address: str) -> None:
+    client.wait_for_workers(1, timeout=SECONDS_TO_CONNECT)
+    threaded = [name for name, threads in client.nthreads().items() if threads > 1]
+    if threaded:
+        raise SweepError(
+            f"--dask {address}: {', '.join(threaded[:3])} run several tasks at once; start workers of one thread each:"
+            " `dask worker --nthreads 1`, and as many as there are cores."
+        )

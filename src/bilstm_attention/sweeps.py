@@ -1,0 +1,145 @@
+"""The commands about sweeps: one runs a study until its budget is spent, and says what it found; one lists studies."""
+
+import math
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bilstm_attention import paths
+from bilstm_attention.errors import UserError
+from bilstm_attention.overrides import flatten
+from bilstm_attention.params import load_params
+from bilstm_attention.stages import check_up_to_date
+from bilstm_attention.terminal import SweepProgress
+
+
+@dataclass(frozen=True)
+class Where:
+    """Who runs the trials of a sweep, and where its study is.
+
+    Args:
+        workers: at once; None: two processes of this machine, or all workers of a cluster.
+        storage: address of a database; None: a journal file.
+        dask: address of a Dask scheduler; None: processes of this machine.
+        heartbeat: seconds between signs of life of a trial in a database.
+    """
+
+    workers: int | None = None
+    storage: str | None = None
+    dask: str | None = None
+    heartbeat: int = 60
+
+
+def sweep(file: Path, trials: int, hours: float | None, where: Where, overrides: Mapping[str, Any]) -> None:
+    """Searches the space of a file until `trials` have ended, all starts counted, and confirms the best."""
+    from rich.console import Console
+
+    from bilstm_attention.experiment import outcome, sweep_runs
+    from bilstm_attention.experiment import sweep as sweeping
+    from bilstm_attention.experiment.space import read_sweep
+    from bilstm_attention.experiment.studies import best_so_far, counts
+    from bilstm_attention.experiment.study import Definition, best_trials, counted
+    from bilstm_attention.experiment.task import load_labels, load_split
+    from bilstm_attention.insight.tables import best_line, confirmation_line, leaderboard_table, trial_line
+
+    read, space = read_sweep(file, load_params(paths.PARAMS), overrides)
+    if read.sampler.kind == "grid":
+        trials = min(trials, len(space.grid()))
+    check_up_to_date("it was prepared", "embed")
+    definition = Definition(read, space, paths.STUDIES / read.study, where.storage, where.heartbeat)
+    crew, seconds = _crew(where), math.inf if hours is None else 3600 * hours
+    with (
+        sweeping.locked(definition),
+        # beside the handing out of trials, so that no worker waits for it
+        ThreadPoolExecutor(max_workers=1) as recorder,
+        SweepProgress(read.study, read.metric, trials, seconds) as progress,
+        sweeping.Stopping(progress.line) as stopping,
+    ):
+
+        def on_trial(study: Any, trial: Any) -> None:
+            line = trial_line(trial, len(counted(study)), trials) if trial else ""
+            progress.trial(counts(study), best_line(best_so_far(study)), line)
+            if trial:
+                recorder.submit(sweep_runs.record_trials, definition, study, [trial])
+
+        def on_confirmation(job: Any) -> None:
+            left = len(sweeping.confirmations(definition, study))
+            progress.confirmation(total - left, total, confirmation_line(job) if job else "")
+
+        study = sweeping.search(definition, trials, crew, seconds, stopping, on_trial)
+        total = min(read.confirm.top, len(best_trials(study))) * read.confirm.seeds
+        on_confirmation(None)
+        sweeping.confirm_all(definition, study, crew, stopping, on_confirmation)
+        recorder.submit(sweep_runs.record_trials, definition, study, counted(study)).result()
+        found = outcome.outcome(definition, study, load_split("dev")["label"].tolist(), load_labels())
+        command = _command(file, trials, where, overrides)
+        sweep_runs.record_outcome(definition, study, found, _written(definition, study, found, command))
+    Console().print(leaderboard_table(found.leaderboard, [dimension.key for dimension in space.dimensions]))
+    if len(found.leaderboard) < trials:
+        print(f"{len(found.leaderboard)} of {trials} trials have ended; the same command goes on.")
+    if found.finalists:
+        best = found.finalists[0]
+        p = "" if found.p is None else f", p {found.p:.3f} against the second"
+        print(f"trial {best.number}: {best.searched:.2f} in the search, {best.score:.2f} on fresh seeds{p}")
+        again = f"bilstm-attention apply {definition.folder}/best.yaml && dvc repro"
+        print(f"{again} gives dev {read.metric} {best.score:.2f}")
+
+
+def list_sweeps(storage: str | None) -> None:
+    """Prints the studies of the project, or of a database."""
+    from rich.console import Console
+
+    from bilstm_attention.experiment.storage import open_database
+    from bilstm_attention.experiment.studies import list_studies, studies_of
+    from bilstm_attention.insight.tables import studies_table
+
+    studies = studies_of(open_database(storage), paths.STUDIES) if storage else list_studies(paths.STUDIES)
+    if studies:
+        Console().print(studies_table(studies))
+    else:
+        print(f"{paths.STUDIES}: no studies yet; `bilstm-attention sweep experiments/sweeps/smoke.yaml` begins one.")
+
+
+def _crew(where: Where) -> Any:
+    from bilstm_attention.experiment.sweep import local_crew
+
+    if where.dask is None:
+        return local_crew(where.workers or 2)
+    if where.storage is None:
+        raise UserError("--dask: workers on other machines cannot reach a journal file; add --storage postgresql://...")
+    from bilstm_attention.experiment.cluster import cluster_crew
+    from bilstm_attention.experiment.task import load_task
+
+    return cluster_crew(where.dask, where.workers, load_task())
+
+
+def _written(definition: Any, study: Any, found: Any, command: str) -> dict[str, list[Path]]:
+    """Writes the outcome to the folder of the study; returns the files by their folder in MLflow."""
+    from bilstm_attention.experiment.environment import made_with
+    from bilstm_attention.experiment.outcome import write_outcome
+    from bilstm_attention.insight.study_figures import importances, write_figures
+    from bilstm_attention.insight.sweep_report import sweep_report
+
+    sweep = definition.sweep
+    metrics = [sweep.metric, *([sweep.against] if sweep.against else [])]
+    files, figures = write_outcome(definition, found), write_figures(study, metrics, definition.folder / "figures")
+    shares = importances(study, metrics)
+    pictures = [f"figures/{figure.name}" for figure in figures if figure.suffix == ".png"]
+    with paths.written_whole(definition.folder / "report.md") as path:
+        path.write_text(
+            sweep_report(definition, study, found, shares, pictures, command, made_with()), encoding="utf-8"
+        )
+    top = [file for file in files if file.parent == definition.folder]
+    front = [file for file in files if file.parent != definition.folder]
+    return {"": [*top, definition.folder / "report.md"], "figures": figures, "front": front}
+
+
+def _command(file: Path, trials: int, where: Where, overrides: Mapping[str, Any]) -> str:
+    """What runs the sweep, without what only this place knows: addresses, which may hold a password."""
+    root = paths.project_root()
+    words = ["bilstm-attention sweep", str(file.relative_to(root) if file.is_relative_to(root) else file.name)]
+    words += [f"--trials {trials}", *([f"--workers {where.workers}"] if where.workers else [])]
+    words += ["--storage URL"] * bool(where.storage) + ["--dask ADDRESS"] * bool(where.dask)
+    return " ".join([*words, *(f"-S {key}={value}" for key, value in flatten(dict(overrides)).items())])
