@@ -179,22 +179,23 @@ def sweep(
     overrides: Overrides = None,
 ) -> None:
     """Searches a space of parameters by dev score; interrupted, the same command goes on."""
-    from bilstm_attention import sweeps
     from bilstm_attention.overrides import parse_override
+    from bilstm_attention.sweeps import Where
+    from bilstm_attention.sweeps import sweep as search
 
     file = file.absolute()
     _enter_project()
-    where = sweeps.Where(workers, storage, dask, heartbeat)
-    sweeps.sweep(file, trials, hours, where, dict(parse_override(text) for text in overrides or ()))
+    where = Where(workers, storage, dask, heartbeat)
+    search(file, trials, hours, where, dict(parse_override(text) for text in overrides or ()))
 
 
-@app.command("sweeps", rich_help_panel=RUNS)
-def list_sweeps(storage: Storage = None) -> None:
+@app.command(rich_help_panel=RUNS)
+def sweeps(storage: Storage = None) -> None:
     """Lists the studies of the project, or of a database: trials, best score, whether one runs."""
-    from bilstm_attention import sweeps
+    from bilstm_attention.sweeps import list_sweeps
 
     _enter_project()
-    sweeps.list_sweeps(storage)
+    list_sweeps(storage)
 
 
 @app.command(rich_help_panel=RUNS)

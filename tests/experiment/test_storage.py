@@ -93,7 +93,7 @@ def test_a_driver_that_is_not_there_is_named_with_what_installs_it(monkeypatch: 
     def missing(*given: Any, **more: Any) -> None:
         raise ImportError("no psycopg")
 
-    monkeypatch.setattr(storage, "RDBStorage", missing)
+    monkeypatch.setattr(storage, "Database", missing)
     assert "pip install 'bilstm-attention[cluster]'" in refusal("postgresql://me@host/name")
 
 
@@ -107,14 +107,14 @@ def test_a_driver_that_is_not_there_is_named_with_what_installs_it(monkeypatch: 
 def test_a_database_that_another_process_makes_ready_meanwhile_is_opened(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened, failures, waited = storage.RDBStorage, iter([error, error]), list[float]()
+    opened, failures, waited = storage.Database, iter([error, error]), list[float]()
 
     def open_at_once(*given: Any, **more: Any) -> Any:
         if failure := next(failures, None):
             raise failure
         return opened(*given, **more)
 
-    monkeypatch.setattr(storage, "RDBStorage", open_at_once)
+    monkeypatch.setattr(storage, "Database", open_at_once)
     monkeypatch.setattr(storage.time, "sleep", waited.append)
     assert optuna.get_all_study_names(storage.open_database(f"sqlite:///{tmp_path}/studies.db")) == []
     assert waited == [1, 1]
@@ -126,7 +126,7 @@ def test_a_database_that_never_becomes_ready_is_given_up(monkeypatch: pytest.Mon
     def fail(*given: Any, **more: Any) -> None:
         raise IntegrityError("INSERT", {}, Exception("again"))
 
-    monkeypatch.setattr(storage, "RDBStorage", fail)
+    monkeypatch.setattr(storage, "Database", fail)
     monkeypatch.setattr(storage.time, "sleep", waited.append)
     assert "again" in refusal("sqlite:///x")
     assert len(waited) == storage.ATTEMPTS - 1

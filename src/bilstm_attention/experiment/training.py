@@ -160,10 +160,18 @@ def _training_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, cl
             total = tf.add_n([loss, *model.losses])
         # dense, since the norm of a sparse gradient takes each showing of a word apart
         gradients = map(tf.convert_to_tensor, tape.gradient(total, model.trainable_variables))
-        optimizer.apply(list(gradients), model.trainable_variables)
+        _alone(lambda: optimizer.apply(list(gradients), model.trainable_variables))
         return loss
 
     return step
+
+
+def _alone(update: Callable[[], None]) -> None:
+    """Updates weights without Keras's sum over replicas, whose gradient TensorFlow registers for good.
+
+    With it a process keeps the graph, the weights and the optimizer of every training that it ever did.
+    """
+    tf.distribute.get_replica_context().merge_call(lambda strategy: update())
 
 
 def _run_epoch(

@@ -1,0 +1,58 @@
+"""A worker that has done many trials is no larger than one that has done few."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.made_studies import make_definition
+
+from bilstm_attention.corpus.batches import Rows
+from bilstm_attention.experiment.study import counted, open_study
+from bilstm_attention.experiment.task import Task
+from bilstm_attention.experiment.trials import Job, do
+
+pytestmark = pytest.mark.slow
+SWEEP = """
+study: memory
+metric: accuracy
+sampler: {kind: random, seed: 0}
+pruner: {kind: none}
+fixed: {train.epochs: 1, train.monitor: accuracy, train.threads: 1}
+space: {model.lstm_units: {low: 4, high: 12}, model.attention.kind: [zhou, max, structured]}
+"""
+FIRST, MORE = 15, 30
+# Of each training the graph alone is some 15 MB.
+MEGABYTES = 120
+
+
+def resident() -> float:
+    """Megabytes of this process that are in memory."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("the memory of a process is read from /proc, which this system does not have")
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+def made_task() -> Task:
+    """64 and 32 short rows of two classes."""
+    draw = np.random.default_rng(0)
+
+    def rows(count: int) -> Rows:
+        tokens = [draw.integers(2, 40, length).astype(np.int32) for length in draw.integers(3, 12, count)]
+        return Rows(tokens, draw.integers(0, 2, count).astype(np.int32))
+
+    return Task(rows(64), rows(32), ["a", "b"], draw.normal(size=(40, 8)).astype(np.float32), 38)
+
+
+def test_memory_stays_flat_however_many_trials_a_worker_does(tmp_path: Path) -> None:
+    definition, task = make_definition(tmp_path, SWEEP), made_task()
+
+    def work(trials: int) -> float:
+        for _ in range(trials):
+            do(definition, Job(budget=FIRST + MORE), task)
+        return resident()
+
+    before = work(FIRST)
+    assert work(MORE) - before < MEGABYTES
+    assert [trial.state.name for trial in counted(open_study(definition))] == ["COMPLETE"] * (FIRST + MORE)
