@@ -25,6 +25,7 @@ COMMANDS = (
     "score",
     "scores",
     "sweep",
+    "sweeps",
     "explain",
     "ui",
 )

@@ -135,8 +135,8 @@ def rows(progress: SweepProgress, width: int = 80) -> dict[str, str]:
     return {name: text.strip() for name, text in lines}
 
 
-def counts(complete: int = 0, pruned: int = 0, failed: int = 0, running: int = 0) -> dict[str, int]:
-    return {"complete": complete, "pruned": pruned, "failed": failed, "running": running, "waiting": 9}
+def counts(complete: int = 0, pruned: int = 0, failed: int = 0) -> dict[str, int]:
+    return {"complete": complete, "pruned": pruned, "failed": failed, "running": 9, "waiting": 9}
 
 
 def test_a_sweep_shows_what_became_of_its_trials_and_how_long_the_rest_will_take() -> None:
@@ -145,21 +145,18 @@ def test_a_sweep_shows_what_became_of_its_trials_and_how_long_the_rest_will_take
     assert rows(progress) == {"time": "0:00:00 elapsed, time left unknown"}
     progress.trial(counts(3, 1), "70.00, trial 2")
     clock.now += 60
-    progress.trial(counts(3, 1, running=2), "70.00, trial 2")
     assert rows(progress) == {
         "trials": "4 of 20 ended: 3 complete, 1 pruned, 0 failed",
-        "running": "2",
         "best": "70.00, trial 2",
         "time": "0:01:00 elapsed, time left unknown",
     }
     clock.now += 60
-    progress.trial(counts(4, 2, 2, running=1), "71.00, trial 5")
+    progress.trial(counts(4, 2, 2), "71.00, trial 5")
     # four in two minutes, twelve to go
     assert rows(progress)["time"] == "0:02:00 elapsed, about 0:06:00 left"
     clock.now += 90
     assert rows(progress) == {
         "trials": "8 of 20 ended: 4 complete, 2 pruned, 2 failed",
-        "running": "1",
         "best": "71.00, trial 5",
         "time": "0:03:30 elapsed, about 0:04:30 left",
     }
@@ -168,12 +165,11 @@ def test_a_sweep_shows_what_became_of_its_trials_and_how_long_the_rest_will_take
 def test_confirmations_have_a_pace_of_their_own() -> None:
     clock = Clock()
     progress = SweepProgress("s", "accuracy", 2, seconds=1, clock=clock)
-    progress.trial(counts(2, running=1), "70.00, trial 1")
+    progress.trial(counts(2), "70.00, trial 1")
     progress.confirmation(5, 15)
     shown = rows(progress)
     assert (shown["confirmed"], shown["time"]) == ("5 of 15 trainings", "0:00:00 elapsed, time left unknown")
     assert shown["trials"].startswith("2 of 2 ended")
-    assert "running" not in shown
     clock.now += 20
     progress.confirmation(7, 15)
     assert rows(progress)["confirmed"] == "7 of 15 trainings"
@@ -184,25 +180,25 @@ def test_confirmations_have_a_pace_of_their_own() -> None:
 def test_the_time_left_is_never_more_than_the_limit() -> None:
     clock = Clock()
     progress = SweepProgress("s", "accuracy", 100, seconds=3600, clock=clock)
-    progress.trial(counts(running=2), "none yet")
+    progress.trial(counts(), "none yet")
     assert rows(progress)["time"] == "0:00:00 elapsed, up to 1:00:00 left"
     clock.now += 600
-    progress.trial(counts(2, running=2), "70.00, trial 0")
+    progress.trial(counts(2), "70.00, trial 0")
     assert rows(progress)["time"] == "0:10:00 elapsed, up to 0:50:00 left"
-    progress.trial(counts(50, running=2), "70.00, trial 0")
+    progress.trial(counts(50), "70.00, trial 0")
     assert rows(progress)["time"] == "0:10:00 elapsed, about 0:10:00 left"
     clock.now += 3600
-    progress.trial(counts(51, running=2), "70.00, trial 0")
+    progress.trial(counts(51), "70.00, trial 0")
     assert rows(progress)["time"] == "1:10:00 elapsed, no new trial begins"
 
 
 def test_the_region_of_a_large_sweep_fits_80_columns_line_by_line() -> None:
     clock = Clock()
     progress = SweepProgress("attention-and-units", "official_f1", 10_000, clock=clock)
-    progress.trial(counts(5000, 1000, 200, running=128), "100.00, trial 12345")
+    progress.trial(counts(5000, 1000, 200), "100.00, trial 12345")
     clock.now += 500_000
-    progress.trial(counts(5001, 1000, 200, running=128), "100.00, trial 12345")
-    assert set(rows(progress)) == {"trials", "running", "best", "time"}
+    progress.trial(counts(5001, 1000, 200), "100.00, trial 12345")
+    assert set(rows(progress)) == {"trials", "best", "time"}
     assert rows(progress) == rows(progress, width=200)
 
 
@@ -223,15 +219,15 @@ def test_a_terminal_gets_whole_lines_with_the_region_below_the_last(monkeypatch:
     file = io.StringIO()
     screen_of(monkeypatch, file)
     with SweepProgress("s", "accuracy", 9) as progress:
-        progress.trial(counts(running=2), "none yet")
-        progress.trial(counts(1, running=2), "70.00, trial 0", LINE)
+        progress.trial(counts(), "none yet")
+        progress.trial(counts(1), "70.00, trial 0", LINE)
     shown = plain(file.getvalue())
     assert LINE in shown
     last = max(number for number, line in enumerate(shown) if line.startswith("╭"))
     assert last > shown.index(LINE)
     assert shown[last].startswith("╭─ sweep s, dev accuracy ─")
     region = [" ".join(line.strip(" │").split()) for line in shown[last + 1 :]]
-    # what still ran when it ended, and how long that would have taken, is over
+    # how long the rest would have taken is over
     assert region[:3] == [
         "trials 1 of 9 ended: 1 complete, 0 pruned, 0 failed",
         "best 70.00, trial 0",
@@ -253,8 +249,8 @@ def test_the_region_goes_on_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_log_gets_the_lines_of_a_sweep_alone(capfd: pytest.CaptureFixture[str]) -> None:
     with SweepProgress("s", "accuracy", 9) as progress:
-        progress.trial(counts(running=2), "none yet")
-        progress.trial(counts(1, running=1), "70.00, trial 0", LINE)
+        progress.trial(counts(), "none yet")
+        progress.trial(counts(1), "70.00, trial 0", LINE)
         progress.confirmation(0, 2)
         progress.confirmation(1, 2, "trial 0 trained again with seed 7")
         progress.line("stopping")
@@ -301,7 +297,7 @@ def stop(*_):
 stopped = False
 signal.signal(signal.SIGINT, stop)
 with SweepProgress("s", "accuracy", 9) as progress:
-    progress.trial({"complete": 1, "running": 1}, "70.00, trial 0", "a line")
+    progress.trial({"complete": 1}, "70.00, trial 0", "a line")
     while not stopped:
         time.sleep(0.02)
 print("after")

@@ -18,7 +18,10 @@ app = typer.Typer(
 )
 STAGE, CORPUS, RUNS = "Stages, as dvc.yaml calls them", "Corpora", "Experiments"
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", "-S", metavar="KEY=VALUE", help="A parameter, e.g. model.lstm_units=200.")
+    list[str] | None,
+    typer.Option(
+        "--set", "-S", metavar="KEY=VALUE", help="A parameter, over those of the file, e.g. model.lstm_units=200."
+    ),
 ]
 Storage = Annotated[
     str | None,
@@ -26,7 +29,8 @@ Storage = Annotated[
         metavar="URL",
         envvar="BILSTM_ATTENTION_STORAGE",
         show_envvar=True,
-        help="A database that holds the study, e.g. postgresql://user@host/name; by default a file of the project.",
+        help="A database that keeps studies, so that several machines can share one, e.g. postgresql://user@host/name;"
+        " by default a file of the project.",
     ),
 ]
 
@@ -160,25 +164,46 @@ def scores(
 
 @app.command(rich_help_panel=RUNS)
 def sweep(
-    file: Annotated[Path, typer.Argument(help="A file of experiments/sweeps.")],
-    trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of earlier starts counted.")] = 50,
-    hours: Annotated[float | None, typer.Option(min=0, help="No new trial begins after so long.")] = None,
+    file: Annotated[Path, typer.Argument(help="What to search, e.g. experiments/sweeps/smoke.yaml.")],
+    trials: Annotated[
+        int, typer.Option(min=1, help="Trials in all, with those that earlier starts of this study ended.")
+    ] = 50,
+    hours: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="After so many hours no new trial begins; once the running ones have ended, the best are confirmed.",
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Trials at once, of train.threads threads each; by default 2, or all that --dask has."
+            min=1, help="Trials at once, each of train.threads threads; by default 2, with --dask as many as it has."
         ),
     ] = None,
     storage: Storage = None,
     dask: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler whose workers run the trials.")
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A Dask scheduler, e.g. tcp://host:8786, whose workers run the trials; needs --storage.",
+        ),
     ] = None,
     heartbeat: Annotated[
-        int, typer.Option(min=1, help="With --storage: a worker silent for twice as many seconds has died.")
+        int,
+        typer.Option(
+            min=1,
+            help="With --storage: seconds between the signs of life of a trial; one that is silent for twice as long is"
+            " tried again.",
+        ),
     ] = 60,
     overrides: Overrides = None,
 ) -> None:
-    """Searches a space of parameters by dev score; interrupted, the same command goes on."""
+    """Searches parameters for the best dev score, and trains the best again on fresh seeds.
+
+    Interrupted, the same command goes on; Ctrl-C once lets running trials end. What it finds goes to
+    experiments/studies.
+    """
     from bilstm_attention.overrides import parse_override
     from bilstm_attention.sweeps import Where
     from bilstm_attention.sweeps import sweep as search

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bilstm_attention import paths
-from bilstm_attention.errors import UserError
+from bilstm_attention.errors import ParamsError, UserError
 from bilstm_attention.overrides import flatten
 from bilstm_attention.params import load_params
 from bilstm_attention.stages import check_up_to_date
@@ -38,10 +38,13 @@ def sweep(file: Path, trials: int, hours: float | None, where: Where, overrides:
 
     from bilstm_attention.experiment import outcome, sweep_runs
     from bilstm_attention.experiment import sweep as sweeping
+    from bilstm_attention.experiment.scoring import metric_names
     from bilstm_attention.experiment.space import read_sweep
+    from bilstm_attention.experiment.storage import told_of_outages
     from bilstm_attention.experiment.studies import best_so_far, counts
     from bilstm_attention.experiment.study import Definition, best_trials, counted
     from bilstm_attention.experiment.task import load_labels, load_split
+    from bilstm_attention.experiment.trials import confirmation
     from bilstm_attention.insight.tables import best_line, confirmation_line, leaderboard_table, trial_line
 
     read, space = read_sweep(file, load_params(paths.PARAMS), overrides)
@@ -49,8 +52,12 @@ def sweep(file: Path, trials: int, hours: float | None, where: Where, overrides:
         trials = min(trials, len(space.grid()))
     check_up_to_date("it was prepared", "embed")
     definition = Definition(read, space, paths.STUDIES / read.study, where.storage, where.heartbeat)
-    crew, seconds = _crew(where), math.inf if hours is None else 3600 * hours
+    labels, crew, seconds = load_labels(), _crew(where), math.inf if hours is None else 3600 * hours
+    if read.metric not in metric_names(labels):
+        legal = ", ".join(metric_names(labels))
+        raise ParamsError(f"{file}: metric: {read.metric} is no score of this corpus's labels. Legal: {legal}.")
     with (
+        told_of_outages(where.storage),
         sweeping.locked(definition),
         # beside the handing out of trials, so that no worker waits for it
         ThreadPoolExecutor(max_workers=1) as recorder,
@@ -65,26 +72,35 @@ def sweep(file: Path, trials: int, hours: float | None, where: Where, overrides:
                 recorder.submit(sweep_runs.record_trials, definition, study, [trial])
 
         def on_confirmation(job: Any) -> None:
-            left = len(sweeping.confirmations(definition, study))
-            progress.confirmation(total - left, total, confirmation_line(job) if job else "")
+            known, left = study.user_attrs, len(sweeping.confirmations(definition, study))
+            line = confirmation_line(job, known.get(confirmation(job.number, job.seed))) if job else ""
+            progress.confirmation(total - left, total, line)
 
         study = sweeping.search(definition, trials, crew, seconds, stopping, on_trial)
         total = min(read.confirm.top, len(best_trials(study))) * read.confirm.seeds
         on_confirmation(None)
         sweeping.confirm_all(definition, study, crew, stopping, on_confirmation)
         recorder.submit(sweep_runs.record_trials, definition, study, counted(study)).result()
-        found = outcome.outcome(definition, study, load_split("dev")["label"].tolist(), load_labels())
+        found = outcome.outcome(definition, study, load_split("dev")["label"].tolist(), labels)
         command = _command(file, trials, where, overrides)
-        sweep_runs.record_outcome(definition, study, found, _written(definition, study, found, command))
-    Console().print(leaderboard_table(found.leaderboard, [dimension.key for dimension in space.dimensions]))
+        sweep_runs.record_outcome(definition, study, found, _written(definition, study, found, file, command))
+        left = len(sweeping.confirmations(definition, study))
+    parameters = [dimension.key for dimension in space.dimensions]
+    Console().print(leaderboard_table(found.leaderboard, parameters, read.against))
     if len(found.leaderboard) < trials:
         print(f"{len(found.leaderboard)} of {trials} trials have ended; the same command goes on.")
+    elif left:
+        print(f"{left} trainings of the confirmation are missing; the same command goes on.")
     if found.finalists:
-        best = found.finalists[0]
-        p = "" if found.p is None else f", p {found.p:.3f} against the second"
-        print(f"trial {best.number}: {best.searched:.2f} in the search, {best.score:.2f} on fresh seeds{p}")
-        again = f"bilstm-attention apply {definition.folder}/best.yaml && dvc repro"
-        print(f"{again} gives dev {read.metric} {best.score:.2f}")
+        _say_winner(definition, found)
+
+
+def _say_winner(definition: Any, found: Any) -> None:
+    best, p = found.finalists[0], "" if found.p is None else f", p {found.p:.3f} against the second"
+    confirmed = f"{best.score:.2f} on fresh seeds{p}" if best.confirmed else "not confirmed, and so too high"
+    print(f"trial {best.number}: {best.searched:.2f} in the search, {confirmed}")
+    again = f"bilstm-attention apply {definition.folder}/best.yaml && dvc repro"
+    print(f"{again} gives dev {definition.sweep.metric} {best.score:.2f}")
 
 
 def list_sweeps(storage: str | None) -> None:
@@ -115,25 +131,25 @@ def _crew(where: Where) -> Any:
     return cluster_crew(where.dask, where.workers, load_task())
 
 
-def _written(definition: Any, study: Any, found: Any, command: str) -> dict[str, list[Path]]:
+def _written(definition: Any, study: Any, found: Any, file: Path, command: str) -> dict[str, list[Path]]:
     """Writes the outcome to the folder of the study; returns the files by their folder in MLflow."""
     from bilstm_attention.experiment.environment import made_with
     from bilstm_attention.experiment.outcome import write_outcome
     from bilstm_attention.insight.study_figures import importances, write_figures
     from bilstm_attention.insight.sweep_report import sweep_report
 
-    sweep = definition.sweep
-    metrics = [sweep.metric, *([sweep.against] if sweep.against else [])]
+    metrics = definition.sweep.objectives
     files, figures = write_outcome(definition, found), write_figures(study, metrics, definition.folder / "figures")
     shares = importances(study, metrics)
     pictures = [f"figures/{figure.name}" for figure in figures if figure.suffix == ".png"]
-    with paths.written_whole(definition.folder / "report.md") as path:
-        path.write_text(
-            sweep_report(definition, study, found, shares, pictures, command, made_with()), encoding="utf-8"
-        )
-    top = [file for file in files if file.parent == definition.folder]
+    report = sweep_report(definition, study, found, shares, pictures, command, made_with())
+    texts = {"report.md": report, "sweep.yaml": file.read_text(encoding="utf-8")}
+    for name, text in texts.items():
+        with paths.written_whole(definition.folder / name) as path:
+            path.write_text(text, encoding="utf-8")
+    top = [*(file for file in files if file.parent == definition.folder), *(definition.folder / name for name in texts)]
     front = [file for file in files if file.parent != definition.folder]
-    return {"": [*top, definition.folder / "report.md"], "figures": figures, "front": front}
+    return {"": top, "figures": figures, "front": front}
 
 
 def _command(file: Path, trials: int, where: Where, overrides: Mapping[str, Any]) -> str:

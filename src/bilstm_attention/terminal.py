@@ -158,18 +158,17 @@ class SweepProgress:
         self.region.stop()
 
     def trial(self, counts: Mapping[str, int], best: str, line: str = "") -> None:
-        """Before the first trial, whenever one begins, and, with its line, when one has ended.
+        """Before the first trial, and, with its line, whenever one has ended.
 
         Args:
-            counts: trials `complete`, `pruned`, `failed` and `running`, those of earlier starts among them.
+            counts: trials `complete`, `pruned` and `failed`, those of earlier starts among them.
             best: the best score so far, in words.
         """
         now, ended = self.clock(), sum(counts.get(state, 0) for state in ENDED)
         self.trials = self.trials or Pace(self.budget, ended, now)
         self.trials.reached(ended, now)
         shown = ", ".join(f"{counts.get(state, 0)} {state}" for state in ENDED)
-        running = str(counts.get("running", 0))
-        self.rows = {"trials": f"{ended} of {self.budget} ended: {shown}", "running": running, "best": best}
+        self.rows = {"trials": f"{ended} of {self.budget} ended: {shown}", "best": best}
         self.line(line)
 
     def confirmation(self, done: int, total: int, line: str = "") -> None:
@@ -202,8 +201,6 @@ class SweepProgress:
         now, table = self.clock(), Table.grid(padding=(0, 2))
         spent = f"{timedelta(seconds=round(now - self.began))} elapsed"
         rows = {**self.rows, "time": spent if self.over else f"{spent}, {self._left(now)}"}
-        if self.over or self.confirmations:
-            rows.pop("running", None)
         for name, text in rows.items():
             table.add_row(name, Text(text))
         return Panel(table, title=Text(self.title), title_align="left", expand=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError
 from tests.made_studies import UNITS, make_definition
@@ -87,6 +88,27 @@ def test_what_is_no_address_is_not_repeated() -> None:
     said = refusal("me:secret@host")
     assert "secret" not in said
     assert "one is postgresql+psycopg://user:password@host/name" in said
+
+
+def test_an_outage_is_told_with_what_it_costs_and_without_the_password() -> None:
+    refused = OperationalError("SELECT 'hush'", {}, Exception("connection refused\nmore"))
+    for error in (refused, StorageInternalError("Invalid data in the commit.")):
+        error.__cause__ = None if error is refused else refused
+        with pytest.raises(SweepError) as caught, storage.told_of_outages("postgresql://me:secret@host/name"):
+            raise error
+        first, second = str(caught.value).splitlines()
+        assert first.startswith("--storage postgresql://me:***@host/name: the database does not answer: ")
+        assert first.endswith("connection refused")
+        assert second.endswith("the same command goes on.")
+
+
+@pytest.mark.parametrize(
+    ("address", "error"),
+    [("sqlite:///x", ValueError), ("sqlite:///x", SweepError), (None, StorageInternalError)],
+)
+def test_what_is_no_outage_of_a_database_is_raised_as_it_is(address: str | None, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"^as it is$"), storage.told_of_outages(address):
+        raise error("as it is")
 
 
 def test_a_driver_that_is_not_there_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

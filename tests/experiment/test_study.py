@@ -75,6 +75,12 @@ def test_of_two_objectives_the_best_are_the_pareto_front_by_the_first(tmp_path: 
         add(study, units, score, cost)
     add(study, 7, state="FAIL")
     assert numbers(best_trials(study)) == [1, 5, 0, 3]
+    # one that does not count keeps none off
+    add(study, 8, 95, 0)
+    add(study, 9, 99, 0, surplus=True)
+    assert numbers(best_trials(study)) == [7]
+    wait_again(study, 7)
+    assert numbers(best_trials(study)) == [1, 5, 0, 3]
 
 
 # --- seeds and drawing

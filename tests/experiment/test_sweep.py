@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from tests.made_studies import GRID, RIGHT, SWEEP, UNITS, add, confirm, in_state, make_definition, numbers
+from tests.made_studies import AGAINST, GRID, RIGHT, SWEEP, UNITS, add, confirm, in_state, make_definition, numbers
 
 from bilstm_attention.errors import SweepError
 from bilstm_attention.experiment import sweep
@@ -123,6 +124,15 @@ def test_a_study_goes_on_with_what_it_was_begun_with_alone(make: Make) -> None:
     Path("dvc.lock").write_text("stages: {embed: {outs: [{path: x, md5: abc}]}}")
     with pytest.raises(SweepError, match="another data;"):
         search(make(), 1)
+
+
+@pytest.mark.parametrize(("text", "names"), [(SWEEP, ["dev accuracy"]), (AGAINST, ["dev accuracy", "latency_ms"])])
+def test_a_study_says_what_its_objectives_are_also_at_the_second_start(text: str, names: list[str], make: Make) -> None:
+    for _ in range(2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            study = sweep._begun(make(text))
+        assert study.metric_names == names
 
 
 def test_a_refusal_shows_no_password(make: Make) -> None:
@@ -457,7 +467,7 @@ class Confirming:
             yield job, job.number
 
 
-def test_what_was_confirmed_is_not_again_failed_or_not_and_what_died_is_at_the_next_start(
+def test_what_was_confirmed_is_not_again_failed_or_not_and_what_died_is_told_of_and_is_at_the_next_start(
     study: optuna.Study, definition: Definition
 ) -> None:
     add(study, 11, 70)
@@ -466,9 +476,9 @@ def test_what_was_confirmed_is_not_again_failed_or_not_and_what_died_is_at_the_n
     confirm(definition, study, 1, (70.0, RIGHT))
     done: list[Job] = []
     sweep.confirm_all(definition, study, Confirming(jobs[2]), never(), done.append)
-    assert done == [jobs[1], jobs[3]]
+    assert done == jobs[1:]
     sweep.confirm_all(definition, study, Confirming(), never(), done.append)
-    assert done == [jobs[1], jobs[3], jobs[2]]
+    assert done == [*jobs[1:], jobs[2]]
     assert sweep.confirmations(definition, study) == []
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from tests.made_studies import AGAINST, GRID, RIGHT, SWEEP, UNITS, in_state, make_definition, numbers
 
-from bilstm_attention.errors import TrainingError
+from bilstm_attention.errors import SweepError, TrainingError
 from bilstm_attention.experiment import trials
 from bilstm_attention.experiment.study import REPLACES, Definition, counted, derived_seed, end_dead, open_study, running
 from bilstm_attention.experiment.trials import FOUND, Job, confirm, confirmation, run_trial, worker_name
@@ -195,6 +196,23 @@ def test_a_trial_that_others_took_for_dead_ends_without_a_word(definition: Defin
     assert (trial.state, trial.user_attrs[REPLACES]) == (TrialState.COMPLETE, [0])
 
 
+def test_a_trial_that_others_took_for_dead_in_its_last_moment_ends_without_a_word(
+    definition: Definition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, study = optuna.Trial.set_user_attr, open_study(definition)
+
+    def late(trial: optuna.Trial, key: str, value: Any) -> None:
+        given(trial, key, value)
+        if key == FOUND:
+            end_dead(study, running(study))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Trial, "set_user_attr", late)
+        assert run_trial(definition, 3, TASK) is None
+    assert run_trial(definition, 3, TASK) == 1
+    assert [trial.state for trial in counted(study)] == [TrialState.COMPLETE]
+
+
 def test_a_trial_of_a_database_has_a_sign_of_life_before_a_name(
     tmp_path: Path, trained_by: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +235,74 @@ def test_a_trial_of_a_database_has_a_sign_of_life_before_a_name(
 
     monkeypatch.setattr(optuna.Trial, "set_user_attr", named)
     assert run_trial(definition, 1, TASK) == 0
+
+
+def outage(*given: Any, **more: Any) -> Any:
+    raise StorageInternalError("the database is away")
+
+
+def test_a_trial_that_an_outage_of_the_database_cuts_off_is_tried_again(
+    definition: Definition, trained_by: Any
+) -> None:
+    trained_by(outage)
+    run_trial(definition, 1, TASK)
+    study = open_study(definition)
+    assert counted(study) == []
+    trained_by(fit)
+    assert run_trial(definition, 1, TASK) == 1
+    [trial] = counted(study)
+    assert (trial.params, trial.user_attrs["seed"]) == (study.trials[0].params, derived_seed(3, 0))
+
+
+def test_an_outage_before_a_trial_has_its_name_fails_none(
+    local: Definition, monkeypatch: pytest.MonkeyPatch, trained_by: Any
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Trial, "set_user_attr", outage)
+        run_trial(local, 1, TASK)
+    assert run_trial(local, 1, TASK) == 1
+    assert [trial.state for trial in counted(open_study(local))] == [TrialState.COMPLETE]
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_an_outage_at_the_end_of_a_trial_is_known_as_one(
+    comes_back: bool, local: Definition, monkeypatch: pytest.MonkeyPatch, trained_by: Any
+) -> None:
+    storage = type(open_study(local)._storage)
+    tell = storage.set_trial_state_values
+
+    def end(store: Any, number: int, state: TrialState, *given: Any, **more: Any) -> bool:
+        if not state.is_finished():
+            return tell(store, number, state, *given, **more)
+        if not comes_back:
+            monkeypatch.setattr(storage, "get_trial", outage)
+        return outage()
+
+    monkeypatch.setattr(storage, "set_trial_state_values", end)
+    with pytest.raises(StorageInternalError):
+        run_trial(local, 1, TASK)
+
+
+@pytest.mark.parametrize("job", [Job(budget=1), Job(number=0, seed=5, overrides=((UNITS, 7),))])
+@pytest.mark.parametrize("error", [StorageInternalError, SweepError])
+def test_without_its_database_a_worker_ends_with_a_line_and_a_cluster_is_told(
+    error: type[Exception], job: Job, tmp_path: Path, trained_by: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = make_definition(tmp_path, storage="sqlite:///x")
+
+    def away(definition: Definition) -> None:
+        raise error("the database is away")
+
+    monkeypatch.setattr(trials, "start_tensorflow", lambda: None)
+    monkeypatch.setattr(trials, "_task", lambda: TASK)
+    monkeypatch.setattr(trials, "open_study", away)
+    with pytest.raises(SystemExit) as caught:
+        trials.do(definition, job)
+    line = str(caught.value.code)
+    assert line.startswith("a worker ends: ")
+    assert line.endswith("the database is away")
+    with pytest.raises(SweepError, match="the database is away"):
+        trials.do(definition, job, TASK)
 
 
 # --- confirmations

@@ -14,6 +14,7 @@ from typing import Any
 
 import optuna
 import pytest
+from tests.servers import PostgresServer
 
 from bilstm_attention.experiment.space import read_sweep
 from bilstm_attention.experiment.study import REPLACES, SURPLUS, Definition, counted, open_study
@@ -46,8 +47,10 @@ def do(definition, job):
     return trials.do(definition, job)
 
 if __name__ == "__main__":
+    from bilstm_attention.errors import SweepError
     from bilstm_attention.experiment import sweep
     from bilstm_attention.experiment.space import read_sweep
+    from bilstm_attention.experiment.storage import told_of_outages
     from bilstm_attention.experiment.study import Definition
     from bilstm_attention.params import Params
     sweep.do = do
@@ -57,8 +60,11 @@ if __name__ == "__main__":
     definition = Definition(read, space, Path("study"), storage, heartbeat=1)
     say = lambda line: print(line, flush=True)
     told = lambda study, trial: say(f"trial {trial.number}") if trial else None
-    with sweep.locked(definition), sweep.Stopping(say) as stopping:
-        sweep.search(definition, budget, sweep.local_crew(2), math.inf, stopping, told)
+    try:
+        with told_of_outages(storage), sweep.locked(definition), sweep.Stopping(say) as stopping:
+            sweep.search(definition, budget, sweep.local_crew(2), math.inf, stopping, told)
+    except SweepError as error:
+        sys.exit(f"error: {error}")
 """
 SWEEP = """
 study: killed
@@ -260,3 +266,31 @@ def test_two_machines_try_a_grid_whole_each_once(tmp_path: Path) -> None:
     tried = [tuple(trial.params.values()) for trial in counted(machines.study)]
     assert sorted(tried) == sorted((units, merge) for units in range(10, 61, 10) for merge in ("sum", "concat"))
     check(machines.study)
+
+
+# --- a database that goes away
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
+def test_when_the_database_goes_away_the_sweep_says_so_without_a_traceback_and_the_next_start_goes_on(
+    how: signal.Signals, folder: Path, postgres: PostgresServer, database: str
+) -> None:
+    process = start(folder, database)
+    wait_for_a_trial(process)
+    time.sleep(0.2)
+    postgres.stop(how)
+    printed, _ = process.communicate(timeout=60)
+    lines = [line for line in printed.splitlines() if not line.startswith(("trial ", "a worker ends: --storage "))]
+    assert process.returncode == 1
+    assert len(lines) == 2, printed
+    assert lines[0].startswith("error: --storage postgresql://sweeper:***@127.0.0.1:")
+    assert postgres.password not in printed
+    assert lines[1].endswith("the same command goes on.")
+    postgres.start()
+    before = found(opened(folder, database))
+    assert before
+    ended(start(folder, database))
+    study = opened(folder, database)
+    check(study)
+    after = found(study)
+    assert {number: after[number] for number in before} == before

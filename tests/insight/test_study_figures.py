@@ -165,14 +165,15 @@ def test_the_same_study_gives_the_same_bytes_and_is_left_as_it_was(written: Writ
 
 def test_trials_that_ran_again_or_were_one_too_many_are_nowhere(tmp_path: Path, drawn: dict[str, Figure]) -> None:
     study = study_of(20, suggested)
+    added(study, TrialState.FAIL)
     gone = {
-        added(study, TrialState.FAIL, tried_again=True),
+        20,
         added(study, TrialState.COMPLETE, 99.0, surplus=True),
         added(study, TrialState.COMPLETE, math.inf),
         added(study, TrialState.RUNNING),
         added(study, TrialState.WAITING),
     }
-    kept = {*range(20), added(study, TrialState.COMPLETE, 60.0), added(study, TrialState.FAIL)}
+    kept = {*range(20), added(study, TrialState.COMPLETE, 60.0, replaces=[20]), added(study, TrialState.FAIL)}
     files = write_figures(study, F1, tmp_path)
     assert numbers_on(files[-1]) == kept, "trials keep their numbers"
     assert not gone & kept

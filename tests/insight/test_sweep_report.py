@@ -156,13 +156,28 @@ def test_confirmations_stand_in_a_table_seed_by_seed(confirmed: tuple[Definition
     ]
 
 
-def test_a_trial_of_which_a_confirmation_failed_has_no_row(made: tuple[Definition, optuna.Study]) -> None:
+def test_a_trial_of_which_a_confirmation_failed_has_no_row_and_the_reason_below(
+    made: tuple[Definition, optuna.Study],
+) -> None:
     definition, study = made
     confirm(definition, study, 0, (76.0, RIGHT), (78.0, RIGHT))
     confirm(definition, study, 1, (70.0, WRONG))
     failed = confirmation(1, confirmation_seeds(definition)[1])
     study.set_user_attr(failed, {"reason": "the loss is nan", "seconds": 1.0})
-    assert [row[0] for row in table(page(definition, study), "On fresh seeds")] == ["trial", "0"]
+    text = page(definition, study)
+    assert [row[0] for row in table(text, "On fresh seeds")] == ["trial", "0"]
+    seed = confirmation_seeds(definition)[1]
+    assert f"\n\n- trial 1 with seed {seed} failed, so that the trial is not confirmed: the loss is nan\n\n" in text
+
+
+def test_where_every_confirmation_failed_the_reasons_stand_alone(made: tuple[Definition, optuna.Study]) -> None:
+    definition, study = made
+    for seed in confirmation_seeds(definition):
+        study.set_user_attr(confirmation(1, seed), {"reason": "the loss is nan", "seconds": 1.0})
+    section = page(definition, study).partition("## On fresh seeds\n\n")[2].partition("\n\n## ")[0]
+    assert [line.partition(" failed")[0] for line in section.splitlines()] == [
+        f"- trial 1 with seed {seed}" for seed in confirmation_seeds(definition)
+    ]
 
 
 def test_what_decided_stands_beside_each_other_with_gaps(made: tuple[Definition, optuna.Study]) -> None:

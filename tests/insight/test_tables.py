@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -102,11 +103,19 @@ def test_the_best_so_far_is_a_score_with_its_trial_or_a_front() -> None:
     assert best_line([other, other]) == "2 on the Pareto front"
 
 
-def test_the_line_of_a_confirmation_names_trial_and_seed() -> None:
-    assert confirmation_line(Job(number=7, seed=123)) == "trial 7 trained again with seed 123"
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        ({"dev": {"accuracy": 70.0}}, "trial 7 trained again with seed 123"),
+        ({"reason": "no room"}, "trial 7 with seed 123 failed (no room), so that the trial is not confirmed"),
+        (None, "trial 7 with seed 123: the worker died; the next start trains it"),
+    ],
+)
+def test_the_line_of_a_confirmation_says_what_became_of_it(found: dict[str, Any] | None, line: str) -> None:
+    assert confirmation_line(Job(number=7, seed=123), found) == line
 
 
-def leaderboard(board: pd.DataFrame, **more: int) -> list[list[str]]:
+def leaderboard(board: pd.DataFrame, **more: Any) -> list[list[str]]:
     """The cells of each row."""
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(leaderboard_table(board, ["model.lstm_units", "model.attention.hops", "model.merge"], **more))
@@ -142,6 +151,17 @@ def test_the_leaderboard_shows_search_confirmation_and_the_parameters_that_were_
 def test_the_leaderboard_shows_the_first_rows_alone() -> None:
     assert [row[0] for row in leaderboard(BOARD, rows=2)] == ["4", "1"]
     assert len(leaderboard(pd.concat([BOARD] * 4))) == 10
+
+
+def test_the_leaderboard_of_two_objectives_shows_the_second() -> None:
+    board = BOARD.assign(latency_ms=[1.234, 5.0, 1234.5, None, None])
+    assert [row[:3] for row in leaderboard(board, against="latency_ms")] == [
+        ["4", "85.00", "1.23"],
+        ["1", "90.00", "5"],
+        ["3", "80.13", "1,234.50"],
+        ["0", "pruned", "model.lstm_units=10,"],
+        ["2", "fail", "model.lstm_units=30"],
+    ]
 
 
 def test_the_leaderboard_of_nothing_is_empty() -> None:

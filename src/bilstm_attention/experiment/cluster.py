@@ -1,6 +1,7 @@
 """Workers on a Dask cluster: jobs as tasks of a scheduler, on whatever machines it has."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,8 @@ def run_on_cluster(
         task: data and vectors, sent to each worker once.
 
     Raises:
-        SweepError: no scheduler there, or workers of several threads, on which trainings would share TensorFlow's.
+        SweepError: no scheduler there, or workers of several threads, on which trainings would share TensorFlow's; the
+            cluster was lost, or does not have this package.
     """
     try:
         from distributed import Client, KilledWorker, as_completed
@@ -63,9 +65,20 @@ def run_on_cluster(
                 result = future.result()
             except KilledWorker:
                 result = Died(0, None)
+            except (CancelledError, OSError, RuntimeError) as error:
+                raise SweepError(f"--dask {address}: {_lost(error)}") from None
             fill()
             yield job, result
             fill()
+
+
+def _lost(error: BaseException) -> str:
+    if "deserialization" in str(error):
+        return "its scheduler or a worker has another bilstm-attention than this one, or none; install the same there."
+    return (
+        f"the cluster lost what it was given ({type(error).__name__}). Trials that have ended are kept; once it has"
+        " workers again, the same command goes on."
+    )
 
 
 def _count(client: Any) -> int:
@@ -73,7 +86,12 @@ def _count(client: Any) -> int:
 
 
 def _check_threads(client: Any, address: str) -> None:
-    client.wait_for_workers(1, timeout=SECONDS_TO_CONNECT)
+    try:
+        client.wait_for_workers(1, timeout=SECONDS_TO_CONNECT)
+    except TimeoutError:
+        raise SweepError(
+            f"--dask {address}: the scheduler has no workers; start some, `dask worker {address} --nthreads 1`."
+        ) from None
     threaded = [name for name, threads in client.nthreads().items() if threads > 1]
     if threaded:
         raise SweepError(

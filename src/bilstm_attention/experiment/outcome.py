@@ -27,12 +27,14 @@ class Finalist:
         params: those that give its score by `dvc repro`.
         score: on dev: the mean over fresh seeds where it was confirmed, else that of the trial.
         searched: its score in the search, which is the best of many and so too high.
+        confirmed: whether it was, on all fresh seeds.
     """
 
     number: int
     params: Params
     score: float
     searched: float
+    confirmed: bool
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ def _comment(definition: Definition, finalist: Finalist) -> str:
 def _finalist(definition: Definition, trial: FrozenTrial, confirmed: Mapping[str, Any] | None) -> Finalist:
     seeds = confirmation_seeds(definition) if confirmed else [trial.user_attrs["seed"]]
     params = with_overrides(definition.space.base, {**trial.user_attrs[FOUND]["overrides"], "train.seeds": seeds})
-    return Finalist(trial.number, params, confirmed["mean"] if confirmed else trial.values[0], trial.values[0])
+    searched = trial.values[0]
+    return Finalist(trial.number, params, confirmed["mean"] if confirmed else searched, searched, bool(confirmed))
 
 
 def _confirmed(definition: Definition, study: optuna.Study) -> dict[int, dict[int, dict[str, Any]]]:

@@ -66,6 +66,11 @@ class Sweep(Block):
     fixed: dict[str, Any] = Field(default_factory=dict)
     space: Annotated[dict[str, Any], Field(min_length=1)]
 
+    @property
+    def objectives(self) -> list[str]:
+        """Their names, the dev score first."""
+        return [self.metric, *([self.against] if self.against else [])]
+
 
 class Range(Block):
     """Numbers from `low` to `high`, both included."""

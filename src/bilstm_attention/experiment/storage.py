@@ -5,8 +5,8 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,34 @@ def open_database(address: str, heartbeat: int = 60, silent: OnSilent | None = N
 def _reason(error: Exception) -> str:
     if isinstance(error, ImportError):
         return "its driver is not installed: pip install 'bilstm-attention[cluster]' has the one for PostgreSQL."
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # Optuna's own words are of another fault
+    lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
     return lines[0] if isinstance(error, RuntimeError) else f"the database does not answer: {lines[0]}"
+
+
+def outages() -> tuple[type[Exception], ...]:
+    """What is raised where a database that was opened no longer answers."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return StorageInternalError, SQLAlchemyError
+
+
+@contextmanager
+def told_of_outages(address: str | None) -> Iterator[None]:
+    """Says what a sweep whose database goes away leaves behind; without an address it does nothing.
+
+    Raises:
+        SweepError: the database no longer answers.
+    """
+    try:
+        yield
+    except outages() as error:
+        if address is None:
+            raise
+        raise SweepError(
+            f"--storage {shown(address)}: {_reason(error)}\nTrials that have ended are kept there; when it answers"
+            " again, the same command goes on."
+        ) from None
 
 
 def shown(address: str) -> str:
@@ -99,9 +125,7 @@ class Database(RDBStorage):
 
     def record_heartbeat(self, trial_id: int) -> None:
         """A sign of life of a trial."""
-        from sqlalchemy.exc import SQLAlchemyError
-
-        with suppress(SQLAlchemyError, StorageInternalError):
+        with suppress(*outages()):
             super().record_heartbeat(trial_id)
 
 

@@ -12,6 +12,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
+from optuna.study._multi_objective import _get_pareto_front_trials_by_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from bilstm_attention.experiment.space import Pruner, Sampler, Space, Sweep
@@ -208,8 +209,8 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
     """
     complete = trials_in(study, TrialState.COMPLETE)
     if len(study.directions) > 1:
-        front = {trial.number for trial in study.best_trials}
-        complete = [trial for trial in complete if trial.number in front]
+        # not `study.best_trials`, which asks trials that do not count as well
+        complete = _get_pareto_front_trials_by_trials(complete, study.directions)
     ranked = sorted(complete, key=lambda trial: (-trial.values[0], trial.number))
     different: dict[str, FrozenTrial] = {}
     for trial in ranked:

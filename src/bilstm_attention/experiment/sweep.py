@@ -146,6 +146,11 @@ def _begun(definition: Definition) -> optuna.Study:
     }
     if "definition" not in study.user_attrs and _begins(definition, study):
         study.set_user_attr("id", uuid.uuid4().hex)
+        with warnings.catch_warnings():
+            # Optuna calls it experimental; without it dashboards say "Objective 0"
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            score, *others = definition.sweep.objectives
+            study.set_metric_names([f"dev {score}", *others])
         first = definition.space.grid() if definition.sweep.sampler.kind == "grid" else [definition.space.current()]
         for chosen in first[len(study.get_trials(deepcopy=False)) :]:
             study.enqueue_trial(chosen)
@@ -249,7 +254,7 @@ def confirmations(definition: Definition, study: optuna.Study) -> list[Job]:
 def confirm_all(
     definition: Definition, study: optuna.Study, crew: Crew, stopping: Stopping, on_done: Callable[[Job], None]
 ) -> None:
-    """Trains what is to be confirmed and has not been; one that dies is trained at the next start."""
+    """Trains what is to be confirmed and has not been; what dies is told of too, and trained at the next start."""
     jobs = iter(confirmations(definition, study))
 
     def another(busy: int) -> Job | None:
@@ -258,9 +263,8 @@ def confirm_all(
         done = study.user_attrs
         return next((job for job in jobs if confirmation(job.number or 0, job.seed) not in done), None)
 
-    for job, result in crew(another, partial(do, definition)):
-        if not isinstance(result, Died):
-            on_done(job)
+    for job, _ in crew(another, partial(do, definition)):
+        on_done(job)
 
 
 def _check_start(ended: Sequence[FrozenTrial]) -> None:

@@ -27,7 +27,7 @@ def record_trials(definition: Definition, study: optuna.Study, trials: Sequence[
             found, attributes = trial.user_attrs.get(FOUND, {}), trial.user_attrs
             tags = {TRIAL_ID: name, "sweep": definition.sweep.study, "state": trial.state.name.lower()}
             tags |= {key: str(attributes[key]) for key in ("seed", "reason") if key in attributes}
-            values = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in trial.params.items())
+            values = ", ".join(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in trial.params.items())
             metrics = {f"best_dev_{score}": value for score, value in found.get("dev", {}).items()}
             if definition.sweep.against and trial.values:
                 metrics[definition.sweep.against] = trial.values[1]
@@ -42,6 +42,10 @@ def record_trials(definition: Definition, study: optuna.Study, trials: Sequence[
                     datasets={split: paths.PREPARED / f"{split}.parquet" for split in ("train", "dev")},
                 )
             )
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def record_outcome(

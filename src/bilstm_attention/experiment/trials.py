@@ -11,7 +11,8 @@ import numpy as np
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 
-from bilstm_attention.errors import TrainingError
+from bilstm_attention.errors import SweepError, TrainingError
+from bilstm_attention.experiment.storage import outages, told_of_outages
 from bilstm_attention.experiment.study import (
     REPLACES,
     SURPLUS,
@@ -63,10 +64,25 @@ def _task() -> "Task":
 
 
 def do(definition: Definition, job: Job, task: "Task | None" = None) -> int | None:
-    """Does a job, on the arrays given or those of the project; returns the number of its trial, None if dropped."""
+    """Does a job, on the arrays given or those of the project; returns the number of its trial, None if dropped.
+
+    Without its database a worker of this machine ends with a line that says so.
+
+    Raises:
+        SweepError: on arrays given, which is on a cluster: the database does not answer.
+    """
     start_tensorflow()
-    task = task or _task()
-    return confirm(definition, job, task) if job.number is not None else run_trial(definition, job.budget, task)
+    arrays = task or _task()
+    try:
+        with told_of_outages(definition.storage):
+            if job.number is not None:
+                return confirm(definition, job, arrays)
+            return run_trial(definition, job.budget, arrays)
+    except SweepError as error:
+        # a cluster takes it to the parent
+        if task:
+            raise
+        raise SystemExit(f"a worker ends: {str(error).splitlines()[0]}") from None
 
 
 def worker_name(parent: int, process: int) -> str:
@@ -77,11 +93,20 @@ def worker_name(parent: int, process: int) -> str:
 def run_trial(definition: Definition, budget: int, task: "Task") -> int | None:
     """Asks the study for parameters, trains, and tells it the dev score of the best epoch.
 
-    Whatever goes wrong in a training is the outcome of the trial, with its reason, and not the end of the sweep.
+    Whatever goes wrong in a training is the outcome of the trial, with its reason, and not the end of the sweep. What
+    an outage of the database cuts off is tried again.
     """
     study, numbers = open_study(definition), list[int]()
 
     def objective(trial: optuna.Trial) -> float | tuple[float, float]:
+        try:
+            return begun(trial)
+        except outages():
+            # while the outage lasts this raises as well, and the trial is one whose worker died
+            try_again(study, study._storage.get_trial(trial._trial_id))
+            raise
+
+    def begun(trial: optuna.Trial) -> float | tuple[float, float]:
         if definition.storage:
             # before it has a name: one with a name and no heartbeat would never be known to have died
             study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
@@ -98,11 +123,13 @@ def run_trial(definition: Definition, budget: int, task: "Task") -> int | None:
 
     try:
         study.optimize(objective, n_trials=1, catch=(Exception,))
-    except (ValueError, UpdateFinishedTrialError):
-        if not numbers:
-            raise
-        # others have ended it and try it again, since this machine slept or its network was cut
-        return None
+    except Exception as error:
+        # where telling the outcome fails, Optuna may fall over that
+        met = (isinstance(error, AssertionError | UnboundLocalError) and error.__context__) or error
+        if numbers and isinstance(met, ValueError | UpdateFinishedTrialError):
+            # others have ended it and try it again, since this machine slept or its network was cut
+            return None
+        raise met from met.__cause__
     return numbers[0] if numbers else None
 
 

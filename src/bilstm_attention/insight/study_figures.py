@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
+from bilstm_attention.experiment.study import counted
 from bilstm_attention.insight import study_plots
 from bilstm_attention.insight.plots import BAR
 from bilstm_attention.paths import written_whole
@@ -77,8 +78,8 @@ p { margin: .25rem 0 .5rem; max-width: 56rem; color: #444; overflow-wrap: anywhe
 class EndedTrials(optuna.Study):
     """The trials of another study that have ended and count, as Optuna's figures ask for them.
 
-    A copy by `add_trials` would number them anew. Left out are trials that ran again because their worker died
-    (`tried_again`), those that were one too many (`surplus`), and those whose objective is not finite.
+    A copy by `add_trials` would number them anew. Left out are those that do not count, and those whose objective is
+    not finite.
 
     Args:
         study: read once.
@@ -89,7 +90,8 @@ class EndedTrials(optuna.Study):
     def __init__(self, study: optuna.Study, objectives: int = 1, names: Mapping[str, str] | None = None):
         super().__init__(study.study_name, study._storage)
         self._directions = study.directions[:objectives]
-        self._ended = [_renamed(trial, objectives, names or {}) for trial in study.get_trials() if _counts(trial)]
+        ended = copy.deepcopy([trial for trial in counted(study) if _is_finite(trial)])
+        self._ended = [_renamed(trial, objectives, names or {}) for trial in ended]
 
     def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         """Those in `states`, or all, by number."""
@@ -276,10 +278,8 @@ def _short_names(names: Sequence[str]) -> dict[str, str]:
     return short
 
 
-def _counts(trial: FrozenTrial) -> bool:
-    again = trial.user_attrs.get("tried_again") or trial.user_attrs.get("surplus")
-    finite = trial.state != TrialState.COMPLETE or all(map(math.isfinite, trial.values))
-    return trial.state.is_finished() and not again and finite
+def _is_finite(trial: FrozenTrial) -> bool:
+    return trial.state != TrialState.COMPLETE or all(map(math.isfinite, trial.values))
 
 
 def _renamed(trial: FrozenTrial, objectives: int, names: Mapping[str, str]) -> FrozenTrial:

@@ -12,7 +12,7 @@ from bilstm_attention.experiment.outcome import Outcome
 from bilstm_attention.experiment.study import Definition, counted
 from bilstm_attention.experiment.sweep import confirmation_seeds
 from bilstm_attention.experiment.trials import FOUND, confirmation
-from bilstm_attention.insight.tables import markdown_row, short_value
+from bilstm_attention.insight.tables import markdown_row, short_cost, short_value
 from bilstm_attention.overrides import flatten
 from bilstm_attention.params import Params
 
@@ -97,7 +97,7 @@ def _winner(definition: Definition, found: Outcome) -> str:
     if not found.finalists:
         return "No trial has ended well yet."
     first, metric, seeds = found.finalists[0], definition.sweep.metric, found.finalists[0].params.train.seeds
-    if list(seeds) != confirmation_seeds(definition):
+    if not first.confirmed:
         return f"The best is trial {first.number}, dev {metric} {first.score:.2f}: of many, so too high."
     drop = first.searched - first.score
     text = (
@@ -125,26 +125,31 @@ def _leaderboard(definition: Definition, leaderboard: pd.DataFrame) -> str:
             confirmed += f" ± {row['confirmed_sd']:.2f}"
         score = row["state"] if pd.isna(row["score"]) else f"{row['score']:.2f}"
         values = ["" if pd.isna(row[name]) else short_value(row[name]) for name in names]
-        costs = [] if not against else ["" if pd.isna(row[against]) else f"{row[against]:,.2f}".removesuffix(".00")]
+        costs = [short_cost(row[against])] if against else []
         front = ["yes" if row["on_front"] else "no"] if against else []
         lines.append(markdown_row(str(row["trial"]), score, *costs, *front, confirmed, *values))
     return "\n".join(lines)
 
 
 def _confirmations(definition: Definition, study: optuna.Study, found: Outcome) -> str:
-    seeds, metric = confirmation_seeds(definition), definition.sweep.metric
-    lines = []
+    seeds, metric, known = confirmation_seeds(definition), definition.sweep.metric, study.user_attrs
+    rows, failed = [], []
     for finalist in found.finalists:
-        given = [study.user_attrs.get(confirmation(finalist.number, seed), {}) for seed in seeds]
-        if not all("dev" in each for each in given):
-            continue
-        scores = [f"{each['dev'][metric]:.2f}" for each in given]
-        shown = (f"{score:.2f}" for score in (finalist.searched, finalist.score, finalist.searched - finalist.score))
-        lines.append(markdown_row(str(finalist.number), *shown, *scores))
-    if not lines:
-        return ""
-    head = markdown_row("trial", "search", "confirmed", "drop", *(f"seed {seed}" for seed in seeds))
-    return "\n".join(["## On fresh seeds", "", head, markdown_row(*["---"] * (4 + len(seeds))), *lines])
+        given = {seed: known.get(confirmation(finalist.number, seed), {}) for seed in seeds}
+        failed += [
+            f"- trial {finalist.number} with seed {seed} failed, so that the trial is not confirmed: {each['reason']}"
+            for seed, each in given.items()
+            if "reason" in each
+        ]
+        if finalist.confirmed:
+            drop = finalist.searched - finalist.score
+            scores = (finalist.searched, finalist.score, drop, *(each["dev"][metric] for each in given.values()))
+            rows.append(markdown_row(str(finalist.number), *(f"{score:.2f}" for score in scores)))
+    if rows:
+        head = markdown_row("trial", "search", "confirmed", "drop", *(f"seed {seed}" for seed in seeds))
+        rows = [head, markdown_row(*["---"] * (4 + len(seeds))), *rows]
+    parts = ["\n".join(part) for part in (rows, failed) if part]
+    return "\n\n".join(["## On fresh seeds", *parts]) if parts else ""
 
 
 def _importances(importances: Mapping[str, Mapping[str, float]]) -> str:

@@ -54,18 +54,25 @@ def best_line(best: Sequence[Any]) -> str:
     return f"{len(best)} on the Pareto front" if several else f"{_scores(best[0])}, trial {best[0].number}"
 
 
-def confirmation_line(job: Any) -> str:
-    """That the parameters of a trial were trained with a fresh seed."""
+def confirmation_line(job: Any, found: Mapping[str, Any] | None) -> str:
+    """What became of training the parameters of a trial with a fresh seed; `found` is None if its worker died."""
+    if found is None:
+        return f"trial {job.number} with seed {job.seed}: the worker died; the next start trains it"
+    if "reason" in found:
+        return f"trial {job.number} with seed {job.seed} failed ({found['reason']}), so that the trial is not confirmed"
     return f"trial {job.number} trained again with seed {job.seed}"
 
 
-def leaderboard_table(leaderboard: pd.DataFrame, parameters: Sequence[str], rows: int = 10) -> Table:
-    """The first rows of a leaderboard; `parameters` are those of the space.
+def leaderboard_table(
+    leaderboard: pd.DataFrame, parameters: Sequence[str], against: str | None = None, rows: int = 10
+) -> Table:
+    """The first rows of a leaderboard; `parameters` are those of the space, `against` its second objective.
 
     A parameter that a trial did not have is missing in its row; one that it had as None is `"none"` there.
     """
-    table = Table(title="best trials, dev scores in percent", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("trial", "search", "confirmed"):
+    title = f"best trials, {'the Pareto front first, ' if against else ''}dev scores in percent"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("trial", "search", *([against] if against else []), "confirmed"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("parameters")
     for row in leaderboard.head(rows).to_dict("records"):
@@ -74,6 +81,7 @@ def leaderboard_table(leaderboard: pd.DataFrame, parameters: Sequence[str], rows
         table.add_row(
             str(row["trial"]),
             row["state"] if pd.isna(row["score"]) else f"{row['score']:.2f}",
+            *([short_cost(row[against])] if against else []),
             "" if pd.isna(confirmed["mean"]) else _mean_and_sd(confirmed),
             ", ".join(values),
         )
@@ -105,7 +113,12 @@ def _minute(time: datetime) -> str:
 def _scores(trial: Any) -> str:
     """The dev score of a trial and, where it has a second objective, that."""
     score, *others = trial.values
-    return ", ".join([f"{score:.2f}", *(f"{other:,.2f}".removesuffix(".00") for other in others)])
+    return ", ".join([f"{score:.2f}", *map(short_cost, others)])
+
+
+def short_cost(value: Any) -> str:
+    """A second objective, milliseconds or a count; empty where a trial has none."""
+    return "" if pd.isna(value) else f"{value:,.2f}".removesuffix(".00")
 
 
 def short_value(value: Any) -> str:
