@@ -82,7 +82,8 @@ _STATES = {"complete": "trained to the end", "pruned": "given up early", "fail":
 def _tried(given: Any) -> str:
     if isinstance(given, list):
         return ", ".join(map(str, given))
-    when = "; ".join(f"{key} {value}" for key, value in given.get("when", {}).items())
+    conditions = given.get("when", {}).items()
+    when = "; ".join(f"{key} {_tried(value if isinstance(value, list) else [value])}" for key, value in conditions)
     values = (
         ", ".join(map(str, given["values"]))
         if "values" in given
