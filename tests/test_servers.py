@@ -187,8 +187,10 @@ def test_servers_end_with_the_process_that_started_them(how: signal.Signals) -> 
     if how == signal.SIGKILL and not shutil.which("setpriv"):
         pytest.skip("only setpriv, of Linux, ends what a killed process started")
     program = """
-import time
+import signal, time
 from tests.servers import dask_cluster, postgres_server
+# whoever runs the tests in the background may have them pass over it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with postgres_server() as postgres, dask_cluster(workers=1) as dask:
     print(postgres.folder, dask.log.parent, postgres.process.pid, dask.scheduler.pid, dask.workers[0].pid, flush=True)
     time.sleep(600)

@@ -20,7 +20,7 @@ pruner: {kind: none}
 fixed: {train.epochs: 1, train.monitor: accuracy, train.threads: 1}
 space: {model.lstm_units: {low: 4, high: 12}, model.attention.kind: [zhou, max, structured]}
 """
-FIRST, MORE = 15, 30
+FIRST, MORE = 10, 20
 # Of each training the graph alone is some 15 MB.
 MEGABYTES = 120
 
