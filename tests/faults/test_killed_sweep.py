@@ -48,10 +48,10 @@ def do(definition, job):
 
 if __name__ == "__main__":
     from bilstm_attention.errors import SweepError
-    from bilstm_attention.experiment import sweep
+    from bilstm_attention.experiment import sweep, sweep_runs
     from bilstm_attention.experiment.space import read_sweep
     from bilstm_attention.experiment.storage import told_of_outages
-    from bilstm_attention.experiment.study import Definition
+    from bilstm_attention.experiment.study import Definition, counted
     from bilstm_attention.params import Params
     sweep.do = do
     sweep.SECONDS_BETWEEN_LOOKS = 0.5
@@ -59,10 +59,19 @@ if __name__ == "__main__":
     storage, budget = sys.argv[1] or None, int(sys.argv[2])
     definition = Definition(read, space, Path("study"), storage, heartbeat=1)
     say = lambda line: print(line, flush=True)
-    told = lambda study, trial: say(f"trial {trial.number}") if trial else None
+    recorded = "recorded" in sys.argv
+
+    def told(study, trial):
+        if trial:
+            say(f"trial {trial.number}")
+            if recorded:
+                sweep_runs.record_trials(definition, study, [trial])
+
     try:
         with told_of_outages(storage), sweep.locked(definition), sweep.Stopping(say) as stopping:
-            sweep.search(definition, budget, sweep.local_crew(2), math.inf, stopping, told)
+            study = sweep.search(definition, budget, sweep.local_crew(2), math.inf, stopping, told)
+            if recorded:
+                sweep_runs.record_trials(definition, study, counted(study))
     except SweepError as error:
         sys.exit(f"error: {error}")
 """
@@ -90,14 +99,16 @@ def place(folder: Path, text: str = SWEEP) -> Path:
     folder.mkdir()
     (folder / "program.py").write_text(PROGRAM)
     (folder / "sweep.yaml").write_text(text)
-    for name in ("dvc.yaml", "params.yaml"):
+    (folder / "data/prepared").mkdir(parents=True)
+    for name in ("dvc.yaml", "params.yaml", "data/prepared/train.parquet", "data/prepared/dev.parquet"):
         (folder / name).touch()
     return folder
 
 
-def start(folder: Path, storage: str = "", budget: int = BUDGET) -> subprocess.Popen:
-    command = [sys.executable, "program.py", storage, str(budget)]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(folder: Path, storage: str = "", budget: int = BUDGET, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "program.py", storage, str(budget), *more]
+    own = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    return subprocess.Popen(command, cwd=folder, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def children(process: int) -> list[int]:
@@ -153,6 +164,23 @@ def check(study: optuna.Study, budget: int = BUDGET) -> None:
     assert not any(FOUND in trial.user_attrs for trial in study.get_trials() if SURPLUS in trial.user_attrs)
 
 
+def check_recorded(folder: Path, study: optuna.Study) -> None:
+    """MLflow has every trial once, under one sweep, and nothing that still runs."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/experiments/mlflow.db")
+    (experiment,) = (each for each in client.search_experiments() if each.name == "sample")
+    runs = client.search_runs([experiment.experiment_id])
+    # one that was being written when its process died is KILLED, and there again
+    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
+    written = [run.data.tags for run in runs if run.info.status == "FINISHED"]
+    numbers = [tags["sweep.trial"].rpartition("/")[2] for tags in written if "sweep.trial" in tags]
+    assert sorted(map(int, numbers)) == [trial.number for trial in counted(study)]
+    assert len([tags for tags in written if "sweep.id" in tags]) == 1
+    parents = {tags["mlflow.parentRunId"] for tags in written if "sweep.trial" in tags}
+    assert parents == {run.info.run_id for run in runs if "sweep.id" in run.data.tags and run.info.status == "FINISHED"}
+
+
 # --- one machine
 
 
@@ -160,9 +188,9 @@ def check(study: optuna.Study, budget: int = BUDGET) -> None:
 @pytest.mark.parametrize("moment", range(7))
 def test_nothing_is_lost_or_doubled(victim: str, moment: int, folder: Path) -> None:
     draw = random.Random(f"{victim} {moment}")
-    process = start(folder)
+    process = start(folder, "", BUDGET, "recorded")
     wait_for_a_trial(process)
-    time.sleep(draw.uniform(0, 0.5))
+    time.sleep(draw.uniform(0, 3))
     workers = children(process.pid)
     before = found(opened(folder))
     if victim == "worker" and workers:
@@ -171,11 +199,12 @@ def test_nothing_is_lost_or_doubled(victim: str, moment: int, folder: Path) -> N
         for each in [process.pid, *workers] if victim == "all" else [process.pid]:
             kill(each)
     process.communicate(timeout=120)
-    ended(start(folder))
+    ended(start(folder, "", BUDGET, "recorded"))
     study = opened(folder)
     check(study)
     after = found(study)
     assert {number: after[number] for number in before} == before
+    check_recorded(folder, study)
 
 
 def test_a_budget_that_is_raised_is_met_and_one_that_is_lowered_asks_for_nothing(folder: Path) -> None:

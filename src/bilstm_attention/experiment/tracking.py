@@ -13,9 +13,10 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
@@ -243,8 +244,13 @@ class Tracker:
 
 
 def _open_at_once(database: Path) -> None:
-    """Opens an SQLite file, or fails; MLflow would try again for two minutes."""
+    """Opens an SQLite file, or fails; MLflow would try again for two minutes.
+
+    A new one appears with all its tables: MLflow cannot mend what a killed process left half made.
+    """
     database.parent.mkdir(parents=True, exist_ok=True)
+    if not database.exists():
+        _make(database)
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA schema_version")
 
@@ -257,3 +263,14 @@ def _alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _make(database: Path) -> None:
+    from mlflow import MlflowClient
+
+    with TemporaryDirectory(dir=database.parent, prefix=".new-") as folder:
+        made = Path(folder, database.name)
+        MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
+        # not over one that another process has made meanwhile
+        with suppress(FileExistsError):
+            database.hardlink_to(made)
