@@ -94,14 +94,26 @@ def in_training(study: optuna.Study, of: str) -> list[int]:
     return [trial.number for trial in mine] if counted(study) else []
 
 
+def killed_in_training(study: optuna.Study, of: str, process: int, *, group: bool = False) -> list[int]:
+    """The trials amid which a worker was killed; none, and it lives on, if what it was seen at has ended meanwhile."""
+    send = os.killpg if group else os.kill
+    if not in_training(study, of):
+        return []
+    send(process, signal.SIGSTOP)
+    # what it had sent to the database still arrives
+    time.sleep(0.3)
+    amid = in_training(study, of)
+    send(process, signal.SIGKILL if amid else signal.SIGCONT)
+    return amid
+
+
 def test_a_dask_cluster_that_loses_a_worker_ends_the_sweep(
     prepared: NewProject, database: str, dask: DaskCluster
 ) -> None:
     project, victim = prepared(), dask.workers[0]
     with started(project, "--storage", database, "--dask", dask.address) as sweep:
         study = wait_for(lambda: opened(database), sweep)
-        [died] = wait_for(lambda: in_training(study, f":{victim.pid}"), sweep)
-        victim.kill()
+        [died] = wait_for(lambda: killed_in_training(study, f":{victim.pid}", victim.pid), sweep)
         printed, _ = sweep.communicate(timeout=400)
     assert sweep.returncode == 0, printed
     check(study, died)
@@ -126,8 +138,7 @@ def test_two_commands_share_a_study_and_one_goes_on_when_the_other_is_killed(
     options = ("--storage", database, "--workers", "1")
     with started(first, *options) as victim, started(second, *options) as survivor:
         study = wait_for(lambda: opened(database), survivor)
-        [died] = wait_for(lambda: in_training(study, f":{victim.pid}:"), survivor)
-        os.killpg(victim.pid, signal.SIGKILL)
+        [died] = wait_for(lambda: killed_in_training(study, f":{victim.pid}:", victim.pid, group=True), survivor)
         printed, _ = survivor.communicate(timeout=400)
     assert survivor.returncode == 0, printed
     check(study, died)
