@@ -84,6 +84,7 @@ def test_no_two_modules_import_each_other() -> None:
         ),
         ("sqlalchemy", {"experiment.storage"}),
         ("distributed", {"experiment.cluster"}),
+        ("dask", {"corpus.cluster"}),
         ("gensim", {"corpus.vectors"}),
         ("pooch", {"corpus.catalog"}),
         ("matplotlib", {"insight.plots", "insight.study_plots"}),

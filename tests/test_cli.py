@@ -86,7 +86,7 @@ def test_an_unknown_command_or_option_is_a_usage_error(run: Run) -> None:
 def test_a_stage_runs_in_the_root_of_the_project(
     stage: str, run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, stage, lambda: print(Path.cwd()))
+    monkeypatch.setattr(stages, stage, lambda *_: print(Path.cwd()))
     assert run(stage) == (0, f"{project}\n", "")
 
 
@@ -95,10 +95,18 @@ def test_train_passes_the_seed_on(run: Run, project: Path, monkeypatch: pytest.M
     assert run("train", "--seed", 7) == (0, f"7 {project}\n", "")
 
 
+def test_prepare_passes_the_address_of_a_cluster_on(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "prepare", print)
+    assert run("prepare") == (0, "None\n", "")
+    assert run("prepare", "--dask", "tcp://host:8786") == (0, "tcp://host:8786\n", "")
+    monkeypatch.setenv("BILSTM_ATTENTION_DASK", "tcp://other:8786")
+    assert run("prepare") == (0, "tcp://other:8786\n", "")
+
+
 def test_a_fault_is_one_message_on_stderr_without_a_traceback(
     run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail() -> None:
+    def fail(dask: str | None) -> None:
         raise DataError("data/x.txt:3: no label.")
 
     monkeypatch.setattr(stages, "prepare", fail)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bilstm_attention.corpus.tokens import Vocabulary
+from bilstm_attention.corpus.tokens import Vocabulary, encode_examples
 from bilstm_attention.errors import DataError
 from bilstm_attention.params import Data, Params
 from bilstm_attention.serving import TextClassifier, load_folder
@@ -89,7 +89,29 @@ def test_text_is_tokenised_as_in_training(classifier: TextClassifier) -> None:
         ["the <e1>wheel</e1> of <e2>car</e2>", "THE <e1> Wheel </e1> of <e2>car</e2>"]
     )
     np.testing.assert_array_equal(lower, upper)
-    assert max(map(len, classifier.rows([TEXTS[2]]).tokens)) <= 12
+    assert classifier.rows([TEXTS[2]]).lengths.max() <= 12
+
+
+def test_tokens_are_those_of_training_whether_or_not_a_sentence_is_cut(classifier: TextClassifier) -> None:
+    whole, cut = TEXTS[:2], [TEXTS[2]]
+    for texts in (whole, cut, whole + cut):
+        examples = pd.DataFrame({"id": "1", "text": texts, "label": "", "source": "file:1"})
+        assert classifier.tokens(texts) == encode_examples(examples, classifier.data)["tokens"].tolist()
+    assert len(classifier.tokens(cut)[0]) == classifier.data.tokens.max_length
+
+
+def test_a_sentence_that_keeps_no_token_where_one_is_needed_is_named_by_row(classifier: TextClassifier) -> None:
+    dropping = classifier.data.model_copy(
+        update={"tokens": classifier.data.tokens.model_copy(update={"punctuation": "drop"})}
+    )
+    relational = TextClassifier(classifier.model, classifier.vocabulary, LABELS, dropping)
+    with pytest.raises(DataError, match=r"row 1: .* has no token left in <e2>"):
+        relational.tokens([TEXTS[0], "the <e1>wheel</e1> <e2>!!</e2>"])
+    plain = TextClassifier(
+        classifier.model, classifier.vocabulary, LABELS, dropping.model_copy(update={"format": "delimited"})
+    )
+    with pytest.raises(DataError, match=r"row 1: .* has no token left of '!!'"):
+        plain.tokens(["a wheel", "!!"])
 
 
 def test_sentences_without_marked_entities_are_named_by_row(classifier: TextClassifier) -> None:

@@ -45,12 +45,23 @@ def main() -> None:
 
 
 @app.command(rich_help_panel=STAGE)
-def prepare() -> None:
-    """Reads the corpus, makes the splits, tokenises."""
+def prepare(
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            envvar="BILSTM_ATTENTION_DASK",
+            show_envvar=True,
+            help="A Dask scheduler, e.g. tcp://host:8786, whose workers tokenise; they must see the project's folder."
+            " The outputs are the same, byte for byte.",
+        ),
+    ] = None,
+) -> None:
+    """Reads the corpus, makes the splits, tokenises; memory stays bounded however many sentences there are."""
     from bilstm_attention import stages
 
     _enter_project()
-    stages.prepare()
+    stages.prepare(dask)
 
 
 @app.command(rich_help_panel=STAGE)
@@ -109,11 +120,24 @@ def fetch(
 @app.command(rich_help_panel=CORPUS)
 def sample(
     folder: Annotated[Path | None, typer.Argument(help="Where to write it; by default data/sample.")] = None,
+    sentences: Annotated[
+        int | None,
+        typer.Option(
+            min=100,
+            help="To measure at scale: so many training sentences of the same grammar, and a tenth as many for testing,"
+            " in a FOLDER of their own. Beyond the first 100,000 a sentence may stand twice.",
+        ),
+    ] = None,
 ) -> None:
-    """Writes the sample corpus again, byte for byte."""
+    """Writes the sample corpus again, byte for byte, or a larger one of its grammar."""
     from bilstm_attention.corpus.sample import write_sample
 
-    write_sample(folder or paths.project_root() / paths.SAMPLE)
+    if sentences is None:
+        write_sample(folder or paths.project_root() / paths.SAMPLE)
+    elif folder is None:
+        raise UserError(f"--sentences {sentences}: name a FOLDER too; data/sample stays what it is.")
+    else:
+        write_sample(folder, sentences, sentences // 10)
 
 
 @app.command(rich_help_panel=RUNS)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from itertools import islice
 
 OFFENDERS_SHOWN = 20
 
@@ -30,11 +31,16 @@ class SweepError(UserError):
     """A sweep cannot begin or go on."""
 
 
-def listing(offenders: Iterable[str], shown: int = OFFENDERS_SHOWN) -> str:
-    """Joins offenders into lines, the first `shown` of them, and says how many more there are."""
-    lines = list(offenders)
-    rest = len(lines) - shown
-    return "\n".join([*lines[:shown], *([f"... and {rest} more"] if rest > 0 else [])])
+def listing(offenders: Iterable[str], shown: int = OFFENDERS_SHOWN, more: int = 0) -> str:
+    """Joins offenders into lines, the first `shown` of them, and says how many more there are.
+
+    Args:
+        more: offenders that were counted and not kept.
+    """
+    rest = iter(offenders)
+    lines = list(islice(rest, shown))
+    more += sum(1 for _ in rest)
+    return "\n".join([*lines, *([f"... and {more} more"] if more else [])])
 
 
 def nearest(name: str, legal: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,39 +23,47 @@ PAGE_ROWS = 400  # dev sentences on the attention page of a run
 TABLES = ("predictions", "confusion", "classes", "learning_curves")
 
 
-def prepare() -> None:
-    """Raw corpus to `data/prepared`: splits as tables of tokens, training counts, labels, a summary."""
-    from bilstm_attention.corpus import formats, splits, summary, tokens
+def prepare(dask: str | None = None) -> None:
+    """Raw corpus to `data/prepared`: splits as tables of tokens, training counts, labels, a summary.
+
+    Args:
+        dask: address of a Dask scheduler whose workers tokenise; by default this process does.
+    """
+    from bilstm_attention.corpus import tokens
+    from bilstm_attention.corpus.cluster import encode_on_cluster
+    from bilstm_attention.corpus.index import index_corpus
+    from bilstm_attention.corpus.preparing import encode_chunk, write_splits
+    from bilstm_attention.corpus.splits import SPLITS, make_splits
+    from bilstm_attention.corpus.summary import summarise
     from bilstm_attention.experiment.official import none_last
 
     data = load_params(paths.PARAMS).data
-    train = formats.read_split(data, "train")
-    dev = formats.read_split(data, "dev") if data.dev else None
-    test = formats.read_split(data, "test") if data.test else None
-    examples = dict(zip(("train", "dev", "test"), splits.make_splits(train, dev, test, data), strict=True))
-    encoded = {split: tokens.encode_examples(rows, data) for split, rows in examples.items()}
-    for split, rows in encoded.items():
-        with written_whole(paths.PREPARED / f"{split}.parquet") as path:
-            rows.to_parquet(path, index=False)
+    index = index_corpus(data)
+    splits = make_splits(index.rows, data)
+    chunks = index.chunks
+    encoded = encode_on_cluster(dask, chunks, data) if dask else (encode_chunk(chunk, data) for chunk in chunks)
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(written_whole(paths.PREPARED / f"{name}.parquet")) for name in SPLITS}
+        tallies = write_splits(encoded, splits, files, data)
     with written_whole(paths.PREPARED / "words.csv") as path:
-        tokens.write_words(tokens.count_words(encoded["train"]["tokens"]), path)
-    write_json(paths.PREPARED / "labels.json", none_last(set(encoded["train"]["label"])))
-    counted = summary.summarise(examples, encoded)
+        tokens.write_words(tokens.word_table(tallies["train"].words), path)
+    counted = summarise(index.rows, splits, tallies)
+    of_train = counted["splits"]["train"]
+    write_json(paths.PREPARED / "labels.json", none_last(set(of_train["labels"])))
     write_json(paths.PREPARED / "summary.json", counted)
     rows_of = {split: numbers["rows"] for split, numbers in counted["splits"].items()}
-    of_train = counted["splits"]["train"]
     closing("prepare", {**rows_of, "labels": len(of_train["labels"]), "truncated": of_train["truncated"]})
 
 
 def embed() -> None:
     """Training counts and a source of vectors to `data/embeddings`: vocabulary, matrix, coverage."""
     from bilstm_attention.corpus import embedding, tokens
-    from bilstm_attention.experiment.task import existing, load_split
+    from bilstm_attention.experiment.task import existing, load_sentences
 
     params = load_params(paths.PARAMS).embeddings
     counts = tokens.read_words(existing(paths.PREPARED / "words.csv"))
     built = embedding.build_embedding(counts, params, Path())
-    report = embedding.report(built, counts, tokens.count_words(load_split("dev")["tokens"]))
+    report = embedding.report(built, counts, tokens.count_words(load_sentences("dev")))
     with written_whole(paths.EMBEDDINGS / "vocabulary.txt") as path:
         built.vocabulary.save(path)
     with written_whole(paths.EMBEDDINGS / "matrix.npy") as path, path.open("wb") as file:

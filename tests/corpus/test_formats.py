@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from tests.corpus.tables import read_split
 
-from bilstm_attention.corpus.formats import marking_fault, read_split
+from bilstm_attention.corpus.formats import marking_fault, split_files
+from bilstm_attention.corpus.index import index_corpus
 from bilstm_attention.errors import DataError
 from bilstm_attention.params import Data
 
@@ -25,7 +27,7 @@ def delimited(folder: Path, name: str, content: str, **columns: str) -> Data:
 
 def faults(data: Data) -> list[str]:
     with pytest.raises(DataError) as caught:
-        read_split(data, "train")
+        index_corpus(data)
     return str(caught.value).replace(data.folder + "/", "").split("\n")
 
 
@@ -131,9 +133,10 @@ def test_a_file_without_sentences_is_an_error(tmp_path):
     assert "no sentence in it" in faults(semeval(tmp_path, "\n\n"))[0]
 
 
-def test_a_split_without_a_file_is_the_callers_mistake(tmp_path):
-    with pytest.raises(ValueError, match=r"data\.dev names no file"):
-        read_split(semeval(tmp_path, SEMEVAL), "dev")
+def test_a_split_without_a_file_has_no_place(tmp_path):
+    data = semeval(tmp_path, SEMEVAL)
+    assert split_files(data, "dev") == []
+    assert [str(place) for place in split_files(data, "train")] == [f"{tmp_path}/train.txt:1"]
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])

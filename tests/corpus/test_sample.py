@@ -6,7 +6,9 @@ from typing import NamedTuple
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from typer.testing import CliRunner
 
+from bilstm_attention.cli import app
 from bilstm_attention.corpus.sample import (
     CONSTRUCTIONS,
     DETERMINERS,
@@ -19,6 +21,7 @@ from bilstm_attention.corpus.sample import (
     tokens,
     write_sample,
 )
+from bilstm_attention.errors import UserError
 
 SAMPLE = Path(__file__).parents[2] / "data/sample"
 BLOCK = re.compile(
@@ -166,3 +169,19 @@ def test_a_bag_of_words_finds_the_relations_but_not_their_directions(train: list
     assert 38 < official_f1(gold, answers) < 58
     relations = [g.split("(")[0] == a.split("(")[0] for g, a in zip(gold, answers, strict=True)]
     assert sum(relations) / len(relations) > 0.75
+
+
+def test_a_larger_sample_begins_with_new_sentences_of_even_labels_and_may_be_of_any_size(tmp_path: Path) -> None:
+    write_sample(tmp_path, 6100, 610)
+    rows = [BLOCK.finditer((tmp_path / f"{name}.txt").read_text(encoding="utf-8")) for name in ("train", "test")]
+    train, test = ([Row(int(m["number"]), m["text"], m["label"]) for m in found] for found in rows)
+    assert [row.number for row in train + test] == list(range(1, 6711))
+    assert len(train) == 6100
+    assert len({unmarked(row) for row in train + test}) == 6710
+    assert {n for label, n in Counter(row.label for row in train).items() if label != "Other"} == {142 * 2 + 5}
+
+
+def test_a_larger_sample_asks_for_a_folder_of_its_own() -> None:
+    said = CliRunner().invoke(app, ["sample", "--sentences", "3000"])
+    assert isinstance(said.exception, UserError)
+    assert "name a FOLDER too" in str(said.exception)

@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
+from tests.corpus.tables import read_split, split_tables
 
 from bilstm_attention.corpus import splits as module
-from bilstm_attention.corpus.formats import read_split
-from bilstm_attention.corpus.splits import make_splits, sentence_key
+from bilstm_attention.corpus.splits import sentence_key
 from bilstm_attention.errors import DataError
 from bilstm_attention.params import Data
 
@@ -28,7 +28,7 @@ def test_the_example_of_the_docstring_holds():
 
 
 def test_fractions_are_exact_and_every_label_has_its_share():
-    train, dev, test = make_splits(examples(["a"] * 500 + ["b"] * 300 + ["c"] * 200), None, None, Data())
+    train, dev, test = split_tables(examples(["a"] * 500 + ["b"] * 300 + ["c"] * 200), None, None, Data())
     assert test["label"].value_counts().to_dict() == {"a": 100, "b": 60, "c": 40}
     assert dev["label"].value_counts().to_dict() == {"a": 40, "b": 24, "c": 16}
     assert len(train) == 720
@@ -36,20 +36,20 @@ def test_fractions_are_exact_and_every_label_has_its_share():
 
 def test_rounding_does_not_starve_a_split_of_many_small_labels():
     labels = [f"label {n}" for n in range(30) for _ in range(4)]
-    _, dev, _ = make_splits(examples(labels), None, examples(labels, name="test.txt"), Data(dev_fraction=0.1))
+    _, dev, _ = split_tables(examples(labels), None, examples(labels, name="test.txt"), Data(dev_fraction=0.1))
     assert len(dev) == 12
 
 
 def test_the_seed_alone_decides():
     rows = examples(["a", "b"] * 100)
-    first, again, other = (make_splits(rows, None, None, Data(split_seed=seed)) for seed in (3, 3, 4))
+    first, again, other = (split_tables(rows, None, None, Data(split_seed=seed)) for seed in (3, 3, 4))
     for one, two in zip(first, again, strict=True):
         pd.testing.assert_frame_equal(one, two)
     assert first[1]["id"].tolist() != other[1]["id"].tolist()
 
 
 def test_rows_stay_in_the_order_of_the_file():
-    for split in make_splits(examples(["a", "b"] * 100), None, None, Data()):
+    for split in split_tables(examples(["a", "b"] * 100), None, None, Data()):
         assert split["id"].astype(int).is_monotonic_increasing
         assert split.index.tolist() == list(range(len(split)))
 
@@ -63,7 +63,7 @@ def test_rows_stay_in_the_order_of_the_file():
 def test_no_sentence_straddles_nothing_is_lost_and_train_knows_every_label(rows, fraction, seed):
     train = examples([label for _, label in rows], [f"Word<e1>{n}</e1> <e2>x</e2>"[n % 2 :] for n, _ in rows])
     try:
-        parts = make_splits(train, None, None, Data(dev_fraction=0.3, test_fraction=fraction, split_seed=seed))
+        parts = split_tables(train, None, None, Data(dev_fraction=0.3, test_fraction=fraction, split_seed=seed))
     except DataError:
         reject()  # too few sentences, or one label alone: held by tests of their own
     assert sorted(int(n) for part in parts for n in part["id"]) == list(range(1, len(rows) + 1))
@@ -72,14 +72,14 @@ def test_no_sentence_straddles_nothing_is_lost_and_train_knows_every_label(rows,
 
 
 def test_a_label_with_one_sentence_stays_in_train():
-    train, dev, test = make_splits(examples(["a"] * 40 + ["b"] * 40 + ["rare"]), None, None, Data(test_fraction=0.9))
+    train, dev, test = split_tables(examples(["a"] * 40 + ["b"] * 40 + ["rare"]), None, None, Data(test_fraction=0.9))
     assert "rare" in set(train["label"])
     assert "rare" not in {*dev["label"], *test["label"]}
 
 
 def test_given_splits_are_taken_as_they_are():
     given = [examples(["a", "b"], name=f"{name}.txt") for name in ("train", "dev", "test")]
-    for before, after in zip(given, make_splits(*given, Data()), strict=True):
+    for before, after in zip(given, split_tables(*given, Data()), strict=True):
         pd.testing.assert_frame_equal(after, before)
 
 
@@ -87,7 +87,7 @@ def test_labels_that_train_never_shows_are_listed_by_file_and_line():
     dev = examples(["pos", "positve"], name="dev.txt")
     test = examples(["odd", "neg"], name="test.txt")
     with pytest.raises(DataError) as caught:
-        make_splits(examples(["positive", "pos", "neg"]), dev, test, Data())
+        split_tables(examples(["positive", "pos", "neg"]), dev, test, Data())
     assert str(caught.value).split("\n") == [
         "dev.txt:2: label 'positve' does not stand in train; did you mean 'positive'?",
         "test.txt:1: label 'odd' does not stand in train.",
@@ -97,21 +97,21 @@ def test_labels_that_train_never_shows_are_listed_by_file_and_line():
 
 def test_a_corpus_too_small_to_split_says_which_parameter_to_change():
     with pytest.raises(DataError, match=r"train.txt:1: 2 different .* data.test_fraction = 0.2; .* in data.test"):
-        make_splits(examples(["a", "b"]), None, None, Data())
+        split_tables(examples(["a", "b"]), None, None, Data())
     held = examples(["a", "b"], name="dev.txt")
     with pytest.raises(DataError, match=r"data.dev_fraction = 0.1; .* in data.dev"):
-        make_splits(examples(["a", "b", "a"]), None, held, Data())
+        split_tables(examples(["a", "b", "a"]), None, held, Data())
 
 
 def test_one_label_alone_is_an_error():
     with pytest.raises(DataError, match="train has the label 'a' alone"):
-        make_splits(examples(["a"] * 50), None, None, Data())
+        split_tables(examples(["a"] * 50), None, None, Data())
 
 
 def test_the_real_corpus_splits_by_sentence_and_keeps_its_rarest_label_in_train(real_data):
     data = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
     whole = read_split(data, "train")
-    train, dev, _ = make_splits(whole, None, read_split(data, "test"), data)
+    train, dev, _ = split_tables(whole, None, read_split(data, "test"), data)
     assert not keys(train) & keys(dev)
     assert len(dev) == pytest.approx(800, abs=10)
     assert (train["label"] == "Entity-Destination(e2,e1)").sum() == 1

@@ -1,9 +1,13 @@
 import json
+from collections import Counter
+from itertools import chain
 
+import numpy as np
 import pandas as pd
+from tests.corpus.tables import index_rows, read_split
 
-from bilstm_attention.corpus.formats import read_split
-from bilstm_attention.corpus.summary import summarise
+from bilstm_attention.corpus.splits import SPLITS
+from bilstm_attention.corpus.summary import Tally, summarise
 from bilstm_attention.corpus.tokens import encode_examples
 from bilstm_attention.params import Data
 
@@ -24,9 +28,21 @@ TRAIN = examples(
 TEST = examples(("The <e1>oak</e1> hid an  <e2>owl</e2>", "a"), ("A <e1>pond</e1> <e2>froze</e2>", "b"))
 
 
+def tally(rows: pd.DataFrame, data: Data) -> Tally:
+    encoded = encode_examples(rows, data)
+    truncated = int((encoded["length"] > encoded["tokens"].map(len)).sum())
+    lengths = encoded["length"].to_numpy(np.int32)
+    return Tally(Counter(chain.from_iterable(encoded["tokens"])), [lengths[:1], lengths[1:]], truncated)
+
+
+def summary_of(data: Data, **splits: pd.DataFrame) -> dict:
+    numbers = np.repeat([SPLITS.index(name) for name in splits], [len(rows) for rows in splits.values()])
+    tallies = {name: tally(rows, data) for name, rows in splits.items()}
+    return summarise(index_rows(**splits), numbers.astype(np.int8), tallies)
+
+
 def summary() -> dict:
-    split = {"train": TRAIN[:3], "test": TEST}
-    return summarise(split, {name: encode_examples(rows, DATA) for name, rows in split.items()})
+    return summary_of(DATA, train=TRAIN[:3], test=TEST)
 
 
 def test_rows_labels_lengths_and_words_are_counted():
@@ -56,7 +72,7 @@ def test_a_sentence_that_stands_twice_is_counted_within_and_across_splits_whatev
 
 def test_lengths_are_those_before_cutting_and_cut_rows_are_counted():
     data = Data.model_validate({"tokens": {"max_length": 12}})
-    found = summarise({"train": TRAIN}, {"train": encode_examples(TRAIN, data)})["splits"]["train"]
+    found = summary_of(data, train=TRAIN)["splits"]["train"]
     assert found["length"] == {"min": 9, "p50": 9, "p95": 9, "max": 13}
     assert found["truncated"] == 1
     assert found["tokens"] == 15 + 8
@@ -68,8 +84,7 @@ def test_a_summary_survives_json():
 
 def test_the_real_corpus_has_the_known_duplicates(real_data):
     data = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
-    split = {"train": read_split(data, "train"), "test": read_split(data, "test")}
-    found = summarise(split, {name: encode_examples(rows, data) for name, rows in split.items()})
+    found = summary_of(data, train=read_split(data, "train"), test=read_split(data, "test"))
     assert found["duplicates"]["train-train"] == 25
     assert found["duplicates"]["train-test"] == 17
     assert found["splits"]["train"]["rows"] == 8000

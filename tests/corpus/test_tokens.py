@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.corpus.tables import read_split
 
 from bilstm_attention.corpus import tokens as module
-from bilstm_attention.corpus.formats import read_split
 from bilstm_attention.corpus.tokens import (
     MARKERS,
     SPANS,

@@ -60,7 +60,7 @@ def attend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Weigh], None]:
     """Sets the attention weights that a row of word ids gets."""
 
     def to(weigh: Weigh) -> None:
-        weighed = lambda rows: [np.array(weigh(row.tolist()), np.float32) for row in rows.tokens]  # noqa: E731
+        weighed = lambda rows: [np.array(weigh(row.tolist()), np.float32) for row in rows]  # noqa: E731
         monkeypatch.setattr(faithfulness, "read_attention", lambda model, rows: (predict(model, rows), weighed(rows)))
 
     return to
@@ -155,7 +155,7 @@ def test_tokens_are_deleted_and_the_rest_keep_their_order(additive, attend, monk
     seen: list[list[str]] = []
 
     def watched(model: keras.Model, rows: Rows) -> np.ndarray:
-        seen.extend([VOCABULARY.words[number] for number in row] for row in rows.tokens)
+        seen.extend([VOCABULARY.words[number] for number in row] for row in rows)
         return predict(model, rows)
 
     monkeypatch.setattr(faithfulness, "predict", watched)
@@ -170,7 +170,7 @@ def test_gradient_by_input_is_what_scaling_a_word_vector_does_to_the_probability
     model = moved(build_classifier(params.model, drawn_matrix(), LEARNED, CLASSES, seed=0))
     draw = np.random.default_rng(5)
     tokens = [draw.permutation(np.arange(1, WORDS))[:length].astype(np.int32) for length in (7, 1, 3)]
-    rows = Rows(tokens, np.zeros(3, np.int32))
+    rows = Rows.of(tokens, np.zeros(3, np.int32))
     classes, embedding, step = predict(model, rows).argmax(axis=1), model.get_layer("embedding"), 0.02
     matrix = np.concatenate(embedding.get_weights())
 

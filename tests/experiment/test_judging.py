@@ -150,9 +150,7 @@ def test_each_seed_and_the_ensemble_say_what_their_models_say_of_a_sentence_alon
     labels = load_labels()
     rows = encode(load_split("test"), load_vocabulary(), labels)
     models = [load_classifier(paths.seed_folder(seed) / "model.keras") for seed in SEEDS]
-    alone = np.array(
-        [[np.asarray(model(tokens[None, :], training=False))[0] for tokens in rows.tokens] for model in models]
-    )
+    alone = np.array([[np.asarray(model(tokens[None, :], training=False))[0] for tokens in rows] for model in models])
     for seed, probabilities in zip(SEEDS, alone, strict=True):
         assert verdict.predictions[f"seed_{seed}"].tolist() == named(probabilities, labels)
     mean = alone.mean(axis=0)

@@ -55,7 +55,7 @@ def test_the_task_is_what_prepare_and_embed_wrote() -> None:
         table = load_split(split)
         assert [task.labels[label] for label in rows.labels] == table["label"].tolist()
         known = [[word if word in words else "<unk>" for word in tokens] for tokens in table["tokens"]]
-        assert [[words[number] for number in tokens] for tokens in rows.tokens] == known
+        assert [[words[number] for number in tokens] for tokens in rows] == known
     assert task.labels == ["cold", "hot"]
     assert task.matrix.shape == (len(words), 3)
     assert task.matrix.dtype == np.float32
@@ -64,7 +64,7 @@ def test_the_task_is_what_prepare_and_embed_wrote() -> None:
 
 def test_training_words_are_the_rows_that_training_can_show() -> None:
     task = load_task()
-    assert max(tokens.max() for tokens in task.train.tokens) == task.training_words - 1
+    assert task.train.tokens.max() == task.training_words - 1
     assert task.training_words == len(task.matrix)
 
 

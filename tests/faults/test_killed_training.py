@@ -42,7 +42,7 @@ def task() -> Task:
 
     def rows(count: int) -> Rows:
         tokens = [draw.integers(6, 30, draw.integers(2, 9)).astype(np.int32) for _ in range(count)]
-        return Rows(tokens, draw.integers(0, 3, count).astype(np.int32))
+        return Rows.of(tokens, draw.integers(0, 3, count).astype(np.int32))
 
     return Task(rows(40), rows(24), ["a", "b", "c"], draw.normal(size=(30, 4)).astype(np.float32), 28)
 

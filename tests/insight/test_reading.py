@@ -40,7 +40,7 @@ def attending(monkeypatch: pytest.MonkeyPatch):
 
 
 def encoded(*sizes: int) -> tuple[Rows, list[list[str]]]:
-    rows = Rows([np.ones(size, np.int32) for size in sizes], np.zeros(len(sizes), np.int32))
+    rows = Rows.of([np.ones(size, np.int32) for size in sizes], np.zeros(len(sizes), np.int32))
     return rows, [[f"w{number}" for number in range(size)] for size in sizes]
 
 
@@ -94,7 +94,7 @@ def test_the_first_rows_of_a_split_are_read(
         (["a", "unheard"], "pos"),
         (["b"], "neg"),
     ][:expected]
-    assert [row.tolist() for row in asked[0].tokens] == [[6, 1], [7]][:expected]
+    assert [row.tolist() for row in asked[0]] == [[6, 1], [7]][:expected]
     assert loaded == [paths.seed_folder(3) / "model.keras"]
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from bilstm_attention.corpus.prepared import Sentences
 from bilstm_attention.corpus.tokens import SPECIALS, Vocabulary
 from bilstm_attention.corpus.vectors import Matrix, Vectors, read_vectors, train_vectors
 from bilstm_attention.errors import DataError
@@ -84,7 +85,7 @@ def _load(params: Embeddings, words: Iterable[str], root: Path) -> Vectors:
         wanted = {form for word in words for part in (word, *_parts(word)) for form in (part, part.lower())}
         return read_vectors(path, params.dimension, wanted, params.extra_words, params.member)
     try:
-        sentences = pd.read_parquet(path, columns=["tokens"])["tokens"]
+        sentences = Sentences(path)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path}: not the training table that `prepare` writes: {error}."

@@ -8,11 +8,17 @@ Most frames come in pairs with the same words, so that a bag of words knows litt
 
 import random
 import re
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from bilstm_attention.paths import written_whole
+from bilstm_attention.terminal import bar
+
 SEED = 2016
 TRAIN_SIZE, TEST_SIZE = 3000, 800
+UNIQUE = 100_000  # sentences, more than the sample has; all of millions would not fit in memory
 OTHER_SHARE = 0.15
 SHORTEST, LONGEST = 8, 25  # in tokens, with the four markers and punctuation
 
@@ -251,36 +257,44 @@ def tokens(text: str) -> list[str]:
     return re.findall(r"</?e[12]>|\w+|[^\w\s]", text.lower())
 
 
-def sample_sentences() -> tuple[list[Sentence], list[Sentence]]:
-    """The training and the test sentences, the same on every call; no text, its markers aside, stands twice."""
-    rng, seen = random.Random(SEED), set[str]()
+def sample_sentences(train: int = TRAIN_SIZE, test: int = TEST_SIZE) -> Iterator[Sentence]:
+    """The training and then the test sentences, the same on every call; of the first `UNIQUE` no text stands twice.
 
-    def split(size: int, held_out: bool) -> list[Sentence]:
-        writer = _Writer(rng, held_out)
-        each = round(size * (1 - OTHER_SHARE) / (len(LABELS) - 1))
-        labels = [label for label in LABELS if label != "Other"] * each
-        labels += ["Other"] * (size - len(labels))
-        rng.shuffle(labels)
-        return [fresh(writer, label) for label in labels]
+    Labels are even within each `TRAIN_SIZE` sentences.
+    """
+    rng, seen = random.Random(SEED), set[str]()
 
     def fresh(writer: _Writer, label: str) -> Sentence:
         while True:
             sentence = writer.sentence(label)
             plain = re.sub(r"</?e[12]>", "", sentence.text)
             if SHORTEST <= len(tokens(sentence.text)) <= LONGEST and plain not in seen:
-                seen.add(plain)
+                if len(seen) < UNIQUE:
+                    seen.add(plain)
                 return sentence
 
-    return split(TRAIN_SIZE, held_out=False), split(TEST_SIZE, held_out=True)
+    for size, writer in ((train, _Writer(rng, held_out=False)), (test, _Writer(rng, held_out=True))):
+        for done in range(0, size, TRAIN_SIZE):
+            for label in _labels(rng, min(TRAIN_SIZE, size - done)):
+                yield fresh(writer, label)
 
 
-def write_sample(folder: Path) -> None:
-    """Writes `train.txt` and `test.txt` into `folder`, the same bytes every time."""
+def _labels(rng: random.Random, size: int) -> list[str]:
+    each = round(size * (1 - OTHER_SHARE) / (len(LABELS) - 1))
+    labels = [label for label in LABELS if label != "Other"] * each
+    labels += ["Other"] * (size - len(labels))
+    rng.shuffle(labels)
+    return labels
+
+
+def write_sample(folder: Path, train: int = TRAIN_SIZE, test: int = TEST_SIZE) -> None:
+    """Writes `train.txt` and `test.txt`, of so many sentences, into `folder`, the same bytes every time."""
     folder.mkdir(parents=True, exist_ok=True)
-    number = 0
-    for name, sentences in zip(("train.txt", "test.txt"), sample_sentences(), strict=True):
-        blocks = []
-        for sentence in sentences:
-            number += 1
-            blocks.append(f'{number}\t"{sentence.text}"\n{sentence.label}\nComment:\n\n')
-        (folder / name).write_text("".join(blocks), encoding="utf-8", newline="\n")
+    numbered = enumerate(sample_sentences(train, test), 1)
+    with bar("writing", train + test) as advance:
+        for name, size in (("train.txt", train), ("test.txt", test)):
+            with written_whole(folder / name) as path, path.open("w", encoding="utf-8", newline="\n") as file:
+                for number, sentence in islice(numbered, size):
+                    file.write(f'{number}\t"{sentence.text}"\n{sentence.label}\nComment:\n\n')
+                    if number % TRAIN_SIZE == 0:
+                        advance(TRAIN_SIZE)

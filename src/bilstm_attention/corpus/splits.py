@@ -1,10 +1,17 @@
 """Makes the splits that a corpus does not bring, by sentence text and stratified by label, and checks the labels."""
 
+from typing import Any, Literal
+
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bilstm_attention.corpus.tokens import MARKER
 from bilstm_attention.errors import DataError, listing, nearest
 from bilstm_attention.params import Data
+
+Split = Literal["train", "dev", "test"]
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
 def sentence_key(text: str) -> str:
@@ -16,61 +23,72 @@ def sentence_key(text: str) -> str:
     return "".join(MARKER.sub("", text).split()).casefold()
 
 
-def make_splits(
-    train: pd.DataFrame, dev: pd.DataFrame | None, test: pd.DataFrame | None, data: Data
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def make_splits(rows: pd.DataFrame, data: Data) -> NDArray[np.int8]:
     """Completes train, dev and test: a missing test is split off train, then a missing dev off the rest.
 
-    Examples with the same `sentence_key` stay on one side of a split made here. Files that the corpus brings are taken
-    as they are, even where they share sentences; `summary.summarise` counts those.
+    Rows with the same `sentence_key` stay on one side of a split made here. Files that the corpus brings are taken as
+    they are, even where they share sentences; `summary.summarise` counts those.
 
     Args:
-        train, dev, test: as `formats.read_split` returns them; None where `data` names no file.
+        rows: those of an `index.Index`.
 
     Returns:
-        train, dev and test, rows in the order of the files.
+        the split that each row belongs to, as its number in `SPLITS`, int8.
 
     Raises:
         DataError: train has fewer than two labels or is too small to split, or dev or test, given as files, hold labels
             that train does not (listed by file and line).
     """
-    if test is None:
-        train, test = _split_off(train, "test", data.test_fraction, data.split_seed)
-    if dev is None:
-        train, dev = _split_off(train, "dev", data.dev_fraction, data.split_seed)
-    labels = sorted(train["label"].unique())
-    if len(labels) < 2:
-        raise DataError(f"{train['source'].iloc[0]}: train has the label {labels[0]!r} alone; a classifier needs two.")
-    _check_labels(pd.concat([dev, test]), labels)
-    return train, dev, test
+    given = rows["split"].to_numpy()
+    splits = np.select([given == name for name in SPLITS], range(len(SPLITS))).astype(np.int8)
+    for name in ("test", "dev"):
+        if getattr(data, name) is None:
+            train = np.flatnonzero(splits == 0)
+            splits[train[_split_off(rows.iloc[train], name, data)]] = SPLITS.index(name)
+    names = rows["label"].cat.categories
+    there = np.bincount(rows["label"].cat.codes[splits == 0], minlength=len(names)) > 0
+    if there.sum() < 2:
+        raise DataError(
+            f"{_source(rows.iloc[0])}: train has the label {names[there][0]!r} alone; a classifier needs two."
+        )
+    _check_labels(rows[~there[rows["label"].cat.codes]], list(names[there]))
+    return splits
 
 
-def _check_labels(held: pd.DataFrame, labels: list[str]) -> None:
-    unknown = held[~held["label"].isin(labels)]
+def _source(row: Any) -> str:
+    return f"{row.file}:{row.line}"
+
+
+def _check_labels(unknown: pd.DataFrame, labels: list[str]) -> None:
     if len(unknown):
-        faults = [
-            f"{source}: label {label!r} does not stand in train{nearest(label, labels) or '.'}"
-            for source, label in zip(unknown["source"], unknown["label"], strict=True)
-        ]
+        faults = (
+            f"{_source(row)}: label {row.label!r} does not stand in train{nearest(str(row.label), labels) or '.'}"
+            for row in unknown[["file", "line", "label"]].itertuples()
+        )
         raise DataError(f"{listing(faults)}\nLabels of train: {', '.join(labels)}.")
 
 
-def _split_off(examples: pd.DataFrame, split: str, fraction: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Takes a share of the sentences of each label away from `examples`, which keeps an example of every label."""
-    keys = examples["text"].map(sentence_key)
-    shuffled = pd.DataFrame({"key": keys, "label": examples["label"]}).sample(frac=1, random_state=seed)
+def _split_off(rows: pd.DataFrame, split: str, data: Data) -> NDArray[np.bool_]:
+    """Takes a share of the sentences of each label; what is left has one of every label.
+
+    Returns:
+        which rows are taken.
+    """
+    fraction = data.test_fraction if split == "test" else data.dev_fraction
+    table = pd.DataFrame({"key": rows["key"].to_numpy(), "label": rows["label"].cat.codes.to_numpy()})
+    shuffled = table.sample(frac=1, random_state=data.split_seed, ignore_index=True)
     kept = shuffled.drop_duplicates("label")["key"]
     sentences = shuffled.drop_duplicates("key")
     free = sentences[~sentences["key"].isin(kept)]
     seats = _seats(sentences["label"].value_counts(sort=False), free["label"].value_counts(), fraction)
     if not seats.sum():
         raise DataError(
-            f"{examples['source'].iloc[0]}: {len(sentences)} different sentences of {len(seats)} labels are too few to"
+            f"{_source(rows.iloc[0])}: {len(sentences)} different sentences of {len(seats)} labels are too few to"
             f" split off data.{split}_fraction = {fraction}; raise it, or name a file in data.{split}."
         )
     taken = free.groupby("label").cumcount() < free["label"].map(seats)
-    away = keys.isin(free["key"][taken])
-    return examples[~away].reset_index(drop=True), examples[away].reset_index(drop=True)
+    away: NDArray[np.bool_] = table["key"].isin(free["key"][taken]).to_numpy()
+    return away
 
 
 def _seats(sizes: "pd.Series[int]", free: "pd.Series[int]", fraction: float) -> "pd.Series[int]":

@@ -1,21 +1,41 @@
 """Counts what `prepare` made: rows, labels, lengths, vocabulary, and the sentences that stand twice."""
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from bilstm_attention.corpus.splits import sentence_key
-from bilstm_attention.corpus.tokens import count_words
+from bilstm_attention.corpus.splits import SPLITS, Split
+from bilstm_attention.corpus.tokens import SPECIALS
 
 
-def summarise(examples: Mapping[str, pd.DataFrame], encoded: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+@dataclass
+class Tally:
+    """What is counted of a split while it is written.
+
+    Args:
+        words: tokens after cutting, markers among them.
+        lengths: tokens of each row before cutting, int32.
+        truncated: rows cut.
+    """
+
+    words: Counter[str] = field(default_factory=Counter)
+    lengths: list[NDArray[np.int32]] = field(default_factory=list)
+    truncated: int = 0
+
+
+def summarise(rows: pd.DataFrame, splits: NDArray[np.int8], tallies: Mapping[Split, Tally]) -> dict[str, Any]:
     """Counts of the splits, ready for JSON: integers and strings alone.
 
     Args:
-        examples: the splits as `splits.make_splits` returns them, by name, train first.
-        encoded: the same splits as `tokens.encode_examples` returns them.
+        rows: those of an `index.Index`.
+        splits: of each row, as `splits.make_splits` returns them.
+        tallies: by split, in the order of `splits.SPLITS`.
 
     Returns:
         `splits`: for each `rows`; `labels`, rows by label; `length`, tokens of a row before cutting, with its markers
@@ -23,24 +43,24 @@ def summarise(examples: Mapping[str, pd.DataFrame], encoded: Mapping[str, pd.Dat
         cutting, without markers. `duplicates`: `a-a` counts the rows of a whose sentence an earlier row of a has, `a-b`
         the rows of b whose sentence stands in a.
     """
-    keys = {name: split["text"].map(sentence_key) for name, split in examples.items()}
-    within = {f"{name}-{name}": int(key.duplicated().sum()) for name, key in keys.items()}
-    across = {f"{a}-{b}": int(keys[b].isin(keys[a]).sum()) for a, b in combinations(keys, 2)}
+    parts = {name: rows[splits == SPLITS.index(name)] for name in tallies}
+    within = {f"{name}-{name}": int(part["key"].duplicated().sum()) for name, part in parts.items()}
+    across = {f"{a}-{b}": int(parts[b]["key"].isin(parts[a]["key"]).sum()) for a, b in combinations(parts, 2)}
     return {
-        "splits": {name: _split_summary(split) for name, split in encoded.items()},
+        "splits": {name: _split_summary(part["label"], tallies[name]) for name, part in parts.items()},
         "duplicates": within | across,
     }
 
 
-def _split_summary(encoded: pd.DataFrame) -> dict[str, Any]:
-    words = count_words(encoded["tokens"])
+def _split_summary(labels: pd.Series, tally: Tally) -> dict[str, Any]:
+    words = [count for word, count in tally.words.items() if word not in SPECIALS]
     # "lower" keeps a quantile a length that some row has
-    quantiles = encoded["length"].quantile([0, 0.5, 0.95, 1], interpolation="lower")
+    quantiles = pd.Series(np.concatenate(tally.lengths)).quantile([0, 0.5, 0.95, 1], interpolation="lower")
     return {
-        "rows": len(encoded),
-        "labels": {str(label): int(n) for label, n in encoded["label"].value_counts().sort_index().items()},
+        "rows": len(labels),
+        "labels": {str(label): int(n) for label, n in labels.value_counts().sort_index().items() if n},
         "length": dict(zip(("min", "p50", "p95", "max"), map(int, quantiles), strict=True)),
-        "truncated": int((encoded["length"] > encoded["tokens"].map(len)).sum()),
-        "tokens": int(words["count"].sum()),
+        "truncated": tally.truncated,
+        "tokens": sum(words),
         "types": len(words),
     }

@@ -3,7 +3,8 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
@@ -57,21 +58,26 @@ def tokenize(text: str, tokens: Tokens) -> list[str]:
     >>> tokenize("It's <e1>Ann</e1>, 5!", Tokens(lowercase=False, punctuation="drop", contractions="keep"))
     ["It's", '<e1>', 'Ann', '</e1>', '0']
     """
-    found: Iterable[str] = TOKEN.findall(text.replace("\u2019", "'"))
-    if tokens.contractions == "split":
-        found = chain.from_iterable(map(CONTRACTION.split, found))
-    return [
-        token if token in MARKERS else _written(token, tokens)
-        for token in found
-        if tokens.punctuation == "keep" or token in MARKERS or any(map(str.isalnum, token))
-    ]
+    options = tokens.lowercase, tokens.numbers, tokens.punctuation, tokens.contractions
+    return [word for token in TOKEN.findall(text.replace("\u2019", "'")) for word in _words(token, *options)]
 
 
-def _written(token: str, tokens: Tokens) -> str:
+@lru_cache(maxsize=1 << 17)
+def _words(token: str, lowercase: bool, numbers: str, punctuation: str, contractions: str) -> tuple[str, ...]:
+    """What a token is written as: itself, its parts, or nothing. Texts repeat their tokens, hence the cache."""
+    if token in MARKERS:
+        return (token,)
+    parts = CONTRACTION.split(token) if contractions == "split" else [token]
+    return tuple(
+        _written(part, lowercase, numbers) for part in parts if punctuation == "keep" or any(map(str.isalnum, part))
+    )
+
+
+def _written(token: str, lowercase: bool, numbers: str) -> str:
     token = unicodedata.normalize("NFC", token)
-    if tokens.numbers == "zero":
+    if numbers == "zero":
         token = re.sub(r"\d", "0", token)
-    return token.lower() if tokens.lowercase else token
+    return token.lower() if lowercase else token
 
 
 def encode_examples(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
@@ -81,7 +87,7 @@ def encode_examples(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
     much text to the left of them as to the right where there is enough.
 
     Args:
-        examples: as `formats.read_split` returns them.
+        examples: columns `id`, `text`, `label` and `source`, "file:line" for error messages; all strings.
 
     Returns:
         columns `id`; `tokens`, a list of strings; `label`; for a relation corpus `e1_start`, `e1_end`, `e2_start`,
@@ -92,47 +98,53 @@ def encode_examples(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
         DataError: lists by file and line the sentences and entities without a token, and the rows whose entities do not
             fit in `max_length`.
     """
+    encoded = encode_or_fault(examples, data)
+    if faults := list(chain.from_iterable(encoded["faults"])):
+        raise DataError(listing(faults))
+    return encoded.drop(columns="faults")
+
+
+def encode_or_fault(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
+    """As `encode_examples`, with one more column, `faults`: what that would raise, for each row a list of strings."""
     rows = [tokenize(text, data.tokens) for text in examples["text"]]
+    lengths, limit = np.fromiter(map(len, rows), np.int64, len(rows)), data.tokens.max_length
     encoded = pd.DataFrame({"id": examples["id"].array, "tokens": rows, "label": examples["label"].array})
-    lengths = [len(row) for row in rows]
+    faults: list[list[str]] = [[] for _ in rows]
+    starts = np.zeros(len(rows), np.int64)
     if data.relational:
         spans = np.array([[row.index(marker) for marker in MARKERS] for row in rows])
         spans[:, [0, 2]] += 1
-        _check_entities(examples, spans, data.tokens.max_length)
-        starts = _window_starts(spans, np.array(lengths), data.tokens.max_length)
+        for row, found in _entity_faults(spans, limit):
+            faults[row] = [
+                f"{examples['source'].iloc[row]}: sentence {examples['id'].iloc[row]} {text}" for text in found
+            ]
+        starts = _window_starts(spans, lengths, limit)
         encoded[list(SPANS)] = spans - starts[:, None]
     else:
-        _check_not_empty(examples, lengths)
-        starts = np.zeros(len(rows), dtype=int)
-    encoded["tokens"] = [row[start : start + data.tokens.max_length] for row, start in zip(rows, starts, strict=True)]
-    return encoded.assign(length=lengths)
+        for row in np.flatnonzero(lengths == 0).tolist():
+            source, name, text = examples[["source", "id", "text"]].iloc[row]
+            faults[row] = [f"{source}: sentence {name} has no token left of {text!r}; {DROPPED}"]
+    for row in np.flatnonzero(lengths > limit).tolist():
+        rows[row] = rows[row][starts[row] : starts[row] + limit]
+    encoded["tokens"] = rows
+    encoded["length"] = lengths
+    encoded["faults"] = faults
+    return encoded
 
 
-def _check_not_empty(examples: pd.DataFrame, lengths: Sequence[int]) -> None:
-    empty = examples[np.equal(lengths, 0)]
-    if len(empty):
-        raise DataError(
-            listing(
-                f"{row.source}: sentence {row.id} has no token left of {row.text!r}; {DROPPED}"
-                for row in empty.itertuples()
-            )
-        )
-
-
-def _check_entities(examples: pd.DataFrame, spans: NDArray[np.int64], limit: int) -> None:
-    faults = []
-    for row, (start1, end1, start2, end2) in zip(examples.itertuples(), spans.tolist(), strict=True):
-        for entity, words in (("e1", end1 - start1), ("e2", end2 - start2)):
-            if not words:
-                faults.append(f"{row.source}: sentence {row.id} has no token left in <{entity}>; {DROPPED}")
-        size = max(end1, end2) - min(start1, start2) + 2  # with the outer markers
-        if size > limit:
+def _entity_faults(spans: NDArray[np.int64], limit: int) -> Iterator[tuple[int, list[str]]]:
+    """What is wrong with the entities of rows, by row."""
+    words = spans[:, [1, 3]] - spans[:, [0, 2]]
+    sizes = spans.max(axis=1) - spans.min(axis=1) + 2  # with the outer markers
+    for row in np.flatnonzero((words == 0).any(axis=1) | (sizes > limit)).tolist():
+        empty = [entity for entity, count in zip(("e1", "e2"), words[row], strict=True) if not count]
+        faults = [f"has no token left in <{entity}>; {DROPPED}" for entity in empty]
+        if sizes[row] > limit:
             faults.append(
-                f"{row.source}: sentence {row.id} has {size} tokens from its first marker to its last, more than"
-                f" data.tokens.max_length, {limit}; raise it to {size}."
+                f"has {sizes[row]} tokens from its first marker to its last, more than data.tokens.max_length, {limit};"
+                f" raise it to {sizes[row]}."
             )
-    if faults:
-        raise DataError(listing(faults))
+        yield row, faults
 
 
 def _window_starts(spans: NDArray[np.int64], lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:
@@ -145,7 +157,11 @@ def _window_starts(spans: NDArray[np.int64], lengths: NDArray[np.int64], size: i
 
 def count_words(rows: Iterable[Iterable[str]]) -> pd.DataFrame:
     """Words (markers are none) by falling count, ties by code point: columns `word` and `count`."""
-    counts = Counter(chain.from_iterable(rows))
+    return word_table(Counter(chain.from_iterable(rows)))
+
+
+def word_table(counts: Mapping[str, int]) -> pd.DataFrame:
+    """As `count_words`, of tokens that are counted already."""
     words = sorted(
         ((word, n) for word, n in counts.items() if word not in SPECIALS), key=lambda item: (-item[1], item[0])
     )

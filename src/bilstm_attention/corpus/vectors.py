@@ -294,6 +294,14 @@ def _summary(faults: Faults) -> str:
     return ", ".join(f"{fault['count']} x {kind} (from line {fault['lines'][0]})" for kind, fault in faults.items())
 
 
+@dataclass
+class _WithoutMarkers:
+    sentences: Iterable[Iterable[str]]
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return ([token for token in sentence if token not in MARKERS] for sentence in self.sentences)
+
+
 def train_vectors(
     sentences: Iterable[Iterable[str]], dimension: int, min_count: int, window: int, epochs: int, seed: int
 ) -> Vectors:
@@ -301,18 +309,20 @@ def train_vectors(
 
     Entity markers take no part: they are no words, and would fill the windows around the very words of interest.
 
+    Args:
+        sentences: gone through `epochs` + 1 times, never held.
+
     Raises:
         DataError: no word occurs `min_count` times.
     """
     # half a second to import
     from gensim.models import Word2Vec
 
-    texts = [[token for token in sentence if token not in MARKERS] for sentence in sentences]
-    counts = Counter(token for text in texts for token in text)
-    if max(counts.values(), default=0) < min_count:
-        raise DataError(f"no training word occurs embeddings.min_count = {min_count} times; lower it.")
     # one worker: with more, the order of updates, and so the result, is the scheduler's
-    model = Word2Vec(
-        texts, vector_size=dimension, sg=1, window=window, min_count=min_count, epochs=epochs, seed=seed, workers=1
-    )
+    model = Word2Vec(vector_size=dimension, sg=1, window=window, min_count=min_count, seed=seed, workers=1)
+    texts = _WithoutMarkers(sentences)
+    model.build_vocab(texts)
+    if not len(model.wv):
+        raise DataError(f"no training word occurs embeddings.min_count = {min_count} times; lower it.")
+    model.train(texts, total_examples=model.corpus_count, total_words=model.corpus_total_words, epochs=epochs)
     return Vectors(dict(model.wv.key_to_index), model.wv.vectors, read=len(model.wv))

@@ -148,12 +148,12 @@ def _falls(
 ) -> Floats:
     """Both measures `(2, P)`, mean of the sentences, for a ranking by falling scores `(T,)`."""
     parts = []
-    for tokens, values in zip(rows.tokens, scores, strict=True):
+    for tokens, values in zip(rows, scores, strict=True):
         order = np.lexsort((draw.random(len(tokens)), -values))
         for k in sizes(len(tokens)):
             parts += [np.delete(tokens, order[:k]), tokens[np.sort(order[:k])]]
     # only their tokens are read
-    left = predict(model, Rows(parts, np.zeros(len(parts), np.int32))).reshape(len(rows), len(PERCENTS), 2, -1)
+    left = predict(model, Rows.of(parts, np.zeros(len(parts), np.int32))).reshape(len(rows), len(PERCENTS), 2, -1)
     predicted = whole.argmax(axis=1)
     fallen = (whole[:, None, None] - left.astype(np.float64))[np.arange(len(rows)), ..., predicted]
     return np.asarray(100 * fallen.mean(axis=0).T)
@@ -175,8 +175,9 @@ def gradient_input(model: keras.Model, rows: Rows) -> list[Floats]:
 
     # traced here: TensorFlow warns of functions that their first call traces, once a fifth model has one
     graph = products.get_concrete_function()
+    lengths = rows.lengths
     found = {
-        number: row[: len(rows.tokens[number])].astype(np.float64)
+        number: row[: lengths[number]].astype(np.float64)
         for batch in by_length(rows, GRADIENT_BATCH)
         for number, row in zip(batch, graph(tf.constant(pad(rows, batch))).numpy(), strict=True)
     }

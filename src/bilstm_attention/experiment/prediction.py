@@ -44,6 +44,6 @@ def named(probabilities: NDArray[np.float32], labels: Sequence[str]) -> list[str
 def read_attention(model: keras.Model, rows: Rows) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
     """Probabilities `(N, C)` and each row's attention weights over its own tokens, `(T,)` or `(K, T)`."""
     view = forward_pass.__wrapped__(attention_view(model))
-    outputs = [view(tokens[None, :]) for tokens in rows.tokens]
+    outputs = [view(tokens[None, :]) for tokens in rows]
     probabilities, weights = zip(*outputs, strict=True)
     return np.concatenate(probabilities), [np.asarray(row)[0] for row in weights]

@@ -10,7 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bilstm_attention import paths
-from bilstm_attention.corpus.batches import Rows, encode
+from bilstm_attention.corpus.batches import Rows
+from bilstm_attention.corpus.prepared import Sentences, read_rows
 from bilstm_attention.corpus.tokens import Vocabulary
 from bilstm_attention.errors import DataError
 
@@ -41,7 +42,7 @@ def load_task() -> Task:
         DataError: a file is not there.
     """
     vocabulary, labels = load_vocabulary(), load_labels()
-    train, dev = (encode(load_split(split), vocabulary, labels) for split in ("train", "dev"))
+    train, dev = (read_rows(_file_of(split), vocabulary, labels) for split in ("train", "dev"))
     matrix = np.load(existing(paths.EMBEDDINGS / "matrix.npy"), allow_pickle=False)
     coverage = json.loads(existing(paths.EMBEDDINGS / "coverage.json").read_text(encoding="utf-8"))
     return Task(train, dev, labels, matrix, coverage["training_words"])
@@ -52,7 +53,16 @@ def load_split(split: str) -> pd.DataFrame:
 
     Of the stages only `evaluate` asks for `test`; `explain` shows it when told to.
     """
-    return pd.read_parquet(existing(paths.PREPARED / f"{split}.parquet"))
+    return pd.read_parquet(_file_of(split))
+
+
+def load_sentences(split: str) -> Sentences:
+    """The token lists of a prepared split, never all in memory."""
+    return Sentences(_file_of(split))
+
+
+def _file_of(split: str) -> Path:
+    return existing(paths.PREPARED / f"{split}.parquet")
 
 
 def load_vocabulary() -> Vocabulary:
