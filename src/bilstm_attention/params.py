@@ -139,6 +139,7 @@ class Model(Block):
     train_embeddings: bool = True
     lstm_units: Annotated[int, Field(ge=1, le=4096)] = 100
     lstm_layers: Annotated[int, Field(ge=1, le=8)] = 1
+    lstm_kernel: Literal["auto", "fused", "keras"] = "auto"
     merge: Literal["concat", "sum"] = "sum"
     attention: Attention = Attention()
     positions: Positions = Positions()
@@ -172,6 +173,7 @@ class Train(Block):
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
     patience: Annotated[int, Field(ge=1)] = 8
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
+    batch_tokens: Annotated[int, Field(ge=1, le=2**24)] | None = None
     optimizer: Literal["adam", "adamw", "nadam", "rmsprop", "sgd", "adadelta", "adagrad"] = "adam"
     learning_rate: Annotated[float, Field(gt=0.0, le=100.0)] = 3e-3
     schedule: Schedule = Schedule()

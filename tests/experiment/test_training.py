@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from bilstm_attention.corpus.batches import Rows
+from bilstm_attention.corpus.batches import Rows, pad
 from bilstm_attention.errors import ParamsError, TrainingError
 from bilstm_attention.experiment.checkpoint import digest
 from bilstm_attention.experiment.scoring import scores
@@ -18,10 +18,12 @@ from bilstm_attention.terminal import start_tensorflow
 
 start_tensorflow()
 import keras  # noqa: E402
+import tensorflow as tf  # noqa: E402
 
 from bilstm_attention.experiment import prediction, training  # noqa: E402
+from bilstm_attention.experiment.optimizers import OPTIMIZERS, make_optimizer  # noqa: E402
 from bilstm_attention.experiment.prediction import predict  # noqa: E402
-from bilstm_attention.experiment.training import OPTIMIZERS, Fitted, fit, training_checkpoint  # noqa: E402
+from bilstm_attention.experiment.training import Fitted, fit, training_checkpoint  # noqa: E402
 from bilstm_attention.network.attention import MECHANISMS  # noqa: E402
 from bilstm_attention.network.classifier import WordEmbedding, build_classifier  # noqa: E402
 
@@ -37,7 +39,7 @@ def rows(count: int, seed: int) -> Rows:
     tokens = [draw.integers(FIRST_NOISE, TRAINING_WORDS, draw.integers(2, 7)).astype(np.int32) for _ in labels]
     for row, label in zip(tokens, labels, strict=True):
         row[draw.integers(len(row))] = FIRST_CLUE + label
-    return Rows(tokens, labels)
+    return Rows.of(tokens, labels)
 
 
 def tiny_task(labels: list[str] = CLASSES, scale: float = 1.0) -> Task:
@@ -146,6 +148,21 @@ def test_each_epoch_shows_every_sentence_in_an_order_of_its_own(quick: Any, monk
     assert first != second
 
 
+def test_batches_within_a_budget_of_tokens_show_every_sentence(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[int, int]] = []
+
+    def padded(of: Rows, batch: Any) -> Any:
+        if of is TASK.train:
+            shown.append(pad(of, batch).shape)
+        return pad(of, batch)
+
+    monkeypatch.setattr(training, "pad", padded)
+    fitted = fit(EXACT, train(epochs=1, batch_tokens=20, schedule=Schedule(kind="cosine")), TASK, seed=0)
+    assert sum(sentences for sentences, _ in shown) == len(TASK.train)
+    assert max(sentences * tokens for sentences, tokens in shown) <= 20
+    assert np.isfinite(fitted.history["loss"]).all()
+
+
 def test_another_seed_gives_other_weights(quick: Any) -> None:
     assert bits(fit(TINY, train(), TASK, seed=0)) != bits(fit(TINY, train(), TASK, seed=1))
 
@@ -247,6 +264,11 @@ def interrupt_after(epoch: int) -> Callable[[dict[str, Any]], None]:
             raise KeyboardInterrupt
 
     return on_epoch
+
+
+KERAS_OPTIMIZERS = [
+    getattr(keras.optimizers, name) for name in ("Adam", "AdamW", "Nadam", "RMSprop", "SGD", "Adadelta", "Adagrad")
+]
 
 
 def test_the_optimizers_are_those_the_parameters_name() -> None:
@@ -449,8 +471,37 @@ def test_a_checkpoint_is_not_taken_for_another_training(
 def test_predictions_come_in_the_order_of_the_rows_whatever_the_batches(
     learned: Fitted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = np.concatenate([np.asarray(learned.model(tokens[None, :], training=False)) for tokens in TASK.dev.tokens])
+    alone = np.concatenate([np.asarray(learned.model(tokens[None, :], training=False)) for tokens in TASK.dev])
     monkeypatch.setattr(prediction, "PREDICTION_BATCH", 5)
     found = predict(learned.model, TASK.dev)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_is_that_of_keras_on_the_gradient_of_the_loss_and_every_penalty(name: str) -> None:
+    # a penalty of its own for the attention, beside those of weights; clipped, averaged and scheduled
+    model_params = EXACT.model_copy(update={"attention": Attention(kind="structured", hops=2, size=3), "l2": 0.05})
+    params = train(optimizer=name, clip_norm=0.5, ema=0.9, schedule=Schedule(kind="cosine", warmup_epochs=1))
+    tokens, labels = pad(TASK.train, np.arange(8)), TASK.train.labels[:8]
+    models = [build_classifier(model_params, TASK.matrix, TRAINING_WORDS, len(CLASSES), seed=0) for _ in range(2)]
+    ours = make_optimizer(params, STEPS)
+    # Keras's own of the same settings
+    plain = {kind.__name__.lower(): kind for kind in KERAS_OPTIMIZERS}[name].from_config(ours.get_config())
+    for model, optimizer in zip(models, (ours, plain), strict=True):
+        optimizer.build(model.trainable_variables)
+    step = training.training_step(models[0], ours, len(CLASSES), params.label_smoothing)
+    cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=params.label_smoothing)
+    for _ in range(4):
+        with tf.GradientTape() as tape:
+            loss = cross_entropy(np.eye(len(CLASSES))[labels], models[1](tokens, training=True))
+            assert len(models[1].losses) > 1
+            total = loss + tf.add_n(models[1].losses)
+        gradients = tape.gradient(total, models[1].trainable_variables)
+        plain.apply([tf.convert_to_tensor(gradient) for gradient in gradients])
+        assert float(step(tokens, labels)) == pytest.approx(float(loss), rel=1e-5)
+    for found, wanted in (
+        *zip(*(model.variables for model in models), strict=True),
+        *zip(ours.variables, plain.variables, strict=True),
+    ):
+        np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-4, atol=1e-6)

@@ -4,6 +4,7 @@ import importlib.metadata
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,16 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from bilstm_attention.corpus.batches import Rows, pad, training_batches
+from bilstm_attention.corpus.batches import Rows, pad, steps_per_epoch, training_batches
 from bilstm_attention.errors import ParamsError, TrainingError
 from bilstm_attention.experiment.checkpoint import Arrays, Checkpoint, State, digest
+from bilstm_attention.experiment.optimizers import make_optimizer
 from bilstm_attention.experiment.prediction import TOKENS, predict
 from bilstm_attention.experiment.scoring import goodness, metric_names, scores
 from bilstm_attention.experiment.task import Task
 from bilstm_attention.network.classifier import build_classifier
 from bilstm_attention.params import Model, Train
 
-OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
-    "adam": keras.optimizers.Adam,
-    "adamw": keras.optimizers.AdamW,
-    "nadam": keras.optimizers.Nadam,
-    "rmsprop": keras.optimizers.RMSprop,
-    "sgd": keras.optimizers.SGD,
-    "adadelta": keras.optimizers.Adadelta,
-    "adagrad": keras.optimizers.Adagrad,
-}
 # A probability of 0 in float32 would make the dev loss infinite.
 SMALLEST_PROBABILITY = 1e-7
 # Class numbers (B,), of any B.
@@ -85,10 +78,11 @@ def fit(
     _check_monitor(train_params.monitor, task.labels)
     use_threads(train_params.threads)
     model = build_classifier(model_params, task.matrix, task.training_words, len(task.labels), seed)
-    steps = math.ceil(len(task.train) / train_params.batch_size)
-    optimizer = _optimizer(train_params, steps)
+    optimizer = make_optimizer(
+        train_params, steps_per_epoch(task.train, train_params.batch_size, train_params.batch_tokens)
+    )
     optimizer.build(model.trainable_variables)
-    step = _training_step(model, optimizer, len(task.labels), train_params.label_smoothing)
+    step = training_step(model, optimizer, len(task.labels), train_params.label_smoothing)
 
     checkpoint = training_checkpoint(checkpoints, model_params, train_params, task, seed) if checkpoints else None
     moving = _moving(model)
@@ -102,7 +96,10 @@ def fit(
     while not _finished(state, train_params):
         epoch = len(state.history) + 1
         learning_rate = float(optimizer.learning_rate)
-        loss = _run_epoch(step, task.train, train_params.batch_size, seed, epoch, learning_rate, on_batch)
+        batches = training_batches(task.train, train_params.batch_size, seed, epoch, train_params.batch_tokens)
+        loss = _run_epoch(
+            step, task.train, batches, f"seed {seed}, epoch {epoch}", learning_rate, partial(on_batch, epoch)
+        )
         weights = _values(moving)
         if train_params.ema:
             optimizer.finalize_variable_values(model.trainable_variables)
@@ -127,12 +124,10 @@ def fit(
 
 def training_checkpoint(folder: Path, model_params: Model, train_params: Train, task: Task, seed: int) -> Checkpoint:
     """The checkpoint of exactly this training: these parameters, data, seed, versions and source files."""
-    arrays = [
-        part for rows in (task.train, task.dev) for part in (np.concatenate(rows.tokens), rows.lengths, rows.labels)
-    ]
+    arrays = [part for rows in (task.train, task.dev) for part in (rows.tokens, rows.starts, rows.labels)]
     versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow", "bilstm-attention")}
     package = Path(__file__).parents[1]
-    names = ("official", "prediction", "scoring", "training")
+    names = ("official", "optimizers", "prediction", "scoring", "training")
     files = [package / "corpus/batches.py", *(package / f"experiment/{name}.py" for name in names)]
     files += sorted((package / "network").glob("*.py"))
     source = [file.read_text(encoding="utf-8") for file in files]
@@ -149,21 +144,51 @@ def use_threads(threads: int) -> None:
         return
 
 
-def _training_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, classes: int, smoothing: float) -> Any:
-    cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
+def training_step(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, classes: int, label_smoothing: float
+) -> Any:
+    """One step of training, a graph: word ids `(B, T)` and class numbers `(B,)` to the mean loss before the step.
 
-    @tf.function(input_signature=[TOKENS, _LABELS])
+    Penalties are in the step and not in the loss that it returns. The embedding is by far the largest weight, so what
+    is done to it at every step is done in as few passes as can be: the words' gradients are added to the penalty's.
+
+    Args:
+        model: of `build_classifier`.
+        optimizer: built on its trainable variables.
+        classes: C.
+        label_smoothing: share of each label spread over all classes.
+    """
+    cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
+    weights = model.trainable_variables
+    penalised = [weight for weight in weights if weight.regularizer is not None]
+
+    @tf.function(input_signature=[TOKENS, _LABELS], autograph=False)
     def step(tokens: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(persistent=True) as tape:
             probabilities = model(tokens, training=True)
             loss = cross_entropy(tf.one_hot(labels, classes), probabilities)
-            total = tf.add_n([loss, *model.losses])
-        # dense, since the norm of a sparse gradient takes each showing of a word apart
-        gradients = map(tf.convert_to_tensor, tape.gradient(total, model.trainable_variables))
-        _alone(lambda: optimizer.apply(list(gradients), model.trainable_variables))
+            # Keras lists what layers add first, and then the penalties of weights, whose gradients are taken apart
+            added = model.losses[: len(model.losses) - len(penalised)]
+            total = tf.add_n([loss, *added])
+            penalties = [weight.regularizer(weight) for weight in penalised]
+        gradients = tape.gradient(total, weights)
+        of_penalties = dict(zip(map(id, penalised), tape.gradient(penalties, penalised), strict=True))
+        summed = [
+            _added(of_penalties.get(id(weight)), gradient) for gradient, weight in zip(gradients, weights, strict=True)
+        ]
+        _alone(lambda: optimizer.apply(summed, weights))
         return loss
 
     return step
+
+
+def _added(penalty: tf.Tensor | None, gradient: Any) -> tf.Tensor:
+    """Their sum, dense: the norm of a sparse gradient would take each showing of a word apart."""
+    if penalty is None:
+        return tf.convert_to_tensor(gradient)
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.tensor_scatter_nd_add(penalty, gradient.indices[:, tf.newaxis], gradient.values)
+    return penalty + gradient
 
 
 def _alone(update: Callable[[], None]) -> None:
@@ -177,20 +202,18 @@ def _alone(update: Callable[[], None]) -> None:
 def _run_epoch(
     step: Any,
     rows: Rows,
-    batch_size: int,
-    seed: int,
-    epoch: int,
+    batches: Sequence[Any],
+    where: str,
     learning_rate: float,
-    on_batch: Callable[[int, int, int], None],
+    on_batch: Callable[[int, int], None],
 ) -> float:
     """Takes one step per batch; returns the mean loss per sentence."""
-    batches = training_batches(rows, batch_size, seed, epoch)
     total = 0.0
     for number, batch in enumerate(batches, start=1):
         loss = float(step(pad(rows, batch), rows.labels[batch]))
-        _check_number(loss, f"seed {seed}, epoch {epoch}, batch {number} of {len(batches)}", learning_rate)
+        _check_number(loss, f"{where}, batch {number} of {len(batches)}", learning_rate)
         total += loss * len(batch)
-        on_batch(epoch, number, len(batches))
+        on_batch(number, len(batches))
     return total / len(rows)
 
 
@@ -209,30 +232,6 @@ def _judge(model: keras.Model, rows: Rows, labels: Sequence[str]) -> dict[str, f
     found = scores(names[rows.labels].tolist(), names[probabilities.argmax(axis=1)].tolist(), labels)
     loss = float(-np.log(np.maximum(of_gold, SMALLEST_PROBABILITY), dtype=np.float64).mean())
     return {"dev_loss": loss, **{f"dev_{name}": value for name, value in found.items()}}
-
-
-def _optimizer(params: Train, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    return OPTIMIZERS[params.optimizer](
-        learning_rate=_learning_rate(params, steps_per_epoch),
-        global_clipnorm=params.clip_norm,
-        use_ema=bool(params.ema),
-        ema_momentum=params.ema or 0.99,
-    )
-
-
-def _learning_rate(params: Train, steps_per_epoch: int) -> Any:
-    warmup = round(params.schedule.warmup_epochs * steps_per_epoch)
-    if params.schedule.kind == "constant" and not warmup:
-        return params.learning_rate
-    total = params.epochs * steps_per_epoch
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warmup else params.learning_rate,
-        warmup_target=params.learning_rate if warmup else None,
-        warmup_steps=warmup,
-        decay_steps=max(1, total - warmup),
-        # alpha is the share of the rate left at the end; 1 keeps it constant
-        alpha=1.0 if params.schedule.kind == "constant" else 0.0,
-    )
 
 
 def _check_monitor(monitor: str, labels: Sequence[str]) -> None:

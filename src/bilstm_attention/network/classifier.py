@@ -133,6 +133,7 @@ def build_classifier(model: Model, matrix: np.ndarray, training_words: int, clas
         merge=model.merge,
         dropout=model.dropout.lstm,
         l2=model.l2,
+        kernel=model.lstm_kernel,
     )
     context = {"mask": mask}
     if "last" in pooling.needs:
