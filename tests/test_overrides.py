@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bilstm_attention.overrides import apply_overrides, flatten, parse_override, read_overrides, with_overrides
@@ -138,6 +138,8 @@ VALUES = {
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(overrides={"data.folder": "\x85"}).via("a line break that YAML would fold")
+@example(overrides={"data.folder": "a\u2028b \x7f\t\u00ad\ufeff "}).via("what does not print")
 @given(overrides=st.fixed_dictionaries({}, optional=VALUES))
 def test_what_is_applied_is_loaded_again_and_nothing_else_moves(overrides: dict[str, Any], tmp_path: Path) -> None:
     file = Path(shutil.copy(ROOT / "params.yaml", tmp_path))

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from bilstm_attention.errors import ParamsError
 from bilstm_attention.params import PLAIN, Params, check, load_params, read_yaml
@@ -63,7 +64,9 @@ def _assign(values: Any, key: str, value: Any) -> None:
 
 
 def _on_one_line(value: Any) -> Any:
-    """Lists are written as `[0, 1]`, the way params.yaml shows them."""
+    """Lists are written as `[0, 1]`, the way params.yaml shows them; text with line breaks or controls in quotes."""
+    if isinstance(value, str) and not value.isprintable():
+        return DoubleQuotedScalarString(value)
     if not isinstance(value, list):
         return value
     line = CommentedSeq(value)
