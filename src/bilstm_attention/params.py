@@ -182,6 +182,7 @@ class Train(Block):
     ema: Fraction = 0.0
     monitor: Literal["official_f1", "accuracy", "macro_f1", "loss"] = "official_f1"
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    devices: Annotated[int, Field(ge=1, le=1024)] = 1
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> "Train":

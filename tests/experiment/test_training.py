@@ -23,6 +23,7 @@ import tensorflow as tf  # noqa: E402
 from bilstm_attention.experiment import prediction, training  # noqa: E402
 from bilstm_attention.experiment.optimizers import OPTIMIZERS, make_optimizer  # noqa: E402
 from bilstm_attention.experiment.prediction import predict  # noqa: E402
+from bilstm_attention.experiment.step import devices, training_step  # noqa: E402
 from bilstm_attention.experiment.training import Fitted, fit, training_checkpoint  # noqa: E402
 from bilstm_attention.network.attention import MECHANISMS  # noqa: E402
 from bilstm_attention.network.classifier import WordEmbedding, build_classifier  # noqa: E402
@@ -490,7 +491,7 @@ def test_a_step_is_that_of_keras_on_the_gradient_of_the_loss_and_every_penalty(n
     plain = {kind.__name__.lower(): kind for kind in KERAS_OPTIMIZERS}[name].from_config(ours.get_config())
     for model, optimizer in zip(models, (ours, plain), strict=True):
         optimizer.build(model.trainable_variables)
-    step = training.training_step(models[0], ours, len(CLASSES), params.label_smoothing)
+    step = training_step(models[0], ours, len(CLASSES), params.label_smoothing, devices(1))
     cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=params.label_smoothing)
     for _ in range(4):
         with tf.GradientTape() as tape:

@@ -15,7 +15,9 @@ start_tensorflow()
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
+from bilstm_attention.experiment import step as steps  # noqa: E402
 from bilstm_attention.experiment import training  # noqa: E402
+from bilstm_attention.experiment.optimizers import make_optimizer  # noqa: E402
 from bilstm_attention.network.classifier import build_classifier  # noqa: E402
 from bilstm_attention.network.recurrent import Kernel, bidirectional_lstm  # noqa: E402
 
@@ -65,9 +67,9 @@ def training_step(setup: Setup, work: Work, params: Model) -> Any:
     model.get_layer("bilstm_1").set_weights(lstm)
     model.get_layer("attention").set_weights([weights["attention"]])
     model.get_layer("probabilities").set_weights([weights["output"], weights["output_bias"]])
-    optimizer = training.make_optimizer(setup.train, len(work.batches))
+    optimizer = make_optimizer(setup.train, len(work.batches))
     optimizer.build(model.trainable_variables)
-    return training.training_step(model, optimizer, len(task.labels), setup.train.label_smoothing)
+    return steps.training_step(model, optimizer, len(task.labels), setup.train.label_smoothing, steps.devices(1))
 
 
 def losses(setup: Setup, work: Work) -> list[float]:

@@ -8,7 +8,18 @@ import tensorflow as tf
 from bilstm_attention.params import Train
 
 
-class _OnePassAdam:
+class _Summed:
+    """An optimizer whose gradients are those of all devices already, so that they are clipped as one.
+
+    Keras sums them itself, after clipping, and on one device too; TensorFlow registers the gradient of that sum for
+    good, and with it a process keeps the graph, the weights and the optimizer of every training that it ever did.
+    """
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
+        return grads_and_vars
+
+
+class _OnePassAdam(_Summed):
     """Adam's update as one operation of TensorFlow: the formula and the order of Keras's, which takes a dozen.
 
     An embedding of 20,000 words is the largest weight by far; each operation on it costs as much as a step of the LSTM.
@@ -40,7 +51,7 @@ class AdamW(_OnePassAdam, keras.optimizers.AdamW):
     """`keras.optimizers.AdamW` in one pass."""
 
 
-class Adadelta(keras.optimizers.Adadelta):
+class Adadelta(_Summed, keras.optimizers.Adadelta):
     """`keras.optimizers.Adadelta` in one pass."""
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: Any) -> None:
@@ -57,14 +68,24 @@ class Adadelta(keras.optimizers.Adadelta):
         )
 
 
+class Nadam(_Summed, keras.optimizers.Nadam):
+    """`keras.optimizers.Nadam`."""
+
+
+class RMSprop(_Summed, keras.optimizers.RMSprop):
+    """`keras.optimizers.RMSprop`."""
+
+
+class SGD(_Summed, keras.optimizers.SGD):
+    """`keras.optimizers.SGD`."""
+
+
+class Adagrad(_Summed, keras.optimizers.Adagrad):
+    """`keras.optimizers.Adagrad`."""
+
+
 OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
-    "adam": Adam,
-    "adamw": AdamW,
-    "nadam": keras.optimizers.Nadam,
-    "rmsprop": keras.optimizers.RMSprop,
-    "sgd": keras.optimizers.SGD,
-    "adadelta": Adadelta,
-    "adagrad": keras.optimizers.Adagrad,
+    kind.__name__.lower(): kind for kind in (Adam, AdamW, Nadam, RMSprop, SGD, Adadelta, Adagrad)
 }
 
 

@@ -17,16 +17,15 @@ from bilstm_attention.corpus.batches import Rows, pad, steps_per_epoch, training
 from bilstm_attention.errors import ParamsError, TrainingError
 from bilstm_attention.experiment.checkpoint import Arrays, Checkpoint, State, digest
 from bilstm_attention.experiment.optimizers import make_optimizer
-from bilstm_attention.experiment.prediction import TOKENS, predict
+from bilstm_attention.experiment.prediction import predict
 from bilstm_attention.experiment.scoring import goodness, metric_names, scores
+from bilstm_attention.experiment.step import devices, training_step
 from bilstm_attention.experiment.task import Task
 from bilstm_attention.network.classifier import build_classifier
 from bilstm_attention.params import Model, Train
 
 # A probability of 0 in float32 would make the dev loss infinite.
 SMALLEST_PROBABILITY = 1e-7
-# Class numbers (B,), of any B.
-_LABELS = tf.TensorSpec([None], tf.int32)
 
 
 @dataclass(frozen=True)
@@ -77,12 +76,13 @@ def fit(
     """
     _check_monitor(train_params.monitor, task.labels)
     use_threads(train_params.threads)
-    model = build_classifier(model_params, task.matrix, task.training_words, len(task.labels), seed)
-    optimizer = make_optimizer(
-        train_params, steps_per_epoch(task.train, train_params.batch_size, train_params.batch_tokens)
-    )
-    optimizer.build(model.trainable_variables)
-    step = training_step(model, optimizer, len(task.labels), train_params.label_smoothing)
+    steps = steps_per_epoch(task.train, train_params.batch_size, train_params.batch_tokens)
+    strategy = devices(train_params.devices)
+    with strategy.scope():
+        model = build_classifier(model_params, task.matrix, task.training_words, len(task.labels), seed)
+        optimizer = make_optimizer(train_params, steps)
+        optimizer.build(model.trainable_variables)
+    step = training_step(model, optimizer, len(task.labels), train_params.label_smoothing, strategy)
 
     checkpoint = training_checkpoint(checkpoints, model_params, train_params, task, seed) if checkpoints else None
     moving = _moving(model)
@@ -95,7 +95,7 @@ def fit(
 
     while not _finished(state, train_params):
         epoch = len(state.history) + 1
-        learning_rate = float(optimizer.learning_rate)
+        learning_rate = float(optimizer.learning_rate.numpy())
         batches = training_batches(task.train, train_params.batch_size, seed, epoch, train_params.batch_tokens)
         loss = _run_epoch(
             step, task.train, batches, f"seed {seed}, epoch {epoch}", learning_rate, partial(on_batch, epoch)
@@ -127,7 +127,7 @@ def training_checkpoint(folder: Path, model_params: Model, train_params: Train, 
     arrays = [part for rows in (task.train, task.dev) for part in (rows.tokens, rows.starts, rows.labels)]
     versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow", "bilstm-attention")}
     package = Path(__file__).parents[1]
-    names = ("official", "optimizers", "prediction", "scoring", "training")
+    names = ("official", "optimizers", "prediction", "scoring", "step", "training")
     files = [package / "corpus/batches.py", *(package / f"experiment/{name}.py" for name in names)]
     files += sorted((package / "network").glob("*.py"))
     source = [file.read_text(encoding="utf-8") for file in files]
@@ -142,61 +142,6 @@ def use_threads(threads: int) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError:
         return
-
-
-def training_step(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, classes: int, label_smoothing: float
-) -> Any:
-    """One step of training, a graph: word ids `(B, T)` and class numbers `(B,)` to the mean loss before the step.
-
-    Penalties are in the step and not in the loss that it returns. The embedding is by far the largest weight, so what
-    is done to it at every step is done in as few passes as can be: the words' gradients are added to the penalty's.
-
-    Args:
-        model: of `build_classifier`.
-        optimizer: built on its trainable variables.
-        classes: C.
-        label_smoothing: share of each label spread over all classes.
-    """
-    cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
-    weights = model.trainable_variables
-    penalised = [weight for weight in weights if weight.regularizer is not None]
-
-    @tf.function(input_signature=[TOKENS, _LABELS], autograph=False)
-    def step(tokens: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape(persistent=True) as tape:
-            probabilities = model(tokens, training=True)
-            loss = cross_entropy(tf.one_hot(labels, classes), probabilities)
-            # Keras lists what layers add first, and then the penalties of weights, whose gradients are taken apart
-            added = model.losses[: len(model.losses) - len(penalised)]
-            total = tf.add_n([loss, *added])
-            penalties = [weight.regularizer(weight) for weight in penalised]
-        gradients = tape.gradient(total, weights)
-        of_penalties = dict(zip(map(id, penalised), tape.gradient(penalties, penalised), strict=True))
-        summed = [
-            _added(of_penalties.get(id(weight)), gradient) for gradient, weight in zip(gradients, weights, strict=True)
-        ]
-        _alone(lambda: optimizer.apply(summed, weights))
-        return loss
-
-    return step
-
-
-def _added(penalty: tf.Tensor | None, gradient: Any) -> tf.Tensor:
-    """Their sum, dense: the norm of a sparse gradient would take each showing of a word apart."""
-    if penalty is None:
-        return tf.convert_to_tensor(gradient)
-    if isinstance(gradient, tf.IndexedSlices):
-        return tf.tensor_scatter_nd_add(penalty, gradient.indices[:, tf.newaxis], gradient.values)
-    return penalty + gradient
-
-
-def _alone(update: Callable[[], None]) -> None:
-    """Updates weights without Keras's sum over replicas, whose gradient TensorFlow registers for good.
-
-    With it a process keeps the graph, the weights and the optimizer of every training that it ever did.
-    """
-    tf.distribute.get_replica_context().merge_call(lambda strategy: update())
 
 
 def _run_epoch(

@@ -1,0 +1,103 @@
+"""One step of training: a batch, on one device or shared by several, to gradients, penalties and an update."""
+
+from functools import cache
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from bilstm_attention.errors import ParamsError
+from bilstm_attention.experiment.prediction import TOKENS
+
+# Class numbers (B,), of any B.
+LABELS = tf.TensorSpec([None], tf.int32)
+
+
+@cache
+def devices(count: int) -> tf.distribute.Strategy:
+    """The strategy by which so many GPUs share each batch; without GPUs, so many logical CPUs.
+
+    One for the whole process: sums over devices are told apart by numbers that every strategy begins anew.
+
+    Raises:
+        ParamsError: there are not so many.
+    """
+    if count == 1:
+        return tf.distribute.get_strategy()
+    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    there = [device.name for device in tf.config.list_logical_devices(kind)]
+    if len(there) < count:
+        raise ParamsError(f"train.devices: {count}, but TensorFlow sees {len(there)} {kind}; set it to that or less.")
+    return tf.distribute.MirroredStrategy(there[:count])
+
+
+def training_step(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    classes: int,
+    label_smoothing: float,
+    strategy: tf.distribute.Strategy,
+) -> Any:
+    """One step of training, a graph: word ids `(B, T)` and class numbers `(B,)` to the mean loss before the step.
+
+    Penalties are in the step and not in the loss that it returns. The embedding is by far the largest weight, so what
+    is done to it at every step is done in as few passes as can be: the words' gradients are added to the penalty's.
+
+    Args:
+        model: of `build_classifier`, made in the scope of `strategy`.
+        optimizer: of `make_optimizer`, built there on the model's trainable variables.
+        classes: C.
+        label_smoothing: share of each label spread over all classes.
+        strategy: of `devices`; the loss and the update do not depend on how many there are, but for dropout.
+    """
+    cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing, reduction="sum")
+    weights = model.trainable_variables
+    penalised = [weight for weight in weights if weight.regularizer is not None]
+    count = strategy.num_replicas_in_sync
+
+    def on_device(tokens: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        sentences = tf.cast(tf.shape(labels)[0], tf.float32)
+        tokens, labels, counted = _share(tokens, labels, count)
+        with tf.GradientTape(persistent=True) as tape:
+            probabilities = model(tokens, training=True)
+            loss = cross_entropy(tf.one_hot(labels, classes), probabilities, sample_weight=counted) / sentences
+            # Keras lists what layers add first, and then the penalties of weights, whose gradients are taken apart
+            added = model.losses[: len(model.losses) - len(penalised)]
+            total = tf.add_n([loss, *(part / count for part in added)])
+            penalties = [weight.regularizer(weight) / count for weight in penalised]
+        gradients = tape.gradient(total, weights)
+        of_penalties = dict(zip(map(id, penalised), tape.gradient(penalties, penalised), strict=True))
+        summed = [
+            _added(of_penalties.get(id(weight)), gradient) for gradient, weight in zip(gradients, weights, strict=True)
+        ]
+        if count > 1:
+            summed = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, summed)
+        optimizer.apply(summed, weights)
+        return loss
+
+    @tf.function(input_signature=[TOKENS, LABELS], autograph=False)
+    def step(tokens: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        losses = strategy.run(on_device, (tokens, labels))
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+
+    return step
+
+
+def _share(tokens: tf.Tensor, labels: tf.Tensor, devices: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+    """This device's sentences of a batch, and the weight of each: 0 where it repeats one so as to have any."""
+    if devices == 1:
+        return tokens, labels, None
+    rows = tf.shape(labels)[0]
+    number = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
+    mine = number + devices * tf.range(-(-rows // devices))
+    taken = tf.minimum(mine, rows - 1)
+    return tf.gather(tokens, taken), tf.gather(labels, taken), tf.cast(mine < rows, tf.float32)
+
+
+def _added(penalty: tf.Tensor | None, gradient: Any) -> tf.Tensor:
+    """Their sum, dense: the norm of a sparse gradient would take each showing of a word apart."""
+    if penalty is None:
+        return tf.convert_to_tensor(gradient)
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.tensor_scatter_nd_add(penalty, gradient.indices[:, tf.newaxis], gradient.values)
+    return penalty + gradient
