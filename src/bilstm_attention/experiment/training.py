@@ -136,9 +136,14 @@ def training_checkpoint(folder: Path, model_params: Model, train_params: Train, 
 
 
 def use_threads(threads: int) -> None:
-    """Sets TensorFlow's threads; once it has begun computing they can no longer change, and stay."""
+    """Sets how many of TensorFlow's operations run at once, each on one thread.
+
+    Their products are too small to be shared out: with two threads inside each operation a step of 100 or 300 units
+    took 1.3 times as long as with two operations, a direction each, at once. Once TensorFlow has begun computing its
+    threads can no longer change, and stay.
+    """
     try:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError:
         return
