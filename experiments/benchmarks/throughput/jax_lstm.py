@@ -2,7 +2,6 @@
 
 XLA compiles a program per shape, so batches are padded to one of ten lengths, chosen to waste least. Presents to it:
 compiling is not timed, batches are padded before they are timed, and no loss is read back before the end of a pass.
-Unrolling the scan by 4 was no faster, and took three times as long to compile.
 """
 
 from functools import partial
@@ -22,7 +21,7 @@ LAYER_STEPS = 20
 # of Adam, Keras's
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
 
-# random bits by the processor's fastest way; Threefry, the default, takes longer
+# a present too: random bits need not be the same on every machine
 jax.config.update("jax_default_prng_impl", "unsafe_rbg")
 
 
