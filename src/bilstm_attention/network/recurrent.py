@@ -9,7 +9,7 @@ from keras import ops
 Kernel = Literal["auto", "fused", "keras"]
 
 # An input wider than this many times the state has the gradient of `_gradient_by_steps`: TensorFlow's own multiplies
-# with the input at every step, ours once. Measured in experiments/results/speed.md.
+# with the input at every step, ours once. At 50 dimensions and 100 units that gained nothing, at 300 it did.
 WIDE = 1.5
 
 
