@@ -201,9 +201,7 @@ def sweep(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Trials at once, each of train.threads threads; by default 2, with --dask as many as it has."
-        ),
+        typer.Option(min=1, help="Trials at once, each of one thread; by default 2, with --dask as many as it has."),
     ] = None,
     storage: Storage = None,
     dask: Annotated[

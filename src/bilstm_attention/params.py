@@ -181,7 +181,7 @@ class Train(Block):
     label_smoothing: Fraction = 0.0
     ema: Fraction = 0.0
     monitor: Literal["official_f1", "accuracy", "macro_f1", "loss"] = "official_f1"
-    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] = 2
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
 
     @model_validator(mode="after")

@@ -38,6 +38,8 @@ def quietly() -> Iterator[None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # oneDNN reorders sums by processor, and says so at length
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    # each step makes gradients as large as the embedding, which the system's allocator gives back and gets anew
+    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "1")
     sys.stderr.flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as aside:

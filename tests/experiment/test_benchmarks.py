@@ -13,7 +13,7 @@ import pytest
 
 from bilstm_attention import paths, stages
 
-BENCHMARK = Path(__file__).parents[2] / "experiments/benchmarks/throughput"
+BENCHMARK = Path(__file__).parents[2] / "experiments/benchmarks/throughput.py"
 PARAMS = """
 data: {format: classes, folder: corpus, train: {cold: cold.txt, hot: hot.txt}, test: null,
        dev_fraction: 0.25, test_fraction: 0.25}
@@ -39,11 +39,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         stages.embed()
     options = "--contenders ours keras --batch 4 --dimension 3 --units 2 --threads 1 --batches 2 --markdown"
     command = [sys.executable, str(BENCHMARK), *options.split(), "--rounds", str(ROUNDS), "--json", "found.json"]
-    done = subprocess.run([*command, "--plot", "found.png"], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--only", "step", "--pictures", "."], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "| ours, Keras's LSTM |" in done.stdout
-    assert (folder / "found.png").stat().st_size > 1000
-    result: dict[str, Any] = json.loads((folder / "found.json").read_text())
+    assert (folder / "step.png").stat().st_size > 1000
+    result: dict[str, Any] = json.loads((folder / "found.json").read_text())["step"]
     return result
 
 

@@ -9,9 +9,9 @@ from bilstm_attention.params import Train
 
 
 class _Summed:
-    """An optimizer whose gradients are those of all devices already, so that they are clipped as one.
+    """An optimizer whose gradients are those of all devices already.
 
-    Keras sums them itself, after clipping, and on one device too; TensorFlow registers the gradient of that sum for
+    Keras sums them itself, and on one device too; TensorFlow registers the gradient of that sum for
     good, and with it a process keeps the graph, the weights and the optimizer of every training that it ever did.
     """
 
@@ -90,7 +90,7 @@ OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
 
 
 def make_optimizer(params: Train, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """The optimizer of `params.train`, with its schedule, clipping and moving average.
+    """The optimizer of `params.train`, with its schedule and moving average; clipping is of the step.
 
     Args:
         params: `params.train`.
@@ -98,7 +98,6 @@ def make_optimizer(params: Train, steps_per_epoch: int) -> keras.optimizers.Opti
     """
     return OPTIMIZERS[params.optimizer](
         learning_rate=_learning_rate(params, steps_per_epoch),
-        global_clipnorm=params.clip_norm,
         use_ema=bool(params.ema),
         ema_momentum=params.ema or 0.99,
     )

@@ -37,6 +37,7 @@ def training_step(
     classes: int,
     label_smoothing: float,
     strategy: tf.distribute.Strategy,
+    clip_norm: float | None = None,
 ) -> Any:
     """One step of training, a graph: word ids `(B, T)` and class numbers `(B,)` to the mean loss before the step.
 
@@ -49,6 +50,7 @@ def training_step(
         classes: C.
         label_smoothing: share of each label spread over all classes.
         strategy: of `devices`; the loss and the update do not depend on how many there are, but for dropout.
+        clip_norm: the most that the global norm of the gradient may be; None: no clipping.
     """
     cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing, reduction="sum")
     weights = model.trainable_variables
@@ -72,7 +74,7 @@ def training_step(
         ]
         if count > 1:
             summed = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, summed)
-        optimizer.apply(summed, weights)
+        optimizer.apply(_clipped(summed, clip_norm) if clip_norm else summed, weights)
         return loss
 
     @tf.function(input_signature=[TOKENS, LABELS], autograph=False)
@@ -101,3 +103,9 @@ def _added(penalty: tf.Tensor | None, gradient: Any) -> tf.Tensor:
     if isinstance(gradient, tf.IndexedSlices):
         return tf.tensor_scatter_nd_add(penalty, gradient.indices[:, tf.newaxis], gradient.values)
     return penalty + gradient
+
+
+def _clipped(gradients: list[tf.Tensor], norm: float) -> Any:
+    """Scaled down to the global norm `norm`; as they are if within it, since scaling is a pass over the embedding."""
+    found = tf.sqrt(2 * tf.add_n([tf.nn.l2_loss(gradient) for gradient in gradients]))
+    return tf.cond(found > norm, lambda: [gradient * (norm / found) for gradient in gradients], lambda: gradients)

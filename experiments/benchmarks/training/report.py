@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
@@ -19,16 +20,17 @@ NAMES = {
     "ours": "ours",
     "keras": "ours, Keras's LSTM",
     "seed": "the snippet, padded to 100",
-    "torch": "PyTorch nn.LSTM",
+    "torch": "PyTorch nn.LSTM, packed",
+    "torch unpacked": "PyTorch nn.LSTM, reading padding",
     "jax": "JAX lax.scan",
 }
 MARKERS = {"ours": "o", "keras": "s", "torch": "^", "jax": "D"}
 Titled = Iterator[tuple[str, pd.DataFrame]]
 
 
-def tables(found: Mapping[str, Any]) -> Titled:
+def tables(measure: str, found: Mapping[str, Any]) -> Titled:
     """Titles and tables of what was measured."""
-    yield from TABLES[found["measure"]](found)
+    yield from TABLES[measure](found)
 
 
 def written(table: pd.DataFrame, markdown: bool) -> str:
@@ -61,12 +63,8 @@ def _steps(found: Mapping[str, Any]) -> Titled:
             lines.append({**line, "time, ours = 1": _spread(each["times_ours"])})
         title = f"Batch {size['batch_size']}, dimension {size['dimension']}, {size['tokens_a_step']:.0f} tokens a step"
         if size["losses"]:
-            first = [losses[0] for losses in size["losses"].values()]
-            last = [losses[-1] for losses in size["losses"].values()]
-            title += (
-                f"; first losses of {', '.join(size['losses'])} within {max(first) - min(first):.0e},"
-                f" after {len(next(iter(size['losses'].values()))) - 1} steps {max(last) - min(last):.0e}"
-            )
+            first, *_, last = np.ptp(list(size["losses"].values()), axis=0)
+            title += f"; losses of {', '.join(size['losses'])} within {first:.0e}, after 3 steps within {last:.0e}"
         yield f"{title}; sgemm: {told}", pd.DataFrame(lines)
 
 
@@ -127,10 +125,10 @@ def _threads(threads: int) -> str:
 
 
 @_house_style
-def plot(found: Mapping[str, Any], path: Path) -> None:
+def plot(measure: str, found: Mapping[str, Any], path: Path) -> None:
     """Draws what was measured to a PNG file."""
-    figure = Figure(figsize=(9, 3.6 if found["measure"] != "step" else 1.9 * len(found["sizes"])), layout="constrained")
-    PLOTS[found["measure"]](figure, found)
+    figure = Figure(figsize=(9, 3.6 if measure != "step" else 1.9 * len(found["sizes"])), layout="constrained")
+    PLOTS[measure](figure, found)
     _write(figure, path)
 
 

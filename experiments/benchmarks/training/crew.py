@@ -22,10 +22,12 @@ CONTENDERS = {
     "keras": ("keras_lstm", "keras"),
     "seed": ("snippet", "keras"),
     "torch": ("torch_lstm", "torch"),
+    "torch unpacked": ("torch_lstm", "torch"),
     "jax": ("jax_lstm", "jax"),
     "sgemm tensorflow": ("sgemm", "tensorflow"),
     "sgemm torch": ("sgemm", "torch"),
 }
+ENTRY = Path(__file__).parents[1] / "throughput.py"
 INSTALL = "pip install torch==2.13.0 jax==0.10.2"
 
 
@@ -53,7 +55,7 @@ class Worker:
         if setup.contender == "jax" and setup.threads:
             # XLA's CPU client counts the cores that it may use; this flag is of the products alone
             environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
-        command = [sys.executable, str(Path(__file__).parent), "--worker", json.dumps(asdict(setup))]
+        command = [sys.executable, str(ENTRY), "--worker", json.dumps(asdict(setup))]
         pipe = subprocess.PIPE
         # a file takes all that libraries say, where a pipe that nobody reads would fill and stop the process
         self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by `end`)

@@ -1,9 +1,12 @@
 """The same network in PyTorch, by `torch.nn.LSTM`.
 
-Presents to it: batches are padded before they are timed, no loss is read back, and the variants "unpacked" let the
-backward direction run over the padding, which is wrong. Its weight decay joins the gradient after clipping, not before.
+Presents to it: batches are padded before they are timed, and no loss is read back. `torch` packs its batches; `torch
+unpacked` lets the backward direction run over the padding, and so it is another network. Their weight decay joins the
+gradient after clipping, not before.
 """
 
+import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,8 @@ from work import CHECKED_STEPS, SEED, Contender, Setup, Work, load_work
 from bilstm_attention.corpus.batches import pad
 
 LAYER_STEPS = 20
+# of Adam, Keras's
+BETA_2, EPSILON = 0.999, 1e-7
 
 
 def contender(setup: Setup) -> Contender:
@@ -25,15 +30,12 @@ def contender(setup: Setup) -> Contender:
     if setup.measure == "layer":
         return Contender(layers(setup))
     work = load_work(setup)
-    orders = {"mixed batches, packed": (work.mixed, True), "our batches, packed": (work.batches, True)}
-    orders["our batches, unpacked"] = (work.batches, False)
-    passes = {
-        f"{name}, {'fused' if fused else 'default'} Adam": epoch(setup, work, batches, packed, fused)
-        for name, (batches, packed) in orders.items()
-        for fused in (True, False)
-    }
+    packed = setup.contender == "torch"
+    passes = {"packed" if packed else "unpacked": epoch(setup, work, packed)}
+    if not packed:
+        return Contender(passes)
     network, tensors = Network(setup, work, dropping=False), loaded(work, work.mixed[:1], packed=True)[0]
-    step = training_step(setup, network, fused=True)
+    step = training_step(setup, network)
     return Contender(passes, [float(step(*tensors)) for _ in range(CHECKED_STEPS)])
 
 
@@ -78,16 +80,20 @@ class Network(torch.nn.Module):  # type: ignore[misc, unused-ignore]
         return self.output(self.drop_sentence(torch.tanh(pooled)))
 
 
-def training_step(setup: Setup, network: Network, fused: bool) -> Any:
+def training_step(setup: Setup, network: Network) -> Any:
     """One step of Adam on a batch; returns its loss."""
     biases = [weight for name, weight in network.named_parameters() if "bias" in name and weight.requires_grad]
     kernels = [weight for name, weight in network.named_parameters() if "bias" not in name]
     # a penalty l2 * sum(w^2) has the gradient 2 * l2 * w
     groups = [{"params": kernels, "weight_decay": 2 * setup.model.l2}, {"params": biases}]
-    # epsilon is Keras's
-    optimizer = torch.optim.Adam(groups, lr=setup.train.learning_rate, eps=1e-7, fused=fused or None)
+    optimizer = torch.optim.Adam(groups, lr=setup.train.learning_rate, fused=True)
+    count = itertools.count(1)
 
     def step(tokens: Any, lengths: Any, labels: Any) -> Any:
+        # Keras adds epsilon before the second moment is corrected for its start, PyTorch after that
+        epsilon = EPSILON / math.sqrt(1 - BETA_2 ** next(count))
+        for group in optimizer.param_groups:
+            group["eps"] = epsilon
         optimizer.zero_grad()
         loss = cross_entropy(network(tokens, lengths), labels)
         loss.backward()
@@ -113,10 +119,10 @@ def loaded(work: Work, batches: Any, packed: bool) -> list[tuple[Any, Any, Any]]
     ]
 
 
-def epoch(setup: Setup, work: Work, batches: Any, packed: bool, fused: bool) -> Any:
+def epoch(setup: Setup, work: Work, packed: bool) -> Any:
     """A pass over all batches."""
-    tensors = loaded(work, batches, packed)
-    step = training_step(setup, Network(setup, work, dropping=True), fused)
+    tensors = loaded(work, work.batches, packed)
+    step = training_step(setup, Network(setup, work, dropping=True))
     # packing computes no padding
     cells = int(work.task.train.lengths.sum()) if packed else sum(tokens.numel() for tokens, _, _ in tensors)
 

@@ -2,12 +2,13 @@
 
 Run in a project whose data is prepared (`dvc repro embed`), on a machine with nothing else to do:
 
-    python experiments/benchmarks/throughput --json throughput.json --plot throughput.png
+    python experiments/benchmarks/throughput.py --json throughput.json --pictures .
 
 Every contender has a process of its own for each number of threads and takes training steps on the same sentences;
 they take turns, round by round. Of each contender the fastest variant and number of threads counts. A ratio is the
-median over the rounds of the ratios within a round. `--only` measures something else:
+median over the rounds of the ratios within a round. What is measured, all of it or what `--only` names:
 
+    step                training steps of every contender, by batch size and dimension
     length              one bidirectional LSTM, forward and backward, by the length of the sentences
     rows                whole epochs of ours by the number of sentences
     rows_of_vocabulary  steps of ours by the number of words in the vocabulary, of which training shows the same
@@ -22,8 +23,9 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "training"))
 
 import crew
 import measures
@@ -40,9 +42,9 @@ MEASURES = {
 
 
 def main() -> None:
-    """Prints tables, and writes every figure and a picture to files if they are named."""
+    """Prints tables, and writes every figure and pictures to files if they are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=MEASURES, default="step", help="what is measured")
+    parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES), help="what is measured")
     parser.add_argument("--contenders", nargs="+", default=list(measures.CONTENDERS), choices=measures.CONTENDERS)
     parser.add_argument("--batch", nargs="+", type=int, default=[32, 10], help="sentences of a batch")
     parser.add_argument("--dimension", nargs="+", type=int, default=[50, 300], help="of the word vectors")
@@ -54,18 +56,19 @@ def main() -> None:
     parser.add_argument("--score", type=float, default=60.0, help="accuracy on dev, percent, that ends a run")
     parser.add_argument("--markdown", action="store_true", help="print tables in Markdown")
     parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--plot", type=Path, help="PNG file for the picture")
+    parser.add_argument("--pictures", type=Path, help="folder for PNG files")
     given = parser.parse_args()
     begun = time.monotonic()
-    found = {"measure": given.only, "machine": report.machine(), "options": report.plain(vars(given))}
-    found |= MEASURES[given.only](given)
-    for title, table in report.tables(found):
-        print(f"\n{title}\n\n{report.written(table, given.markdown)}", flush=True)
+    found: dict[str, Any] = {"machine": report.machine(), "options": report.plain(vars(given))}
+    for measure in given.only:
+        found[measure] = MEASURES[measure](given)
+        for title, table in report.tables(measure, found[measure]):
+            print(f"\n{title}\n\n{report.written(table, given.markdown)}", flush=True)
+        if given.json:
+            given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        if given.pictures:
+            report.plot(measure, found[measure], given.pictures / f"{measure}.png")
     print(f"\n{report.machine_line(found['machine'])}; took {time.monotonic() - begun:.0f} s")
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    if given.plot:
-        report.plot(found, given.plot)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ def training_step(setup: Setup, work: Work, params: Model) -> Any:
     model.get_layer("probabilities").set_weights([weights["output"], weights["output_bias"]])
     optimizer = make_optimizer(setup.train, len(work.batches))
     optimizer.build(model.trainable_variables)
-    return steps.training_step(model, optimizer, len(task.labels), setup.train.label_smoothing, steps.devices(1))
+    smoothing, norm = setup.train.label_smoothing, setup.train.clip_norm
+    return steps.training_step(model, optimizer, len(task.labels), smoothing, steps.devices(1), norm)
 
 
 def losses(setup: Setup, work: Work) -> list[float]:
