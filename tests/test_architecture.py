@@ -17,7 +17,7 @@ PACKAGE = Path(bilstm_attention.__file__).parent
 NAME = "bilstm_attention"
 # Each room may import those before it, and its own modules.
 ORDER = (
-    {"errors", "paths", "params", "overrides", "terminal"},
+    {"errors", "paths", "params", "overrides", "terminal", "cluster"},
     *({room} for room in ("corpus", "network", "experiment", "insight", "serving", "stages", "sweeps", "cli")),
 )
 HEAVY = ("tensorflow", "keras", "mlflow")
@@ -83,7 +83,7 @@ def test_no_two_modules_import_each_other() -> None:
             },
         ),
         ("sqlalchemy", {"experiment.storage"}),
-        ("distributed", {"experiment.cluster"}),
+        ("distributed", {"cluster", "experiment.cluster"}),
         ("dask", {"corpus.cluster"}),
         ("gensim", {"corpus.vectors"}),
         ("pooch", {"corpus.catalog"}),
@@ -202,7 +202,7 @@ def test_only_evaluate_opens_the_test_set() -> None:
 
 
 # What cannot change an output: messages, addresses, parameters (which DVC tracks themselves), records in MLflow.
-NEVER_IN_OUTPUTS = {"errors", "paths", "params", "overrides", "terminal", "stages"} | {
+NEVER_IN_OUTPUTS = {"errors", "paths", "params", "overrides", "terminal", "cluster", "stages"} | {
     f"experiment.{name}" for name in ("runs", "tracking", "environment")
 }
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from bilstm_attention.cluster import connected, lost
 from bilstm_attention.corpus.index import Chunk
 from bilstm_attention.corpus.preparing import encode_chunk, no_rows
-from bilstm_attention.errors import DataError, UserError
+from bilstm_attention.errors import DataError
 from bilstm_attention.params import Data
 
-SECONDS_TO_CONNECT = 20
 AHEAD = 2  # chunks for each thread: one at work, one waiting
 
 
@@ -28,18 +28,10 @@ def encode_on_cluster(address: str, chunks: Sequence[Chunk], data: Data) -> Iter
         UserError: Dask is not installed, no scheduler is there, it has no workers or lost them, or these do not have
             this package.
     """
-    try:
+    with connected(address, f"dask worker {address}") as client:
         import dask.dataframe as dd
-        from dask.distributed import Client, KilledWorker
-    except ImportError:
-        raise UserError("--dask needs the package dask: pip install 'bilstm-attention[cluster]'.") from None
+        from dask.distributed import KilledWorker
 
-    try:
-        client = Client(address, timeout=SECONDS_TO_CONNECT, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--dask {address}: no Dask scheduler answers there ({type(error).__name__}).") from None
-    with client:
-        _check_workers(client, address)
         frame = dd.from_map(encode_chunk, chunks, data=data, root=Path.cwd(), meta=no_rows(data))
         waiting = deque[Any]()
         try:
@@ -55,21 +47,4 @@ def encode_on_cluster(address: str, chunks: Sequence[Chunk], data: Data) -> Iter
                 " under the same path."
             ) from None
         except (KilledWorker, CancelledError, OSError, RuntimeError) as error:
-            raise UserError(f"--dask {address}: {_lost(error)}") from None
-
-
-def _lost(error: BaseException) -> str:
-    if "deserialization" in str(error):
-        return "its scheduler or a worker has another bilstm-attention than this one, or none; install the same there."
-    return (
-        f"the cluster lost what it was given ({type(error).__name__}); give it workers that last, or prepare without."
-    )
-
-
-def _check_workers(client: Any, address: str) -> None:
-    try:
-        client.wait_for_workers(1, timeout=SECONDS_TO_CONNECT)
-    except TimeoutError:
-        raise UserError(
-            f"--dask {address}: the scheduler has no workers; start some, `dask worker {address}`."
-        ) from None
+            raise lost(address, error, "Give it workers that last, or prepare without.") from None

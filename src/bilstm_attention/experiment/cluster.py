@@ -1,17 +1,16 @@
 """Workers on a Dask cluster: jobs as tasks of a scheduler, on whatever machines it has."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bilstm_attention.errors import SweepError
+from bilstm_attention.cluster import connected, lost
+from bilstm_attention.errors import UserError
 from bilstm_attention.experiment.workers import Died
 
 if TYPE_CHECKING:
     from bilstm_attention.experiment.task import Task
-
-SECONDS_TO_CONNECT = 20
 
 
 def cluster_crew(address: str, workers: int | None, task: "Task") -> Any:
@@ -35,20 +34,13 @@ def run_on_cluster(
         task: data and vectors, sent to each worker once.
 
     Raises:
-        SweepError: no scheduler there, or workers of several threads, on which trainings would share TensorFlow's; the
+        UserError: no scheduler there, or workers of several threads, on which trainings would share TensorFlow's; the
             cluster was lost, or does not have this package.
     """
-    try:
-        from distributed import Client, KilledWorker, as_completed
-    except ImportError:
-        raise SweepError("--dask needs the package distributed: pip install 'bilstm-attention[cluster]'.") from None
+    with connected(address, f"dask worker {address} --nthreads 1") as client:
+        from distributed import KilledWorker, as_completed
 
-    try:
-        client = Client(address, timeout=SECONDS_TO_CONNECT, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise SweepError(f"--dask {address}: no Dask scheduler answers there ({type(error).__name__}).") from None
-    with client:
-        _check_threads(client, address)
+        _check_threads(client.nthreads(), address)
         arrays = client.scatter(task, broadcast=True)
         busy, jobs = as_completed(loop=client.loop), dict[Any, Any]()
 
@@ -66,35 +58,21 @@ def run_on_cluster(
             except KilledWorker:
                 result = Died(0, None)
             except (CancelledError, OSError, RuntimeError) as error:
-                raise SweepError(f"--dask {address}: {_lost(error)}") from None
+                kept = "Trials that have ended are kept; once it has workers again, the same command goes on."
+                raise lost(address, error, kept) from None
             fill()
             yield job, result
             fill()
-
-
-def _lost(error: BaseException) -> str:
-    if "deserialization" in str(error):
-        return "its scheduler or a worker has another bilstm-attention than this one, or none; install the same there."
-    return (
-        f"the cluster lost what it was given ({type(error).__name__}). Trials that have ended are kept; once it has"
-        " workers again, the same command goes on."
-    )
 
 
 def _count(client: Any) -> int:
     return len(client.scheduler_info(n_workers=-1)["workers"])
 
 
-def _check_threads(client: Any, address: str) -> None:
-    try:
-        client.wait_for_workers(1, timeout=SECONDS_TO_CONNECT)
-    except TimeoutError:
-        raise SweepError(
-            f"--dask {address}: the scheduler has no workers; start some, `dask worker {address} --nthreads 1`."
-        ) from None
-    threaded = [name for name, threads in client.nthreads().items() if threads > 1]
+def _check_threads(threads: Mapping[str, int], address: str) -> None:
+    threaded = [worker for worker, count in threads.items() if count > 1]
     if threaded:
-        raise SweepError(
+        raise UserError(
             f"--dask {address}: {', '.join(threaded[:3])} run several tasks at once; start workers of one thread each:"
             " `dask worker --nthreads 1`, and as many as there are cores."
         )
