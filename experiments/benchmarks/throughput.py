@@ -9,6 +9,7 @@ they take turns, round by round. Of each contender the fastest variant and numbe
 median over the rounds of the ratios within a round. What is measured, all of it or what `--only` names:
 
     step                training steps of every contender, by batch size and dimension
+    parts               where the time of a step of ours goes
     length              one bidirectional LSTM, forward and backward, by the length of the sentences
     rows                whole epochs of ours by the number of sentences
     rows_of_vocabulary  steps of ours by the number of words in the vocabulary, of which training shows the same
@@ -34,6 +35,7 @@ from work import Setup
 
 MEASURES = {
     "step": measures.steps,
+    "parts": measures.parts,
     "length": measures.lengths,
     "rows": measures.rows,
     "rows_of_vocabulary": measures.rows_of_vocabulary,

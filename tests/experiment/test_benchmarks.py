@@ -40,19 +40,23 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     options = "--contenders ours keras --batch 4 --dimension 3 --units 2 --threads 1 --batches 2 --markdown"
     command = [sys.executable, str(BENCHMARK), *options.split(), "--rounds", str(ROUNDS), "--json", "found.json"]
     done = subprocess.run(
-        [*command, "--only", "step", "--pictures", "."], cwd=folder, capture_output=True, text=True, check=False
+        [*command, "--only", "step", "parts", "--pictures", "."],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "| ours, Keras's LSTM |" in done.stdout
     assert (folder / "step.png").stat().st_size > 1000
-    result: dict[str, Any] = json.loads((folder / "found.json").read_text())["step"]
+    result: dict[str, Any] = json.loads((folder / "found.json").read_text())
     return result
 
 
 def test_every_figure_is_written(found: dict[str, Any]) -> None:
-    (size,) = found["sizes"]
+    (size,) = found["step"]["sizes"]
     assert (size["batch_size"], size["dimension"], size["sentences"]) == (4, 3, 8)
-    assert found["sgemm"]["1"] > 0
+    assert found["step"]["sgemm"]["1"] > 0
     # of a step's forward pass: both directions' gates, the scores and the weighted sum, the two classes
     tokens = size["tokens_a_step"]
     forward = 2 * (2 * tokens * (3 + 2) * 4 * 2 + 2 * tokens * 2 + 4 * 2 * 2)
@@ -67,9 +71,15 @@ def test_every_figure_is_written(found: dict[str, Any]) -> None:
 
 
 def test_the_contenders_train_the_same_network(found: dict[str, Any]) -> None:
-    losses = found["sizes"][0]["losses"]
+    losses = found["step"]["sizes"][0]["losses"]
     assert set(losses) == {"ours", "keras"}
     assert losses["ours"] == pytest.approx(losses["keras"], abs=1e-4)
     assert all(map(math.isfinite, losses["ours"]))
     # steps are taken: without them every loss would be the first
     assert len(set(losses["ours"])) == len(losses["ours"])
+
+
+def test_a_step_is_told_by_its_parts(found: dict[str, Any]) -> None:
+    (size,) = found["parts"]["sizes"]
+    assert list(size["seconds_a_step"]) == ["call", "forward", "gradient", "step"]
+    assert 0 < size["seconds_a_step"]["call"] < size["seconds_a_step"]["step"]

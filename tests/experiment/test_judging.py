@@ -109,6 +109,16 @@ def test_metrics_have_the_scores_of_test_dev_ensemble_and_baselines(verdict: Ver
     assert json.loads(json.dumps(metrics)) == metrics
 
 
+def test_the_baselines_learn_from_training_sentences_evenly_spaced_where_there_are_many(
+    inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = load_split("train")
+    tokens = [list(each) for each in train["tokens"]]
+    assert judging._learnt_from() == (tokens, train["label"].tolist())
+    monkeypatch.setattr(judging, "BASELINE_SENTENCES", (len(train) + 1) // 2)
+    assert judging._learnt_from() == (tokens[::2], train["label"].tolist()[::2])
+
+
 def test_each_number_over_seeds_is_that_of_its_seeds(verdict: Verdict) -> None:
     gold = verdict.predictions["gold"].tolist()
     by_seed = {

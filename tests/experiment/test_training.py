@@ -487,11 +487,12 @@ def test_a_step_is_that_of_keras_on_the_gradient_of_the_loss_and_every_penalty(n
     tokens, labels = pad(TASK.train, np.arange(8)), TASK.train.labels[:8]
     models = [build_classifier(model_params, TASK.matrix, TRAINING_WORDS, len(CLASSES), seed=0) for _ in range(2)]
     ours = make_optimizer(params, STEPS)
-    # Keras's own of the same settings
-    plain = {kind.__name__.lower(): kind for kind in KERAS_OPTIMIZERS}[name].from_config(ours.get_config())
+    # Keras's own of the same settings, which clips by itself
+    settings = {**ours.get_config(), "global_clipnorm": params.clip_norm}
+    plain = {kind.__name__.lower(): kind for kind in KERAS_OPTIMIZERS}[name].from_config(settings)
     for model, optimizer in zip(models, (ours, plain), strict=True):
         optimizer.build(model.trainable_variables)
-    step = training_step(models[0], ours, len(CLASSES), params.label_smoothing, devices(1))
+    step = training_step(models[0], ours, len(CLASSES), params.label_smoothing, devices(1), params.clip_norm)
     cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=params.label_smoothing)
     for _ in range(4):
         with tf.GradientTape() as tape:

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from functools import partial
 from typing import Any
 
 from work import CHECKED_STEPS, SEED, Contender, Setup, Work, load_work
@@ -15,8 +16,8 @@ start_tensorflow()
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
+from bilstm_attention.experiment import prediction, training  # noqa: E402
 from bilstm_attention.experiment import step as steps  # noqa: E402
-from bilstm_attention.experiment import training  # noqa: E402
 from bilstm_attention.experiment.optimizers import make_optimizer  # noqa: E402
 from bilstm_attention.network.classifier import build_classifier  # noqa: E402
 from bilstm_attention.network.recurrent import Kernel, bidirectional_lstm  # noqa: E402
@@ -40,9 +41,9 @@ def contender(setup: Setup) -> Contender:
         seeds = itertools.count()
         return Contender({"fit": lambda: run(setup, work, next(seeds))}, warm=False)
     train = work.task.train
-    step = training_step(setup, work, network(setup))
+    model, step = training_step(setup, work, network(setup))
 
-    def epoch() -> dict[str, Any]:
+    def epoch(step: Any) -> dict[str, Any]:
         cells = 0
         batches = training_batches(train, setup.batch_size, SEED, 1)
         for batch in batches:
@@ -51,7 +52,9 @@ def contender(setup: Setup) -> Contender:
             cells += tokens.size
         return {"steps": len(batches), "cells": cells}
 
-    return Contender({"as fit": epoch}, losses(setup, work))
+    if setup.measure == "parts":
+        return Contender({name: partial(epoch, part) for name, part in {**parts(model), "step": step}.items()})
+    return Contender({"as fit": partial(epoch, step)}, losses(setup, work))
 
 
 def network(setup: Setup) -> Model:
@@ -59,8 +62,31 @@ def network(setup: Setup) -> Model:
     return Model(lstm_units=setup.units, lstm_kernel=KERNELS[setup.contender])
 
 
-def training_step(setup: Setup, work: Work, params: Model) -> Any:
-    """The project's training step, on weights that every contender starts from."""
+def parts(model: keras.Model) -> dict[str, Any]:
+    """Ever larger parts of the training step: a call that does nothing, the forward pass, and its gradient as well."""
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy()
+
+    def call(tokens: Any, labels: Any) -> Any:
+        return tf.cast(labels[0], tf.float32)
+
+    def forward(tokens: Any, labels: Any) -> Any:
+        return cross_entropy(labels, model(tokens, training=True))
+
+    def gradient(tokens: Any, labels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = forward(tokens, labels)
+        found = tape.gradient(loss, model.trainable_variables)
+        # what nobody reads TensorFlow does not compute
+        return loss + 1e-30 * tf.add_n([tf.reduce_sum(getattr(each, "values", each)) for each in found])
+
+    spec = [prediction.TOKENS, steps.LABELS]
+    return {
+        part.__name__: tf.function(part, input_signature=spec, autograph=False) for part in (call, forward, gradient)
+    }
+
+
+def training_step(setup: Setup, work: Work, params: Model) -> tuple[keras.Model, Any]:
+    """The project's network and training step, on weights that every contender starts from."""
     task, weights = work.task, work.weights
     model = build_classifier(params, task.matrix, task.training_words, len(task.labels), SEED)
     lstm = [weights[name][direction] for direction in (0, 1) for name in ("kernel", "recurrent", "bias")]
@@ -70,13 +96,13 @@ def training_step(setup: Setup, work: Work, params: Model) -> Any:
     optimizer = make_optimizer(setup.train, len(work.batches))
     optimizer.build(model.trainable_variables)
     smoothing, norm = setup.train.label_smoothing, setup.train.clip_norm
-    return steps.training_step(model, optimizer, len(task.labels), smoothing, steps.devices(1), norm)
+    return model, steps.training_step(model, optimizer, len(task.labels), smoothing, steps.devices(1), norm)
 
 
 def losses(setup: Setup, work: Work) -> list[float]:
     """Of the first steps on the first batch of sentences of any length, dropout off."""
     without = network(setup).model_copy(update={"dropout": Dropout(embedding=0.0, lstm=0.0, sentence=0.0)})
-    step, train, batch = training_step(setup, work, without), work.task.train, work.mixed[0]
+    (_, step), train, batch = training_step(setup, work, without), work.task.train, work.mixed[0]
     return [float(step(pad(train, batch), train.labels[batch])) for _ in range(CHECKED_STEPS)]
 
 

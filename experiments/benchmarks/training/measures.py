@@ -1,6 +1,7 @@
 """What can be measured: for each, who takes part, and what was found, as plain data."""
 
 import argparse
+import itertools
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -90,6 +91,18 @@ def sgemm(given: argparse.Namespace) -> dict[str, float]:
         rate = SGEMM_FLOP / min(timing.seconds) / 1e9
         found[str(timing.threads)] = max(rate, found.get(str(timing.threads), 0.0))
     return found
+
+
+def parts(given: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of ever larger parts of our training step, by batch size and dimension; median of the rounds."""
+    found = []
+    for batch, dimension in itertools.product(given.batch, given.dimension):
+        options = {"batch_size": batch, "dimension": dimension, "sentences": batch * given.batches}
+        common = {"threads": max(given.threads), "units": given.units, "clip_norm": given.clip_norm or None}
+        ((timings,), _) = timed([Setup("ours", "parts", **common, **options)], given.rounds)
+        seconds = {timing.variant: statistics.median(timing.seconds) for timing in timings}
+        found.append({**options, **common, "seconds_a_step": seconds, "timings": [asdict(each) for each in timings]})
+    return {"sizes": found}
 
 
 def lengths(given: argparse.Namespace) -> dict[str, Any]:

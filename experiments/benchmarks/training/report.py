@@ -24,6 +24,12 @@ NAMES = {
     "torch unpacked": "PyTorch nn.LSTM, reading padding",
     "jax": "JAX lax.scan",
 }
+PARTS = {
+    "call": "padding, call",
+    "forward": "forward",
+    "gradient": "gradients",
+    "step": "penalty, clipping, update",
+}
 MARKERS = {"ours": "o", "keras": "s", "torch": "^", "jax": "D"}
 Titled = Iterator[tuple[str, pd.DataFrame]]
 
@@ -66,6 +72,18 @@ def _steps(found: Mapping[str, Any]) -> Titled:
             first, *_, last = np.ptp(list(size["losses"].values()), axis=0)
             title += f"; losses of {', '.join(size['losses'])} within {first:.0e}, after 3 steps within {last:.0e}"
         yield f"{title}; sgemm: {told}", pd.DataFrame(lines)
+
+
+def _parts(found: Mapping[str, Any]) -> Titled:
+    lines = []
+    for size in found["sizes"]:
+        seconds, before = size["seconds_a_step"], 0.0
+        line = {"batch": size["batch_size"], "dimension": size["dimension"]}
+        for name, part in PARTS.items():
+            line[part] = f"{1000 * (seconds[name] - before):.2f}"
+            before = seconds[name]
+        lines.append({**line, "whole step": f"{1000 * before:.2f}"})
+    yield "Where the time of a step goes, ms", pd.DataFrame(lines)
 
 
 def _lengths(found: Mapping[str, Any]) -> Titled:
@@ -147,6 +165,19 @@ def _plot_steps(figure: Figure, found: Mapping[str, Any]) -> None:
         axes.set_xlim(0, 1.15 * max(milliseconds))
 
 
+def _plot_parts(figure: Figure, found: Mapping[str, Any]) -> None:
+    axes, sizes = figure.subplots(), found["sizes"]
+    names = [f"batch {size['batch_size']}, dimension {size['dimension']}" for size in sizes]
+    before = [0.0] * len(sizes)
+    for colour, (name, part) in zip(SEED_COLOURS, PARTS.items(), strict=False):
+        upto = [1000 * size["seconds_a_step"][name] for size in sizes]
+        axes.barh(names, [a - b for a, b in zip(upto, before, strict=True)], left=before, color=colour, label=part)
+        before = upto
+    axes.invert_yaxis()
+    axes.set(xlabel="ms a training step")
+    figure.legend(loc="outside upper center", ncols=4)
+
+
 def _plot_lengths(figure: Figure, found: Mapping[str, Any]) -> None:
     dimensions = found["dimensions"]
     for axes, (dimension, by_length) in zip(
@@ -189,9 +220,17 @@ def _plot_runs(figure: Figure, found: Mapping[str, Any]) -> None:
     figure.legend(loc="outside upper center", ncols=2)
 
 
-TABLES = {"step": _steps, "length": _lengths, "rows": _of_ours, "rows_of_vocabulary": _of_ours, "run": _runs}
+TABLES = {
+    "step": _steps,
+    "parts": _parts,
+    "length": _lengths,
+    "rows": _of_ours,
+    "rows_of_vocabulary": _of_ours,
+    "run": _runs,
+}
 PLOTS = {
     "step": _plot_steps,
+    "parts": _plot_parts,
     "length": _plot_lengths,
     "rows": _plot_of_ours,
     "rows_of_vocabulary": _plot_of_ours,

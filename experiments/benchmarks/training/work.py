@@ -21,7 +21,8 @@ class Setup:
 
     Args:
         contender: who.
-        measure: `step`, whole training steps; `layer`, one bidirectional LSTM; `run`, a training until `score`.
+        measure: `step`, whole training steps; `parts` of it; `layer`, one bidirectional LSTM; `run`, a training until
+            `score`.
         threads: 0 leaves them to the library.
         batch_size, dimension, units: B, D, U.
         sentences: of the training set, drawn with repetition where it has fewer; None: as it is.

@@ -83,7 +83,7 @@ def digest(*parts: Any) -> str:
     for part in parts:
         if isinstance(part, np.ndarray):
             sha.update(f"{part.shape}{part.dtype}".encode())
-            sha.update(np.ascontiguousarray(part).tobytes())
+            sha.update(np.ascontiguousarray(part).data)
         else:
             # the line break ends a part: 1, 23 is not 12, 3
             sha.update(f"{json.dumps(part, sort_keys=True)}\n".encode())

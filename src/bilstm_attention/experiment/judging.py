@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from bilstm_attention.corpus.embedding import coverage, read_origins
 from bilstm_attention.corpus.tokens import Vocabulary, count_words
 from bilstm_attention.experiment import faithfulness, scoring
 from bilstm_attention.experiment.prediction import named, predict
-from bilstm_attention.experiment.task import existing, load_labels, load_split, load_vocabulary
+from bilstm_attention.experiment.task import existing, load_labels, load_sentences, load_split, load_vocabulary
 from bilstm_attention.network.classifier import load_classifier
 from bilstm_attention.params import Evaluate
+
+# Of training, for the baselines: their solver holds all of them, and beyond this many outlasts the training.
+BASELINE_SENTENCES = 100_000
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
         DataError: a stage before this one has not run, or no dev sentence has two tokens to try attention on.
     """
     labels, vocabulary = load_labels(), load_vocabulary()
-    train, test = load_split("train"), load_split("test")
+    test = load_split("test")
     rows = encode(test, vocabulary, labels)
     dev_split = load_split("dev") if params.faithfulness else None
     probabilities, measured = {}, {}
@@ -86,7 +90,7 @@ def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
         },
         "test": _over_seeds(gold, by_seed, labels, params),
         "ensemble": scoring.scores(gold, together, labels),
-        "baselines": scoring.baselines(_sentences(train), train["label"].tolist(), _sentences(test), gold),
+        "baselines": scoring.baselines(*_learnt_from(), [list(tokens) for tokens in test["tokens"]], gold),
         "test_coverage": {kind: found[kind]["percent"] for kind in ("types", "tokens")},
     }
     faithful = faithfulness.over_seeds(measured) if measured else {}
@@ -110,8 +114,11 @@ def _of_seed(seed: int, name: str) -> Path:
     return existing(paths.seed_folder(seed) / name)
 
 
-def _sentences(split: pd.DataFrame) -> list[list[str]]:
-    return [list(tokens) for tokens in split["tokens"]]
+def _learnt_from() -> tuple[list[list[str]], list[str]]:
+    """Tokens and labels of the training sentences that the baselines learn from, evenly spaced where there are many."""
+    labels = load_split("train", ["label"])["label"]
+    every = -(-len(labels) // BASELINE_SENTENCES)
+    return list(islice(load_sentences("train"), 0, None, every)), labels[::every].tolist()
 
 
 def _over_seeds(
