@@ -48,12 +48,12 @@ def load_task() -> Task:
     return Task(train, dev, labels, matrix, coverage["training_words"])
 
 
-def load_split(split: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def load_split(split: str, columns: list[str] | None = None) -> pd.DataFrame:
     """A prepared split, all of it or some of its columns; see `tokens.encode_examples` for these.
 
     Of the stages only `evaluate` asks for `test`; `explain` shows it when told to.
     """
-    return pd.read_parquet(_file_of(split), columns=columns and list(columns))
+    return pd.read_parquet(_file_of(split), columns=columns)
 
 
 def load_sentences(split: str) -> Sentences:
