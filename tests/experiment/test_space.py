@@ -15,7 +15,7 @@ from optuna.trial import FixedTrial
 from bilstm_attention.errors import ParamsError
 from bilstm_attention.experiment.space import Space, Sweep, read_sweep
 from bilstm_attention.overrides import with_overrides
-from bilstm_attention.params import PLAIN, Params
+from bilstm_attention.params import PLAIN, Params, Train
 
 ROOT = Path(__file__).parents[2]
 KIND, HOPS, SIZE, UNITS, RATE = (
@@ -91,7 +91,7 @@ def test_a_sweep_has_what_its_file_says_and_defaults_for_the_rest(read: Read) ->
     assert (sweep.sampler.kind, sweep.sampler.seed) == ("random", 4)
     assert (sweep.metric, sweep.pruner.kind) == ("official_f1", "median")
     assert (sweep.confirm.top, sweep.confirm.seeds) == (5, 5)
-    assert space.base == Params()
+    assert space.base == Params(train=Train(threads=1))
 
 
 def test_two_objectives_go_with_no_pruner(read: Read) -> None:

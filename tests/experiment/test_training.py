@@ -180,10 +180,11 @@ def test_processes_and_threads_do_not_change_a_bit() -> None:
     command = [sys.executable, "-c", CHILD]
     children = [
         subprocess.Popen([*command, threads], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True)
-        for threads in ("1", "2")
+        for threads in ("1", "1", "2")
     ]
-    here = " ".join(bits(fit(WIDE, train(batch_size=32), TASK, seed=5)))
-    assert [child.communicate()[0].strip() for child in children] == [here, here]
+    first, *others = [child.communicate()[0].strip() for child in children]
+    assert first
+    assert others == [first, first]
 
 
 # Which weights move

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bilstm_attention.network import recurrent
 from bilstm_attention.network.recurrent import Bidirectional
 
-# Narrow and wide inputs have gradients of their own; a length of 0 is a row of padding alone.
+# A length of 0 is a row of padding alone.
 CASES = {
     "narrow": (5, 7, 3, 4, [7, 1, 4, 6, 3]),
     "wide": (4, 6, 9, 3, [6, 2, 5, 1]),
     "one step": (2, 1, 9, 3, [1, 1]),
     "a row of padding alone": (3, 4, 3, 4, [4, 0, 2]),
     "a row of padding alone, wide": (3, 4, 9, 4, [4, 0, 2]),
-    "as wide as trained": (6, 24, 300, 100, [24, 20, 11, 3, 24, 17]),
+    "as large as trained": (6, 24, 300, 100, [24, 20, 11, 3, 24, 17]),
 }
 
 
@@ -58,10 +59,15 @@ def drawn(case: str) -> tuple[np.ndarray, np.ndarray, int]:
     )
 
 
+@pytest.mark.parametrize("large", [0, recurrent.LARGE, 1 << 30], ids=["as large", "as they are", "as small"])
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("merge", ["concat", "sum", "ave", "mul", None])
 @pytest.mark.parametrize("case", CASES)
-def test_the_fused_kernel_gives_what_keras_gives(case: str, merge: str | None, masked: bool) -> None:
+def test_the_fused_kernel_gives_what_keras_gives(
+    case: str, merge: str | None, masked: bool, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # small and large weights have gradients of their own, each right for all
+    monkeypatch.setattr(recurrent, "LARGE", large)
     states, mask, units = drawn(case)
     reference = layer(units, merge_mode=merge, bias_initializer="random_normal")
     wanted = values_and_gradients(reference, states, mask if masked else None)
@@ -147,7 +153,7 @@ def test_weights_saved_by_one_kernel_are_read_by_every_other(saved_by: str, tmp_
 
 
 def test_the_digits_are_the_same_in_every_call() -> None:
-    states, mask, units = drawn("as wide as trained")
+    states, mask, units = drawn("as large as trained")
     made = layer(units, kernel="fused")
     first, second = (values_and_gradients(made, states, mask) for _ in range(2))
     assert all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))

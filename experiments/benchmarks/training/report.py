@@ -20,7 +20,7 @@ NAMES = {
     "ours": "ours",
     "keras": "ours, Keras's LSTM",
     "seed": "the snippet, padded to 100",
-    "torch": "PyTorch nn.LSTM, packed",
+    "torch": "PyTorch nn.LSTM",
     "torch unpacked": "PyTorch nn.LSTM, reading padding",
     "jax": "JAX lax.scan",
 }
@@ -189,7 +189,10 @@ def _plot_lengths(figure: Figure, found: Mapping[str, Any]) -> None:
             axes.loglog(lengths, times, marker=MARKERS[name], color=colour, label=NAMES[name])
         axes.set_xticks(lengths, [str(length) for length in lengths])
         axes.xaxis.set_minor_locator(NullLocator())
+        low, high = axes.get_ylim()
+        axes.set_yticks([tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100, 200) if low < tick < high])
         axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.grid(visible=True)
         title = f"batch {found['batch_size']}, dimension {dimension}"
         axes.set(title=title, xlabel="tokens of a sentence", ylabel="ms, forward and backward")

@@ -8,9 +8,10 @@ from keras import ops
 
 Kernel = Literal["auto", "fused", "keras"]
 
-# An input wider than this many times the state has the gradient of `_gradient_by_steps`: TensorFlow's own multiplies
-# with the input at every step, ours once. At 50 dimensions and 100 units that gained nothing, at 300 it did.
-WIDE = 1.5
+# Weights of more numbers than this, (D + U) x 4U, have the gradient of `_gradient_by_steps`: TensorFlow's own adds to
+# that of all weights at every step, ours once. Even at 100,000; at 200 units and 50 dimensions ours takes 0.7 to 0.9 of
+# the time, at 200 and 300 half to 0.7, at 100 and 50 up to 1.1 (experiments/results/speed.md).
+LARGE = 100_000
 
 
 def bidirectional_lstm(
@@ -164,7 +165,7 @@ def _block_lstm(states: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor) -> Any:
     block = tf.raw_ops.BlockLSTMV2(seq_len_max=tf.cast(steps, tf.int64), x=states, cell_clip=0.0, **given)
 
     def gradient(of_h: tf.Tensor, of_c: tf.Tensor) -> Any:
-        if states.shape[2] > WIDE * units:
+        if weights.shape.num_elements() > LARGE:
             return _gradient_by_steps(states, given, block, of_h, of_c)
         found = tf.raw_ops.BlockLSTMGradV2(
             seq_len_max=tf.cast(steps, tf.int64), x=states, cs_grad=of_c, h_grad=of_h, **given, **block._asdict()
