@@ -112,7 +112,9 @@ def _of_ours(found: Mapping[str, Any]) -> Titled:
                 f"a step, {standard[option]:,} = 1": _spread(ratios),
             }
         )
-    yield f"Ours by {option}: {found['common']}", pd.DataFrame(lines)
+    common = found["common"]
+    title = f"Ours by {option}, batch {common['batch_size']}, dimension {common['dimension']}"
+    yield f"{title}, {_threads(common['threads'])}", pd.DataFrame(lines)
 
 
 def _runs(found: Mapping[str, Any]) -> Titled:
