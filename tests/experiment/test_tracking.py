@@ -178,6 +178,7 @@ def test_a_run_of_a_temporary_copy_lands_in_the_main_checkout_and_leaves_nothing
     assert Tracker("of a copy").client.get_run(run_id).info.artifact_uri.startswith(artifact_uri())
 
 
+@pytest.mark.usefixtures("tracker")  # which makes the tables
 def test_another_database_keeps_its_runs_and_the_project_its_artifacts(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
