@@ -64,7 +64,8 @@ def read_comparison(path: Path) -> Comparison:
     given = read_yaml(path)
     if set(given) != KEYS:
         raise ParamsError(f"{path}: has the keys {', '.join(given)}; a comparison has {', '.join(sorted(KEYS))}.")
-    shared = {**read_overrides(Path(given["base"])), **given["overrides"]}
+    # a core does more with a training of its own than as the second thread of another's
+    shared = {"train.threads": 1, **read_overrides(Path(given["base"])), **given["overrides"]}
     variants = {
         name: with_overrides(Params(), {**shared, **variant["set"]}, where=f"{path}: {name}")
         for name, variant in given["variants"].items()
@@ -282,7 +283,7 @@ def _line(*cells: str) -> str:
 
 def main(
     file: Annotated[Path, typer.Argument(help="A file of experiments/comparisons.")],
-    workers: Annotated[int, typer.Option(min=1, help="Trainings at once; each uses train.threads threads.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Trainings at once, each of one thread.")] = 2,
 ) -> None:
     """Trains, records and compares every variant of FILE."""
     start_tensorflow()

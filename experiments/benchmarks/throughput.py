@@ -61,7 +61,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="folder for PNG files")
     given = parser.parse_args()
     begun = time.monotonic()
-    found: dict[str, Any] = {"machine": report.machine(), "options": report.plain(vars(given))}
+    options = {name: value for name, value in vars(given).items() if not isinstance(value, Path)}
+    found: dict[str, Any] = {"machine": report.machine(), "options": options}
     for measure in given.only:
         found[measure] = MEASURES[measure](given)
         for title, table in report.tables(measure, found[measure]):
@@ -69,7 +70,7 @@ def main() -> None:
         if given.json:
             given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         if given.pictures:
-            report.plot(measure, found[measure], given.pictures / f"{measure}.png")
+            report.plot(measure, found[measure], given.pictures / f"speed-{measure}.png")
     print(f"\n{report.machine_line(found['machine'])}; took {time.monotonic() - begun:.0f} s")
 
 

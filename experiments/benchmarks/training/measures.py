@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from crew import Timing, installed, timed
+from sgemm import FLOP
 from work import Setup, flop, load_work
 
 CONTENDERS = ("ours", "keras", "seed", "torch", "torch unpacked", "jax")
@@ -17,7 +18,6 @@ THREADS = {"seed": [0], "jax": [0, 1]}
 LENGTHS = (8, 16, 24, 32, 48, 64, 100)
 SENTENCES = (2_000, 4_000, 8_000, 16_000, 32_000)
 WORDS = (20_000, 100_000, 400_000)
-SGEMM_FLOP = 2 * 2048**3
 # Of the losses of one network in several libraries, in nats.
 TOLERANCE = 1e-4
 
@@ -50,7 +50,7 @@ def steps(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def agreed(losses: dict[str, list[float]]) -> dict[str, list[float]]:
-    """The losses of the first steps by contender, once those before any step have been held against each other."""
+    """The losses of the first steps by contender, once they have been held against each other."""
     for name, found in losses.items():
         print(f"losses of the first steps, {name}: {', '.join(f'{loss:.6f}' for loss in found)}", flush=True)
     if losses and np.ptp(list(losses.values()), axis=0).max() > TOLERANCE:
@@ -88,7 +88,7 @@ def sgemm(given: argparse.Namespace) -> dict[str, float]:
     setups = [Setup(name, threads=threads) for name in names for threads in given.threads]
     found: dict[str, float] = {}
     for (timing,) in timed(setups, given.rounds)[0]:
-        rate = SGEMM_FLOP / min(timing.seconds) / 1e9
+        rate = FLOP / min(timing.seconds) / 1e9
         found[str(timing.threads)] = max(rate, found.get(str(timing.threads), 0.0))
     return found
 

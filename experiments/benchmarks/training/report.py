@@ -50,7 +50,7 @@ def written(table: pd.DataFrame, markdown: bool) -> str:
 def _steps(found: Mapping[str, Any]) -> Titled:
     peaks = found["sgemm"]
     one, most = peaks.get("1"), max(peaks.values())
-    told = ", ".join(f"{rate:.0f} GFLOP/s with {threads} threads" for threads, rate in peaks.items())
+    told = ", ".join(f"{rate:.0f} GFLOP/s with {_threads(int(threads))}" for threads, rate in peaks.items())
     for size in found["sizes"]:
         lines = []
         for name, each in size["contenders"].items():
@@ -266,8 +266,3 @@ def machine_line(machine: Mapping[str, Any]) -> str:
     """The machine in a line."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     return f"{machine['processor']}, {machine['cores']} cores; {versions}; {machine['date']}"
-
-
-def plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as JSON holds them."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}

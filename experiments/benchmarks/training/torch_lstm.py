@@ -144,6 +144,7 @@ def layers(setup: Setup) -> dict[str, Any]:
         def take() -> dict[str, Any]:
             for _ in range(LAYER_STEPS):
                 lstm.zero_grad()
+                states.grad = None
                 lstm(states)[0].sum().backward()
             return {"steps": LAYER_STEPS}
 

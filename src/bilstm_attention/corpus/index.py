@@ -1,4 +1,4 @@
-"""What the splits and the summary need to know of every row of a corpus, checked and held in a few bytes a row."""
+"""What the splits and the summary need to know of every row of a corpus, checked and held in some 200 bytes a row."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

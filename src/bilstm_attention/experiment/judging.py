@@ -83,6 +83,7 @@ def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
         | {f"seed_{seed}": predicted for seed, predicted in by_seed.items()}
     )
     found = _coverage(test, vocabulary)
+    learnt_from = _learnt_from()
     metrics = {
         "dev": {
             name: scoring.spread_over_seeds({seed: scores[name] for seed, scores in dev.items()})
@@ -90,7 +91,8 @@ def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
         },
         "test": _over_seeds(gold, by_seed, labels, params),
         "ensemble": scoring.scores(gold, together, labels),
-        "baselines": scoring.baselines(*_learnt_from(), [list(tokens) for tokens in test["tokens"]], gold),
+        "baselines": scoring.baselines(*learnt_from, [list(tokens) for tokens in test["tokens"]], gold),
+        "baseline_sentences": len(learnt_from[1]),
         "test_coverage": {kind: found[kind]["percent"] for kind in ("types", "tokens")},
     }
     faithful = faithfulness.over_seeds(measured) if measured else {}

@@ -49,7 +49,8 @@ def training_step(
         optimizer: of `make_optimizer`, built there on the model's trainable variables.
         classes: C.
         label_smoothing: share of each label spread over all classes.
-        strategy: of `devices`; the loss and the update do not depend on how many there are, but for dropout.
+        strategy: of `devices`; the loss and the update do not depend on how many there are, but for dropout, and for a
+            layer's own penalty where a batch does not come out even.
         clip_norm: the most that the global norm of the gradient may be; None: no clipping.
     """
     cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing, reduction="sum")
