@@ -191,7 +191,7 @@ ANOTHER: dict[str, dict[str, Any]] = {
     "units": {"model": Model(lstm_units=7)},
     "learning rate": {"train": Train(learning_rate=0.5)},
     "epochs": {"train": Train(epochs=31)},
-    "threads": {"train": Train(threads=2)},
+    "threads": {"train": Train(threads=3)},
     "a word": {"rows": rows([6, 8], [8])},
     "the cut between sentences": {"rows": rows([6], [7, 8])},
     "a label": {"rows": rows([6, 7], [8], labels=(1, 1))},

@@ -218,8 +218,11 @@ def test_a_budget_that_is_raised_is_met_and_one_that_is_lowered_asks_for_nothing
 def test_a_second_process_is_kept_from_the_study(folder: Path) -> None:
     process = start(folder)
     wait_for_a_trial(process)
+    # it would end before the second has begun
+    process.send_signal(signal.SIGSTOP)
     second = start(folder)
     printed, _ = second.communicate(timeout=60)
+    process.send_signal(signal.SIGCONT)
     assert second.returncode != 0
     assert "the sweep runs already, in another process" in printed
     ended(process)

@@ -99,7 +99,7 @@ def test_the_protocol_says_what_was_searched_how_and_what_became_of_the_trials(
         "- `model.merge`: sum, concat",
     ]
     assert [line for line in text.splitlines() if line.startswith("- ")] == tried
-    assert "other than `params.yaml` as it comes: `train.epochs=7`." in text
+    assert "other than `params.yaml` as it comes: `train.epochs=7`, `train.threads=1`." in text
     assert "```sh\nbilstm-attention sweep made.yaml\n```" in text
 
 
