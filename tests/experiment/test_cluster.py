@@ -5,10 +5,22 @@ import time
 from typing import Any
 
 import pytest
-from tests.servers import DaskCluster
+from tests.servers import DaskCluster, dask_cluster
 
+from bilstm_attention import cluster
 from bilstm_attention.errors import UserError
 from bilstm_attention.experiment.cluster import _check_threads, run_on_cluster
+
+
+def test_a_scheduler_without_workers_is_told_how_to_start_one_of_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "SECONDS_TO_CONNECT", 1)
+    task: Any = []
+    with dask_cluster(workers=1) as dying:
+        dying.workers[0].kill()
+        dying.workers[0].wait()
+        told = f"--dask {dying.address}: the scheduler has no workers; .* `dask worker {dying.address} --nthreads 1`"
+        with pytest.raises(UserError, match=told):
+            next(run_on_cluster(lambda busy: "job", rest, workers=1, address=dying.address, task=task))
 
 
 def test_workers_of_several_threads_are_refused_and_those_of_one_are_not() -> None:

@@ -11,8 +11,8 @@ from bilstm_attention.params import Train
 class _Summed:
     """An optimizer whose gradients are those of all devices already.
 
-    Keras sums them itself, and on one device too; TensorFlow registers the gradient of that sum for
-    good, and with it a process keeps the graph, the weights and the optimizer of every training that it ever did.
+    Keras sums them itself, and on one device too; TensorFlow registers the gradient of that sum for good, and with it a
+    process keeps the graph, the weights and the optimizer of every training that it ever did.
     """
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:

@@ -9,8 +9,8 @@ from keras import ops
 Kernel = Literal["auto", "fused", "keras"]
 
 # Weights of more numbers than this, (D + U) x 4U, have the gradient of `_gradient_by_steps`: TensorFlow's own adds to
-# that of all weights at every step, ours once. Even at 100,000; at 200 units and 50 dimensions ours takes 0.7 to 0.9 of
-# the time, at 200 and 300 half to 0.7, at 100 and 50 up to 1.1 (experiments/results/speed.md).
+# that of all weights at every step, ours once. At 100,000 they are about as fast; ours takes 0.7 to 0.9 of the time at
+# 200 units and 50 dimensions, 0.5 to 0.7 at 200 and 300, but 1.1 at 100 and 50 (experiments/results/speed.md).
 LARGE = 100_000
 
 
