@@ -60,6 +60,15 @@ def test_no_descriptor_is_left_open() -> None:
     assert again == first
 
 
+def test_tensorflow_keeps_the_memory_of_gradients_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, wanted in ((None, "1"), ("0", "0")):
+        monkeypatch.delenv("TF_CPU_ALLOCATOR_USE_BFC", raising=False)
+        if given:
+            monkeypatch.setenv("TF_CPU_ALLOCATOR_USE_BFC", given)
+        with quietly():
+            assert os.environ["TF_CPU_ALLOCATOR_USE_BFC"] == wanted
+
+
 def test_tensorflow_starts_without_a_word() -> None:
     code = "from bilstm_attention.terminal import start_tensorflow as start; start(); import tensorflow"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

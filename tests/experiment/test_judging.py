@@ -104,6 +104,7 @@ def test_metrics_have_the_scores_of_test_dev_ensemble_and_baselines(verdict: Ver
     for summary in metrics["dev"].values():
         assert list(summary) == ["mean", "sd", "by_seed"]
     assert set(metrics["baselines"]) == {"majority", "tfidf_logistic"}
+    assert metrics["baseline_sentences"] == 36  # of 48, a quarter of which is dev
     for baseline in metrics["baselines"].values():
         assert list(baseline) == names
     assert json.loads(json.dumps(metrics)) == metrics

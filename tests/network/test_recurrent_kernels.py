@@ -98,6 +98,21 @@ def test_on_a_cpu_auto_is_the_fused_kernel() -> None:
     assert "BlockLSTMV2" not in operations(built("keras"))
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_large_weights_have_a_gradient_of_their_own(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # (3 + 4) x 16 weights
+    monkeypatch.setattr(recurrent, "LARGE", 111 if large else 112)
+    made = built("fused")
+
+    def gradient(states: tf.Tensor) -> Any:
+        with tf.GradientTape() as tape:
+            total = tf.add_n([tf.reduce_sum(output) for output in made(states)])
+        return tape.gradient(total, [variable.value for variable in made.trainable_variables])
+
+    graph = tf.function(gradient).get_concrete_function(tf.TensorSpec([2, 5, 3])).graph
+    assert ("BlockLSTMGradV2" in {operation.type for operation in graph.get_operations()}) is not large
+
+
 @pytest.mark.parametrize(
     "options",
     [

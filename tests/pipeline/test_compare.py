@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 COMPARISON = """
 about: "# Of two"
 base: experiments/configs/sample.yaml
-overrides: {train.epochs: 1, train.threads: 1, model.lstm_units: 4, embeddings.epochs: 1}
+overrides: {train.epochs: 1, model.lstm_units: 4, embeddings.epochs: 1}
 seeds: [0, 1]
 reference: REFERENCE
 columns: [equation]
@@ -72,6 +72,8 @@ def test_every_training_is_a_run_in_mlflow(project: Project) -> None:
     with sqlite3.connect(project.root / "experiments/mlflow.db") as store:
         runs = store.execute("select name, status from runs").fetchall()
         metrics = {name for (name,) in store.execute("select distinct key from metrics")}
+        threads = {value for (value,) in store.execute("select value from params where key = 'train.threads'")}
+    assert threads == {"1"}  # each core has a training of its own
     variants = [f"{variant} seed={seed}" for variant in ("mean", "two hops") for seed in (0, 1)]
     assert sorted(runs) == [(name, "FINISHED") for name in variants]
     assert {"best_dev_official_f1", "dev_comprehensiveness_attention", "dev_loss"} <= metrics
