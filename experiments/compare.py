@@ -65,7 +65,7 @@ def read_comparison(path: Path) -> Comparison:
     if set(given) != KEYS:
         raise ParamsError(f"{path}: has the keys {', '.join(given)}; a comparison has {', '.join(sorted(KEYS))}.")
     # a core does more with a training of its own than as the second thread of another's
-    shared = {"train.threads": 1, **read_overrides(Path(given["base"])), **given["overrides"]}
+    shared = {**read_overrides(Path(given["base"])), "train.threads": 1, **given["overrides"]}
     variants = {
         name: with_overrides(Params(), {**shared, **variant["set"]}, where=f"{path}: {name}")
         for name, variant in given["variants"].items()
