@@ -9,9 +9,14 @@ from typing import Any
 import pytest
 
 from bilstm_attention.errors import ParamsError
+from bilstm_attention.terminal import quietly
 from tests.servers import DaskCluster, PostgresServer, dask_cluster, postgres_server
 
 ROOT = Path(__file__).parents[1]
+
+# whichever test imports TensorFlow first, it finds the settings with which the command runs it
+with quietly():
+    pass
 
 
 @pytest.fixture(scope="session")

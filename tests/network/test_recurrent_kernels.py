@@ -87,8 +87,12 @@ def built(kernel: str, **options: Any) -> Bidirectional:
 
 def operations(made: Bidirectional, dtype: str = "float32") -> set[str]:
     """The kinds of operation in the layer's graph."""
-    graph = tf.function(lambda states: made(states)).get_concrete_function(tf.TensorSpec([2, 5, 3], dtype)).graph
-    definition = graph.as_graph_def()
+    return operations_of(made, tf.TensorSpec([2, 5, 3], dtype))
+
+
+def operations_of(function: Any, signature: tf.TensorSpec) -> set[str]:
+    """Names of the operations of a function's graph, and of the functions that it calls."""
+    definition = tf.function(lambda states: function(states)).get_concrete_function(signature).graph.as_graph_def()
     nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
     return {node.op for node in nodes}
 
@@ -109,8 +113,7 @@ def test_large_weights_have_a_gradient_of_their_own(large: bool, monkeypatch: py
             total = tf.add_n([tf.reduce_sum(output) for output in made(states)])
         return tape.gradient(total, [variable.value for variable in made.trainable_variables])
 
-    graph = tf.function(gradient).get_concrete_function(tf.TensorSpec([2, 5, 3])).graph
-    assert ("BlockLSTMGradV2" in {operation.type for operation in graph.get_operations()}) is not large
+    assert ("BlockLSTMGradV2" in operations_of(gradient, tf.TensorSpec([2, 5, 3]))) is not large
 
 
 @pytest.mark.parametrize(

@@ -61,14 +61,15 @@ def training_step(
     def on_device(tokens: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         sentences = tf.cast(tf.shape(labels)[0], tf.float32)
         tokens, labels, counted = _share(tokens, labels, count)
-        with tf.GradientTape(persistent=True) as tape:
+        with tf.GradientTape() as tape:
             probabilities = model(tokens, training=True)
             loss = cross_entropy(tf.one_hot(labels, classes), probabilities, sample_weight=counted) / sentences
             # Keras lists what layers add first, and then the penalties of weights, whose gradients are taken apart
             added = model.losses[: len(model.losses) - len(penalised)]
             total = tf.add_n([loss, *(part / count for part in added)])
-            penalties = [weight.regularizer(weight) / count for weight in penalised]
         gradients = tape.gradient(total, weights)
+        with tf.GradientTape() as tape:
+            penalties = [weight.regularizer(weight) / count for weight in penalised]
         of_penalties = dict(zip(map(id, penalised), tape.gradient(penalties, penalised), strict=True))
         summed = [
             _added(of_penalties.get(id(weight)), gradient) for gradient, weight in zip(gradients, weights, strict=True)

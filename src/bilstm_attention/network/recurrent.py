@@ -1,5 +1,6 @@
 """The bidirectional LSTM: a stack of layers over padded states, blind to the padding, by the fastest exact kernel."""
 
+from functools import cache
 from typing import Any, Literal
 
 import keras
@@ -150,29 +151,39 @@ def _fused_lstm(states: tf.Tensor, cell: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """All steps of one direction: `(T, B, D) -> (T, B, U)`, h and c of every step."""
     # the gates of the kernel stand in the order of Keras's: i, f, c, o
     weights = tf.cast(tf.concat([cell.kernel, cell.recurrent_kernel], axis=0), states.dtype)
-    h, c = _block_lstm(states, weights, tf.cast(cell.bias, states.dtype))
+    lstm = _block_lstm(states.shape[2], cell.units, states.dtype, weights.shape.num_elements() > LARGE)
+    h, c = lstm(states, weights, tf.cast(cell.bias, states.dtype))
     return h, c
 
 
-@tf.custom_gradient
-def _block_lstm(states: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor) -> Any:
-    """`BlockLSTMV2` with a gradient: the one TensorFlow registers for it has the gates in the order of version 1."""
-    units = weights.shape[1] // 4
-    none = tf.zeros([tf.shape(states)[1], units], states.dtype)
-    peepholes = dict.fromkeys(("wci", "wcf", "wco"), tf.zeros([units], states.dtype))  # not used
-    given = {"cs_prev": none, "h_prev": none, "w": weights, "b": bias, "use_peephole": False, **peepholes}
-    steps = tf.shape(states)[0]
-    block = tf.raw_ops.BlockLSTMV2(seq_len_max=tf.cast(steps, tf.int64), x=states, cell_clip=0.0, **given)
+@cache
+def _block_lstm(width: int, units: int, dtype: tf.DType, large: bool) -> Any:
+    """`BlockLSTMV2` with a gradient: the one TensorFlow registers for it has the gates in the order of version 1.
 
-    def gradient(of_h: tf.Tensor, of_c: tf.Tensor) -> Any:
-        if weights.shape.num_elements() > LARGE:
-            return _gradient_by_steps(states, given, block, of_h, of_c)
-        found = tf.raw_ops.BlockLSTMGradV2(
-            seq_len_max=tf.cast(steps, tf.int64), x=states, cs_grad=of_c, h_grad=of_h, **given, **block._asdict()
-        )
-        return found.x_grad, found.w_grad, found.b_grad
+    A function of its own, traced once for each size: TensorFlow keeps a custom gradient, and the whole graph in which
+    it was traced, for as long as the process lives. Traced in the networks, every trial of a sweep would stay behind.
+    """
 
-    return (block.h, block.cs), gradient
+    @tf.custom_gradient
+    def lstm(states: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor) -> Any:
+        none = tf.zeros([tf.shape(states)[1], units], dtype)
+        peepholes = dict.fromkeys(("wci", "wcf", "wco"), tf.zeros([units], dtype))  # not used
+        given = {"cs_prev": none, "h_prev": none, "w": weights, "b": bias, "use_peephole": False, **peepholes}
+        steps = tf.shape(states)[0]
+        block = tf.raw_ops.BlockLSTMV2(seq_len_max=tf.cast(steps, tf.int64), x=states, cell_clip=0.0, **given)
+
+        def gradient(of_h: tf.Tensor, of_c: tf.Tensor) -> Any:
+            if large:
+                return _gradient_by_steps(states, given, block, of_h, of_c)
+            found = tf.raw_ops.BlockLSTMGradV2(
+                seq_len_max=tf.cast(steps, tf.int64), x=states, cs_grad=of_c, h_grad=of_h, **given, **block._asdict()
+            )
+            return found.x_grad, found.w_grad, found.b_grad
+
+        return (block.h, block.cs), gradient
+
+    shapes = ([None, None, width], [width + units, 4 * units], [4 * units])
+    return tf.function(lstm, [tf.TensorSpec(shape, dtype) for shape in shapes], autograph=False)
 
 
 def _gradient_by_steps(states: tf.Tensor, given: dict[str, Any], block: Any, of_h: tf.Tensor, of_c: tf.Tensor) -> Any:
