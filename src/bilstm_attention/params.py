@@ -49,6 +49,8 @@ class Data(Block):
     dev_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     split_seed: Annotated[int, Field(ge=0)] = 0
+    folds: Annotated[int, Field(ge=2, le=100)] = 10
+    fold: Annotated[int, Field(ge=0)] | None = None
     tokens: Tokens = Tokens()
 
     @model_validator(mode="after")
@@ -60,6 +62,14 @@ class Data(Block):
             if isinstance(given, dict) != (self.format == "classes"):
                 wanted = "a mapping {label: file}" if self.format == "classes" else "one file's name"
                 raise ValueError(f"data.{split}: format {self.format} takes {wanted}, not {given!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_folds(self) -> "Data":
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"data.fold: {self.fold} is none of 0 to {self.folds - 1}; data.folds is {self.folds}")
+        if self.fold is not None and self.dev is not None and self.test is not None:
+            raise ValueError("data.fold: with a file for dev and one for test nothing is split off; leave it empty")
         return self
 
     @property
@@ -137,15 +147,25 @@ class Model(Block):
     """The network; read by `train`."""
 
     train_embeddings: bool = True
+    frozen_copy: bool = False
     lstm_units: Annotated[int, Field(ge=1, le=4096)] = 100
     lstm_layers: Annotated[int, Field(ge=1, le=8)] = 1
     lstm_kernel: Literal["auto", "fused", "keras"] = "auto"
     merge: Literal["concat", "sum"] = "sum"
     attention: Attention = Attention()
     positions: Positions = Positions()
+    entity_words: bool = False
     entity_states: bool = False
     dropout: Dropout = Dropout()
     l2: Annotated[float, Field(ge=0.0, le=1.0)] = 1e-5
+
+    @model_validator(mode="after")
+    def _a_copy_has_an_original(self) -> "Model":
+        if self.frozen_copy and not self.train_embeddings:
+            raise ValueError(
+                "model.frozen_copy: with model.train_embeddings: false both would be the same; leave it out"
+            )
+        return self
 
     @property
     def entity_parameters(self) -> list[str]:
@@ -154,6 +174,7 @@ class Model(Block):
         asked = {
             f"model.attention.kind: {kind}": kind in ENTITY_KINDS,
             f"model.positions.size: {self.positions.size}": self.positions.size > 0,
+            "model.entity_words: true": self.entity_words,
             "model.entity_states: true": self.entity_states,
         }
         return [parameter for parameter, asking in asked.items() if asking]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from bilstm_attention.errors import UserError
 
-# Relative to the project root, as dvc.yaml spells them.
+# The project root, in which stages run; the others are relative to it, as dvc.yaml spells them.
+PROJECT = Path()
 PARAMS = Path("params.yaml")
 SAMPLE = Path("data/sample")
 EXTERNAL = Path("data/external")

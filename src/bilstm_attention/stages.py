@@ -23,11 +23,13 @@ PAGE_ROWS = 400  # dev sentences on the attention page of a run
 TABLES = ("predictions", "confusion", "classes", "learning_curves")
 
 
-def prepare(dask: str | None = None) -> None:
+def prepare(dask: str | None = None, params: Params | None = None, root: Path = paths.PROJECT) -> None:
     """Raw corpus to `data/prepared`: splits as tables of tokens, training counts, labels, a summary.
 
     Args:
         dask: address of a Dask scheduler whose workers tokenise; by default this process does.
+        params: by default those of `params.yaml`.
+        root: the folder to write under.
     """
     from bilstm_attention.corpus import tokens
     from bilstm_attention.corpus.cluster import encode_on_cluster
@@ -37,38 +39,44 @@ def prepare(dask: str | None = None) -> None:
     from bilstm_attention.corpus.summary import summarise
     from bilstm_attention.experiment.official import none_last
 
-    data = load_params(paths.PARAMS).data
+    data, folder = (params or load_params(paths.PARAMS)).data, root / paths.PREPARED
     index = index_corpus(data)
     splits = make_splits(index.rows, data)
     chunks = index.chunks
     encoded = encode_on_cluster(dask, chunks, data) if dask else (encode_chunk(chunk, data) for chunk in chunks)
     with ExitStack() as stack:
-        files = {name: stack.enter_context(written_whole(paths.PREPARED / f"{name}.parquet")) for name in SPLITS}
+        files = {name: stack.enter_context(written_whole(folder / f"{name}.parquet")) for name in SPLITS}
         tallies = write_splits(encoded, splits, files, data)
-    with written_whole(paths.PREPARED / "words.csv") as path:
+    with written_whole(folder / "words.csv") as path:
         tokens.write_words(tokens.word_table(tallies["train"].words), path)
     counted = summarise(index.rows, splits, tallies)
     of_train = counted["splits"]["train"]
-    write_json(paths.PREPARED / "labels.json", none_last(set(of_train["labels"])))
-    write_json(paths.PREPARED / "summary.json", counted)
+    write_json(folder / "labels.json", none_last(set(of_train["labels"])))
+    write_json(folder / "summary.json", counted)
     rows_of = {split: numbers["rows"] for split, numbers in counted["splits"].items()}
     closing("prepare", {**rows_of, "labels": len(of_train["labels"]), "truncated": of_train["truncated"]})
 
 
-def embed() -> None:
-    """Training counts and a source of vectors to `data/embeddings`: vocabulary, matrix, coverage."""
+def embed(params: Params | None = None, root: Path = paths.PROJECT) -> None:
+    """Training counts and a source of vectors to `data/embeddings`: vocabulary, matrix, coverage.
+
+    Args:
+        params: by default those of `params.yaml`.
+        root: the folder that holds what `prepare` wrote, and to write under.
+    """
     from bilstm_attention.corpus import embedding, tokens
     from bilstm_attention.experiment.task import existing, load_sentences
 
-    params = load_params(paths.PARAMS).embeddings
-    counts = tokens.read_words(existing(paths.PREPARED / "words.csv"))
-    built = embedding.build_embedding(counts, params, Path())
-    report = embedding.report(built, counts, tokens.count_words(load_sentences("dev")))
-    with written_whole(paths.EMBEDDINGS / "vocabulary.txt") as path:
+    given, folder = (params or load_params(paths.PARAMS)).embeddings, root / paths.EMBEDDINGS
+    counts = tokens.read_words(existing(root / paths.PREPARED / "words.csv"))
+    # the training text is what `prepare` wrote; a file of vectors is the project's
+    built = embedding.build_embedding(counts, given, root if given.source == "corpus" else paths.PROJECT)
+    report = embedding.report(built, counts, tokens.count_words(load_sentences("dev", root)))
+    with written_whole(folder / "vocabulary.txt") as path:
         built.vocabulary.save(path)
-    with written_whole(paths.EMBEDDINGS / "matrix.npy") as path, path.open("wb") as file:
+    with written_whole(folder / "matrix.npy") as path, path.open("wb") as file:
         np.save(file, built.matrix, allow_pickle=False)
-    write_json(paths.EMBEDDINGS / "coverage.json", report)
+    write_json(folder / "coverage.json", report)
     shares = {f"{split} tokens covered %": report[split]["tokens"]["percent"] for split in ("train", "dev")}
     closing("embed", {"words": len(built.vocabulary), "dimension": built.matrix.shape[1], **shares})
 

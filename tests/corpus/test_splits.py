@@ -103,6 +103,46 @@ def test_a_corpus_too_small_to_split_says_which_parameter_to_change():
         split_tables(examples(["a", "b", "a"]), None, held, Data())
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.sampled_from("aaaabbbcd")), min_size=20, max_size=80),
+    st.integers(2, 8),
+    st.booleans(),
+)
+def test_folds_part_the_sentences_and_train_knows_every_label(rows, folds, of_test):
+    """With a test file folds are of dev, without one of test."""
+    train = examples([label for _, label in rows], [f"Word<e1>{n}</e1> <e2>x</e2>"[n % 2 :] for n, _ in rows])
+    test = None if of_test else examples(["a"], name="test.txt")
+    held: list[set[str]] = []
+    for fold in range(folds):
+        try:
+            parts = split_tables(train, None, test, Data(fold=fold, folds=folds))
+        except DataError:
+            reject()
+        held.append(keys(parts[2 if of_test else 1]))
+        rest = [part for part in parts if part is not parts[2] or of_test]
+        assert sum(len(keys(part)) for part in rest) == len(keys(train))
+        assert set(parts[0]["label"]) == set(train["label"])
+    assert sum(map(len, held)) == len(set().union(*held))
+    assert max(map(len, held)) <= -(-len(keys(train)) // folds)
+
+
+def test_folds_leave_out_no_sentence_and_have_equal_shares_of_every_label():
+    rows = examples(["a"] * 53 + ["b"] * 31 + ["c"] * 20 + ["rare"])
+    tests = [split_tables(rows, None, None, Data(fold=fold, folds=5))[2] for fold in range(5)]
+    assert sorted(int(n) for test in tests for n in test["id"]) == list(range(1, 105))
+    counts = pd.DataFrame([test["label"].value_counts() for test in tests])
+    assert (counts.max() - counts.min()).max() == 1
+
+
+def test_folds_are_dealt_by_the_seed_and_fewer_sentences_than_folds_are_an_error():
+    rows = examples(["a", "b"] * 20)
+    one, other = (split_tables(rows, None, None, Data(fold=1, split_seed=seed))[2] for seed in (0, 1))
+    assert one["id"].tolist() != other["id"].tolist()
+    with pytest.raises(DataError, match=r"train.txt:1: 6 different sentences make no 7 folds; lower data.folds"):
+        split_tables(examples(["a", "b"] * 3), None, None, Data(fold=0, folds=7))
+
+
 def test_one_label_alone_is_an_error():
     with pytest.raises(DataError, match="train has the label 'a' alone"):
         split_tables(examples(["a"] * 50), None, None, Data())

@@ -41,10 +41,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dropped weights": of_attention("structured", dropout=0.4),
     "positions": of_attention("zhou") | POSITIONS,
     "entity states": of_attention("mean") | {"model.entity_states": True},
+    "entity words": of_attention("mean") | {"model.entity_words": True},
+    "frozen copy": of_attention("zhou") | {"model.frozen_copy": True},
     "deep last": of_attention("last", tanh_output=False) | DEEP,
     "deep max": of_attention("max") | DEEP,
     "everything": of_attention("entity", dropout=0.2, temperature=2.0)
-    | {**DEEP, **POSITIONS, "model.entity_states": True},
+    | {**DEEP, **POSITIONS, "model.frozen_copy": True, "model.entity_words": True, "model.entity_states": True},
 }
 
 

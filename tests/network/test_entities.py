@@ -126,31 +126,34 @@ def test_a_row_without_entities_gives_zeros_and_its_gradient_is_zero() -> None:
     np.testing.assert_array_equal(tape.gradient(means_of_nothing, states), np.zeros((1, 3, 2)))
 
 
-# The whole network with both
+# The whole network with all of these, and with vectors that are learned beside themselves as they were read
 
 
 @pytest.fixture(scope="module")
 def classifier() -> keras.Model:
-    overrides: dict[str, Any] = {"model.positions.size": 2, "model.positions.limit": 3, "model.entity_states": True}
+    overrides: dict[str, Any] = {"model.positions.size": 2, "model.positions.limit": 3, "model.frozen_copy": True}
+    overrides |= {"model.entity_words": True, "model.entity_states": True}
     return moved(built("zhou", **overrides))
 
 
 @settings(max_examples=6, deadline=None)
 @given(relation_rows)
-def test_a_sentence_with_positions_and_entity_states_equals_the_float64_transcription(
+def test_a_sentence_with_positions_and_what_is_known_of_entities_equals_the_float64_transcription(
     classifier: keras.Model, row: list[int]
 ) -> None:
     doubles = {layer.name: [weight.astype("float64") for weight in layer.get_weights()] for layer in classifier.layers}
     (tables,), (kernel, bias) = doubles["positions"], doubles["probabilities"]
     spans = [(row.index(opening) + 1, row.index(closing)) for opening, closing in ((E1, E1_END), (E2, E2_END))]
+    learned, read = doubles["embedding"]
+    vectors = np.concatenate([np.concatenate([learned, read[len(learned) :]]), read], axis=1)[row]
     words = []
-    for t, word in enumerate(np.concatenate(doubles["embedding"])[row]):
+    for t, word in enumerate(vectors):
         away = [t - start if t < start else max(0, t - end + 1) for start, end in spans]
         words.append(np.concatenate([word, *(tables[i, np.clip(away[i], -3, 3) + 3] for i in (0, 1))]))
     h = np.add(*bilstm(np.array(words), doubles["bilstm_1"]))
     entities = np.array([[start <= t < end for t in range(len(row))] for start, end in spans])
     alpha = softmax(zhou(h, h[0], entities, *doubles["attention"]))
-    sentence = np.concatenate([np.tanh(alpha @ h), *means(h, entities)])
+    sentence = np.concatenate([np.tanh(alpha @ h), *means(vectors, entities), *means(h, entities)])
     wanted = softmax(sentence @ kernel + bias)
 
     beside = relation([A, B], [C], [D], [E, A], [B] * 9)  # a longer row, so that this one is padded

@@ -19,8 +19,8 @@ def drawn_matrix() -> NDArray[Any]:
     return matrix
 
 
-def embedding(trained_rows: int, l2: float = 0.0) -> WordEmbedding:
-    layer = WordEmbedding(ROWS, DIMENSION, trained_rows, l2=l2)
+def embedding(trained_rows: int, l2: float = 0.0, frozen_copy: bool = False) -> WordEmbedding:
+    layer = WordEmbedding(ROWS, DIMENSION, trained_rows, l2=l2, frozen_copy=frozen_copy)
     layer.build((None, None))
     layer.set_matrix(drawn_matrix())
     return layer
@@ -30,6 +30,27 @@ def embedding(trained_rows: int, l2: float = 0.0) -> WordEmbedding:
 def test_lookup_is_the_row_of_the_matrix_wherever_it_is_split(trained_rows: int) -> None:
     tokens = np.random.default_rng(1).permutation(2 * ROWS).reshape(4, -1) % ROWS
     np.testing.assert_array_equal(embedding(trained_rows)(tokens), drawn_matrix()[tokens])
+
+
+@pytest.mark.parametrize("trained_rows", [0, 1, 7, ROWS - 1, ROWS])
+def test_a_frozen_copy_stays_what_was_read_beside_what_is_learned(trained_rows: int) -> None:
+    layer, tokens = embedding(trained_rows, frozen_copy=True), np.arange(ROWS).reshape(3, -1)
+    read = drawn_matrix()[tokens]
+    np.testing.assert_array_equal(layer(tokens), np.concatenate([read, read], axis=-1))
+    for weight in layer.trainable_weights:
+        weight.assign_add(np.ones(weight.shape))
+    learned = np.where((tokens < trained_rows)[..., np.newaxis], read + 1, read)
+    np.testing.assert_array_equal(layer(tokens), np.concatenate([learned, read], axis=-1))
+    assert sum(weight.shape[0] for weight in layer.trainable_weights) == trained_rows
+
+
+def test_the_network_reads_both_copies_and_trains_one() -> None:
+    model = with_overrides(
+        Params(), {"model.lstm_units": 3, "model.frozen_copy": True, "model.positions.size": 2}
+    ).model
+    classifier = build_classifier(model, drawn_matrix(), 7, classes=2, seed=0)
+    assert classifier.get_layer("words_and_positions").output.shape == (None, None, 2 * DIMENSION + 4)
+    assert [weight.shape for weight in classifier.get_layer("embedding").trainable_weights] == [(7, DIMENSION)]
 
 
 @pytest.mark.parametrize("trained_rows", [0, 1, 7, ROWS - 1, ROWS])

@@ -1,4 +1,7 @@
-"""Makes the splits that a corpus does not bring, by sentence text and stratified by label, and checks the labels."""
+"""Makes the splits that a corpus does not bring, by sentence text and stratified by label, and checks the labels.
+
+A split is a share of train, or one of the folds of a cross-validation.
+"""
 
 from typing import Any, Literal
 
@@ -26,6 +29,8 @@ def sentence_key(text: str) -> str:
 def make_splits(rows: pd.DataFrame, data: Data) -> NDArray[np.int8]:
     """Completes train, dev and test: a missing test is split off train, then a missing dev off the rest.
 
+    With `data.fold` the first of the two that is missing is that fold.
+
     Rows with the same `sentence_key` stay on one side of a split made here. Files that the corpus brings are taken as
     they are, even where they share sentences; `summary.summarise` counts those.
 
@@ -41,10 +46,12 @@ def make_splits(rows: pd.DataFrame, data: Data) -> NDArray[np.int8]:
     """
     given = rows["split"].to_numpy()
     splits = np.select([given == name for name in SPLITS], range(len(SPLITS))).astype(np.int8)
-    for name in ("test", "dev"):
-        if getattr(data, name) is None:
-            train = np.flatnonzero(splits == 0)
-            splits[train[_split_off(rows.iloc[train], name, data)]] = SPLITS.index(name)
+    missing = [name for name in ("test", "dev") if getattr(data, name) is None]
+    for name in missing:
+        train = np.flatnonzero(splits == 0)
+        part = rows.iloc[train]
+        by_fold = data.fold is not None and name == missing[0]
+        splits[train[_fold(part, data) if by_fold else _split_off(part, name, data)]] = SPLITS.index(name)
     names = rows["label"].cat.categories
     there = np.bincount(rows["label"].cat.codes[splits == 0], minlength=len(names)) > 0
     if there.sum() < 2:
@@ -89,6 +96,23 @@ def _split_off(rows: pd.DataFrame, split: str, data: Data) -> NDArray[np.bool_]:
     taken = free.groupby("label").cumcount() < free["label"].map(seats)
     away: NDArray[np.bool_] = table["key"].isin(free["key"][taken]).to_numpy()
     return away
+
+
+def _fold(rows: pd.DataFrame, data: Data) -> NDArray[np.bool_]:
+    """Which rows are of `data.fold`: the sentences of each label are dealt out in turn, so that folds are alike.
+
+    The one sentence of a label that has no other stays in train, whatever the fold.
+    """
+    table = pd.DataFrame({"key": rows["key"].to_numpy(), "label": rows["label"].cat.codes.to_numpy()})
+    sentences = table.sample(frac=1, random_state=data.split_seed).drop_duplicates("key")
+    if len(sentences) < data.folds:
+        few = f"{len(sentences)} different sentences make no {data.folds} folds"
+        raise DataError(f"{_source(rows.iloc[0])}: {few}; lower data.folds.")
+    dealt = sentences.sort_values("label", kind="stable")["key"].iloc[data.fold :: data.folds]
+    away = table["key"].isin(dealt)
+    alone = ~table["label"].isin(table["label"][~away])
+    taken: NDArray[np.bool_] = (away & ~table["key"].isin(table["key"][alone])).to_numpy()
+    return taken
 
 
 def _seats(sizes: "pd.Series[int]", free: "pd.Series[int]", fraction: float) -> "pd.Series[int]":

@@ -1,4 +1,4 @@
-"""What is to be learned, read from what `prepare` and `embed` wrote."""
+"""What is to be learned, read from what `prepare` and `embed` wrote, in the project or under another folder."""
 
 import json
 from collections.abc import Sequence
@@ -35,44 +35,47 @@ class Task:
     training_words: int
 
 
-def load_task() -> Task:
+def load_task(root: Path = paths.PROJECT) -> Task:
     """Reads the task from `data/prepared` and `data/embeddings`; the test set stays closed.
+
+    Args:
+        root: the folder that holds both.
 
     Raises:
         DataError: a file is not there.
     """
-    vocabulary, labels = load_vocabulary(), load_labels()
-    train, dev = (read_rows(_file_of(split), vocabulary, labels) for split in ("train", "dev"))
-    matrix = np.load(existing(paths.EMBEDDINGS / "matrix.npy"), allow_pickle=False)
-    coverage = json.loads(existing(paths.EMBEDDINGS / "coverage.json").read_text(encoding="utf-8"))
+    vocabulary, labels = load_vocabulary(root), load_labels(root)
+    train, dev = (read_rows(_file_of(split, root), vocabulary, labels) for split in ("train", "dev"))
+    matrix = np.load(existing(root / paths.EMBEDDINGS / "matrix.npy"), allow_pickle=False)
+    coverage = json.loads(existing(root / paths.EMBEDDINGS / "coverage.json").read_text(encoding="utf-8"))
     return Task(train, dev, labels, matrix, coverage["training_words"])
 
 
-def load_split(split: str, columns: list[str] | None = None) -> pd.DataFrame:
+def load_split(split: str, columns: list[str] | None = None, root: Path = paths.PROJECT) -> pd.DataFrame:
     """A prepared split, all of it or some of its columns; see `tokens.encode_examples` for these.
 
     Of the stages only `evaluate` asks for `test`; `explain` shows it when told to.
     """
-    return pd.read_parquet(_file_of(split), columns=columns)
+    return pd.read_parquet(_file_of(split, root), columns=columns)
 
 
-def load_sentences(split: str) -> Sentences:
+def load_sentences(split: str, root: Path = paths.PROJECT) -> Sentences:
     """The token lists of a prepared split, never all in memory."""
-    return Sentences(_file_of(split))
+    return Sentences(_file_of(split, root))
 
 
-def _file_of(split: str) -> Path:
-    return existing(paths.PREPARED / f"{split}.parquet")
+def _file_of(split: str, root: Path) -> Path:
+    return existing(root / paths.PREPARED / f"{split}.parquet")
 
 
-def load_vocabulary() -> Vocabulary:
+def load_vocabulary(root: Path = paths.PROJECT) -> Vocabulary:
     """The words that `embed` numbered."""
-    return Vocabulary.load(existing(paths.EMBEDDINGS / "vocabulary.txt"))
+    return Vocabulary.load(existing(root / paths.EMBEDDINGS / "vocabulary.txt"))
 
 
-def load_labels() -> list[str]:
+def load_labels(root: Path = paths.PROJECT) -> list[str]:
     """Class names in the order of their numbers."""
-    return list(json.loads(existing(paths.PREPARED / "labels.json").read_text(encoding="utf-8")))
+    return list(json.loads(existing(root / paths.PREPARED / "labels.json").read_text(encoding="utf-8")))
 
 
 def existing(path: Path) -> Path:

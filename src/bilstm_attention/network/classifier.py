@@ -29,28 +29,43 @@ class WordEmbedding(keras.layers.Layer):
     Words that the training text never shows get no gradient, yet an optimizer with moments would update their rows at
     every step; kept apart, they cost a lookup and nothing more.
 
+    A vector that is learned moves away from those of like words that training never shows; joined to what was read, the
+    network still finds them together.
+
     Args:
         rows: V, words in the vocabulary.
         dimension: D.
         trained_rows: rows from 0 that are learned; 0 freezes all.
         l2: weight decay of the learned rows.
+        frozen_copy: joins every vector to itself as it was read.
 
     Call arguments:
         tokens: int tensor `(B, T)`, each in `[0, V)`; row 0 is padding.
 
     Returns:
-        float tensor `(B, T, D)`.
+        float tensor `(B, T, D)`, with `frozen_copy` `(B, T, 2 D)`.
     """
 
-    def __init__(self, rows: int, dimension: int, trained_rows: int, l2: float = 0.0, **kwargs: Any):
+    def __init__(
+        self,
+        rows: int,
+        dimension: int,
+        trained_rows: int,
+        l2: float = 0.0,
+        frozen_copy: bool = False,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         if not 0 <= trained_rows <= rows:
             raise ValueError(f"trained_rows must lie in [0, rows]. Received: trained_rows={trained_rows}, rows={rows}.")
         self.rows, self.dimension, self.trained_rows, self.l2 = rows, dimension, trained_rows, l2
+        self.frozen_copy = frozen_copy
+        # the row in `fixed` at which the words begin that it holds
+        self.fixed_from = 0 if frozen_copy else trained_rows
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Makes `learned (trained_rows, D)` and `fixed (V - trained_rows, D)`, whichever is not empty."""
-        learned, fixed = (self.trained_rows, self.dimension), (self.rows - self.trained_rows, self.dimension)
+        """Makes `learned (trained_rows, D)` and `fixed`, the other rows or all of them, whichever is not empty."""
+        learned, fixed = (self.trained_rows, self.dimension), (self.rows - self.fixed_from, self.dimension)
         if learned[0]:
             self.learned = self.add_weight(shape=learned, regularizer=decay(self.l2), name="learned")
         if fixed[0]:
@@ -60,22 +75,24 @@ class WordEmbedding(keras.layers.Layer):
         """Sets every row from `matrix`, float `(V, D)`."""
         if matrix.shape != (self.rows, self.dimension):
             raise ValueError(f"matrix must have shape {(self.rows, self.dimension)}. Received: {matrix.shape}.")
-        parts = [matrix[: self.trained_rows], matrix[self.trained_rows :]]
+        parts = [matrix[: self.trained_rows], matrix[self.fixed_from :]]
         self.set_weights([part for part in parts if len(part)])
 
     def call(self, tokens: Any) -> Any:
-        """`(B, T) -> (B, T, D)`."""
-        if self.trained_rows in (0, self.rows):
-            return ops.take(self.learned if self.trained_rows else self.fixed, tokens, axis=0)
-        known = tokens < self.trained_rows
-        learned = ops.take(self.learned, ops.where(known, tokens, 0), axis=0)
-        fixed = ops.take(self.fixed, ops.where(known, 0, tokens - self.trained_rows), axis=0)
-        return ops.where(ops.expand_dims(known, -1), learned, fixed)
+        """`(B, T) -> (B, T, D)` or `(B, T, 2 D)`."""
+        if self.trained_rows == self.rows and not self.frozen_copy:
+            return ops.take(self.learned, tokens, axis=0)
+        vectors = fixed = ops.take(self.fixed, ops.maximum(tokens - self.fixed_from, 0), axis=0)
+        if self.trained_rows:
+            known = tokens < self.trained_rows
+            learned = ops.take(self.learned, ops.where(known, tokens, 0), axis=0)
+            vectors = ops.where(ops.expand_dims(known, -1), learned, fixed)
+        return ops.concatenate([vectors, fixed], axis=-1) if self.frozen_copy else vectors
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that rebuild this layer."""
         own = {"rows": self.rows, "dimension": self.dimension, "trained_rows": self.trained_rows, "l2": self.l2}
-        return {**super().get_config(), **own}
+        return {**super().get_config(), **own, "frozen_copy": self.frozen_copy}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -95,7 +112,8 @@ def build_classifier(model: Model, matrix: np.ndarray, training_words: int, clas
 
     tokens `(B, T)` -> embedding `(B, T, D)` -> BiLSTM `(B, T, H)` -> attention `(B, H)` -> probabilities `(B, C)`
 
-    For relation corpora, when asked: relative positions join the embedding, and the entities' states the sentence.
+    For relation corpora, when asked: relative positions join the embedding, and the entities' words and states the
+    sentence.
 
     Args:
         model: `params.model`.
@@ -109,14 +127,14 @@ def build_classifier(model: Model, matrix: np.ndarray, training_words: int, clas
     trained_rows = training_words if model.train_embeddings else 0
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     mask = RealTokens(name="mask")(tokens)
-    embedding = WordEmbedding(rows, dimension, trained_rows, l2=model.l2, name="embedding")
+    embedding = WordEmbedding(rows, dimension, trained_rows, model.l2, model.frozen_copy, name="embedding")
     embedding_dropout = keras.layers.Dropout(model.dropout.embedding, name="embedding_dropout")
     before = model.attention.place == "before"
     # tanh_output is of the sentence's vector: before the LSTM there is none yet
     attention = attention_layer(model.attention.model_copy(update={"tanh_output": False} if before else {}), model.l2)
-    asked = "entities" in attention.needs or model.positions.size or model.entity_states
+    asked = "entities" in attention.needs or model.positions.size or model.entity_words or model.entity_states
     entities = EntityTokens(name="entities")(tokens) if asked else None
-    words = embedding(tokens)
+    words = vectors = embedding(tokens)
     if model.positions.size:
         positions = RelativePositions(model.positions.size, model.positions.limit, model.l2, name="positions")
         words = keras.layers.Concatenate(name="words_and_positions")([words, positions(entities)])
@@ -142,8 +160,10 @@ def build_classifier(model: Model, matrix: np.ndarray, training_words: int, clas
     if "entities" in pooling.needs:
         context["entities"] = entities
     sentence, _ = pooling(states, **context)
-    if model.entity_states:
-        joined = [sentence, EntityStates(name="entity_states")(states, entities)]
+    of_entities = {"entity_words": vectors} if model.entity_words else {}
+    of_entities |= {"entity_states": states} if model.entity_states else {}
+    if of_entities:
+        joined = [sentence, *(EntityStates(name=name)(read, entities) for name, read in of_entities.items())]
         sentence = keras.layers.Concatenate(name="sentence_and_entities")(joined)
     sentence = keras.layers.Dropout(model.dropout.sentence, name="sentence_dropout")(sentence)
     output = keras.layers.Dense(classes, activation="softmax", kernel_regularizer=decay(model.l2), name="probabilities")
