@@ -135,6 +135,7 @@ def test_parameters_that_do_not_fit_together_are_refused() -> None:
         ({"data.format": "delimited", "model.positions.size": 5}, "model.positions.size: 5 needs marked entities"),
         ({"data.format": "delimited", "model.entity_states": True}, "model.entity_states: true needs marked"),
         ({"data.format": "delimited", "model.entity_words": True}, "model.entity_words: true needs marked"),
+        ({"data.format": "delimited", "data.tokens.context": 3}, "data.tokens.context: 3 is of marked entities"),
         ({"model.frozen_copy": True, "model.train_embeddings": False}, "both would be the same"),
         ({"data.fold": 10}, "data.fold: 10 is none of 0 to 9; data.folds is 10"),
         ({"data.fold": 0, "data.dev": "dev.txt"}, "with a file for dev and one for test nothing is split off"),

@@ -49,6 +49,13 @@ def plain(classifier: TextClassifier) -> TextClassifier:
     return TextClassifier(classifier.model, classifier.vocabulary, LABELS, data)
 
 
+def test_a_sentence_is_cut_to_the_context_of_training(classifier: TextClassifier) -> None:
+    data = classifier.data.model_copy(update={"tokens": classifier.data.tokens.model_copy(update={"context": 1})})
+    cut = TextClassifier(classifier.model, classifier.vocabulary, LABELS, data)
+    assert cut.tokens(TEXTS)[0] == ["the", "<e1>", "wheel", "</e1>", "of", "the", "<e2>", "car", "</e2>", "broke"]
+    assert [len(row) for row in cut.tokens(TEXTS)] == [10, 6, 10, 8]
+
+
 def test_a_folder_holds_all_that_a_classifier_needs(classifier: TextClassifier) -> None:
     assert classifier.labels == LABELS
     assert classifier.data.tokens.max_length == 12

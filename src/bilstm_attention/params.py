@@ -33,6 +33,7 @@ class Tokens(Block):
     numbers: Literal["keep", "zero"] = "zero"
     punctuation: Literal["keep", "drop"] = "keep"
     contractions: Literal["split", "keep"] = "split"
+    context: Annotated[int, Field(ge=0, le=10_000)] | None = None
     max_length: Annotated[int, Field(ge=1, le=10_000)] = 100
 
 
@@ -70,6 +71,15 @@ class Data(Block):
             raise ValueError(f"data.fold: {self.fold} is none of 0 to {self.folds - 1}; data.folds is {self.folds}")
         if self.fold is not None and self.dev is not None and self.test is not None:
             raise ValueError("data.fold: with a file for dev and one for test nothing is split off; leave it empty")
+        return self
+
+    @model_validator(mode="after")
+    def _context_has_entities(self) -> "Data":
+        if self.tokens.context is not None and not self.relational:
+            raise ValueError(
+                f"data.tokens.context: {self.tokens.context} is of marked entities, which data.format: {self.format}"
+                " has not; leave it empty"
+            )
         return self
 
     @property

@@ -98,6 +98,16 @@ def test_markers_survive_whatever_surrounds_them(around, options):
     assert [token for token in tokenize(text, options) if token in MARKERS] == list(MARKERS)
 
 
+@given(st.tuples(*[TEXT] * 5), ANY_TOKENS, st.integers(0, 5))
+def test_context_is_counted_from_the_outer_markers_and_nothing_between_them_is_lost(around, options, context):
+    around = [text.replace("<e", "").replace("</e", "") for text in around]
+    text = "".join(part for pair in zip(around, (*MARKERS, ""), strict=True) for part in pair)
+    whole = tokenize(text, options)
+    first, last = whole.index("<e1>"), whole.index("</e2>")
+    kept = whole[max(0, first - context) : last + 1 + context]
+    assert tokenize(text, options.model_copy(update={"context": context})) == kept
+
+
 @given(TEXT, ANY_TOKENS)
 def test_no_token_is_empty_or_holds_whitespace(text, options):
     assert all(token.split() == [token] for token in tokenize(text, options))

@@ -49,7 +49,7 @@ def tokenize(text: str, tokens: Tokens) -> list[str]:
     Entity markers are whole tokens, whatever they touch, and are never changed. Of the rest, in this order: words with
     the hyphens and apostrophes inside them, abbreviations of letters and stops, numbers with their commas and decimals,
     runs of stops or hyphens, and every other mark by itself. A typographic apostrophe is read as `'`, and letters with
-    accents are composed (Unicode NFC).
+    accents are composed (Unicode NFC). With `context`, so many tokens stay before the first marker and after the last.
 
     >>> tokenize("The <e1>dog</e1>s don't bark.", Tokens())
     ['the', '<e1>', 'dog', '</e1>', 's', 'do', "n't", 'bark', '.']
@@ -57,9 +57,15 @@ def tokenize(text: str, tokens: Tokens) -> list[str]:
     ['it', "'s", 'a', 'well-known', '$', '0,000.00', 'u.s.', 'price', '(', '0000s', ')', '...']
     >>> tokenize("It's <e1>Ann</e1>, 5!", Tokens(lowercase=False, punctuation="drop", contractions="keep"))
     ["It's", '<e1>', 'Ann', '</e1>', '0']
+    >>> tokenize("Here stands the <e1>wheel</e1> of a <e2>car</e2>, old and red.", Tokens(context=1))
+    ['the', '<e1>', 'wheel', '</e1>', 'of', 'a', '<e2>', 'car', '</e2>', ',']
     """
     options = tokens.lowercase, tokens.numbers, tokens.punctuation, tokens.contractions
-    return [word for token in TOKEN.findall(text.replace("\u2019", "'")) for word in _words(token, *options)]
+    words = [word for token in TOKEN.findall(text.replace("\u2019", "'")) for word in _words(token, *options)]
+    if tokens.context is None:
+        return words
+    markers = [place for place, word in enumerate(words) if word in MARKERS] or [0, len(words)]
+    return words[max(0, markers[0] - tokens.context) : markers[-1] + 1 + tokens.context]
 
 
 @lru_cache(maxsize=1 << 17)
