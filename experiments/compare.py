@@ -1,12 +1,12 @@
-"""Trains named variants of one experiment under the same budget and seeds, and writes what they score on dev.
+"""Trains named variants of one experiment under the same budget and seeds, and writes what they score.
 
     python experiments/compare.py experiments/comparisons/NAME.yaml --workers 2
 
-writes `experiments/results/NAME.md`, `.csv` and `.png`. Each seed is one training, judged on the dev split of the base,
-or, with `folds: K`, K trainings, each judged on the fold of the training set that it did not learn from; the score is
-then of all these answers together. No model answers the test set. The comparison prepares its own data, in
-`experiments/studies/NAME`; every training is a run in MLflow. Killed, the same command goes on from the last finished
-epoch of every training; finished ones are read, not repeated.
+writes `experiments/results/NAME.md`, `.csv` and `.png`. Each seed is one training, judged on dev, or, with `folds: K`,
+K trainings, each judged on the fold of the training set that it did not learn from; the score is then of all these
+answers together. With `test: true` each model answers the test set too, once: for what is final, never for choosing.
+Data of every variant are prepared in `experiments/studies/NAME`; every training is a run in MLflow. Killed, the same
+command goes on from the last finished epoch of every training; finished ones are read, not repeated.
 """
 
 import json
@@ -20,6 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -32,7 +33,8 @@ from bilstm_attention.terminal import start_tensorflow
 
 FAITHFULNESS_ROWS = 200
 DIGEST = "training.digest"
-KEYS = {"about", "base", "overrides", "folds", "seeds", "reference", "columns", "variants"}
+KEYS = {"about", "base", "overrides", "seeds", "reference", "columns", "variants"}
+OPTIONAL = {"folds", "test"}
 
 
 @dataclass(frozen=True)
@@ -41,68 +43,121 @@ class Comparison:
 
     Args:
         name: of the file.
-        base: the experiment that prepares its data.
         about: Markdown over the table.
         columns: what is said of every variant in words, as columns of the table.
         reference: the variant that the others are tested against.
-        folds: of a cross-validation on the training set; None: the dev split of the base.
+        folds: of a cross-validation on the training set; None: dev.
+        test: whether the models answer the test set as well.
         seeds: a training each, or one for each fold.
-        variants: by name, what is said of it and its parameters, checked.
+        words: by variant and column, what is said of it.
+        variants: by name, its parameters, checked.
     """
 
     name: str
-    base: str
     about: str
     columns: list[str]
     reference: str
     folds: int | None
+    test: bool
     seeds: list[int]
     words: dict[str, dict[str, str]]
     variants: dict[str, Params]
+
+    @property
+    def monitor(self) -> str:
+        """The score by which variants are compared."""
+        return self.variants[self.reference].train.monitor
+
+    @property
+    def judged_on(self) -> str:
+        """What the score is of, as the page calls it."""
+        return "dev" if self.folds is None else f"{self.folds} folds"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a comparison.
+
+    Args:
+        variant: its name.
+        seed: with which.
+        fold: of the training set, by which it is judged; None: by dev.
+        params: all of them.
+        test: whether the model answers the test set.
+        root: the folder that holds its data.
+    """
+
+    variant: str
+    seed: int
+    fold: int | None
+    params: Params
+    test: bool
+    root: Path
+
+    @property
+    def name(self) -> str:
+        """How its run is called."""
+        return f"{self.variant} seed={self.seed}" + ("" if self.fold is None else f" fold={self.fold}")
 
 
 def read_comparison(path: Path) -> Comparison:
     """Reads and checks a file of variants: every key, value and combination before the first training.
 
+    `base` and `overrides` are of all variants, `set` of one; one may have a `base` of its own.
+
     Raises:
         ParamsError: a key is missing or unknown, a parameter is illegal, or the reference is no variant.
     """
     given = read_yaml(path)
-    if set(given) | {"folds"} != KEYS:
-        raise ParamsError(f"{path}: has the keys {', '.join(given)}; a comparison has {', '.join(sorted(KEYS))}.")
+    if not KEYS <= set(given) <= KEYS | OPTIONAL:
+        keys = f"{', '.join(sorted(KEYS))}; it may have {' and '.join(sorted(OPTIONAL))}"
+        raise ParamsError(f"{path}: has the keys {', '.join(given)}; a comparison has {keys}.")
+    folds, test = given.get("folds"), bool(given.get("test"))
+    if folds is not None and test:
+        raise ParamsError(f"{path}: folds and test: a model of a fold has not learnt from all of train; leave one out.")
     # a core does more with a training of its own than as the second thread of another's
-    shared = {**read_overrides(Path(given["base"])), "train.threads": 1, **given["overrides"]}
-    folds = given.get("folds")
-    shared |= {} if folds is None else {"data.folds": folds, "data.fold": 0}
+    shared = {"train.threads": 1, **given["overrides"]} | ({} if folds is None else {"data.folds": folds})
     variants = {
-        name: with_overrides(Params(), {**shared, **variant["set"]}, where=f"{path}: {name}")
+        name: with_overrides(
+            Params(),
+            {**read_overrides(Path(variant.get("base", given["base"]))), **shared, **variant.get("set", {})},
+            where=f"{path}: {name}",
+        )
         for name, variant in given["variants"].items()
     }
     if given["reference"] not in variants:
         raise ParamsError(f"{path}: reference {given['reference']!r} is none of its variants, {', '.join(variants)}.")
-    if any(params.train.monitor == "loss" for params in variants.values()):
+    if {params.train.monitor for params in variants.values()} == {"loss"}:
         raise ParamsError(f"{path}: train.monitor: loss compares no labels; name a score, for instance accuracy.")
-    first = variants[given["reference"]]
-    for name, params in variants.items():
-        if (params.data, params.embeddings) != (first.data, first.embeddings):
-            raise ParamsError(f"{path}: {name}: has other data or vectors than {given['reference']}; all share them.")
+    if len({params.train.monitor for params in variants.values()}) > 1:
+        raise ParamsError(f"{path}: train.monitor: variants pick their epochs by different scores; name one.")
     words = {name: variant.get("words", {}) for name, variant in given["variants"].items()}
-    said = {key: given[key] for key in ("base", "about", "columns", "reference", "seeds")}
-    return Comparison(name=path.stem, words=words, variants=variants, folds=folds, **said)
+    said = {key: given[key] for key in ("about", "columns", "reference", "seeds")}
+    return Comparison(name=path.stem, folds=folds, test=test, words=words, variants=variants, **said)
 
 
-def prepare_data(comparison: Comparison, folder: Path) -> list[Path]:
-    """Splits and vectors of the comparison, under a folder for each fold, or under one; returns these."""
+def trainings(comparison: Comparison, folder: Path) -> list[Training]:
+    """Every variant with every seed on every fold, all variants with the first seed and fold first."""
+    from bilstm_attention.experiment.checkpoint import digest
+
+    planned = []
+    for seed in comparison.seeds:
+        for fold in [None] if comparison.folds is None else range(comparison.folds):
+            for name, params in comparison.variants.items():
+                if fold is not None:
+                    params = with_overrides(params, {"data.fold": fold})
+                root = folder / digest(params.data.model_dump(), params.embeddings.model_dump())[:12]
+                planned.append(Training(name, seed, fold, params, comparison.test, root))
+    return planned
+
+
+def prepare_data(planned: Sequence[Training]) -> None:
+    """Splits and vectors of all trainings, each kind once."""
     from bilstm_attention.stages import embed, prepare
 
-    params = comparison.variants[comparison.reference]
-    folds = [params.data.fold] if comparison.folds is None else range(comparison.folds)
-    roots = [folder / ("split" if fold is None else f"fold-{fold}") for fold in folds]
-    for fold, root in zip(folds, roots, strict=True):
-        of_fold = params.model_copy(update={"data": params.data.model_copy(update={"fold": fold})})
-        prepare(params=of_fold, root=root)
-        embed(params=of_fold, root=root)
-    return roots
+    for root, params in {training.root: training.params for training in planned}.items():
+        prepare(params=params, root=root)
+        embed(params=params, root=root)
 
 
 @cache
@@ -113,87 +168,68 @@ def _inputs(root: Path) -> tuple[Any, Any, Any]:
     return load_task(root), load_split("dev", root=root), load_vocabulary(root)
 
 
-def train_one(params: Params, seed: int, root: Path) -> dict[str, Any]:
-    """Trains one variant with one seed on what lies under `root`, and measures it on dev, or reads what that gave."""
+def train_one(training: Training) -> dict[str, Any]:
+    """Trains one variant with one seed and measures it, or reads what that gave before.
+
+    The probabilities of the test set lie beside the rest, in a file of their own.
+    """
     start_tensorflow()
-    from bilstm_attention.experiment import faithfulness, prediction, training
+    from bilstm_attention.corpus.batches import encode
+    from bilstm_attention.experiment import faithfulness, prediction
+    from bilstm_attention.experiment import training as loop
     from bilstm_attention.experiment.checkpoint import digest
     from bilstm_attention.experiment.environment import made_with
+    from bilstm_attention.experiment.task import load_split
     from bilstm_attention.stages import write_json
 
-    task, dev, vocabulary = _inputs(root)
-    checkpoint = training.training_checkpoint(paths.CHECKPOINTS, params.model, params.train, task, seed)
+    params, seed = training.params, training.seed
+    task, dev, vocabulary = _inputs(training.root)
+    checkpoint = loop.training_checkpoint(paths.CHECKPOINTS, params.model, params.train, task, seed)
     measures = Path(faithfulness.__file__).read_text(encoding="utf-8")
-    path = root / f"{digest(checkpoint.path.stem, measures, FAITHFULNESS_ROWS)}.json"
+    path = training.root / f"{digest(checkpoint.path.stem, measures, FAITHFULNESS_ROWS, training.test)}.json"
     if not path.exists():
         started = time.time()
-        fitted = training.fit(params.model, params.train, task, seed, checkpoints=paths.CHECKPOINTS)
+        fitted = loop.fit(params.model, params.train, task, seed, checkpoints=paths.CHECKPOINTS)
         predicted = prediction.named(prediction.predict(fitted.model, task.dev), task.labels)
         found = {
             "digest": checkpoint.path.stem,
             "dev": fitted.dev,
             "best_epoch": fitted.best_epoch,
             "started": started,
+            "seconds": time.time() - started,
             "made_with": made_with(),
             "weights": sum(variable.numpy().size for variable in fitted.model.trainable_variables),
             "history": fitted.history.to_dict("records"),
             "predicted": predicted,
             "faithfulness": faithfulness.measure(fitted.model, dev, vocabulary, task.labels, FAITHFULNESS_ROWS, 0),
+            "labels": list(task.labels),
         }
+        if training.test:
+            rows = encode(load_split("test", root=training.root), vocabulary, task.labels)
+            with paths.written_whole(path.with_suffix(".npy")) as target, target.open("wb") as file:
+                np.save(file, prediction.predict(fitted.model, rows), allow_pickle=False)
         write_json(path, found)
     checkpoint.remove()
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    found = dict(json.loads(path.read_text(encoding="utf-8")))
+    return found | ({"test": np.load(path.with_suffix(".npy"), allow_pickle=False)} if training.test else {})
 
 
-def train_all(
-    comparison: Comparison, workers: int, roots: Sequence[Path]
-) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
-    """Every variant with every seed on every root, all variants with the first seed first; yields each when done."""
-    jobs = [
-        (name, seed, number)
-        for seed in comparison.seeds
-        for number in range(len(roots))
-        for name in comparison.variants
-    ]
+def train_all(planned: Sequence[Training], workers: int) -> Iterator[tuple[Training, dict[str, Any]]]:
+    """Yields each training as it is done."""
     # spawned, since TensorFlow does not survive a fork
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        waiting = {
-            pool.submit(train_one, comparison.variants[name], seed, roots[number]): (name, seed, number)
-            for name, seed, number in jobs
-        }
+        waiting = {pool.submit(train_one, training): training for training in planned}
         for done in as_completed(waiting):
-            yield *waiting[done], done.result()
+            yield waiting[done], done.result()
 
 
-def pooled(of_roots: Sequence[Mapping[str, Any]], gold: Sequence[str], monitor: str) -> dict[str, Any]:
-    """One seed's trainings as one: all its answers, their score, the mean of what is known of its attention.
-
-    Args:
-        of_roots: what `train_one` returned for each root.
-        gold: labels of all dev sentences, in the order of the roots.
-        monitor: the score.
-    """
-    from bilstm_attention.experiment.scoring import scores
-
-    predicted = [label for found in of_roots for label in found["predicted"]]
-    measured = pd.json_normalize([found["faithfulness"] for found in of_roots]).mean(numeric_only=True)
-    return {
-        "predicted": predicted,
-        "score": scores(gold, predicted, sorted(set(gold)))[monitor],
-        "by_root": [found["dev"][monitor] for found in of_roots],
-        "weights": of_roots[0]["weights"],
-        "faithfulness": measured.to_dict(),
-    }
-
-
-def record(comparison: Comparison, name: str, seed: int, root: Path, found: Mapping[str, Any]) -> None:
+def record(comparison: Comparison, training: Training, found: Mapping[str, Any]) -> None:
     """Writes the training as a run to MLflow, unless the store has it."""
     from bilstm_attention.experiment.runs import corpus_name
     from bilstm_attention.experiment.tracking import Record, Tracker, tracking_may_fail
 
-    params = with_overrides(comparison.variants[name], {"train.seeds": [seed]})
-    where = "" if comparison.folds is None else f" {root.name}"
-    with tracking_may_fail(f"{name}, seed {seed}{where}"):
+    params = with_overrides(training.params, {"train.seeds": [training.seed]})
+    with tracking_may_fail(training.name):
         tracker = Tracker(corpus_name(params))
         if tracker.newest(DIGEST, found["digest"]):
             return
@@ -201,53 +237,100 @@ def record(comparison: Comparison, name: str, seed: int, root: Path, found: Mapp
         rankings = {
             f"dev_{of}_{by}": measured[of][by] for of in ("comprehensiveness", "sufficiency") for by in measured[of]
         }
+        tags = {"comparison": comparison.name, "variant": training.variant, "seed": str(training.seed)}
         tracker.record(
             Record(
-                name=f"{name} seed={seed}{where}",
+                name=training.name,
                 started=found["started"],
                 params=params,
                 metrics={f"best_dev_{score}": value for score, value in found["dev"].items()}
                 | rankings
                 | {"dev_attention_entropy": measured["entropy"]},
                 history=found["history"],
-                tags={"comparison": comparison.name, "variant": name, "seed": str(seed), DIGEST: found["digest"]},
-                datasets={split: root / paths.PREPARED / f"{split}.parquet" for split in ("train", "dev")},
+                tags={**tags, DIGEST: found["digest"]},
+                datasets={split: training.root / paths.PREPARED / f"{split}.parquet" for split in ("train", "dev")},
             )
         )
 
 
-def tabulate(
-    comparison: Comparison, gold: Sequence[str], results: Mapping[str, Mapping[int, Mapping[str, Any]]]
-) -> pd.DataFrame:
-    """A row per variant: scores by seed, mean and sd, p against the reference, weights added, faithfulness.
+@dataclass(frozen=True)
+class Answers:
+    """What the models of one variant answered.
 
     Args:
-        gold: labels of all dev sentences, in the order of the roots.
-        results: by variant and seed, what `pooled` returned.
+        gold: right labels of what it was judged on, all folds together, `(N,)`.
+        predicted: by seed, `(N,)`.
+        test_gold: right labels of the test set, `(M,)`; empty where it was not asked.
+        test_predicted: by seed, `(M,)`.
+        ensemble: labels of the mean of the seeds' probabilities, `(M,)`.
+        found: of every training.
+    """
+
+    gold: list[str]
+    predicted: dict[int, list[str]]
+    test_gold: list[str]
+    test_predicted: dict[int, list[str]]
+    ensemble: list[str]
+    found: list[Mapping[str, Any]]
+
+
+def answers_of(done: Sequence[tuple[Training, Mapping[str, Any]]]) -> Answers:
+    """Gathers the trainings of one variant, in the order of `trainings`."""
+    from bilstm_attention.experiment.prediction import named
+    from bilstm_attention.experiment.task import load_split
+
+    roots = list(dict.fromkeys(training.root for training, _ in done))
+    gold = [label for root in roots for label in load_split("dev", ["label"], root)["label"]]
+    predicted: dict[int, list[str]] = defaultdict(list)
+    for training, found in done:
+        predicted[training.seed] += found["predicted"]
+    tested = [(training.seed, found["test"], found["labels"]) for training, found in done if training.test]
+    return Answers(
+        gold=gold,
+        predicted=dict(predicted),
+        test_gold=load_split("test", ["label"], roots[0])["label"].tolist() if tested else [],
+        test_predicted={seed: named(probabilities, labels) for seed, probabilities, labels in tested},
+        ensemble=named(np.mean([each for _, each, _ in tested], axis=0), tested[0][2]) if tested else [],
+        found=[found for _, found in done],
+    )
+
+
+def tabulate(comparison: Comparison, answers: Mapping[str, Answers]) -> pd.DataFrame:
+    """A row per variant: scores by seed, mean and sd, p against the reference, weights added, faithfulness.
+
+    With the test set also its scores, the 95 % interval of their mean and the ensemble's score; p is then of test.
     """
     from bilstm_attention.experiment import scoring
 
-    monitor = next(iter(comparison.variants.values())).train.monitor
-    reference = [found["predicted"] for found in results[comparison.reference].values()]
-    first = next(iter(results[comparison.reference].values()))
+    monitor, reference = comparison.monitor, answers[comparison.reference]
+
+    def score(gold: Sequence[str], predicted: Sequence[str]) -> float:
+        return scoring.scores(gold, predicted, sorted({*gold, *predicted}))[monitor]
+
     rows = []
-    for name, by_seed in results.items():
-        found = list(by_seed.values())
-        predicted = [one["predicted"] for one in found]
-        itself = name == comparison.reference
-        measured = pd.DataFrame([one["faithfulness"] for one in found]).mean()
-        scores = {seed: one["score"] for seed, one in by_seed.items()}
-        rows.append(
-            {
-                "variant": name,
-                **{f"seed_{seed}": score for seed, score in scores.items()},
-                **scoring.spread_over_seeds(scores),
-                "p": None if itself else scoring.compare(gold, predicted, reference, monitor),
-                "weights_added": found[0]["weights"] - first["weights"],
-                **{name.replace(".", "_"): measured[name] for name in MEASURES},
-                **{f"share_{kind}": measured[f"attention_share.{kind}"] for kind in SHARES.values()},
-            }
+    for name, one in answers.items():
+        scores = {seed: score(one.gold, predicted) for seed, predicted in one.predicted.items()}
+        measured = pd.json_normalize([found["faithfulness"] for found in one.found]).mean(numeric_only=True)
+        pairs = (one.test_gold, one.test_predicted, reference.test_gold, reference.test_predicted)
+        gold, own, other_gold, others = (
+            pairs if comparison.test else (one.gold, one.predicted, reference.gold, reference.predicted)
         )
+        paired = name != comparison.reference and gold == other_gold
+        row = {"variant": name, **{f"seed_{seed}": value for seed, value in scores.items()}}
+        row |= scoring.spread_over_seeds(scores)
+        if comparison.test:
+            tested = {seed: score(one.test_gold, predicted) for seed, predicted in one.test_predicted.items()}
+            low, high = scoring.bootstrap_interval(one.test_gold, list(one.test_predicted.values()), monitor)
+            summary = scoring.summary_over_seeds(tested, low, high)
+            row |= {f"test_seed_{seed}": value for seed, value in tested.items()}
+            row |= {f"test_{key}": summary[key] for key in ("mean", "sd", "low", "high")}
+            row["test_ensemble"] = score(one.test_gold, one.ensemble)
+        row["p"] = scoring.compare(gold, list(own.values()), list(others.values()), monitor) if paired else None
+        row["weights_added"] = one.found[0]["weights"] - reference.found[0]["weights"]
+        row["minutes"] = float(np.median([found["seconds"] for found in one.found])) / 60
+        row |= {name.replace(".", "_"): measured[name] for name in MEASURES}
+        row |= {f"share_{kind}": measured.get(f"attention_share.{kind}") for kind in SHARES.values()}
+        rows.append(row)
     return pd.DataFrame(rows).drop(columns="by_seed")
 
 
@@ -260,23 +343,21 @@ def page(comparison: Comparison, table: pd.DataFrame, commands: Sequence[str], m
         commands: that made it.
         made_with: what the trainings were made with, each once.
     """
-    base = next(iter(comparison.variants.values())).train
     text = [comparison.about.rstrip(), "", "```sh", *commands, "```", ""]
-    heads = [
-        *comparison.columns,
-        "weights added",
-        f"dev {base.monitor}",
-        "by seed",
-        f"p against {comparison.reference}",
-    ]
+    of_test = ["test", "95 % interval", "ensemble"] if comparison.test else []
+    score = f"{comparison.judged_on} {comparison.monitor}"
+    heads = [*comparison.columns, "weights added", score, "by seed", *of_test, f"p against {comparison.reference}"]
     text += [_line("variant", *heads), _line(*["---"] * (len(heads) + 1))]
     for row in table.to_dict("records"):
         by_seed = ", ".join(f"{row[f'seed_{seed}']:.1f}" for seed in comparison.seeds)
         words = [comparison.words[row["variant"]].get(column, "") for column in comparison.columns]
-        p = "" if pd.isna(row["p"]) else f"{row['p']:.3f}"
-        score = f"{row['mean']:.2f}" if pd.isna(row["sd"]) else f"{row['mean']:.2f} ± {row['sd']:.2f}"
-        text.append(_line(f"`{row['variant']}`", *words, f"{row['weights_added']:,}", score, by_seed, p))
-    text += ["", f"![dev {base.monitor} by variant]({comparison.name}.png)", ""]
+        cells = [f"{row['weights_added']:,}", _mean_and_sd(row["mean"], row["sd"]), by_seed]
+        if comparison.test:
+            cells += [_mean_and_sd(row["test_mean"], row["test_sd"]), f"{row['test_low']:.2f}–{row['test_high']:.2f}"]
+            cells += [f"{row['test_ensemble']:.2f}"]
+        cells += ["" if pd.isna(row["p"]) else f"{row['p']:.3f}"]
+        text.append(_line(f"`{row['variant']}`", *words, *cells))
+    text += ["", f"![{comparison.monitor} by variant]({comparison.name}.png)", ""]
     text += [FAITHFULNESS.format(rows=FAITHFULNESS_ROWS), ""]
     heads = ["attention", "random", "gradient x input", "attention", "random", "gradient x input"]
     text += [
@@ -290,9 +371,13 @@ def page(comparison: Comparison, table: pd.DataFrame, commands: Sequence[str], m
     ]
     for row in table.to_dict("records"):
         numbers = [row[f"{of}_{by}"] for of in ("comprehensiveness", "sufficiency") for by in RANKINGS]
-        numbers += [row["entropy"], *(row.get(f"share_{kind}", float("nan")) for kind in SHARES.values())]
-        text.append(_line(f"`{row['variant']}`", *(f"{number:.1f}" for number in numbers)))
+        numbers += [row["entropy"], *(row[f"share_{kind}"] for kind in SHARES.values())]
+        text.append(_line(f"`{row['variant']}`", *("" if pd.isna(number) else f"{number:.1f}" for number in numbers)))
     return "\n".join([*text, "", *(f"Trained with {each}." for each in made_with), ""])
+
+
+def _mean_and_sd(mean: float, sd: float | None) -> str:
+    return f"{mean:.2f}" if pd.isna(sd) else f"{mean:.2f} ± {sd:.2f}"
 
 
 RANKINGS = ("attention", "random", "gradient_input")
@@ -324,42 +409,42 @@ def main(
 ) -> None:
     """Trains, records and compares every variant of FILE."""
     start_tensorflow()
-    from bilstm_attention.experiment.task import load_split
     from bilstm_attention.insight.plots import compared
 
     comparison = read_comparison(file)
-    folder = paths.STUDIES / comparison.name
-    roots = prepare_data(comparison, folder)
-    found_of: dict[tuple[str, int], dict[int, Any]] = defaultdict(dict)
+    planned = trainings(comparison, paths.STUDIES / comparison.name)
+    prepare_data(planned)
+    done: dict[str, dict[str, Any]] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
-        trainings = len(comparison.variants) * len(comparison.seeds) * len(roots)
-        task = progress.add_task(comparison.name, total=trainings)
-        for name, seed, number, found in train_all(comparison, workers, roots):
-            found_of[name, seed][number] = found
-            record(comparison, name, seed, roots[number], found)
+        task = progress.add_task(comparison.name, total=len(planned))
+        for training, found in train_all(planned, workers):
+            done[training.name] = found
+            record(comparison, training, found)
             scores = "  ".join(f"{score} {value:.2f}" for score, value in found["dev"].items())
-            where = "" if comparison.folds is None else f", {roots[number].name}"
-            progress.console.print(f"{name}, seed {seed}{where}: {scores}", soft_wrap=True)
+            progress.console.print(f"{training.name}: {scores}", soft_wrap=True)
             progress.advance(task)
-    monitor = comparison.variants[comparison.reference].train.monitor
-    gold = [label for root in roots for label in load_split("dev", ["label"], root)["label"]]
-    results = {
-        name: {
-            seed: pooled([found_of[name, seed][number] for number in range(len(roots))], gold, monitor)
-            for seed in comparison.seeds
-        }
+    answers = {
+        name: answers_of([(training, done[training.name]) for training in planned if training.variant == name])
         for name in comparison.variants
     }
-    table = tabulate(comparison, gold, results)
+    table = tabulate(comparison, answers)
     target = Path("experiments/results") / comparison.name
     with paths.written_whole(target.with_suffix(".csv")) as path:
         table.to_csv(path, index=False, float_format="%.4f")
     commands = [f"python experiments/compare.py {file} --workers {workers}"]
-    made_with = sorted({one["made_with"] for found in found_of.values() for one in found.values()})
+    made_with = sorted({found["made_with"] for found in done.values()})
     with paths.written_whole(target.with_suffix(".md")) as path:
         path.write_text(page(comparison, table, commands, made_with), encoding="utf-8")
-    compared(table, f"dev {monitor}", target.with_suffix(".png"))
+    shown = [
+        f"{'test_' if comparison.test else ''}{name}" for name in ("mean", *(f"seed_{n}" for n in comparison.seeds))
+    ]
+    picture = table[["variant", *shown]].rename(columns=lambda name: name.removeprefix("test_"))
+    compared(
+        picture,
+        f"{'test' if comparison.test else comparison.judged_on} {comparison.monitor}",
+        target.with_suffix(".png"),
+    )
     print(f"{target}.md, .csv and .png written")
 
 

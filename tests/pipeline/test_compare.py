@@ -46,7 +46,7 @@ def write(project: Project, reference: str) -> None:
 
 
 def results(project: Project) -> dict[Path, dict]:
-    files = (project.root / "experiments/studies/two/split").glob("*.json")
+    files = (project.root / "experiments/studies/two").glob("*/*.json")
     return {file: json.loads(file.read_text()) for file in sorted(files)}
 
 
@@ -100,13 +100,13 @@ def test_folds_are_judged_together_and_each_by_models_that_did_not_learn_from_it
     one_seed = COMPARISON.replace("REFERENCE", "mean").replace("seeds: [0, 1]", "seeds: [0]\nfolds: 2")
     (project.root / "experiments/comparisons/halves.yaml").write_text(one_seed)
     project.run(sys.executable, "experiments/compare.py", "experiments/comparisons/halves.yaml", "--workers", "2")
-    folder = project.root / "experiments/studies/halves"
-    tables = [pd.read_parquet(folder / f"fold-{fold}/data/prepared/dev.parquet") for fold in (0, 1)]
-    learnt = [pd.read_parquet(folder / f"fold-{fold}/data/prepared/train.parquet")["id"] for fold in (0, 1)]
+    folders = sorted((project.root / "experiments/studies/halves").iterdir())
+    tables = [pd.read_parquet(folder / "data/prepared/dev.parquet") for folder in folders]
+    learnt = [pd.read_parquet(folder / "data/prepared/train.parquet")["id"] for folder in folders]
     assert [sorted(table["id"]) for table in tables] == [sorted(ids) for ids in reversed(learnt)]
     rows = pd.read_csv(project.root / "experiments/results/halves.csv").set_index("variant")
     gold = [label for table in tables for label in table["label"]]
-    found = [[json.loads(file.read_text()) for file in (folder / f"fold-{fold}").glob("*.json")] for fold in (0, 1)]
+    found = [[json.loads(file.read_text()) for file in folder.glob("*.json")] for folder in folders]
     # mean pooling has fewer weights than two hops
     by_variant = zip(*(sorted(of_fold, key=lambda one: one["weights"]) for of_fold in found), strict=True)
     for name, answers in zip(("mean", "two hops"), by_variant, strict=True):
@@ -114,12 +114,38 @@ def test_folds_are_judged_together_and_each_by_models_that_did_not_learn_from_it
         assert rows.loc[name, "mean"] == pytest.approx(official_f1(gold, predicted), abs=1e-4)
 
 
+def test_what_is_final_answers_the_test_set_as_the_pipeline_does(project: Project) -> None:
+    final = COMPARISON.replace("REFERENCE", "mean").replace("seeds:", "test: true\nseeds:")
+    # data of its own: the first variant reads a context of the entities
+    final = final.replace("kind: mean}", "kind: mean, data.tokens.context: 2}")
+    (project.root / "experiments/comparisons/final.yaml").write_text(final)
+    project.run(sys.executable, "experiments/compare.py", "experiments/comparisons/final.yaml")
+    row = pd.read_csv(project.root / "experiments/results/final.csv").set_index("variant").loc["mean"]
+    changed = ("train.epochs=1", "model.lstm_units=4", "embeddings.epochs=1", "model.attention.kind=mean")
+    project.apply(*changed, "data.tokens.context=2", "train.seeds=[0,1]", "train.threads=1")
+    project.run("dvc", "repro")
+    metrics = json.loads((project.root / "experiments/current/metrics.json").read_text())
+    for column, wanted in {
+        "mean": metrics["dev"]["official_f1"]["mean"],
+        "test_mean": metrics["test"]["official_f1"]["mean"],
+        "test_low": metrics["test"]["official_f1"]["low"],
+        "test_ensemble": metrics["ensemble"]["official_f1"],
+    }.items():
+        assert row[column] == pytest.approx(wanted, abs=1e-4), column
+    page = (project.root / "experiments/results/final.md").read_text()
+    assert f"{row['test_low']:.2f}–{row['test_high']:.2f} | {row['test_ensemble']:.2f} |" in page
+
+
 def test_a_comparison_that_cannot_be_is_refused_before_any_training(project: Project) -> None:
     before = set(results(project))
     write(project, "median")
     assert "reference 'median' is none of its variants, mean, two hops" in project.run(*command(), check=False)
     write(project, "mean")
-    elsewhere = COMPARISON.replace("REFERENCE", "mean").replace("kind: mean", "kind: mean, data.split_seed: 3")
-    (project.root / "experiments/comparisons/two.yaml").write_text(elsewhere)
-    assert "two hops: has other data or vectors than mean; all share them" in project.run(*command(), check=False)
+    for wrong, message in {
+        "folds: 2\ntest: true\nseeds": "folds and test: a model of a fold has not learnt from all of train",
+        "fold: 2\nseeds": "it may have folds and test",
+    }.items():
+        text = COMPARISON.replace("REFERENCE", "mean").replace("seeds", wrong)
+        (project.root / "experiments/comparisons/two.yaml").write_text(text)
+        assert message in project.run(*command(), check=False)
     assert set(results(project)) == before
