@@ -203,6 +203,7 @@ class Train(Block):
     seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1)] = [0]
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
     patience: Annotated[int, Field(ge=1)] = 8
+    restore_best_weights: bool = True
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
     batch_tokens: Annotated[int, Field(ge=1, le=2**24)] | None = None
     optimizer: Literal["adam", "adamw", "nadam", "rmsprop", "sgd", "adadelta", "adagrad"] = "adam"

@@ -357,6 +357,19 @@ def test_training_stops_when_patience_ends_and_keeps_the_earliest_best_epoch(
     assert fitted.dev["accuracy"] == dev[best - 1]
 
 
+def test_the_last_epoch_is_kept_where_the_best_is_not_to_be_restored(
+    quick: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = iter([50, 70, 40, 60, 60])
+    monkeypatch.setattr(training, "scores", lambda *_: {"accuracy": next(script), "macro_f1": 0.0})
+    settings = train(epochs=5, patience=1, restore_best_weights=False)
+    last = fit(TINY, settings, TASK, seed=0)
+    assert (last.best_epoch, len(last.history), last.dev["accuracy"]) == (5, 5, 60)
+    monkeypatch.setattr(training, "scores", lambda *_: {"accuracy": 50.0, "macro_f1": 0.0})
+    kept = [fit(TINY, settings.model_copy(update={"epochs": epochs}), TASK, seed=0).model for epochs in (4, 5)]
+    assert [digest(*trained_values(model)) == digest(*trained_values(last.model)) for model in kept] == [False, True]
+
+
 def test_monitoring_the_loss_keeps_the_lowest(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     script = iter(range(99))
     monkeypatch.setattr(training, "scores", lambda *_: {"accuracy": float(next(script)), "macro_f1": 0.0})

@@ -30,14 +30,14 @@ SMALLEST_PROBABILITY = 1e-7
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained model, its weights those of the best epoch on dev.
+    """A trained model, its weights those of the epoch that was kept: the best on dev, or the last.
 
     Args:
         model: the classifier.
         history: one row per epoch: `epoch`, `learning_rate`, `loss` (training, penalties left out), `dev_loss` and
             every dev score in percent as `dev_<name>`.
-        best_epoch: from 1.
-        dev: the scores of the best epoch.
+        best_epoch: the one kept, from 1.
+        dev: its scores.
     """
 
     model: keras.Model
@@ -56,7 +56,7 @@ def fit(
     on_batch: Callable[[int, int, int], None] = lambda epoch, batch, batches: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> Fitted:
-    """Trains one model on `task` and restores its best epoch on dev.
+    """Trains one model on `task`, and restores its best epoch on dev unless the last is to be kept.
 
     Same arguments, versions and kind of machine: the same weights, byte for byte, whether in one go or resumed.
 
@@ -109,7 +109,8 @@ def fit(
         _check_number(judged["dev_loss"], f"seed {seed}, dev after epoch {epoch}", learning_rate)
         row = {"epoch": epoch, "learning_rate": learning_rate, "loss": loss, **judged}
         state.history.append(row)
-        if _goodness(state, train_params.monitor, epoch) > _goodness(state, train_params.monitor, state.best_epoch):
+        best, this = (_goodness(state, train_params.monitor, number) for number in (state.best_epoch, epoch))
+        if this > best or not train_params.restore_best_weights:
             state.best_epoch, state.best = epoch, _values(moving)
         _assign(moving, weights)
         state.variables = _values(everything)
