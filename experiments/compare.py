@@ -4,9 +4,10 @@
 
 writes `experiments/results/NAME.md`, `.csv` and `.png`. Each seed is one training, judged on dev, or, with `folds: K`,
 K trainings, each judged on the fold of the training set that it did not learn from; the score is then of all these
-answers together. With `test: true` each model answers the test set too, once: for what is final, never for choosing.
-Data of every variant are prepared in `experiments/studies/NAME`; every training is a run in MLflow. Killed, the same
-command goes on from the last finished epoch of every training; finished ones are read, not repeated.
+answers together. (Where the best epoch is restored, the fold picks it: right for comparing, too high otherwise.) With
+`test: true` each model answers the test set too, once: for what is final, never for choosing. Data of every variant are
+prepared in `experiments/studies/NAME`, at every start; every training is a run in MLflow. Killed, the same command goes
+on from the last finished epoch of every training; finished ones are read, not repeated.
 """
 
 import json
@@ -15,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -112,7 +113,9 @@ def read_comparison(path: Path) -> Comparison:
     if not KEYS <= set(given) <= KEYS | OPTIONAL:
         keys = f"{', '.join(sorted(KEYS))}; it may have {' and '.join(sorted(OPTIONAL))}"
         raise ParamsError(f"{path}: has the keys {', '.join(given)}; a comparison has {keys}.")
-    folds, test = given.get("folds"), bool(given.get("test"))
+    folds, test = given.get("folds"), given.get("test", False)
+    if not isinstance(test, bool):
+        raise ParamsError(f"{path}: test: {test!r} is neither true nor false.")
     if folds is not None and test:
         raise ParamsError(f"{path}: folds and test: a model of a fold has not learnt from all of train; leave one out.")
     # a core does more with a training of its own than as the second thread of another's
@@ -125,6 +128,13 @@ def read_comparison(path: Path) -> Comparison:
         )
         for name, variant in given["variants"].items()
     }
+    for name, params in variants.items():
+        if folds is not None and (params.data.dev or not params.data.test or params.data.folds != folds):
+            raise ParamsError(
+                f"{path}: {name}: folds are of train where the base names a test file and no dev file, in all variants"
+                f" {folds}; here data.test is {params.data.test}, data.dev {params.data.dev}, data.folds"
+                f" {params.data.folds}."
+            )
     if given["reference"] not in variants:
         raise ParamsError(f"{path}: reference {given['reference']!r} is none of its variants, {', '.join(variants)}.")
     if {params.train.monitor for params in variants.values()} == {"loss"}:
@@ -160,9 +170,9 @@ def prepare_data(planned: Sequence[Training]) -> None:
         embed(params=params, root=root)
 
 
-@cache
+@lru_cache(maxsize=4)
 def _inputs(root: Path) -> tuple[Any, Any, Any]:
-    """Task, dev table and vocabulary, read once per process."""
+    """Task, dev table and vocabulary."""
     from bilstm_attention.experiment.task import load_split, load_task, load_vocabulary
 
     return load_task(root), load_split("dev", root=root), load_vocabulary(root)
@@ -184,19 +194,24 @@ def train_one(training: Training) -> dict[str, Any]:
 
     params, seed = training.params, training.seed
     task, dev, vocabulary = _inputs(training.root)
-    checkpoint = loop.training_checkpoint(paths.CHECKPOINTS, params.model, params.train, task, seed)
+    # data of two variants may be the same
+    checkpoints = training.root / "checkpoints"
+    checkpoint = loop.training_checkpoint(checkpoints, params.model, params.train, task, seed)
     measures = Path(faithfulness.__file__).read_text(encoding="utf-8")
-    path = training.root / f"{digest(checkpoint.path.stem, measures, FAITHFULNESS_ROWS, training.test)}.json"
+    asked = [checkpoint.path.stem, measures, FAITHFULNESS_ROWS]
+    if training.test:
+        rows = encode(load_split("test", root=training.root), vocabulary, task.labels)
+        asked += [rows.tokens, rows.starts, rows.labels]
+    path = training.root / f"{digest(*asked)}.json"
     if not path.exists():
         started = time.time()
-        fitted = loop.fit(params.model, params.train, task, seed, checkpoints=paths.CHECKPOINTS)
+        fitted = loop.fit(params.model, params.train, task, seed, checkpoints=checkpoints)
         predicted = prediction.named(prediction.predict(fitted.model, task.dev), task.labels)
         found = {
             "digest": checkpoint.path.stem,
             "dev": fitted.dev,
             "best_epoch": fitted.best_epoch,
             "started": started,
-            "seconds": time.time() - started,
             "made_with": made_with(),
             "weights": sum(variable.numpy().size for variable in fitted.model.trainable_variables),
             "history": fitted.history.to_dict("records"),
@@ -205,7 +220,6 @@ def train_one(training: Training) -> dict[str, Any]:
             "labels": list(task.labels),
         }
         if training.test:
-            rows = encode(load_split("test", root=training.root), vocabulary, task.labels)
             with paths.written_whole(path.with_suffix(".npy")) as target, target.open("wb") as file:
                 np.save(file, prediction.predict(fitted.model, rows), allow_pickle=False)
         write_json(path, found)
@@ -224,21 +238,26 @@ def train_all(planned: Sequence[Training], workers: int) -> Iterator[tuple[Train
 
 
 def record(comparison: Comparison, training: Training, found: Mapping[str, Any]) -> None:
-    """Writes the training as a run to MLflow, unless the store has it."""
+    """Writes the training as a run to MLflow, unless the store has it; test scores join it."""
+    from bilstm_attention.experiment.prediction import named
     from bilstm_attention.experiment.runs import corpus_name
+    from bilstm_attention.experiment.scoring import scores
+    from bilstm_attention.experiment.task import load_split
     from bilstm_attention.experiment.tracking import Record, Tracker, tracking_may_fail
 
     params = with_overrides(training.params, {"train.seeds": [training.seed]})
     with tracking_may_fail(training.name):
         tracker = Tracker(corpus_name(params))
-        if tracker.newest(DIGEST, found["digest"]):
+        run = tracker.newest(DIGEST, found["digest"])
+        if run and not training.test:
             return
         measured = found["faithfulness"]
         rankings = {
             f"dev_{of}_{by}": measured[of][by] for of in ("comprehensiveness", "sufficiency") for by in measured[of]
         }
         tags = {"comparison": comparison.name, "variant": training.variant, "seed": str(training.seed)}
-        tracker.record(
+        tags |= {} if training.fold is None else {"fold": str(training.fold)}
+        run = run or tracker.record(
             Record(
                 name=training.name,
                 started=found["started"],
@@ -249,8 +268,16 @@ def record(comparison: Comparison, training: Training, found: Mapping[str, Any])
                 history=found["history"],
                 tags={**tags, DIGEST: found["digest"]},
                 datasets={split: training.root / paths.PREPARED / f"{split}.parquet" for split in ("train", "dev")},
+                of_pipeline=False,
             )
         )
+        if training.test:
+            gold = load_split("test", ["label"], training.root)["label"].tolist()
+            tested = scores(gold, named(found["test"], found["labels"]), found["labels"])
+            test_file = training.root / paths.PREPARED / "test.parquet"
+            tracker.add(
+                run, metrics={f"test_{score}": value for score, value in tested.items()}, datasets={"test": test_file}
+            )
 
 
 @dataclass(frozen=True)
@@ -327,7 +354,6 @@ def tabulate(comparison: Comparison, answers: Mapping[str, Answers]) -> pd.DataF
             row["test_ensemble"] = score(one.test_gold, one.ensemble)
         row["p"] = scoring.compare(gold, list(own.values()), list(others.values()), monitor) if paired else None
         row["weights_added"] = one.found[0]["weights"] - reference.found[0]["weights"]
-        row["minutes"] = float(np.median([found["seconds"] for found in one.found])) / 60
         row |= {name.replace(".", "_"): measured[name] for name in MEASURES}
         row |= {f"share_{kind}": measured.get(f"attention_share.{kind}") for kind in SHARES.values()}
         rows.append(row)
@@ -344,9 +370,10 @@ def page(comparison: Comparison, table: pd.DataFrame, commands: Sequence[str], m
         made_with: what the trainings were made with, each once.
     """
     text = [comparison.about.rstrip(), "", "```sh", *commands, "```", ""]
-    of_test = ["test", "95 % interval", "ensemble"] if comparison.test else []
-    score = f"{comparison.judged_on} {comparison.monitor}"
-    heads = [*comparison.columns, "weights added", score, "by seed", *of_test, f"p against {comparison.reference}"]
+    of_test = [f"test {comparison.monitor}", "95 % interval", "ensemble"] if comparison.test else []
+    score, seeds = f"{comparison.judged_on} {comparison.monitor}", f"{comparison.judged_on}, by seed"
+    p = f"p {'on test ' if comparison.test else ''}against {comparison.reference}"
+    heads = [*comparison.columns, "weights added", score, seeds, *of_test, p]
     text += [_line("variant", *heads), _line(*["---"] * (len(heads) + 1))]
     for row in table.to_dict("records"):
         by_seed = ", ".join(f"{row[f'seed_{seed}']:.1f}" for seed in comparison.seeds)
@@ -358,7 +385,8 @@ def page(comparison: Comparison, table: pd.DataFrame, commands: Sequence[str], m
         cells += ["" if pd.isna(row["p"]) else f"{row['p']:.3f}"]
         text.append(_line(f"`{row['variant']}`", *words, *cells))
     text += ["", f"![{comparison.monitor} by variant]({comparison.name}.png)", ""]
-    text += [FAITHFULNESS.format(rows=FAITHFULNESS_ROWS), ""]
+    judged = "dev sentences" if comparison.folds is None else "sentences of each fold"
+    text += [FAITHFULNESS.format(rows=FAITHFULNESS_ROWS, judged=judged), ""]
     heads = ["attention", "random", "gradient x input", "attention", "random", "gradient x input"]
     text += [
         _line(
@@ -391,7 +419,7 @@ SHARES = {
 }
 FAITHFULNESS = (
     "## Does the attention mean anything?\n\n"
-    "On {rows} dev sentences, means of the seeds; percentage points of the predicted class's probability.\n"
+    "On {rows} {judged}, means of all trainings; percentage points of the predicted class's probability.\n"
     "Comprehensiveness: what deleting the tokens on top of a ranking takes away (higher: they were needed).\n"
     "Sufficiency: what is missing when they alone are left (lower: they were enough). Both after DeYoung et al. 2020\n"
     "(arXiv:1911.03429), mean of 1, 5, 10, 20 and 50 % of the tokens, each rounded up to whole ones. Entropy: percent\n"
@@ -436,15 +464,10 @@ def main(
     made_with = sorted({found["made_with"] for found in done.values()})
     with paths.written_whole(target.with_suffix(".md")) as path:
         path.write_text(page(comparison, table, commands, made_with), encoding="utf-8")
-    shown = [
-        f"{'test_' if comparison.test else ''}{name}" for name in ("mean", *(f"seed_{n}" for n in comparison.seeds))
-    ]
-    picture = table[["variant", *shown]].rename(columns=lambda name: name.removeprefix("test_"))
-    compared(
-        picture,
-        f"{'test' if comparison.test else comparison.judged_on} {comparison.monitor}",
-        target.with_suffix(".png"),
-    )
+    of, judged_on = ("test_", "test") if comparison.test else ("", comparison.judged_on)
+    columns_shown = {f"{of}{name}": name for name in ("mean", *(f"seed_{seed}" for seed in comparison.seeds))}
+    picture = table[["variant", *columns_shown]].rename(columns=columns_shown)
+    compared(picture, f"{judged_on} {comparison.monitor}", target.with_suffix(".png"))
     print(f"{target}.md, .csv and .png written")
 
 

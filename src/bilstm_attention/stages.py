@@ -116,7 +116,7 @@ def train(seed: int) -> None:
     closing(f"train seed {seed}", {"best epoch": fitted.best_epoch, **shown})
     with TemporaryDirectory() as pictures:
         picture = Path(pictures) / "learning_curves.png"
-        plots.learning_curves({seed: fitted.history}, params.train.monitor, picture)
+        plots.learning_curves({seed: fitted.history}, params.train.monitor, picture, params.train.restore_best_weights)
         record_training(params, seed, fitted.dev, fitted.history, picture, started)
     # last, since DVC deletes the outputs of a stage that was killed before its end
     training.training_checkpoint(checkpoints, params.model, params.train, task, seed).remove()
@@ -147,7 +147,8 @@ def evaluate() -> None:
         with written_whole(answers / f"{name}.txt") as path:
             write_answers(path, table["id"], table[name])
     pictures = paths.CURRENT / "plots"
-    plots.learning_curves(verdict.histories, params.train.monitor, pictures / "learning_curves.png")
+    curves = pictures / "learning_curves.png"
+    plots.learning_curves(verdict.histories, params.train.monitor, curves, params.train.restore_best_weights)
     plots.confusion_matrix(verdict.confusion, pictures / "confusion.png")
     plots.scores_by_class(verdict.classes, pictures / "classes.png")
     if verdict.faithfulness:

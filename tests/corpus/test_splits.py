@@ -141,6 +141,8 @@ def test_folds_are_dealt_by_the_seed_and_fewer_sentences_than_folds_are_an_error
     assert one["id"].tolist() != other["id"].tolist()
     with pytest.raises(DataError, match=r"train.txt:1: 6 different sentences make no 7 folds; lower data.folds"):
         split_tables(examples(["a", "b"] * 3), None, None, Data(fold=0, folds=7))
+    with pytest.raises(DataError, match=r"fold 9 of 10 has no sentence that train can spare; lower data.folds"):
+        split_tables(examples(["a"] * 9 + ["b"]), None, None, Data(fold=9, folds=10))
 
 
 def test_one_label_alone_is_an_error():

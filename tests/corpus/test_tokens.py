@@ -103,9 +103,20 @@ def test_context_is_counted_from_the_outer_markers_and_nothing_between_them_is_l
     around = [text.replace("<e", "").replace("</e", "") for text in around]
     text = "".join(part for pair in zip(around, (*MARKERS, ""), strict=True) for part in pair)
     whole = tokenize(text, options)
-    first, last = whole.index("<e1>"), whole.index("</e2>")
-    kept = whole[max(0, first - context) : last + 1 + context]
-    assert tokenize(text, options.model_copy(update={"context": context})) == kept
+    before, after = whole[: whole.index("<e1>")], whole[whole.index("</e2>") + 1 :]
+    inside = whole[len(before) : len(whole) - len(after)]
+    kept = tokenize(text, options.model_copy(update={"context": context}))
+    assert kept == [*before[len(before) - min(context, len(before)) :], *inside, *after[:context]]
+
+
+def test_entities_are_found_in_a_context_whichever_comes_first():
+    text = "One two <e2>three</e2> and <e1>four five</e1> six, seven."
+    data = Data(tokens=Tokens(context=1))
+    (row,) = encode_examples(
+        pd.DataFrame({"id": ["1"], "text": [text], "label": ["a"], "source": ["f:1"]}), data
+    ).to_dict("records")
+    assert row["tokens"] == ["two", "<e2>", "three", "</e2>", "and", "<e1>", "four", "five", "</e1>", "six"]
+    assert (row["e1_start"], row["e1_end"], row["e2_start"], row["e2_end"], row["length"]) == (6, 8, 2, 3, 10)
 
 
 @given(TEXT, ANY_TOKENS)

@@ -21,6 +21,7 @@ from bilstm_attention.insight.tables import (
     studies_table,
     trial_line,
 )
+from bilstm_attention.overrides import with_overrides
 from bilstm_attention.params import Params
 
 
@@ -61,6 +62,8 @@ def test_the_table_of_several_seeds_shows_mean_spread_and_ensemble_in_80_columns
 
 
 def test_the_document_shows_every_seed_and_how_it_was_made() -> None:
+    last = with_overrides(Params(), {"train.restore_best_weights": False})
+    assert "in percent. The last epoch is kept; no choice" in score_document(metrics({"0": 75.5}), last, "a machine")
     lines = score_document(metrics({"0": 75.5, "3": 76.5}), Params(), "a machine").splitlines()
     assert "| seed 3 | 78.25 | 76.50 | 76.50 |" in lines
     assert "| **mean ± sd** | 78.25 ± 1.50 | 76.00 ± 1.50 | 33.33 ± 1.50 |" in lines

@@ -93,7 +93,7 @@ def test_a_second_run_trains_what_is_missing_alone_and_to_the_same_scores(projec
         assert after[lost][part] == before[lost][part]
     with sqlite3.connect(project.root / "experiments/mlflow.db") as store:
         assert store.execute("select count(*) from runs").fetchone() == (4,)
-    assert list((project.root / "experiments/checkpoints").iterdir()) == []
+    assert list((project.root / "experiments/studies/two").glob("*/checkpoints/*")) == []
 
 
 def test_folds_are_judged_together_and_each_by_models_that_did_not_learn_from_it(project: Project) -> None:
@@ -132,6 +132,13 @@ def test_what_is_final_answers_the_test_set_as_the_pipeline_does(project: Projec
         "test_ensemble": metrics["ensemble"]["official_f1"],
     }.items():
         assert row[column] == pytest.approx(wanted, abs=1e-4), column
+    with sqlite3.connect(project.root / "experiments/mlflow.db") as store:
+        query = (
+            "select latest_metrics.value from latest_metrics join tags using (run_uuid) where latest_metrics.key = ?"
+        )
+        of_mean = f"{query} and tags.key = 'variant' and tags.value = 'mean'"
+        recorded = [value for (value,) in store.execute(of_mean, ["test_official_f1"])]
+    assert sorted(recorded) == pytest.approx(sorted([row["test_seed_0"], row["test_seed_1"]]), abs=1e-4)
     page = (project.root / "experiments/results/final.md").read_text()
     assert f"{row['test_low']:.2f}–{row['test_high']:.2f} | {row['test_ensemble']:.2f} |" in page
 
@@ -144,8 +151,16 @@ def test_a_comparison_that_cannot_be_is_refused_before_any_training(project: Pro
     for wrong, message in {
         "folds: 2\ntest: true\nseeds": "folds and test: a model of a fold has not learnt from all of train",
         "fold: 2\nseeds": "it may have folds and test",
+        "test: no\nseeds": "test: 'no' is neither true nor false",
     }.items():
         text = COMPARISON.replace("REFERENCE", "mean").replace("seeds", wrong)
         (project.root / "experiments/comparisons/two.yaml").write_text(text)
         assert message in project.run(*command(), check=False)
+    no_test = (
+        COMPARISON.replace("REFERENCE", "mean")
+        .replace("seeds", "folds: 5\nseeds")
+        .replace("{train", "{data.test: null, train")
+    )
+    (project.root / "experiments/comparisons/two.yaml").write_text(no_test)
+    assert "mean: folds are of train where the base names a test file" in project.run(*command(), check=False)
     assert set(results(project)) == before

@@ -101,7 +101,7 @@ def _split_off(rows: pd.DataFrame, split: str, data: Data) -> NDArray[np.bool_]:
 def _fold(rows: pd.DataFrame, data: Data) -> NDArray[np.bool_]:
     """Which rows are of `data.fold`: the sentences of each label are dealt out in turn, so that folds are alike.
 
-    The one sentence of a label that has no other stays in train, whatever the fold.
+    Sentences of a label that train would lose, such as the only one of a label, stay in train.
     """
     table = pd.DataFrame({"key": rows["key"].to_numpy(), "label": rows["label"].cat.codes.to_numpy()})
     sentences = table.sample(frac=1, random_state=data.split_seed).drop_duplicates("key")
@@ -112,6 +112,9 @@ def _fold(rows: pd.DataFrame, data: Data) -> NDArray[np.bool_]:
     away = table["key"].isin(dealt)
     alone = ~table["label"].isin(table["label"][~away])
     taken: NDArray[np.bool_] = (away & ~table["key"].isin(table["key"][alone])).to_numpy()
+    if not taken.any():
+        where = f"{_source(rows.iloc[0])}: fold {data.fold} of {data.folds}"
+        raise DataError(f"{where} has no sentence that train can spare; lower data.folds.")
     return taken
 
 

@@ -97,8 +97,8 @@ def encode_examples(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
 
     Returns:
         columns `id`; `tokens`, a list of strings; `label`; for a relation corpus `e1_start`, `e1_end`, `e2_start`,
-        `e2_end`, the half-open positions in `tokens` of the words between the markers; and `length`, the tokens before
-        cutting, so that a row was cut where `length` exceeds `len(tokens)`.
+        `e2_end`, the half-open positions in `tokens` of the words between the markers; and `length`, the tokens of
+        the context before cutting, so that a row was cut where `length` exceeds `len(tokens)`.
 
     Raises:
         DataError: lists by file and line the sentences and entities without a token, and the rows whose entities do not

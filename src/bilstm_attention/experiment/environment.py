@@ -20,7 +20,7 @@ PACKAGES = ("bilstm-attention", "keras", "tensorflow", "numpy", "pandas", "mlflo
 
 
 def environment_tags() -> dict[str, str]:
-    """Where a run was made: code, versions, machine, and the digests of the data in `dvc.lock`."""
+    """Where a run was made: code, versions, machine."""
     tags = {
         "mlflow.source.name": "bilstm-attention",
         "mlflow.user": getpass.getuser(),
@@ -35,7 +35,7 @@ def environment_tags() -> dict[str, str]:
     if commit:
         tags["mlflow.source.git.commit"] = commit
         tags["git.dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
-    return tags | input_digests()
+    return tags
 
 
 def made_with() -> str:

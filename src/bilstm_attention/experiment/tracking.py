@@ -24,7 +24,7 @@ import pandas as pd
 
 from bilstm_attention import paths
 from bilstm_attention.errors import UserError
-from bilstm_attention.experiment.environment import environment_tags, sha256
+from bilstm_attention.experiment.environment import environment_tags, input_digests, sha256
 from bilstm_attention.overrides import flatten
 from bilstm_attention.params import Params
 
@@ -54,6 +54,7 @@ class Record:
         history: one mapping of metrics per epoch, each with its `epoch`.
         tags: name to value.
         datasets: role (`train`, `dev`, `test`) to file.
+        of_pipeline: whether they are those of `dvc.lock`, whose digests are then tags.
         artifacts: files, or folders whose files, are shown with the run; a mapping from folder in the run to paths.
     """
 
@@ -64,6 +65,7 @@ class Record:
     history: Sequence[Mapping[Any, float]] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     datasets: Mapping[str, Path] = field(default_factory=dict)
+    of_pipeline: bool = True
     artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
 
@@ -125,7 +127,7 @@ class Tracker:
         """Writes a whole run and ends it; returns its id."""
         from mlflow.entities import Param
 
-        tags = {**environment_tags(), **record.tags}
+        tags = {**environment_tags(), **(input_digests() if record.of_pipeline else {}), **record.tags}
         run = self.client.create_run(self.experiment, int(record.started * 1000), tags, record.name)
         run_id = str(run.info.run_id)
         params = [Param(name, str(value)) for name, value in flatten(record.params).items()]

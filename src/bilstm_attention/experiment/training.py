@@ -109,8 +109,8 @@ def fit(
         _check_number(judged["dev_loss"], f"seed {seed}, dev after epoch {epoch}", learning_rate)
         row = {"epoch": epoch, "learning_rate": learning_rate, "loss": loss, **judged}
         state.history.append(row)
-        best, this = (_goodness(state, train_params.monitor, number) for number in (state.best_epoch, epoch))
-        if this > best or not train_params.restore_best_weights:
+        kept, this = (_goodness(state, train_params.monitor, number) for number in (state.best_epoch, epoch))
+        if this > kept or not train_params.restore_best_weights:
             state.best_epoch, state.best = epoch, _values(moving)
         _assign(moving, weights)
         state.variables = _values(everything)

@@ -64,13 +64,14 @@ _house_style = style.context(
 
 
 @_house_style
-def learning_curves(histories: Mapping[int, pd.DataFrame], monitor: str, path: Path) -> None:
-    """Losses and the monitored dev score by epoch, one colour per seed, the best epoch marked; of equals, the first.
+def learning_curves(histories: Mapping[int, pd.DataFrame], monitor: str, path: Path, best: bool = True) -> None:
+    """Losses and the monitored dev score by epoch, one colour per seed, the epoch that was kept marked.
 
     Args:
         histories: by seed; columns epoch, loss, dev_loss and `dev_<monitor>`, scores in percent.
         monitor: `train.monitor`; the best epoch has the lowest `loss`, or the highest of any other score.
         path: the PNG to write.
+        best: whether the best epoch was kept, of equals the first; else the last was.
     """
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     losses, scores = figure.subplots(1, 2)
@@ -84,14 +85,17 @@ def learning_curves(histories: Mapping[int, pd.DataFrame], monitor: str, path: P
             epochs, history["dev_loss"], marker=point, color=colour, linestyle=(0, (3, 1.5)), markerfacecolor="white"
         )
         scores.plot(epochs, score, color=colour)
-        best = int(score.map(partial(goodness, monitor)).argmax())
-        epoch, value = int(epochs.iloc[best]), float(score.iloc[best])
+        kept = int(score.map(partial(goodness, monitor)).argmax()) if best else -1
+        epoch, value = int(epochs.iloc[kept]), float(score.iloc[kept])
         label = f"seed {seed}: {value:.{3 if lower_is_better else 1}f} at epoch {epoch}"
         scores.plot([epoch], [value], "o", color=colour, markeredgecolor="white", markersize=8, zorder=3, label=label)
     last = max(history["epoch"].max() for history in histories.values())
     margin = max(0.5, 0.03 * last)
     name = monitor.replace("_f1", " F1") + ("" if lower_is_better else " (percent)")
-    for axes, title in ((losses, "loss: train solid, dev dashed"), (scores, f"dev {name}, best epoch marked")):
+    for axes, title in (
+        (losses, "loss: train solid, dev dashed"),
+        (scores, f"dev {name}, {'best' if best else 'last'} epoch marked"),
+    ):
         axes.set(title=title, xlabel="epoch", xlim=(1 - margin, last + margin))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         axes.grid(visible=True)

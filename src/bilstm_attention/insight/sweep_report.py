@@ -61,13 +61,14 @@ def _protocol(definition: Definition, study: optuna.Study) -> str:
     usual, base = flatten(Params()), flatten(definition.space.base)
     changed = [f"`{key}={value}`" for key, value in base.items() if value != usual[key] and key not in sweep.space]
     tried = [f"- `{key}`: {_tried(given)}" for key, given in sweep.space.items()]
+    epoch = "best" if definition.space.base.train.restore_best_weights else "last"
     against = f" against {sweep.against}" if sweep.against else ""
     outcome = ", ".join(f"{states[name]} {shown}" for name, shown in _STATES.items() if states[name])
     return "\n".join(
         [
             f"Searched for dev {sweep.metric}{against} with {sweep.sampler.kind} (seed {sweep.sampler.seed}), pruner"
             f" {sweep.pruner.kind}: {states.total()} trials, {outcome}. Each trial has a seed of its own; its score is"
-            " that of its best epoch **on dev**. Test was not opened. Tried:",
+            f" that of its {epoch} epoch **on dev**. Test was not opened. Tried:",
             "",
             *tried,
             "",

@@ -139,8 +139,11 @@ def score_document(metrics: Mapping[str, Any], params: Params, made_with: str) -
     monitor = params.train.monitor
     summary, dev = metrics["test"][first], metrics["dev"]
     seeds = list(summary["by_seed"])
+    epoch = (
+        f"The epoch is picked by {monitor} on dev" if params.train.restore_best_weights else "The last epoch is kept"
+    )
     lines = [
-        f"Test scores in percent. The epoch is picked by {monitor} on dev; no choice was made by test.",
+        f"Test scores in percent. {epoch}; no choice was made by test.",
         "",
         markdown_row("model", f"dev {monitor}", first, *others),
         markdown_row(*["---"] * (len(others) + 3)),

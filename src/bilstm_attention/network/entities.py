@@ -31,7 +31,7 @@ def entity_states(states: Any, entities: Any) -> Any:
     """The mean state of the words of each entity, one after the other; zero for an entity that is not there.
 
     Args:
-        states: float tensor `(B, T, H)`.
+        states: float tensor `(B, T, H)`; word vectors will do.
         entities: bool `(B, 2, T)`.
 
     Returns:
