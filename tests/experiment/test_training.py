@@ -521,3 +521,17 @@ def test_a_step_is_that_of_keras_on_the_gradient_of_the_loss_and_every_penalty(n
         *zip(ours.variables, plain.variables, strict=True),
     ):
         np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_takes_the_gradient_of_the_lstm_once() -> None:
+    """With a persistent tape TensorFlow takes its own beside ours: the same weights, in a third more time."""
+    model, optimizer = (
+        build_classifier(EXACT, TASK.matrix, TRAINING_WORDS, len(CLASSES), seed=0),
+        make_optimizer(train(), 1),
+    )
+    optimizer.build(model.trainable_variables)
+    definition = (
+        training_step(model, optimizer, len(CLASSES), 0.0, devices(1)).get_concrete_function().graph.as_graph_def()
+    )
+    nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
+    assert {node.op for node in nodes} & {"BlockLSTMGrad", "BlockLSTMGradV2"} == {"BlockLSTMGradV2"}
