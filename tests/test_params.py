@@ -139,6 +139,10 @@ def test_parameters_that_do_not_fit_together_are_refused() -> None:
         ({"data.format": "delimited", "model.entity_words": True}, "model.entity_words: true needs marked"),
         ({"data.format": "delimited", "data.tokens.context": 3}, "data.tokens.context: 3 is of marked entities"),
         ({"model.frozen_copy": True, "model.train_embeddings": False}, "both would be the same"),
+        (
+            {"data.train_rows": 9, "data.format": "classes", "data.train": {"a": "a.txt"}, "data.test": None},
+            "the first 9 rows would be of the first class alone",
+        ),
         ({"data.fold": 10}, "data.fold: 10 is none of 0 to 9; data.folds is 10"),
         ({"data.fold": 0, "data.dev": "dev.txt"}, "with a file for dev and one for test nothing is split off"),
         ({"data.format": "delimited", "model.attention.kind": "entity"}, "model.attention.kind: entity needs marked"),

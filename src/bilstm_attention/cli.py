@@ -246,6 +246,23 @@ def sweeps(storage: Storage = None) -> None:
 
 
 @app.command(rich_help_panel=RUNS)
+def compare(
+    file: Annotated[Path, typer.Argument(help="What to compare, e.g. experiments/comparisons/attention.yaml.")],
+    workers: Annotated[int, typer.Option(min=1, help="Trainings at once, each of one thread.")] = 2,
+) -> None:
+    """Trains named variants under one budget and the same seeds, and writes what they score to experiments/results.
+
+    Interrupted, the same command goes on from the last finished epoch of every training.
+    """
+    from bilstm_attention import comparisons
+
+    file = file.absolute()
+    _enter_project()
+    root = paths.project_root()
+    comparisons.compare(file.relative_to(root) if file.is_relative_to(root) else file, workers)
+
+
+@app.command(rich_help_panel=RUNS)
 def explain(
     text: Annotated[
         list[str] | None, typer.Option(help="A sentence to read, entities marked if they were in training; repeatable.")

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -45,6 +45,7 @@ class Data(Block):
     train: str | dict[str, str] = "train.txt"
     dev: str | dict[str, str] | None = None
     test: str | dict[str, str] | None = "test.txt"
+    train_rows: Annotated[int, Field(ge=2)] | None = None
     text: str = "text"
     label: str = "label"
     dev_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
@@ -63,6 +64,14 @@ class Data(Block):
             if isinstance(given, dict) != (self.format == "classes"):
                 wanted = "a mapping {label: file}" if self.format == "classes" else "one file's name"
                 raise ValueError(f"data.{split}: format {self.format} takes {wanted}, not {given!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _first_rows_are_a_sample(self) -> "Data":
+        if self.train_rows is not None and self.format == "classes":
+            raise ValueError(
+                f"data.train_rows: the first {self.train_rows} rows would be of the first class alone; leave it empty"
+            )
         return self
 
     @model_validator(mode="after")
@@ -211,6 +220,7 @@ class Train(Block):
     schedule: Schedule = Schedule()
     clip_norm: Annotated[float, Field(gt=0.0)] | None = 5.0
     label_smoothing: Fraction = 0.0
+    r_drop: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
     ema: Fraction = 0.0
     monitor: Literal["official_f1", "accuracy", "macro_f1", "loss"] = "official_f1"
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
@@ -334,5 +344,6 @@ def _explain(fault: Any, where: str, schema: type[BaseModel]) -> str:
 def _fields_at(schema: type[BaseModel], location: Iterable[str]) -> list[str]:
     block: Any = schema
     for part in location:
-        block = block.model_fields[part].annotation
-    return list(block.model_fields)
+        # a mapping from names to blocks has blocks alike under every name
+        block = get_args(block)[1] if get_origin(block) is dict else block.model_fields[part].annotation
+    return list((get_args(block)[1] if get_origin(block) is dict else block).model_fields)

@@ -1,9 +1,11 @@
 """The one place that spells a path; finds the project root, also from a DVC temporary copy."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bilstm_attention.errors import UserError
 
@@ -18,6 +20,8 @@ CURRENT = Path("experiments/current")
 MODELS = CURRENT / "models"
 CHECKPOINTS = Path("experiments/checkpoints")
 STUDIES = Path("experiments/studies")
+TRAININGS = Path("experiments/trainings")
+RESULTS = Path("experiments/results")
 STORE = Path("experiments/mlflow.db")
 ARTIFACTS = Path("experiments/mlartifacts")
 
@@ -65,3 +69,9 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON, keys in their order, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
 from bilstm_attention import paths
 from bilstm_attention.errors import ParamsError, UserError
 from bilstm_attention.params import Params, load_params
-from bilstm_attention.paths import written_whole
+from bilstm_attention.paths import write_json, written_whole
 from bilstm_attention.terminal import TrainingProgress, closing, start_tensorflow
 
 PAGE_ROWS = 400  # dev sentences on the attention page of a run
@@ -50,11 +49,11 @@ def prepare(dask: str | None = None, params: Params | None = None, root: Path = 
     with written_whole(folder / "words.csv") as path:
         tokens.write_words(tokens.word_table(tallies["train"].words), path)
     counted = summarise(index.rows, splits, tallies)
-    of_train = counted["splits"]["train"]
-    write_json(folder / "labels.json", none_last(set(of_train["labels"])))
+    of_train, labels = counted["splits"]["train"], none_last(set(index.rows["label"][splits <= SPLITS.index("train")]))
+    write_json(folder / "labels.json", labels)
     write_json(folder / "summary.json", counted)
     rows_of = {split: numbers["rows"] for split, numbers in counted["splits"].items()}
-    closing("prepare", {**rows_of, "labels": len(of_train["labels"]), "truncated": of_train["truncated"]})
+    closing("prepare", {**rows_of, "labels": len(labels), "truncated": of_train["truncated"]})
 
 
 def embed(params: Params | None = None, root: Path = paths.PROJECT) -> None:
@@ -253,9 +252,3 @@ def _forget_other_seeds(params: Params) -> None:
     for folder in paths.MODELS.glob("seed-*"):
         if folder not in wanted:
             shutil.rmtree(folder)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON, keys in their order, whole or not at all."""
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -83,6 +83,17 @@ def test_given_splits_are_taken_as_they_are():
         pd.testing.assert_frame_equal(after, before)
 
 
+def test_of_the_first_rows_of_train_the_rest_is_unused_but_its_labels_are_known():
+    train = examples(["a", "b"] * 20 + ["rare"])
+    test = examples(["rare", "a"], name="test.txt")
+    used, dev, kept = split_tables(train, None, test, Data(train_rows=10, dev_fraction=0.2))
+    assert sorted([*used["id"], *dev["id"]], key=int) == [str(number) for number in range(1, 11)]
+    assert len(dev) == 2
+    pd.testing.assert_frame_equal(kept, test)
+    more, dev, kept = split_tables(train, None, None, Data(train_rows=100, dev_fraction=0.2))
+    assert len(more) + len(dev) + len(kept) == 41
+
+
 def test_labels_that_train_never_shows_are_listed_by_file_and_line():
     dev = examples(["pos", "positve"], name="dev.txt")
     test = examples(["odd", "neg"], name="test.txt")

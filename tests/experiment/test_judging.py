@@ -70,9 +70,7 @@ def build(folder: Path, params: str) -> Path:
             fitted = fit(read.model, read.train, task, seed)
             save_classifier(fitted.model, paths.seed_folder(seed) / "model.keras")
             fitted.history.to_csv(paths.seed_folder(seed) / "history.csv", index=False)
-            stages.write_json(
-                paths.seed_folder(seed) / "dev.json", {"best_epoch": fitted.best_epoch, "dev": fitted.dev}
-            )
+            paths.write_json(paths.seed_folder(seed) / "dev.json", {"best_epoch": fitted.best_epoch, "dev": fitted.dev})
     return folder
 
 

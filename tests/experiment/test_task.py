@@ -97,11 +97,11 @@ def test_existing_gives_the_path_itself() -> None:
 
 
 def test_labels_keep_the_order_of_their_numbers() -> None:
-    stages.write_json(paths.PREPARED / "labels.json", ["hot", "cold"])
+    paths.write_json(paths.PREPARED / "labels.json", ["hot", "cold"])
     try:
         assert load_labels() == ["hot", "cold"]
         assert load_task().train.labels.tolist() == [
             ["hot", "cold"].index(label) for label in load_split("train")["label"]
         ]
     finally:
-        stages.write_json(paths.PREPARED / "labels.json", ["cold", "hot"])
+        paths.write_json(paths.PREPARED / "labels.json", ["cold", "hot"])

@@ -523,6 +523,30 @@ def test_a_step_is_that_of_keras_on_the_gradient_of_the_loss_and_every_penalty(n
         np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-4, atol=1e-6)
 
 
+def test_r_drop_adds_the_divergence_of_two_dropouts_to_their_mean_loss() -> None:
+    """Half of equation 4 of Liang et al. 2021, with alpha = 1.4, by Keras's own divergence."""
+    tokens, labels = pad(TASK.train, np.arange(8)), TASK.train.labels[:8]
+    lively = EXACT.model_copy(update={"dropout": dropout(0.4), "l2": 0.0})
+    models = [build_classifier(lively, TASK.matrix, TRAINING_WORDS, len(CLASSES), seed=0) for _ in range(2)]
+    ours, plain = (keras.optimizers.SGD(0.5) for _ in models)
+    for model, optimizer in zip(models, (ours, plain), strict=True):
+        optimizer.build(model.trainable_variables)
+    step = training_step(models[0], ours, len(CLASSES), 0.0, devices(1), r_drop=0.7)
+    gold = np.eye(len(CLASSES))[labels]
+    for _ in range(3):
+        with tf.GradientTape() as tape:
+            p, q = tf.split(models[1](np.concatenate([tokens, tokens]), training=True), 2)
+            likelihoods = [tf.reduce_mean(keras.losses.categorical_crossentropy(gold, drawn)) for drawn in (p, q)]
+            divergences = [tf.reduce_mean(keras.losses.kl_divergence(*pair)) for pair in ((p, q), (q, p))]
+            total = (tf.add_n(likelihoods) + 1.4 * tf.add_n(divergences) / 2) / 2
+        assert float(divergences[0]) > 1e-3
+        assert float(step(tokens, labels)) == pytest.approx(float(tf.add_n(likelihoods)) / 2, rel=1e-5)
+        gradients = tape.gradient(total, models[1].trainable_variables)
+        plain.apply([tf.convert_to_tensor(gradient) for gradient in gradients])
+    for found, wanted in zip(*(model.trainable_variables for model in models), strict=True):
+        np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-4, atol=1e-6)
+
+
 def test_a_step_takes_the_gradient_of_the_lstm_once() -> None:
     """With a persistent tape TensorFlow takes its own beside ours: the same weights, in a third more time."""
     model, optimizer = (

@@ -292,3 +292,20 @@ def test_weights_that_do_not_match_the_tokens_are_refused_and_nothing_is_written
         with pytest.raises(ValueError, match="zip"):
             plots.attention_picture([example("a b", weights)], tmp_path / "picture.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_score_along_a_parameter_is_drawn_by_curve(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "curve": ["plain", "plain", "best", "best"],
+            "value": [8000, 1000, 1000, 8000],
+            "mean": [80.0, 60.0, 65.0, 84.0],
+            "seed_0": [79.0, 61.0, 64.0, 83.0],
+            "seed_1": [81.0, 59.0, 66.0, 85.0],
+        }
+    )
+    pictures = [tmp_path / name for name in ("one.png", "two.png")]
+    for picture in pictures:
+        plots.along(frame, "data.train_rows", "test official_f1", picture)
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
+    assert pictures[0].read_bytes().startswith(b"\x89PNG")

@@ -1,11 +1,11 @@
-"""`experiments/compare.py` on the sample corpus: same budget for all, dev alone, nothing trained twice."""
+"""`bilstm-attention compare` on the sample corpus: same budget for all, nothing trained twice, test where asked."""
 
 import csv
 import json
 import sqlite3
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,112 +17,145 @@ pytestmark = pytest.mark.slow
 COMPARISON = """
 about: "# Of two"
 base: experiments/configs/sample.yaml
-overrides: {train.epochs: 1, model.lstm_units: 4, embeddings.epochs: 1}
-seeds: [0, 1]
-reference: REFERENCE
-columns: [equation]
-variants:
-  mean: {set: {model.attention.kind: mean}}
-  two hops: {set: {model.attention.kind: structured, model.attention.hops: 2}, words: {equation: "`A`"}}
+overrides: {train.epochs: 2, train.learning_rate: 0.03, model.lstm_units: 4, embeddings.epochs: 1}
+tables:
+  kinds:
+    about: "## In words"
+    seeds: [0, 1]
+    reference: mean
+    columns: [equation]
+    show: [faithfulness]
+    variants:
+      mean: {set: {model.attention.kind: mean}}
+      two hops: {set: {model.attention.kind: structured, model.attention.hops: 2}, words: {equation: "`A`"}}
 """
+# The variant `mean`.
+AS_MEAN = (
+    "train.epochs=2",
+    "train.learning_rate=0.03",
+    "model.lstm_units=4",
+    "embeddings.epochs=1",
+    "model.attention.kind=mean",
+)
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "experiments/compare.py", "experiments/comparisons/two.yaml", *arguments]
+def compare(project: Project, name: str) -> str:
+    return project.run("bilstm-attention", "compare", f"experiments/comparisons/{name}.yaml", "--workers", "2")
+
+
+def write(project: Project, name: str, *changes: tuple[str, str]) -> None:
+    text = COMPARISON
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (project.root / f"experiments/comparisons/{name}.yaml").write_text(text)
 
 
 @pytest.fixture(scope="module")
 def project(new_project: Callable[[], Project]) -> Project:
     assert "embeddings.epochs=1" in SMALL
     project = new_project()
-    write(project, "mean")
-    project.run(*command("--workers", "2"))
+    write(project, "two")
+    compare(project, "two")
     return project
 
 
-def write(project: Project, reference: str) -> None:
-    text = COMPARISON.replace("REFERENCE", reference)
-    (project.root / "experiments/comparisons/two.yaml").write_text(text)
-
-
-def results(project: Project) -> dict[Path, dict]:
-    files = (project.root / "experiments/studies/two").glob("*/*.json")
+def trained(project: Project) -> dict[Path, dict[str, Any]]:
+    """By file, what every training gave, of whatever comparison."""
+    files = (project.root / "experiments/trainings").glob("*/*.json")
     return {file: json.loads(file.read_text()) for file in sorted(files)}
+
+
+def table(project: Project, name: str) -> pd.DataFrame:
+    return pd.read_csv(project.root / f"experiments/results/{name}.csv").set_index("variant")
 
 
 def test_page_table_and_picture_say_what_the_trainings_gave_on_dev(project: Project) -> None:
     folder = project.root / "experiments/results"
     with (folder / "two.csv").open() as file:
         rows = {row["variant"]: row for row in csv.DictReader(file)}
-    found = sorted(result["dev"]["official_f1"] for result in results(project).values())
+    found = sorted(result["dev"]["official_f1"] for result in trained(project).values())
     written = sorted(float(row[seed]) for row in rows.values() for seed in ("seed_0", "seed_1"))
     assert written == pytest.approx(found, abs=1e-4)
-    assert len(found) == 4
+    assert {row["table"] for row in rows.values()} == {"kinds"}
     assert (rows["mean"]["weights_added"], rows["mean"]["p"]) == ("0", "")
     # W1 (4, 100) and W2 (100, 2), and a second state of 4 for each of 19 classes
     assert int(rows["two hops"]["weights_added"]) == 4 * 100 + 100 * 2 + 4 * 19
     assert 0 < float(rows["two hops"]["p"]) <= 1
     page = (folder / "two.md").read_text()
-    assert page.startswith("# Of two\n")
+    assert page.startswith("# Of two\n\n```sh\nbilstm-attention compare experiments/comparisons/two.yaml --workers 2\n")
     assert f"| `two hops` | `A` | {rows['two hops']['weights_added']} | {float(rows['two hops']['mean']):.2f} ±" in page
     assert page.count("| `two hops` |") == 2
-    assert (folder / "two.png").read_bytes().startswith(b"\x89PNG")
+    assert "## In words" in page
+    assert "![official_f1, kinds](two-kinds.png)" in page
+    assert (folder / "two-kinds.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_every_training_is_a_run_in_mlflow(project: Project) -> None:
+def test_every_training_is_a_run_in_mlflow_and_the_table_names_it(project: Project) -> None:
     with sqlite3.connect(project.root / "experiments/mlflow.db") as store:
-        runs = store.execute("select name, status from runs").fetchall()
-        metrics = {name for (name,) in store.execute("select distinct key from metrics")}
-        threads = {value for (value,) in store.execute("select value from params where key = 'train.threads'")}
+        of_two = "join tags using (run_uuid) where tags.key = 'comparison' and tags.value = 'two'"
+        runs = store.execute(f"select name, status, run_uuid from runs {of_two}").fetchall()
+        metrics = {name for (name,) in store.execute(f"select distinct metrics.key from metrics {of_two}")}
+        threads = {
+            value for (value,) in store.execute("select value from params where key = 'train.threads'").fetchall()
+        }
     assert threads == {"1"}  # each core has a training of its own
     variants = [f"{variant} seed={seed}" for variant in ("mean", "two hops") for seed in (0, 1)]
-    assert sorted(runs) == [(name, "FINISHED") for name in variants]
+    assert sorted((name, status) for name, status, _ in runs) == [(name, "FINISHED") for name in variants]
     assert {"best_dev_official_f1", "dev_comprehensiveness_attention", "dev_loss"} <= metrics
     assert not [name for name in metrics if "test" in name]
+    ids = {name: run for name, _, run in runs}
+    assert table(project, "two")["runs"]["mean"] == f"{ids['mean seed=0']} {ids['mean seed=1']}"
 
 
 def test_a_second_run_trains_what_is_missing_alone_and_to_the_same_scores(project: Project) -> None:
-    before = results(project)
+    before, page = trained(project), project.read("experiments/results/two.md")
     lost = next(iter(before))
     lost.unlink()
-    project.run(*command())
-    after = results(project)
+    compare(project, "two")
+    after = trained(project)
     assert set(after) == set(before)
     assert {path for path in before if after[path]["started"] != before[path]["started"]} == {lost}
-    for part in ("dev", "history", "predicted", "faithfulness"):
+    for part in ("dev", "history", "predicted", "confidence", "faithfulness"):
         assert after[lost][part] == before[lost][part]
+    assert project.read("experiments/results/two.md") == page
     with sqlite3.connect(project.root / "experiments/mlflow.db") as store:
         assert store.execute("select count(*) from runs").fetchone() == (4,)
-    assert list((project.root / "experiments/studies/two").glob("*/checkpoints/*")) == []
+    assert list((project.root / "experiments/trainings").glob("*/checkpoints/*")) == []
 
 
 def test_folds_are_judged_together_and_each_by_models_that_did_not_learn_from_it(project: Project) -> None:
-    one_seed = COMPARISON.replace("REFERENCE", "mean").replace("seeds: [0, 1]", "seeds: [0]\nfolds: 2")
-    (project.root / "experiments/comparisons/halves.yaml").write_text(one_seed)
-    project.run(sys.executable, "experiments/compare.py", "experiments/comparisons/halves.yaml", "--workers", "2")
-    folders = sorted((project.root / "experiments/studies/halves").iterdir())
-    tables = [pd.read_parquet(folder / "data/prepared/dev.parquet") for folder in folders]
+    before = set((project.root / "experiments/trainings").iterdir())
+    write(
+        project, "halves", ("seeds: [0, 1]", "seeds: [0]\n    folds: 2"), ("[faithfulness]", "[errors, faithfulness]")
+    )
+    compare(project, "halves")
+    folders = sorted(set((project.root / "experiments/trainings").iterdir()) - before)
+    tables = {folder: pd.read_parquet(folder / "data/prepared/dev.parquet") for folder in folders}
     learnt = [pd.read_parquet(folder / "data/prepared/train.parquet")["id"] for folder in folders]
-    assert [sorted(table["id"]) for table in tables] == [sorted(ids) for ids in reversed(learnt)]
-    rows = pd.read_csv(project.root / "experiments/results/halves.csv").set_index("variant")
-    gold = [label for table in tables for label in table["label"]]
+    assert [sorted(judged["id"]) for judged in tables.values()] == [sorted(ids) for ids in reversed(learnt)]
+    rows = table(project, "halves")
+    gold = [label for judged in tables.values() for label in judged["label"]]
     found = [[json.loads(file.read_text()) for file in folder.glob("*.json")] for folder in folders]
     # mean pooling has fewer weights than two hops
     by_variant = zip(*(sorted(of_fold, key=lambda one: one["weights"]) for of_fold in found), strict=True)
     for name, answers in zip(("mean", "two hops"), by_variant, strict=True):
         predicted = [label for one in answers for label in one["predicted"]]
         assert rows.loc[name, "mean"] == pytest.approx(official_f1(gold, predicted), abs=1e-4)
+        if name == "mean":
+            wrong = sum(map(str.__ne__, gold, predicted))
+    page = (project.root / "experiments/results/halves.md").read_text()
+    assert f"**What `mean` gets wrong** on 2 folds: {wrong:,} of {len(gold):,} answers." in page
 
 
 def test_what_is_final_answers_the_test_set_as_the_pipeline_does(project: Project) -> None:
-    final = COMPARISON.replace("REFERENCE", "mean").replace("seeds:", "test: true\nseeds:")
     # data of its own: the first variant reads a context of the entities
-    final = final.replace("kind: mean}", "kind: mean, data.tokens.context: 2}")
-    (project.root / "experiments/comparisons/final.yaml").write_text(final)
-    project.run(sys.executable, "experiments/compare.py", "experiments/comparisons/final.yaml")
-    row = pd.read_csv(project.root / "experiments/results/final.csv").set_index("variant").loc["mean"]
-    changed = ("train.epochs=1", "model.lstm_units=4", "embeddings.epochs=1", "model.attention.kind=mean")
-    project.apply(*changed, "data.tokens.context=2", "train.seeds=[0,1]", "train.threads=1")
+    own = ("kind: mean}", "kind: mean, data.tokens.context: 2}")
+    write(project, "final", ("seeds:", "test: true\n    seeds:"), own, ("[faithfulness]", "[classes]"))
+    compare(project, "final")
+    row = table(project, "final").loc["mean"]
+    assert row["test_mean"] > 10  # or equal scores would say nothing
+    project.apply(*AS_MEAN, "data.tokens.context=2", "train.seeds=[0,1]", "train.threads=1")
     project.run("dvc", "repro")
     metrics = json.loads((project.root / "experiments/current/metrics.json").read_text())
     for column, wanted in {
@@ -141,26 +174,67 @@ def test_what_is_final_answers_the_test_set_as_the_pipeline_does(project: Projec
     assert sorted(recorded) == pytest.approx(sorted([row["test_seed_0"], row["test_seed_1"]]), abs=1e-4)
     page = (project.root / "experiments/results/final.md").read_text()
     assert f"{row['test_low']:.2f}–{row['test_high']:.2f} | {row['test_ensemble']:.2f} |" in page
+    # the official score is the mean of the relations' F1, Other left out
+    lines = [line.split(" | ") for line in page.splitlines() if line.count(" | ") == 3 and "(" not in line]
+    classes = {cells[0].removeprefix("| "): float(cells[2]) for cells in lines if cells[1].strip().isdigit()}
+    assert len(classes) == 10
+    of_relations = [score for name, score in classes.items() if name != "Other"]
+    assert sum(of_relations) / 9 == pytest.approx(row["test_mean"], abs=0.05)
 
 
-def test_a_comparison_that_cannot_be_is_refused_before_any_training(project: Project) -> None:
-    before = set(results(project))
-    write(project, "median")
-    assert "reference 'median' is none of its variants, mean, two hops" in project.run(*command(), check=False)
-    write(project, "mean")
-    for wrong, message in {
-        "folds: 2\ntest: true\nseeds": "folds and test: a model of a fold has not learnt from all of train",
-        "fold: 2\nseeds": "it may have folds and test",
-        "test: no\nseeds": "test: 'no' is neither true nor false",
-    }.items():
-        text = COMPARISON.replace("REFERENCE", "mean").replace("seeds", wrong)
-        (project.root / "experiments/comparisons/two.yaml").write_text(text)
-        assert message in project.run(*command(), check=False)
-    no_test = (
-        COMPARISON.replace("REFERENCE", "mean")
-        .replace("seeds", "folds: 5\nseeds")
-        .replace("{train", "{data.test: null, train")
-    )
-    (project.root / "experiments/comparisons/two.yaml").write_text(no_test)
-    assert "mean: folds are of train where the base names a test file" in project.run(*command(), check=False)
-    assert set(results(project)) == before
+def test_the_folds_of_a_corpus_without_a_test_file_are_those_that_the_pipeline_tests_on(project: Project) -> None:
+    # mean pooling alone
+    lines = COMPARISON.splitlines(keepends=True)
+    alone = "".join(line for line in lines if "two hops" not in line).replace("[0, 1]", "[0]\n    folds: 2")
+    text = alone.replace("{train.epochs", "{data.test: null, train.epochs")
+    (project.root / "experiments/comparisons/thirds.yaml").write_text(text)
+    compare(project, "thirds")
+    project.run("bilstm-attention", "apply", "experiments/configs/sample.yaml")
+    project.apply(*AS_MEAN, "data.test=null", "data.folds=2", "data.fold=1", "train.threads=1")
+    project.run("dvc", "repro")
+    metrics = json.loads((project.root / "experiments/current/metrics.json").read_text())
+    rows = pd.read_csv(project.root / "experiments/current/predictions.csv")
+    with sqlite3.connect(project.root / "experiments/mlflow.db") as store:
+        query = "select run_uuid from tags where key = ? and value = ?"
+        found = [{run for (run,) in store.execute(query, pair)} for pair in (("comparison", "thirds"), ("fold", "1"))]
+        (run,) = found[0] & found[1]
+        score = "select value from latest_metrics where key = 'test_official_f1' and run_uuid = ?"
+        assert store.execute(score, [run]).fetchone() == (pytest.approx(metrics["test"]["official_f1"]["mean"]),)
+    assert metrics["test"]["official_f1"]["mean"] > 10
+    same = [found for found in trained(project).values() if found["predicted"] == rows["predicted"].tolist()]
+    assert len(same) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("reference: mean", "reference: median"), "reference: 'median' is none of the variants, mean, two hops"),
+        (("seeds:", "folds: 2\n    test: true\n    seeds:"), "a model of a fold has not learnt from all of train"),
+        (("seeds:", "fold: 2\n    seeds:"), "unknown parameter tables.kinds.fold; did you mean 'folds'?"),
+        (("seeds:", "test: 'no'\n    seeds:"), "tables.kinds.test: Input should be a valid boolean; received 'no'"),
+        (("seeds: [0, 1]", "seeds: [0, 0]"), "seeds: [0, 0] repeats a seed"),
+        (("[equation]", "[paper]"), "words: equation: none of the columns, paper"),
+        (("[faithfulness]", "[classes]"), "show: classes are of the test set; set test: true"),
+        (("seeds:", "along: model.units\n    seeds:"), "kinds: along: model.units is no parameter"),
+        (("{train.epochs", "{train.monitor: loss, train.epochs"), "train.monitor: loss compares no labels"),
+        (("kind: mean}", "kind: mean, train.monitor: accuracy}"), "variants are judged by different scores; name one"),
+        (
+            ("{train.epochs: 2", "{data.dev: test.txt, train.epochs: 2"),
+            "kinds: mean: folds are of train where the base names no dev file, and in all variants 5",
+        ),
+    ],
+)
+def test_a_comparison_that_cannot_be_is_refused_before_any_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], message: str
+) -> None:
+    from bilstm_attention.errors import ParamsError
+    from bilstm_attention.experiment.comparison import read_page
+
+    monkeypatch.chdir(Path(__file__).parents[2])
+    text = COMPARISON.replace(*change)
+    if "data.dev" in change[1]:
+        text = text.replace("seeds:", "folds: 5\n    seeds:")
+    (tmp_path / "two.yaml").write_text(text)
+    with pytest.raises(ParamsError) as raised:
+        read_page(tmp_path / "two.yaml")
+    assert message in str(raised.value)

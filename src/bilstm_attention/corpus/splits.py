@@ -15,6 +15,7 @@ from bilstm_attention.params import Data
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+UNUSED = -1
 
 
 def sentence_key(text: str) -> str:
@@ -38,7 +39,8 @@ def make_splits(rows: pd.DataFrame, data: Data) -> NDArray[np.int8]:
         rows: those of an `index.Index`.
 
     Returns:
-        the split that each row belongs to, as its number in `SPLITS`, int8.
+        the split that each row belongs to, as its number in `SPLITS`, int8; `UNUSED` beyond `data.train_rows`, though
+        its label is one of train.
 
     Raises:
         DataError: train has fewer than two labels or is too small to split, or dev or test, given as files, hold labels
@@ -46,6 +48,8 @@ def make_splits(rows: pd.DataFrame, data: Data) -> NDArray[np.int8]:
     """
     given = rows["split"].to_numpy()
     splits = np.select([given == name for name in SPLITS], range(len(SPLITS))).astype(np.int8)
+    if data.train_rows is not None:
+        splits[np.flatnonzero(splits == 0)[data.train_rows :]] = UNUSED
     missing = [name for name in ("test", "dev") if getattr(data, name) is None]
     for name in missing:
         train = np.flatnonzero(splits == 0)
@@ -53,7 +57,7 @@ def make_splits(rows: pd.DataFrame, data: Data) -> NDArray[np.int8]:
         by_fold = data.fold is not None and name == missing[0]
         splits[train[_fold(part, data) if by_fold else _split_off(part, name, data)]] = SPLITS.index(name)
     names = rows["label"].cat.categories
-    there = np.bincount(rows["label"].cat.codes[splits == 0], minlength=len(names)) > 0
+    there = np.bincount(rows["label"].cat.codes[splits <= 0], minlength=len(names)) > 0
     if there.sum() < 2:
         raise DataError(
             f"{_source(rows.iloc[0])}: train has the label {names[there][0]!r} alone; a classifier needs two."

@@ -38,6 +38,7 @@ def training_step(
     label_smoothing: float,
     strategy: tf.distribute.Strategy,
     clip_norm: float | None = None,
+    r_drop: float = 0.0,
 ) -> Any:
     """One step of training, a graph: word ids `(B, T)` and class numbers `(B,)` to the mean loss before the step.
 
@@ -52,6 +53,9 @@ def training_step(
         strategy: of `devices`; the loss and the update do not depend on how many there are, but for dropout, and for a
             layer's own penalty where a batch does not come out even.
         clip_norm: the most that the global norm of the gradient may be; None: no clipping.
+        r_drop: weight of `(KL(p || q) + KL(q || p)) / 2`, the mean over sentences, where p and q are what two draws of
+            dropout make of one sentence; the loss is then the mean of both. R-Drop, Liang et al. 2021,
+            arXiv:2106.14448, whose loss is twice this one, and whose alpha twice this weight.
     """
     cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing, reduction="sum")
     weights = model.trainable_variables
@@ -61,12 +65,19 @@ def training_step(
     def on_device(tokens: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         sentences = tf.cast(tf.shape(labels)[0], tf.float32)
         tokens, labels, counted = _share(tokens, labels, count)
+        if r_drop:
+            # both draws in one pass, which takes less time than two
+            tokens, labels = (tf.concat([part, part], axis=0) for part in (tokens, labels))
+            counted = None if counted is None else tf.concat([counted, counted], axis=0)
+            sentences *= 2
         with tf.GradientTape() as tape:
             probabilities = model(tokens, training=True)
             loss = cross_entropy(tf.one_hot(labels, classes), probabilities, sample_weight=counted) / sentences
             # Keras lists what layers add first, and then the penalties of weights, whose gradients are taken apart
             added = model.losses[: len(model.losses) - len(penalised)]
             total = tf.add_n([loss, *(part / count for part in added)])
+            if r_drop:
+                total += r_drop * _divergence(probabilities, counted) / sentences
         gradients = tape.gradient(total, weights)
         with tf.GradientTape() as tape:
             penalties = [weight.regularizer(weight) / count for weight in penalised]
@@ -85,6 +96,15 @@ def training_step(
         return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
     return step
+
+
+def _divergence(probabilities: tf.Tensor, counted: tf.Tensor | None) -> tf.Tensor:
+    """`KL(p || q) + KL(q || p)` summed over sentences; p is the first half of the rows, q the second."""
+    p, q = tf.split(probabilities, 2)
+    # the least that the cross-entropy takes the logarithm of
+    log_p, log_q = (tf.math.log(tf.maximum(part, keras.config.epsilon())) for part in (p, q))
+    of_sentences = tf.reduce_sum((p - q) * (log_p - log_q), axis=-1)
+    return tf.reduce_sum(of_sentences if counted is None else of_sentences * tf.split(counted, 2)[0])
 
 
 def _share(tokens: tf.Tensor, labels: tf.Tensor, devices: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:

@@ -83,7 +83,7 @@ def fit(
         optimizer = make_optimizer(train_params, steps)
         optimizer.build(model.trainable_variables)
     smoothing, norm = train_params.label_smoothing, train_params.clip_norm
-    step = training_step(model, optimizer, len(task.labels), smoothing, strategy, norm)
+    step = training_step(model, optimizer, len(task.labels), smoothing, strategy, norm, train_params.r_drop)
 
     checkpoint = training_checkpoint(checkpoints, model_params, train_params, task, seed) if checkpoints else None
     moving = _moving(model)

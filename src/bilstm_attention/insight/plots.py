@@ -208,6 +208,36 @@ def compared(frame: pd.DataFrame, metric: str, path: Path) -> None:
 
 
 @_house_style
+def along(frame: pd.DataFrame, parameter: str, metric: str, path: Path) -> None:
+    """A score (percent) against a parameter, a curve for each base: a dot per seed, a line through their means.
+
+    The axis is logarithmic where the largest value is eight times the smallest or more, as in learning curves.
+
+    Args:
+        frame: `curve`, `value`, `mean`, and a column `seed_N` per seed.
+        parameter: its name.
+        metric: name of the score.
+        path: the PNG to write.
+    """
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.subplots()
+    values = sorted(frame["value"].unique())
+    for number, (curve, rows) in enumerate(frame.sort_values("value").groupby("curve", sort=False)):
+        look = LOOKS[number % len(LOOKS)]
+        axes.plot(rows["value"], rows["mean"], label=curve, **look)
+        for column in [name for name in rows if str(name).startswith("seed_")]:
+            axes.plot(rows["value"], rows[column], ".", color=look["color"], markersize=3, alpha=0.6)
+    if values[0] > 0 and values[-1] >= 8 * values[0]:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    axes.set_xticks(values, [f"{value:,}" for value in values])
+    axes.set(xlabel=parameter, ylabel=f"{metric.replace('_f1', ' F1')} in percent")
+    axes.grid(visible=True)
+    axes.legend(loc="lower right")
+    _write(figure, path)
+
+
+@_house_style
 def attention_picture(examples: Sequence[AttentionExample], path: Path) -> None:
     """Sentences with each token shaded by its weight relative to the heaviest of its sentence.
 

@@ -1,0 +1,148 @@
+"""Trains what a comparison plans, each training in a worker process, and writes each as a run to MLflow."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bilstm_attention import paths
+from bilstm_attention.corpus.batches import encode
+from bilstm_attention.corpus.tokens import Vocabulary
+from bilstm_attention.errors import TrainingError, UserError
+from bilstm_attention.experiment import faithfulness, prediction
+from bilstm_attention.experiment import training as loop
+from bilstm_attention.experiment.checkpoint import digest
+from bilstm_attention.experiment.comparison import Comparison, Training
+from bilstm_attention.experiment.environment import made_with
+from bilstm_attention.experiment.runs import corpus_name
+from bilstm_attention.experiment.scoring import scores
+from bilstm_attention.experiment.task import Task, load_split, load_task, load_vocabulary
+from bilstm_attention.experiment.tracking import Record, Tracker, tracking_may_fail
+from bilstm_attention.experiment.workers import Died, run_jobs
+from bilstm_attention.overrides import with_overrides
+
+FAITHFULNESS_ROWS = 200
+DIGEST = "training.digest"
+
+
+def train_all(planned: Sequence[Training], workers: int) -> Iterator[tuple[Training, dict[str, Any]]]:
+    """Yields each training, with what `train_one` gave, as it is done.
+
+    Raises:
+        UserError: one of them cannot be done, or its process died.
+    """
+    waiting = iter(planned)
+    for training, found in run_jobs(lambda busy: next(waiting, None), _train, workers):
+        if isinstance(found, Died):
+            died = f"the process of {training.name} died with code {found.code}"
+            raise TrainingError(f"{died}; the same command goes on, with fewer --workers if memory was short.")
+        if isinstance(found, UserError):
+            raise type(found)(f"{training.name}: {found}")
+        yield training, found
+
+
+def _train(training: Training) -> dict[str, Any] | UserError:
+    try:
+        return train_one(training)
+    except UserError as error:
+        return error
+
+
+def train_one(training: Training) -> dict[str, Any]:
+    """Trains one variant with one seed and measures it, or reads what that gave before.
+
+    Returns:
+        among others `dev`, scores of the kept epoch; `predicted`, `(N,)` labels of what it is judged on, and
+        `confidence`, the probability of each; `faithfulness` on dev; and where the model answered the test set `test`,
+        probabilities `(M, C)`, on disk in a file of its own.
+    """
+    params, seed = training.params, training.seed
+    task, dev, vocabulary = _inputs(training.root)
+    checkpoints = training.root / "checkpoints"
+    checkpoint = loop.training_checkpoint(checkpoints, params.model, params.train, task, seed)
+    judged = {"dev": task.dev}
+    if training.test or training.judged == "test":
+        judged["test"] = encode(load_split("test", root=training.root), vocabulary, task.labels)
+    measures = Path(faithfulness.__file__).read_text(encoding="utf-8")
+    arrays = [part for rows in judged.values() for part in (rows.tokens, rows.starts, rows.labels)]
+    path = training.root / f"{digest(checkpoint.path.stem, measures, FAITHFULNESS_ROWS, *arrays)}.json"
+    if not path.exists():
+        started = time.time()
+        fitted = loop.fit(params.model, params.train, task, seed, checkpoints=checkpoints)
+        probabilities = {split: prediction.predict(fitted.model, rows) for split, rows in judged.items()}
+        found = {
+            "digest": checkpoint.path.stem,
+            "dev": fitted.dev,
+            "best_epoch": fitted.best_epoch,
+            "started": started,
+            "made_with": made_with(),
+            "weights": sum(variable.numpy().size for variable in fitted.model.trainable_variables),
+            "history": fitted.history.to_dict("records"),
+            "predicted": prediction.named(probabilities[training.judged], task.labels),
+            "confidence": [round(float(each), 4) for each in probabilities[training.judged].max(axis=1)],
+            "faithfulness": faithfulness.measure(fitted.model, dev, vocabulary, task.labels, FAITHFULNESS_ROWS, 0),
+            "labels": list(task.labels),
+        }
+        if "test" in probabilities:
+            with paths.written_whole(path.with_suffix(".npy")) as target, target.open("wb") as file:
+                np.save(file, probabilities["test"], allow_pickle=False)
+        paths.write_json(path, found)
+    checkpoint.remove()
+    found = dict(json.loads(path.read_text(encoding="utf-8")))
+    if "test" in judged:
+        found["test"] = np.load(path.with_suffix(".npy"), allow_pickle=False)
+    return found
+
+
+@lru_cache(maxsize=4)
+def _inputs(root: Path) -> tuple[Task, pd.DataFrame, Vocabulary]:
+    return load_task(root), load_split("dev", root=root), load_vocabulary(root)
+
+
+def record(comparison: Comparison, training: Training, found: Mapping[str, Any]) -> str | None:
+    """Writes the training as a run to MLflow, unless the store has it; test scores join it.
+
+    Returns:
+        the id of the run; None if the store failed.
+    """
+    params = with_overrides(training.params, {"train.seeds": [training.seed]})
+    prepared = training.root / paths.PREPARED
+    with tracking_may_fail(training.name):
+        tracker = Tracker(corpus_name(params))
+        run = tracker.newest(DIGEST, found["digest"])
+        if not run:
+            tags = {"comparison": comparison.page, "table": comparison.name, "variant": training.variant}
+            tags |= {"seed": str(training.seed), DIGEST: found["digest"]}
+            tags |= {} if training.fold is None else {"fold": str(training.fold)}
+            run = tracker.record(
+                Record(
+                    name=training.name,
+                    started=found["started"],
+                    params=params,
+                    metrics={f"best_dev_{score}": value for score, value in found["dev"].items()}
+                    | _of_attention(found["faithfulness"]),
+                    history=found["history"],
+                    tags=tags,
+                    datasets={split: prepared / f"{split}.parquet" for split in ("train", "dev")},
+                    of_pipeline=False,
+                )
+            )
+        if "test" in found and not tracker.has(run, f"test_{params.train.monitor}"):
+            gold = load_split("test", ["label"], training.root)["label"].tolist()
+            tested = scores(gold, prediction.named(found["test"], found["labels"]), found["labels"])
+            metrics = {f"test_{score}": value for score, value in tested.items()}
+            tracker.add(run, metrics=metrics, datasets={"test": prepared / "test.parquet"})
+        return run
+    return None
+
+
+def _of_attention(measured: Mapping[str, Any]) -> dict[str, float]:
+    rankings = {
+        f"dev_{of}_{by}": measured[of][by] for of in ("comprehensiveness", "sufficiency") for by in measured[of]
+    }
+    return rankings | {"dev_attention_entropy": measured["entropy"]}

@@ -1,0 +1,213 @@
+"""What the trainings of a comparison amount to: scores, spread, intervals, significance, and what went wrong."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bilstm_attention.experiment import scoring
+from bilstm_attention.experiment.comparison import Comparison, Training
+from bilstm_attention.experiment.official import NONE_LABELS, relation_of
+from bilstm_attention.experiment.prediction import named
+from bilstm_attention.experiment.task import load_split
+
+RANKINGS = ("attention", "random", "gradient_input")
+MEASURES = [f"{of}.{by}" for of in ("comprehensiveness", "sufficiency") for by in RANKINGS] + ["entropy"]
+SHARES = ("entities", "entity_markers", "function_words", "punctuation", "other_words")
+# tokens between the two entities, up to and with
+DISTANCES = {"0 to 2": 2, "3 to 5": 5, "6 to 9": 9, "10 and more": np.inf}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the models of one variant answered.
+
+    Args:
+        gold: right labels of what it was judged on, all folds together, `(N,)`.
+        predicted: by seed, `(N,)`.
+        test_gold: right labels of the test set, `(M,)`; empty where it was not asked.
+        test_predicted: by seed, `(M,)`.
+        ensemble: labels of the mean of the seeds' probabilities, `(M,)`.
+        done: the trainings, each with what it gave.
+    """
+
+    gold: list[str]
+    predicted: dict[int, list[str]]
+    test_gold: list[str]
+    test_predicted: dict[int, list[str]]
+    ensemble: list[str]
+    done: Sequence[tuple[Training, Mapping[str, Any]]]
+
+    @property
+    def found(self) -> list[Mapping[str, Any]]:
+        """What each training gave."""
+        return [found for _, found in self.done]
+
+
+def answers_of(done: Sequence[tuple[Training, Mapping[str, Any]]]) -> Answers:
+    """Gathers the trainings of one variant, in the order of `trainings`."""
+    roots = {training.root: training.judged for training, _ in done}
+    gold = [label for root, split in roots.items() for label in load_split(split, ["label"], root)["label"]]
+    predicted: dict[int, list[str]] = defaultdict(list)
+    for training, found in done:
+        predicted[training.seed] += found["predicted"]
+    tested = [(training, found) for training, found in done if training.test]
+    return Answers(
+        gold=gold,
+        predicted=dict(predicted),
+        test_gold=load_split("test", ["label"], tested[0][0].root)["label"].tolist() if tested else [],
+        test_predicted={training.seed: named(found["test"], found["labels"]) for training, found in tested},
+        ensemble=named(np.mean([found["test"] for _, found in tested], axis=0), tested[0][1]["labels"])
+        if tested
+        else [],
+        done=done,
+    )
+
+
+def tabulate(comparison: Comparison, answers: Mapping[str, Answers]) -> pd.DataFrame:
+    """A row per variant: scores by seed, mean and sd, p against the reference, weights added, faithfulness, runs.
+
+    With the test set also its scores, the 95 % interval of their mean and the ensemble's score; p is then of test.
+    """
+    monitor, reference, test = comparison.monitor, answers[comparison.table.reference], comparison.table.test
+
+    def score(gold: Sequence[str], predicted: Sequence[str]) -> float:
+        return scoring.scores(gold, predicted, sorted({*gold, *predicted}))[monitor]
+
+    rows = []
+    for name, one in answers.items():
+        judged = {seed: score(one.gold, predicted) for seed, predicted in one.predicted.items()}
+        measured = pd.json_normalize([found["faithfulness"] for found in one.found]).mean(numeric_only=True)
+        row = {"variant": name, **{f"seed_{seed}": value for seed, value in judged.items()}}
+        row |= scoring.spread_over_seeds(judged)
+        if test:
+            tested = {seed: score(one.test_gold, predicted) for seed, predicted in one.test_predicted.items()}
+            low, high = scoring.bootstrap_interval(one.test_gold, list(one.test_predicted.values()), monitor)
+            summary = scoring.summary_over_seeds(tested, low, high)
+            row |= {f"test_seed_{seed}": value for seed, value in tested.items()}
+            row |= {f"test_{key}": summary[key] for key in ("mean", "sd", "low", "high")}
+            row["test_ensemble"] = score(one.test_gold, one.ensemble)
+        row["p"] = _significance(one, reference, monitor, test)
+        row["weights"] = one.found[0]["weights"]
+        row["weights_added"] = row["weights"] - reference.found[0]["weights"]
+        row |= {name.replace(".", "_"): measured[name] for name in MEASURES}
+        row |= {f"share_{kind}": measured.get(f"attention_share.{kind}") for kind in SHARES}
+        row["runs"] = " ".join(str(found["run"]) for found in one.found)
+        rows.append(row)
+    return pd.DataFrame(rows).drop(columns="by_seed")
+
+
+def _significance(one: Answers, other: Answers, monitor: str, test: bool) -> float | None:
+    """p of the difference; None for the reference itself, and where items are not the same."""
+    golds = (one.test_gold, other.test_gold) if test else (one.gold, other.gold)
+    if one is other or golds[0] != golds[1]:
+        return None
+    first, second = (list((each.test_predicted if test else each.predicted).values()) for each in (one, other))
+    return scoring.compare(golds[0], first, second, monitor)
+
+
+def by_class(answers: Mapping[str, Answers]) -> pd.DataFrame:
+    """F1 on test of each relation, or class, in percent, mean over seeds: a row each, its items, a column per variant.
+
+    The none label comes last; it is no part of the official score.
+    """
+    columns: dict[str, Any] = {}
+    for name, one in answers.items():
+        labels = one.found[0]["labels"]
+        of_seeds = [scoring.per_relation(one.test_gold, predicted, labels) for predicted in one.test_predicted.values()]
+        first = of_seeds[0]
+        columns |= {"class": first["relation"], "items": first["support"]}
+        columns[name] = np.mean([table["f1"] for table in of_seeds], axis=0)
+    return pd.DataFrame(columns)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What one variant got wrong where it was judged, on dev or the folds; never of the test set.
+
+    Args:
+        answered: answers in all.
+        kinds: wrong answers by kind.
+        confusions: the most frequent: `gold`, `predicted`, `answers`.
+        distances: by tokens between the entities: `distance`, `answers`, `right` in percent; empty without entities.
+        examples: the most certain wrong answer of each of `confusions`: `id`, `first`, `second` (the entities' words),
+            `gold`, `predicted`, `confidence` in percent.
+    """
+
+    answered: int
+    kinds: dict[str, int]
+    confusions: pd.DataFrame
+    distances: pd.DataFrame
+    examples: pd.DataFrame
+
+
+def errors_of(one: Answers, shown: int = 12) -> Errors:
+    """Looks at every answer of one variant, of all seeds and folds.
+
+    Args:
+        shown: confusions, and examples, at most.
+    """
+    table = pd.concat(
+        [
+            load_split(training.judged, root=training.root).assign(
+                predicted=found["predicted"], confidence=found["confidence"]
+            )
+            for training, found in one.done
+        ],
+        ignore_index=True,
+    )
+    table["relational"] = scoring.is_relational(sorted({*table["label"], *table["predicted"]}))
+    wrong = table[table["label"] != table["predicted"]]
+    kinds = Counter(map(_kind, wrong["label"], wrong["predicted"], wrong["relational"]))
+    confusions = wrong.groupby(["label", "predicted"], sort=False).size().sort_values(ascending=False, kind="stable")
+    frequent = confusions.head(shown).rename("answers").reset_index().rename(columns={"label": "gold"})
+    certain = wrong.sort_values("confidence", ascending=False, kind="stable").drop_duplicates(["label", "predicted"])
+    examples = frequent[["gold", "predicted"]].merge(certain.rename(columns={"label": "gold"}), how="left")
+    return Errors(
+        answered=len(table),
+        kinds=dict(kinds.most_common()),
+        confusions=frequent,
+        distances=_by_distance(table),
+        examples=pd.DataFrame(
+            {
+                "id": examples["id"],
+                "first": [_words(row, 1) for row in examples.itertuples()],
+                "second": [_words(row, 2) for row in examples.itertuples()],
+                "gold": examples["gold"],
+                "predicted": examples["predicted"],
+                "confidence": 100 * examples["confidence"],
+            }
+        ),
+    )
+
+
+def _kind(gold: str, predicted: str, relational: bool) -> str:
+    if not relational:
+        return "another class"
+    if gold in NONE_LABELS:
+        return "a relation where there is none"
+    if predicted in NONE_LABELS:
+        return "no relation where there is one"
+    same = relation_of(gold) == relation_of(predicted)
+    return "the right relation, the wrong direction" if same else "another relation"
+
+
+def _words(row: Any, entity: int) -> str:
+    """The words of an entity; empty where none is marked."""
+    start, end = (getattr(row, f"e{entity}_{edge}", 0) for edge in ("start", "end"))
+    return " ".join(row.tokens[start:end])
+
+
+def _by_distance(table: pd.DataFrame) -> pd.DataFrame:
+    if "e1_start" not in table:
+        return pd.DataFrame()
+    # a marker stands at either end
+    between = table[["e1_start", "e2_start"]].max(axis=1) - table[["e1_end", "e2_end"]].min(axis=1) - 2
+    edges = [-np.inf, *DISTANCES.values()]
+    groups = pd.cut(between, edges, labels=list(DISTANCES))
+    right = (table["label"] == table["predicted"]).groupby(groups, observed=True)
+    found = right.agg(["size", "mean"]).reset_index(names="distance")
+    return pd.DataFrame({"distance": found["distance"], "answers": found["size"], "right": 100 * found["mean"]})

@@ -1,0 +1,158 @@
+"""What a comparison found as Markdown: the table of scores, and what else its file asks for."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bilstm_attention.experiment.comparison import Comparison
+from bilstm_attention.experiment.contenders import FAITHFULNESS_ROWS
+from bilstm_attention.experiment.standings import RANKINGS, SHARES, Errors
+from bilstm_attention.insight.tables import markdown_row
+
+FAITHFULNESS = (
+    "**Does the attention mean anything?** On {rows} {judged}, means of all trainings; percentage points of the\n"
+    "predicted class's probability. Comprehensiveness: what deleting the tokens on top of a ranking takes away\n"
+    "(higher: they were needed). Sufficiency: what is missing when they alone are left (lower: they were enough).\n"
+    "Both after DeYoung et al. 2020 (arXiv:1911.03429), mean of 1, 5, 10, 20 and 50 % of the tokens, each rounded up\n"
+    "to whole ones. Entropy: percent of that of uniform weights. Then where the weight lies, in percent."
+)
+
+
+def section(
+    comparison: Comparison,
+    table: pd.DataFrame,
+    classes: pd.DataFrame | None,
+    errors: Errors | None,
+    picture: str,
+) -> str:
+    """A table of the page, its words above it, its picture and what else is shown below.
+
+    Args:
+        comparison: what was compared.
+        table: of `standings.tabulate`.
+        classes: of `standings.by_class`; None: not shown.
+        errors: of the reference; None: not shown.
+        picture: address of the picture, relative to the page.
+    """
+    parts = [
+        comparison.table.about.strip(),
+        _scores(comparison, table),
+        f"![{comparison.monitor}, {comparison.name}]({picture})",
+    ]
+    if classes is not None:
+        parts.append(_classes(classes))
+    if errors is not None:
+        parts.append(_errors(comparison, errors))
+    if "faithfulness" in comparison.table.show:
+        parts.append(_faithfulness(comparison, table))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _scores(comparison: Comparison, table: pd.DataFrame) -> str:
+    given, monitor, judged = comparison.table, comparison.monitor, comparison.judged_on
+    of_test = [f"test {monitor}", "95 % interval", "ensemble"] if given.test else []
+    p = f"p {'on test ' if given.test else ''}against {given.reference}"
+    heads = [*given.columns, "weights added", f"{judged} {monitor}", f"{judged}, by seed", *of_test]
+    alone = len(table) == 1
+    lines = _head("variant", *heads, *([] if alone else [p]))
+    for row in table.to_dict("records"):
+        said = given.variants[row["variant"]].words
+        by_seed = ", ".join(f"{row[f'seed_{seed}']:.1f}" for seed in given.seeds)
+        cells = [f"`{row['variant']}`", *(said.get(column, "") for column in given.columns)]
+        cells += [f"{row['weights_added']:,}", _mean_and_sd(row["mean"], row["sd"]), by_seed]
+        if given.test:
+            cells += [_mean_and_sd(row["test_mean"], row["test_sd"]), f"{row['test_low']:.2f}–{row['test_high']:.2f}"]
+            cells += [f"{row['test_ensemble']:.2f}"]
+        lines.append(_row(*cells, *([] if alone else [_number(row["p"], 3)])))
+    return "\n".join(lines)
+
+
+def _classes(classes: pd.DataFrame) -> str:
+    variants = [name for name in classes if name not in ("class", "items")]
+    lines = [
+        "F1 on test, mean over the seeds; direction counts:",
+        "",
+        *_head("", "items", *(f"`{name}`" for name in variants)),
+    ]
+    for row in classes.to_dict("records"):
+        lines.append(_row(str(row["class"]), str(row["items"]), *(f"{row[name]:.1f}" for name in variants)))
+    return "\n".join(lines)
+
+
+def _errors(comparison: Comparison, errors: Errors) -> str:
+    wrong, judged = sum(errors.kinds.values()), comparison.judged_on
+    lines = [
+        f"**What `{comparison.table.reference}` gets wrong** on {judged}: {wrong:,} of {errors.answered:,} answers.",
+        "",
+        *_head("kind", "answers", "of the wrong ones"),
+        *(_row(kind, f"{count:,}", f"{100 * count / wrong:.0f} %") for kind, count in errors.kinds.items()),
+        "",
+    ]
+    if len(errors.distances):
+        lines += _head("words between the entities", "answers", "right")
+        lines += [
+            _row(row["distance"], f"{row['answers']:,}", f"{row['right']:.1f} %")
+            for row in errors.distances.to_dict("records")
+        ]
+        lines += [""]
+    lines += [
+        "The most frequent, and of each the wrong answer that the model was surest of (its number in the corpus, whose",
+        "sentences are not repeated here, and its two entities):",
+        "",
+        *_head("gold", "answered", "answers", "sentence", "first entity", "second entity", "probability"),
+    ]
+    for often, surest in zip(errors.confusions.to_dict("records"), errors.examples.to_dict("records"), strict=True):
+        which = [str(surest["id"]), surest["first"], surest["second"], f"{surest['confidence']:.0f} %"]
+        lines.append(_row(often["gold"], often["predicted"], str(often["answers"]), *which))
+    return "\n".join(lines)
+
+
+def _faithfulness(comparison: Comparison, table: pd.DataFrame) -> str:
+    judged = "dev sentences" if comparison.table.folds is None else "sentences of each fold"
+    names = ["attention", "random", "gradient x input"]
+    measures = [f"{of}: {by}" for of in ("comp.", "suff.") for by in names]
+    shares = [f"on {kind.replace('_', ' ')}" for kind in SHARES]
+    lines = [FAITHFULNESS.format(rows=FAITHFULNESS_ROWS, judged=judged), "", *_head("", *measures, "entropy", *shares)]
+    for row in table.to_dict("records"):
+        numbers = [row[f"{of}_{by}"] for of in ("comprehensiveness", "sufficiency") for by in RANKINGS]
+        numbers += [row["entropy"], *(row[f"share_{kind}"] for kind in SHARES)]
+        lines.append(_row(f"`{row['variant']}`", *(_number(number, 1) for number in numbers)))
+    return "\n".join(lines)
+
+
+def page(
+    about: str, command: str, sections: Sequence[str], experiment: str, name: str, made_with: Sequence[str]
+) -> str:
+    """The whole page.
+
+    Args:
+        about: Markdown at the top.
+        command: that made it.
+        sections: one for each table.
+        experiment: of MLflow, in which the runs are.
+        name: of the page, a tag of each run.
+        made_with: what the trainings were made with, each once.
+    """
+    runs = (
+        f"Every training is a run in MLflow, experiment `{experiment}`, found by the tags `comparison` ({name}),"
+        f" `table`, `variant`, `seed` and `fold`; their ids, and all scores in full: [{name}.csv]({name}.csv)."
+    )
+    made = "\n".join(f"- {each}" for each in made_with)
+    parts = [about.strip(), f"```sh\n{command}\n```", *sections, runs, f"Trained with\n\n{made}"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _mean_and_sd(mean: float, sd: float | None) -> str:
+    return f"{mean:.2f}" if pd.isna(sd) else f"{mean:.2f} ± {sd:.2f}"
+
+
+def _number(number: float | None, digits: int) -> str:
+    return "" if pd.isna(number) else f"{number:.{digits}f}"
+
+
+def _head(*cells: str) -> list[str]:
+    return [_row(*cells), _row(*["---"] * len(cells))]
+
+
+def _row(*cells: str) -> str:
+    return markdown_row(*(cell.replace("|", r"\|") for cell in cells))
