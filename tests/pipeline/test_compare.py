@@ -155,7 +155,7 @@ def test_what_is_final_answers_the_test_set_as_the_pipeline_does(project: Projec
     compare(project, "final")
     row = table(project, "final").loc["mean"]
     assert row["test_mean"] > 10  # or equal scores would say nothing
-    project.apply(*AS_MEAN, "data.tokens.context=2", "train.seeds=[0,1]", "train.threads=1")
+    project.apply(*AS_MEAN, "data.tokens.context=2", "train.seeds=[0,1]", "train.threads=1", "evaluate.bootstrap=1000")
     project.run("dvc", "repro")
     metrics = json.loads((project.root / "experiments/current/metrics.json").read_text())
     for column, wanted in {

@@ -85,7 +85,9 @@ def tabulate(comparison: Comparison, answers: Mapping[str, Answers]) -> pd.DataF
         row |= scoring.spread_over_seeds(judged)
         if test:
             tested = {seed: score(one.test_gold, predicted) for seed, predicted in one.test_predicted.items()}
-            low, high = scoring.bootstrap_interval(one.test_gold, list(one.test_predicted.values()), monitor)
+            draws = comparison.variants[name].evaluate
+            given = (one.test_gold, list(one.test_predicted.values()), monitor)
+            low, high = scoring.bootstrap_interval(*given, draws.bootstrap, draws.bootstrap_seed)
             summary = scoring.summary_over_seeds(tested, low, high)
             row |= {f"test_seed_{seed}": value for seed, value in tested.items()}
             row |= {f"test_{key}": summary[key] for key in ("mean", "sd", "low", "high")}
