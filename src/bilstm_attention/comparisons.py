@@ -1,10 +1,11 @@
 """The command that compares: trains what a file of comparisons plans, and writes what it amounts to."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from bilstm_attention import paths, stages
+from bilstm_attention.errors import TrainingError, UserError
 from bilstm_attention.terminal import start_tensorflow
 
 
@@ -27,7 +28,7 @@ def compare(file: Path, workers: int) -> None:
     read, comparisons = read_page(file)
     target, sections, tables, made_with = paths.RESULTS / file.stem, [], [], set()
     for comparison in comparisons:
-        planned = trainings(comparison, paths.TRAININGS)
+        planned = trainings(comparison, paths.TRAININGS / "data")
         _prepare_data(planned)
         done = _train(comparison, planned, workers)
         made_with |= {found["made_with"] for found in done.values()}
@@ -56,18 +57,42 @@ def _train(comparison: Any, planned: Sequence[Any], workers: int) -> dict[str, d
     """What each training gave, by its name, the id of its run with it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from bilstm_attention.experiment.contenders import record, train_all
+    from bilstm_attention.experiment.contenders import record
 
     done = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         task = progress.add_task(comparison.name, total=len(planned))
-        for training, found in train_all(planned, workers):
+        for training, found in _train_all(planned, workers):
             done[training.name] = found | {"run": record(comparison, training, found) or ""}
             scores = "  ".join(f"{score} {value:.2f}" for score, value in found["dev"].items())
             progress.console.print(f"{training.name}: {scores}", soft_wrap=True)
             progress.advance(task)
     return done
+
+
+def _train_all(planned: Sequence[Any], workers: int) -> Iterator[tuple[Any, dict[str, Any]]]:
+    from bilstm_attention.experiment.workers import Died, run_jobs
+
+    waiting = iter(planned)
+    for training, found in run_jobs(lambda busy: next(waiting, None), _train_one, workers):
+        if isinstance(found, Died):
+            died = f"{training.name}: its process died with code {found.code}"
+            raise TrainingError(f"{died}; the same command goes on, with fewer --workers if memory was short.")
+        if isinstance(found, UserError):
+            raise type(found)(f"{training.name}: {found}")
+        yield training, found
+
+
+def _train_one(training: Any) -> dict[str, Any] | UserError:
+    """In a worker process; an error that the user can mend is told by the parent."""
+    start_tensorflow()
+    from bilstm_attention.experiment.contenders import train_one
+
+    try:
+        return train_one(training)
+    except UserError as error:
+        return error
 
 
 def _compared(comparison: Any, planned: Sequence[Any], done: Any, target: Path) -> tuple[Any, str]:

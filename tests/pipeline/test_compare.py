@@ -62,7 +62,7 @@ def project(new_project: Callable[[], Project]) -> Project:
 
 def trained(project: Project) -> dict[Path, dict[str, Any]]:
     """By file, what every training gave, of whatever comparison."""
-    files = (project.root / "experiments/trainings").glob("*/*.json")
+    files = (project.root / "experiments/trainings").glob("*.json")
     return {file: json.loads(file.read_text()) for file in sorted(files)}
 
 
@@ -121,31 +121,40 @@ def test_a_second_run_trains_what_is_missing_alone_and_to_the_same_scores(projec
     assert project.read("experiments/results/two.md") == page
     with sqlite3.connect(project.root / "experiments/mlflow.db") as store:
         assert store.execute("select count(*) from runs").fetchone() == (4,)
-    assert list((project.root / "experiments/trainings").glob("*/checkpoints/*")) == []
+    assert list((project.root / "experiments/trainings").glob("data/*/checkpoints/*")) == []
 
 
 def test_folds_are_judged_together_and_each_by_models_that_did_not_learn_from_it(project: Project) -> None:
-    before = set((project.root / "experiments/trainings").iterdir())
+    data, known = project.root / "experiments/trainings/data", trained(project)
+    before = set(data.iterdir())
     write(
         project, "halves", ("seeds: [0, 1]", "seeds: [0]\n    folds: 2"), ("[faithfulness]", "[errors, faithfulness]")
     )
     compare(project, "halves")
-    folders = sorted(set((project.root / "experiments/trainings").iterdir()) - before)
+    folders = sorted(set(data.iterdir()) - before)
     tables = {folder: pd.read_parquet(folder / "data/prepared/dev.parquet") for folder in folders}
     learnt = [pd.read_parquet(folder / "data/prepared/train.parquet")["id"] for folder in folders]
     assert [sorted(judged["id"]) for judged in tables.values()] == [sorted(ids) for ids in reversed(learnt)]
     rows = table(project, "halves")
     gold = [label for judged in tables.values() for label in judged["label"]]
-    found = [[json.loads(file.read_text()) for file in folder.glob("*.json")] for folder in folders]
-    # mean pooling has fewer weights than two hops
-    by_variant = zip(*(sorted(of_fold, key=lambda one: one["weights"]) for of_fold in found), strict=True)
-    for name, answers in zip(("mean", "two hops"), by_variant, strict=True):
-        predicted = [label for one in answers for label in one["predicted"]]
+    found = [result for file, result in trained(project).items() if file not in known]
+    for name, weights in zip(("mean", "two hops"), sorted({one["weights"] for one in found}), strict=True):
+        # mean pooling has fewer weights than two hops
+        of_one = [one for one in found if one["weights"] == weights]
+        predicted = []
+        for judged in tables.values():
+            of_fold = [one for one in of_one if one["dev"]["official_f1"] == _score(judged, one["predicted"])]
+            assert len(of_fold) == 1
+            predicted += of_fold[0]["predicted"]
         assert rows.loc[name, "mean"] == pytest.approx(official_f1(gold, predicted), abs=1e-4)
         if name == "mean":
             wrong = sum(map(str.__ne__, gold, predicted))
     page = (project.root / "experiments/results/halves.md").read_text()
     assert f"**What `mean` gets wrong** on 2 folds: {wrong:,} of {len(gold):,} answers." in page
+
+
+def _score(judged: pd.DataFrame, predicted: list[str]) -> float:
+    return official_f1(judged["label"].tolist(), predicted)
 
 
 def test_what_is_final_answers_the_test_set_as_the_pipeline_does(project: Project) -> None:

@@ -134,7 +134,7 @@ class Training:
         fold: of the training set, by which it is judged; None: by dev.
         params: all of them.
         test: whether the model answers the test set.
-        root: the folder that holds its data, and what it gives.
+        root: the folder that holds its data.
     """
 
     variant: str

@@ -1,8 +1,8 @@
-"""Trains what a comparison plans, each training in a worker process, and writes each as a run to MLflow."""
+"""Trains what a comparison plans, and writes each training as a run to MLflow."""
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import pandas as pd
 from bilstm_attention import paths
 from bilstm_attention.corpus.batches import encode
 from bilstm_attention.corpus.tokens import Vocabulary
-from bilstm_attention.errors import TrainingError, UserError
 from bilstm_attention.experiment import faithfulness, prediction
 from bilstm_attention.experiment import training as loop
 from bilstm_attention.experiment.checkpoint import digest
@@ -23,34 +22,10 @@ from bilstm_attention.experiment.runs import corpus_name
 from bilstm_attention.experiment.scoring import scores
 from bilstm_attention.experiment.task import Task, load_split, load_task, load_vocabulary
 from bilstm_attention.experiment.tracking import Record, Tracker, tracking_may_fail
-from bilstm_attention.experiment.workers import Died, run_jobs
 from bilstm_attention.overrides import with_overrides
 
 FAITHFULNESS_ROWS = 200
 DIGEST = "training.digest"
-
-
-def train_all(planned: Sequence[Training], workers: int) -> Iterator[tuple[Training, dict[str, Any]]]:
-    """Yields each training, with what `train_one` gave, as it is done.
-
-    Raises:
-        UserError: one of them cannot be done, or its process died.
-    """
-    waiting = iter(planned)
-    for training, found in run_jobs(lambda busy: next(waiting, None), _train, workers):
-        if isinstance(found, Died):
-            died = f"the process of {training.name} died with code {found.code}"
-            raise TrainingError(f"{died}; the same command goes on, with fewer --workers if memory was short.")
-        if isinstance(found, UserError):
-            raise type(found)(f"{training.name}: {found}")
-        yield training, found
-
-
-def _train(training: Training) -> dict[str, Any] | UserError:
-    try:
-        return train_one(training)
-    except UserError as error:
-        return error
 
 
 def train_one(training: Training) -> dict[str, Any]:
@@ -70,7 +45,8 @@ def train_one(training: Training) -> dict[str, Any]:
         judged["test"] = encode(load_split("test", root=training.root), vocabulary, task.labels)
     measures = Path(faithfulness.__file__).read_text(encoding="utf-8")
     arrays = [part for rows in judged.values() for part in (rows.tokens, rows.starts, rows.labels)]
-    path = training.root / f"{digest(checkpoint.path.stem, measures, FAITHFULNESS_ROWS, *arrays)}.json"
+    # by what was trained and judged, whichever comparison or parameters led to it
+    path = paths.TRAININGS / f"{digest(checkpoint.path.stem, measures, FAITHFULNESS_ROWS, *arrays)}.json"
     if not path.exists():
         started = time.time()
         fitted = loop.fit(params.model, params.train, task, seed, checkpoints=checkpoints)
