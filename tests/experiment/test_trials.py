@@ -334,7 +334,7 @@ def test_a_worker_whose_parent_has_ended_ends_after_the_epoch(
         raise Ended(code)
 
     monkeypatch.setattr(trials, "start_tensorflow", lambda: None)
-    monkeypatch.setattr(trials, "orphaned", lambda: True)
+    monkeypatch.setattr("bilstm_attention.experiment.workers.orphaned", lambda: True)
     monkeypatch.setattr(os, "_exit", leave)
     with pytest.raises(Ended):
         trials.do(local, job, TASK)

@@ -3,6 +3,8 @@
 import csv
 import json
 import sqlite3
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,6 +214,34 @@ def test_the_folds_of_a_corpus_without_a_test_file_are_those_that_the_pipeline_t
     assert metrics["test"]["official_f1"]["mean"] > 10
     same = [found for found in trained(project).values() if found["predicted"] == rows["predicted"].tolist()]
     assert len(same) == 1
+
+
+def test_a_killed_comparison_takes_its_workers_along_and_goes_on(project: Project) -> None:
+    write(project, "long", ("train.epochs: 2", "train.patience: 15, train.epochs: 15"), ("[0, 1]", "[0]"))
+    command = ["bilstm-attention", "compare", "experiments/comparisons/long.yaml", "--workers", "2"]
+    log = (project.root / "long.log").open("w")
+    killed = subprocess.Popen(command, cwd=project.root, env=project.environment(), stdout=log, stderr=log)
+    of_two = (project.root / "experiments/trainings/data").glob("*/checkpoints")
+    checkpoints = next(iter(of_two))
+    wait_until(lambda: len(list(checkpoints.glob("*.npz"))) == 2)
+    workers = subprocess.run(
+        ["pgrep", "-P", str(killed.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    killed.kill()
+    killed.wait()
+    wait_until(lambda: not any(Path("/proc", worker).exists() for worker in workers))
+    before = trained(project)
+    compare(project, "long")
+    found = [result for file, result in trained(project).items() if file not in before]
+    assert [len(result["history"]) for result in found] == [15, 15]
+    assert not list(checkpoints.iterdir())
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from bilstm_attention.experiment.runs import corpus_name
 from bilstm_attention.experiment.scoring import scores
 from bilstm_attention.experiment.task import Task, load_split, load_task, load_vocabulary
 from bilstm_attention.experiment.tracking import Record, Tracker, tracking_may_fail
+from bilstm_attention.experiment.workers import end_orphan
 from bilstm_attention.overrides import with_overrides
 
 FAITHFULNESS_ROWS = 200
@@ -49,7 +50,9 @@ def train_one(training: Training) -> dict[str, Any]:
     path = paths.TRAININGS / f"{digest(checkpoint.path.stem, measures, FAITHFULNESS_ROWS, *arrays)}.json"
     if not path.exists():
         started = time.time()
-        fitted = loop.fit(params.model, params.train, task, seed, checkpoints=checkpoints)
+        fitted = loop.fit(
+            params.model, params.train, task, seed, checkpoints=checkpoints, on_epoch=lambda row: end_orphan()
+        )
         probabilities = {split: prediction.predict(fitted.model, rows) for split, rows in judged.items()}
         found = {
             "digest": checkpoint.path.stem,

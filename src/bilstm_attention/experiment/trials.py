@@ -22,7 +22,7 @@ from bilstm_attention.experiment.study import (
     open_study,
     try_again,
 )
-from bilstm_attention.experiment.workers import orphaned
+from bilstm_attention.experiment.workers import end_orphan
 from bilstm_attention.overrides import with_overrides
 from bilstm_attention.params import Params
 from bilstm_attention.terminal import start_tensorflow
@@ -185,12 +185,6 @@ def confirm(definition: Definition, job: Job, task: "Task") -> int | None:
     found["seconds"] = time.monotonic() - started
     open_study(definition).set_user_attr(confirmation(job.number or 0, job.seed), found)
     return job.number
-
-
-def end_orphan() -> None:
-    """Ends this worker if nobody waits for the outcome; the next start finds it missing and trains it again."""
-    if orphaned():
-        os._exit(1)
 
 
 def confirmation(number: int, seed: int) -> str:

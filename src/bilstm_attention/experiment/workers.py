@@ -112,3 +112,9 @@ _parent: int | None = None
 def orphaned() -> bool:
     """Whether this is such a worker, and the process that started it has ended."""
     return _parent is not None and os.getppid() != _parent
+
+
+def end_orphan() -> None:
+    """Ends this worker if nobody waits for what it does; whoever starts the work again finds it missing."""
+    if orphaned():
+        os._exit(1)
