@@ -26,6 +26,7 @@ COMMANDS = (
     "scores",
     "sweep",
     "sweeps",
+    "compare",
     "explain",
     "ui",
 )
