@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from bilstm_attention import paths, stages
-from bilstm_attention.errors import TrainingError, UserError
+from bilstm_attention.errors import ParamsError, TrainingError, UserError
 from bilstm_attention.terminal import start_tensorflow
 
 
 def compare(file: Path, workers: int) -> None:
     """Trains, records and compares every variant of every table of a file; the page is written anew after each table.
 
-    Data of every kind are prepared at every start, in a few seconds each; trainings that are there are read.
+    Data of every kind are prepared first, at every start, in a few seconds each. Trainings that are there are read. Two
+    commands at once should not share any.
 
     Args:
         file: of `experiments/comparisons`.
@@ -26,22 +27,25 @@ def compare(file: Path, workers: int) -> None:
     from bilstm_attention.insight.comparison_page import page
 
     read, comparisons = read_page(file)
-    target, sections, tables, made_with = paths.RESULTS / file.stem, [], [], set()
-    for comparison in comparisons:
-        planned = trainings(comparison, paths.TRAININGS / "data")
-        _prepare_data(planned)
+    plans = [trainings(comparison, paths.TRAININGS / "data") for comparison in comparisons]
+    _prepare_data([training for planned in plans for training in planned])
+    _check_scores(comparisons, plans)
+    target, command = paths.RESULTS / file.stem, f"bilstm-attention compare {file} --workers {workers}"
+    sections, tables, made_with, experiments = list[str](), [], set[str](), list[str]()
+    for comparison, planned in zip(comparisons, plans, strict=True):
         done = _train(comparison, planned, workers)
         made_with |= {found["made_with"] for found in done.values()}
-        table, text = _compared(comparison, planned, done, target)
+        experiments += [corpus_name(training.params) for training in planned]
+        table, section = _compared(comparison, planned, done, target)
         tables.append(table.assign(table=comparison.name))
-        sections.append(text)
-        with paths.written_whole(target.with_suffix(".csv")) as path:
+        sections.append(section)
+        missing = [comparison.name for comparison in comparisons[len(sections) :]]
+        with paths.written_whole(target.with_name(f"{file.stem}.csv")) as path:
             whole = pd.concat(tables, ignore_index=True)
             whole[["table", *whole.columns.drop("table")]].to_csv(path, index=False, float_format="%.4f")
-        with paths.written_whole(target.with_suffix(".md")) as path:
-            command = f"bilstm-attention compare {file} --workers {workers}"
-            experiment = corpus_name(planned[0].params)
-            text = page(read.about, command, sections, experiment, file.stem, sorted(made_with))
+        with paths.written_whole(target.with_name(f"{file.stem}.md")) as path:
+            found_in = list(dict.fromkeys(experiments))
+            text = page(read.about, command, sections, missing, found_in, file.stem, sorted(made_with))
             path.write_text(text, encoding="utf-8")
         print(f"{target}.md: {len(sections)} of {len(comparisons)} tables")
 
@@ -51,6 +55,22 @@ def _prepare_data(planned: Sequence[Any]) -> None:
     for root, params in {training.root: training.params for training in planned}.items():
         stages.prepare(params=params, root=root)
         stages.embed(params=params, root=root)
+
+
+def _check_scores(comparisons: Sequence[Any], plans: Sequence[Sequence[Any]]) -> None:
+    """Whether the corpora have the scores by which variants are to be judged.
+
+    Raises:
+        ParamsError: one has not.
+    """
+    from bilstm_attention.experiment.scoring import metric_names
+    from bilstm_attention.experiment.task import load_labels
+
+    for comparison, planned in zip(comparisons, plans, strict=True):
+        legal = metric_names(load_labels(planned[0].root))
+        if comparison.monitor not in legal:
+            named = f"{comparison.name}: train.monitor: {comparison.monitor} is no score of this corpus's labels"
+            raise ParamsError(f"{named}. Legal: {', '.join(legal)}.")
 
 
 def _train(comparison: Any, planned: Sequence[Any], workers: int) -> dict[str, dict[str, Any]]:
@@ -77,8 +97,9 @@ def _train_all(planned: Sequence[Any], workers: int) -> Iterator[tuple[Any, dict
     waiting = iter(planned)
     for training, found in run_jobs(lambda busy: next(waiting, None), _train_one, workers):
         if isinstance(found, Died):
-            died = f"{training.name}: its process died with code {found.code}"
-            raise TrainingError(f"{died}; the same command goes on, with fewer --workers if memory was short.")
+            died = f"{training.name}: its process died with code {found.code}; the same command goes on"
+            # a fault of the program, with code 1, stands above
+            raise TrainingError(f"{died}." if found.code == 1 else f"{died}, with fewer --workers if memory was short.")
         if isinstance(found, UserError):
             raise type(found)(f"{training.name}: {found}")
         yield training, found
@@ -111,7 +132,7 @@ def _compared(comparison: Any, planned: Sequence[Any], done: Any, target: Path) 
     shown = table[["variant", *columns]].rename(columns=columns)
     picture = target.with_name(f"{target.name}-{comparison.name}.png")
     if given.along:
-        bases = [Path(variant.base or given.base or "").stem for variant in given.variants.values()]
+        bases = [base.stem for base in comparison.bases.values()]
         values = [flatten(params)[given.along] for params in comparison.variants.values()]
         plots.along(shown.assign(curve=bases, value=values), given.along, f"{score} {comparison.monitor}", picture)
     else:

@@ -326,7 +326,7 @@ def _known_attention(kind: str) -> str:
 
 def _explain(fault: Any, where: str, schema: type[BaseModel]) -> str:
     # pydantic appends the branch of a union to the location; a key of params.yaml ends before it
-    location = [str(part) for part in fault["loc"] if not re.search(r"[\[( ]|^(str|dict|int|float|none)$", str(part))]
+    location = [str(part) for part in fault["loc"] if not re.search(r"[\[(]|^(str|dict|int|float|none)$", str(part))]
     key = ".".join(location)
     if fault["type"] == "extra_forbidden":
         siblings = _fields_at(schema, location[:-1])
@@ -336,7 +336,9 @@ def _explain(fault: Any, where: str, schema: type[BaseModel]) -> str:
         )
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
-        return f"{where}: {message}."
+        # those of parameters name them in full
+        named = not location or message.startswith(f"{location[0]}.")
+        return f"{where}: {message}." if named else f"{where}: {key}: {message}."
     meant = nearest(str(fault["input"]), re.findall(r"'([^']*)'", message)) if fault["type"] == "literal_error" else ""
     return f"{where}: {key}: {message}; received {fault['input']!r}{meant or '.'}"
 

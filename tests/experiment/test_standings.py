@@ -48,7 +48,7 @@ def trained(
         "weights": 10 * (1 + len(variant)),
         "test": confidence * np.eye(len(labels))[[labels.index(label) for label in predicted]],
         "run": f"{variant}{seed}",
-        "faithfulness": {"comprehensiveness": measures, "sufficiency": measures, "entropy": 50.0},
+        "faithfulness": {"rows": 6, "comprehensiveness": measures, "sufficiency": measures, "entropy": 50.0},
     }
     return Training(variant, seed, None, Params(), True, root), found
 
@@ -62,7 +62,7 @@ def root(tmp_path: Path) -> Path:
 
 def comparison(*variants: str) -> Comparison:
     table = Table(seeds=[0, 1], reference=variants[0], test=True, variants={name: Variant() for name in variants})
-    return Comparison("page", "table", table, {name: Params() for name in variants})
+    return Comparison("page", "table", table, {name: Params() for name in variants}, {})
 
 
 def test_scores_spread_ensemble_significance_and_runs(root: Path) -> None:

@@ -39,8 +39,8 @@ def make_splits(rows: pd.DataFrame, data: Data) -> NDArray[np.int8]:
         rows: those of an `index.Index`.
 
     Returns:
-        the split that each row belongs to, as its number in `SPLITS`, int8; `UNUSED` beyond `data.train_rows`, though
-        its label is one of train.
+        the split that each row belongs to, as its number in `SPLITS`, int8; `UNUSED` for rows of train beyond
+        `data.train_rows`, whose labels are known all the same.
 
     Raises:
         DataError: train has fewer than two labels or is too small to split, or dev or test, given as files, hold labels
@@ -57,10 +57,11 @@ def make_splits(rows: pd.DataFrame, data: Data) -> NDArray[np.int8]:
         by_fold = data.fold is not None and name == missing[0]
         splits[train[_fold(part, data) if by_fold else _split_off(part, name, data)]] = SPLITS.index(name)
     names = rows["label"].cat.categories
-    there = np.bincount(rows["label"].cat.codes[splits <= 0], minlength=len(names)) > 0
-    if there.sum() < 2:
+    of_train = (splits <= 0, splits == 0)
+    there, learnt = (np.bincount(rows["label"].cat.codes[each], minlength=len(names)) > 0 for each in of_train)
+    if learnt.sum() < 2:
         raise DataError(
-            f"{_source(rows.iloc[0])}: train has the label {names[there][0]!r} alone; a classifier needs two."
+            f"{_source(rows.iloc[0])}: train has the label {names[learnt][0]!r} alone; a classifier needs two."
         )
     _check_labels(rows[~there[rows["label"].cat.codes]], list(names[there]))
     return splits

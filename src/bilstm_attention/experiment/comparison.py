@@ -11,7 +11,7 @@ from bilstm_attention.corpus.splits import Split
 from bilstm_attention.errors import ParamsError
 from bilstm_attention.experiment.checkpoint import digest
 from bilstm_attention.overrides import flatten, read_overrides, with_overrides
-from bilstm_attention.params import Block, Params, check, read_yaml
+from bilstm_attention.params import Block, Params, Train, check, read_yaml
 
 # of a table: it names files
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -49,7 +49,8 @@ class Table(Block):
         columns: what is said of every variant in words, as columns.
         show: what else is shown: `faithfulness` of the attention, test scores by class (`classes`), and what the
             reference got wrong on dev or the folds (`errors`).
-        along: a parameter by which the picture is drawn, a curve for each base; None: a row for each variant.
+        along: a parameter that is a number, by which the picture is drawn, a curve for each base; None: a row for each
+            variant.
         variants: by name.
     """
 
@@ -71,6 +72,8 @@ class Table(Block):
             raise ValueError("folds and test: a model of a fold has not learnt from all of train; leave one out")
         if "classes" in self.show and not self.test:
             raise ValueError("show: classes are of the test set; set test: true")
+        if taken := {"class", "items"} & set(self.variants):
+            raise ValueError(f"variants: {taken.pop()!r} is a column of the table of classes; take another name")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: {self.seeds} repeats a seed")
         if self.reference not in self.variants:
@@ -106,12 +109,14 @@ class Comparison:
         name: of the table.
         table: what the file says.
         variants: by name, all parameters.
+        bases: by variant, the file of `experiments/configs` that it begins with.
     """
 
     page: str
     name: str
     table: Table
     variants: dict[str, Params]
+    bases: dict[str, Path]
 
     @property
     def monitor(self) -> str:
@@ -167,31 +172,56 @@ def read_page(path: Path) -> tuple[Page, list[Comparison]]:
 
 def _comparison(path: Path, page: Page, name: str, table: Table) -> Comparison:
     where = f"{path}: {name}"
-    shared = {"train.threads": 1, **page.overrides, **table.overrides}
+    shared = {"train.threads": 1, **flatten(page.overrides), **flatten(table.overrides)}
     shared |= {} if table.folds is None else {"data.folds": table.folds}
+    bases = {variant: Path(given.base or table.base or page.base) for variant, given in table.variants.items()}
     variants = {
         variant: with_overrides(
             Params(),
-            {**read_overrides(Path(given.base or table.base or page.base)), **shared, **given.set},
+            {**read_overrides(bases[variant]), **shared, **flatten(given.set)},
             where=f"{where}: {variant}",
         )
         for variant, given in table.variants.items()
     }
     for variant, params in variants.items():
-        data = params.data
-        if table.folds is not None and (data.dev or data.folds != table.folds):
-            raise ParamsError(
-                f"{where}: {variant}: folds are of train where the base names no dev file, and in all variants"
-                f" {table.folds}; here data.dev is {data.dev}, data.folds {data.folds}."
-            )
-        if table.along is not None and table.along not in flatten(params):
-            raise ParamsError(f"{where}: along: {table.along} is no parameter.")
+        if fault := _fault(table, params):
+            raise ParamsError(f"{where}: {variant}: {fault}.")
+    _check_alike(where, variants)
+    return Comparison(path.stem, name, table, variants, bases)
+
+
+def _fault(table: Table, params: Params) -> str | None:
+    """What keeps a variant out of its table."""
+    data = params.data
+    if table.folds is not None and (data.dev or data.folds != table.folds):
+        return (
+            f"folds are of train where the base names no dev file, and in all variants {table.folds}; here data.dev is"
+            f" {data.dev}, data.folds {data.folds}"
+        )
+    if data.fold is not None:
+        return f"data.fold: {data.fold}: a table has all folds or none; set its `folds`"
+    if params.train.seeds != Train().seeds:
+        return f"train.seeds: {params.train.seeds}: seeds are of the table; set its `seeds`"
+    if table.along is not None:
+        values = flatten(params)
+        if table.along not in values:
+            return f"along: {table.along} is no parameter"
+        if not isinstance(values[table.along], int | float) or isinstance(values[table.along], bool):
+            return f"along: {table.along}: {values[table.along]!r} is no number, so it has no place on an axis"
+    return None
+
+
+def _check_alike(where: str, variants: Mapping[str, Params]) -> None:
+    """Variants differ, and are judged by one score."""
+    names: dict[str, str] = {}
+    for name, params in variants.items():
+        if (same := names.setdefault(params.model_dump_json(), name)) != name:
+            raise ParamsError(f"{where}: {same} and {name} have the same parameters; leave one out.")
     monitors = {params.train.monitor for params in variants.values()}
     if monitors == {"loss"}:
         raise ParamsError(f"{where}: train.monitor: loss compares no labels; name a score, for instance accuracy.")
     if len(monitors) > 1:
         raise ParamsError(f"{where}: train.monitor: variants are judged by different scores; name one.")
-    return Comparison(path.stem, name, table, variants)
 
 
 def trainings(comparison: Comparison, folder: Path) -> list[Training]:

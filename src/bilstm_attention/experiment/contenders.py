@@ -27,6 +27,9 @@ from bilstm_attention.overrides import with_overrides
 
 FAITHFULNESS_ROWS = 200
 DIGEST = "training.digest"
+ANSWERS = "answers.digest"
+# as it was when this process began
+_MEASURES = Path(faithfulness.__file__).read_text(encoding="utf-8")
 
 
 def train_one(training: Training) -> dict[str, Any]:
@@ -44,11 +47,11 @@ def train_one(training: Training) -> dict[str, Any]:
     judged = {"dev": task.dev}
     if training.test or training.judged == "test":
         judged["test"] = encode(load_split("test", root=training.root), vocabulary, task.labels)
-    measures = Path(faithfulness.__file__).read_text(encoding="utf-8")
     arrays = [part for rows in judged.values() for part in (rows.tokens, rows.starts, rows.labels)]
     # by what was trained and judged, whichever comparison or parameters led to it
-    path = paths.TRAININGS / f"{digest(checkpoint.path.stem, measures, FAITHFULNESS_ROWS, *arrays)}.json"
-    if not path.exists():
+    path = paths.TRAININGS / f"{digest(checkpoint.path.stem, _MEASURES, FAITHFULNESS_ROWS, *arrays)}.json"
+    answers = path.with_suffix(".npy")
+    if not path.exists() or ("test" in judged and not answers.exists()):
         started = time.time()
         fitted = loop.fit(
             params.model, params.train, task, seed, checkpoints=checkpoints, on_epoch=lambda row: end_orphan()
@@ -68,13 +71,14 @@ def train_one(training: Training) -> dict[str, Any]:
             "labels": list(task.labels),
         }
         if "test" in probabilities:
-            with paths.written_whole(path.with_suffix(".npy")) as target, target.open("wb") as file:
+            with paths.written_whole(answers) as target, target.open("wb") as file:
                 np.save(file, probabilities["test"], allow_pickle=False)
         paths.write_json(path, found)
     checkpoint.remove()
     found = dict(json.loads(path.read_text(encoding="utf-8")))
     if "test" in judged:
-        found["test"] = np.load(path.with_suffix(".npy"), allow_pickle=False)
+        found["test"] = np.load(answers, allow_pickle=False)
+        found["answers"] = path.stem
     return found
 
 
@@ -111,11 +115,12 @@ def record(comparison: Comparison, training: Training, found: Mapping[str, Any])
                     of_pipeline=False,
                 )
             )
-        if "test" in found and not tracker.has(run, f"test_{params.train.monitor}"):
+        if "test" in found and not tracker.has(run, ANSWERS, found["answers"]):
             gold = load_split("test", ["label"], training.root)["label"].tolist()
             tested = scores(gold, prediction.named(found["test"], found["labels"]), found["labels"])
             metrics = {f"test_{score}": value for score, value in tested.items()}
             tracker.add(run, metrics=metrics, datasets={"test": prepared / "test.parquet"})
+            tracker.tag(run, ANSWERS, found["answers"])
         return run
     return None
 

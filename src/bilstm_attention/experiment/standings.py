@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from bilstm_attention.experiment.task import load_split
 RANKINGS = ("attention", "random", "gradient_input")
 MEASURES = [f"{of}.{by}" for of in ("comprehensiveness", "sufficiency") for by in RANKINGS] + ["entropy"]
 SHARES = ("entities", "entity_markers", "function_words", "punctuation", "other_words")
-# tokens between the two entities, up to and with
+# tokens between the two entities, at most
 DISTANCES = {"0 to 2": 2, "3 to 5": 5, "6 to 9": 9, "10 and more": np.inf}
 
 
@@ -74,11 +75,9 @@ def tabulate(comparison: Comparison, answers: Mapping[str, Answers]) -> pd.DataF
     """
     monitor, reference, test = comparison.monitor, answers[comparison.table.reference], comparison.table.test
 
-    def score(gold: Sequence[str], predicted: Sequence[str]) -> float:
-        return scoring.scores(gold, predicted, sorted({*gold, *predicted}))[monitor]
-
     rows = []
     for name, one in answers.items():
+        score = partial(_score, monitor, one.found[0]["labels"])
         judged = {seed: score(one.gold, predicted) for seed, predicted in one.predicted.items()}
         measured = pd.json_normalize([found["faithfulness"] for found in one.found]).mean(numeric_only=True)
         row = {"variant": name, **{f"seed_{seed}": value for seed, value in judged.items()}}
@@ -95,11 +94,18 @@ def tabulate(comparison: Comparison, answers: Mapping[str, Answers]) -> pd.DataF
         row["p"] = _significance(one, reference, monitor, test)
         row["weights"] = one.found[0]["weights"]
         row["weights_added"] = row["weights"] - reference.found[0]["weights"]
-        row |= {name.replace(".", "_"): measured[name] for name in MEASURES}
+        row["faithfulness_rows"] = measured["rows"]
+        row |= {measure.replace(".", "_"): measured[measure] for measure in MEASURES}
         row |= {f"share_{kind}": measured.get(f"attention_share.{kind}") for kind in SHARES}
         row["runs"] = " ".join(str(found["run"]) for found in one.found)
         rows.append(row)
-    return pd.DataFrame(rows).drop(columns="by_seed")
+    table = pd.DataFrame(rows).drop(columns="by_seed")
+    # numbers, also where none is known
+    return table.astype({column: float for column in ("sd", "test_sd", "p") if column in table})
+
+
+def _score(monitor: str, labels: Sequence[str], gold: Sequence[str], predicted: Sequence[str]) -> float:
+    return scoring.scores(gold, predicted, labels)[monitor]
 
 
 def _significance(one: Answers, other: Answers, monitor: str, test: bool) -> float | None:
@@ -116,14 +122,16 @@ def by_class(answers: Mapping[str, Answers]) -> pd.DataFrame:
 
     The none label comes last; it is no part of the official score.
     """
-    columns: dict[str, Any] = {}
+    columns: dict[str, pd.Series] = {}
     for name, one in answers.items():
         labels = one.found[0]["labels"]
-        of_seeds = [scoring.per_relation(one.test_gold, predicted, labels) for predicted in one.test_predicted.values()]
-        first = of_seeds[0]
-        columns |= {"class": first["relation"], "items": first["support"]}
-        columns[name] = np.mean([table["f1"] for table in of_seeds], axis=0)
-    return pd.DataFrame(columns)
+        of_seeds = [
+            scoring.per_relation(one.test_gold, predicted, labels).set_index("relation")
+            for predicted in one.test_predicted.values()
+        ]
+        columns.setdefault("items", of_seeds[0]["support"])
+        columns[name] = pd.concat([table["f1"] for table in of_seeds], axis=1).mean(axis=1)
+    return pd.DataFrame(columns).reset_index(names="class")
 
 
 @dataclass(frozen=True)
@@ -161,9 +169,9 @@ def errors_of(one: Answers, shown: int = 12) -> Errors:
         ],
         ignore_index=True,
     )
-    table["relational"] = scoring.is_relational(sorted({*table["label"], *table["predicted"]}))
+    relational = scoring.is_relational(one.found[0]["labels"])
     wrong = table[table["label"] != table["predicted"]]
-    kinds = Counter(map(_kind, wrong["label"], wrong["predicted"], wrong["relational"]))
+    kinds = Counter(map(partial(_kind, relational), wrong["label"], wrong["predicted"]))
     confusions = wrong.groupby(["label", "predicted"], sort=False).size().sort_values(ascending=False, kind="stable")
     frequent = confusions.head(shown).rename("answers").reset_index().rename(columns={"label": "gold"})
     certain = wrong.sort_values("confidence", ascending=False, kind="stable").drop_duplicates(["label", "predicted"])
@@ -186,7 +194,7 @@ def errors_of(one: Answers, shown: int = 12) -> Errors:
     )
 
 
-def _kind(gold: str, predicted: str, relational: bool) -> str:
+def _kind(relational: bool, gold: str, predicted: str) -> str:
     if not relational:
         return "another class"
     if gold in NONE_LABELS:

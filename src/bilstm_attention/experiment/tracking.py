@@ -169,9 +169,13 @@ class Tracker:
         found = self.client.search_runs([self.experiment], query, order_by=order, max_results=1)
         return str(found[0].info.run_id) if found else None
 
-    def has(self, run_id: str, metric: str) -> bool:
-        """Whether a run has a metric."""
-        return metric in self.client.get_run(run_id).data.metrics
+    def has(self, run_id: str, tag: str, value: str) -> bool:
+        """Whether a run has a tag with this value."""
+        return bool(self.client.get_run(run_id).data.tags.get(tag) == value)
+
+    def tag(self, run_id: str, tag: str, value: str) -> None:
+        """Sets a tag of a run."""
+        self.client.set_tag(run_id, tag, value)
 
     def adopt(self, parent: str, run_ids: Sequence[str]) -> None:
         """Makes runs the children of a parent run."""

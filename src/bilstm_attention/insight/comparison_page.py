@@ -5,13 +5,12 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bilstm_attention.experiment.comparison import Comparison
-from bilstm_attention.experiment.contenders import FAITHFULNESS_ROWS
 from bilstm_attention.experiment.standings import RANKINGS, SHARES, Errors
 from bilstm_attention.insight.tables import markdown_row
 
 FAITHFULNESS = (
-    "**Does the attention mean anything?** On {rows} {judged}, means of all trainings; percentage points of the\n"
-    "predicted class's probability. Comprehensiveness: what deleting the tokens on top of a ranking takes away\n"
+    "**Does the attention mean anything?** On {rows} dev sentences of each training, means of all; percentage points\n"
+    "of the predicted class's probability. Comprehensiveness: what deleting the tokens on top of a ranking takes away\n"
     "(higher: they were needed). Sufficiency: what is missing when they alone are left (lower: they were enough).\n"
     "Both after DeYoung et al. 2020 (arXiv:1911.03429), mean of 1, 5, 10, 20 and 50 % of the tokens, each rounded up\n"
     "to whole ones. Entropy: percent of that of uniform weights. Then where the weight lies, in percent."
@@ -44,7 +43,7 @@ def section(
     if errors is not None:
         parts.append(_errors(comparison, errors))
     if "faithfulness" in comparison.table.show:
-        parts.append(_faithfulness(comparison, table))
+        parts.append(_faithfulness(table))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -81,15 +80,18 @@ def _classes(classes: pd.DataFrame) -> str:
 
 def _errors(comparison: Comparison, errors: Errors) -> str:
     wrong, judged = sum(errors.kinds.values()), comparison.judged_on
+    said = f"**What `{comparison.table.reference}` gets wrong** on {judged}: {wrong:,} of {errors.answered:,} answers."
+    if not wrong:
+        return said
     lines = [
-        f"**What `{comparison.table.reference}` gets wrong** on {judged}: {wrong:,} of {errors.answered:,} answers.",
+        said,
         "",
         *_head("kind", "answers", "of the wrong ones"),
         *(_row(kind, f"{count:,}", f"{100 * count / wrong:.0f} %") for kind, count in errors.kinds.items()),
         "",
     ]
     if len(errors.distances):
-        lines += _head("words between the entities", "answers", "right")
+        lines += _head("tokens between the entities", "answers", "right")
         lines += [
             _row(row["distance"], f"{row['answers']:,}", f"{row['right']:.1f} %")
             for row in errors.distances.to_dict("records")
@@ -107,12 +109,12 @@ def _errors(comparison: Comparison, errors: Errors) -> str:
     return "\n".join(lines)
 
 
-def _faithfulness(comparison: Comparison, table: pd.DataFrame) -> str:
-    judged = "dev sentences" if comparison.table.folds is None else "sentences of each fold"
+def _faithfulness(table: pd.DataFrame) -> str:
+    rows = " to ".join(f"{count:.0f}" for count in sorted({*table["faithfulness_rows"].agg(["min", "max"])}))
     names = ["attention", "random", "gradient x input"]
     measures = [f"{of}: {by}" for of in ("comp.", "suff.") for by in names]
     shares = [f"on {kind.replace('_', ' ')}" for kind in SHARES]
-    lines = [FAITHFULNESS.format(rows=FAITHFULNESS_ROWS, judged=judged), "", *_head("", *measures, "entropy", *shares)]
+    lines = [FAITHFULNESS.format(rows=rows), "", *_head("", *measures, "entropy", *shares)]
     for row in table.to_dict("records"):
         numbers = [row[f"{of}_{by}"] for of in ("comprehensiveness", "sufficiency") for by in RANKINGS]
         numbers += [row["entropy"], *(row[f"share_{kind}"] for kind in SHARES)]
@@ -121,7 +123,13 @@ def _faithfulness(comparison: Comparison, table: pd.DataFrame) -> str:
 
 
 def page(
-    about: str, command: str, sections: Sequence[str], experiment: str, name: str, made_with: Sequence[str]
+    about: str,
+    command: str,
+    sections: Sequence[str],
+    missing: Sequence[str],
+    experiments: Sequence[str],
+    name: str,
+    made_with: Sequence[str],
 ) -> str:
     """The whole page.
 
@@ -129,17 +137,20 @@ def page(
         about: Markdown at the top.
         command: that made it.
         sections: one for each table.
-        experiment: of MLflow, in which the runs are.
+        missing: names of tables that are still in training.
+        experiments: of MLflow, in which the runs are.
         name: of the page, a tag of each run.
         made_with: what the trainings were made with, each once.
     """
+    yet = f"**Not all is here yet:** {', '.join(missing)} missing; the command goes on." if missing else ""
     runs = (
-        f"Every training is a run in MLflow, experiment `{experiment}`, found by the tags `comparison` ({name}),"
-        f" `table`, `variant`, `seed` and `fold`; their ids, and all scores in full: [{name}.csv]({name}.csv)."
+        f"Every training is a run in MLflow, in {' and '.join(f'`{each}`' for each in experiments)}, under the tags"
+        " `comparison`, `table`, `variant`, `seed` and `fold` of the table that had it first. Ids of all runs, and all"
+        f" scores in full: [{name}.csv]({name}.csv)."
     )
     made = "\n".join(f"- {each}" for each in made_with)
-    parts = [about.strip(), f"```sh\n{command}\n```", *sections, runs, f"Trained with\n\n{made}"]
-    return "\n\n".join(parts) + "\n"
+    parts = [about.strip(), f"```sh\n{command}\n```", *sections, yet, runs, f"Trained with\n\n{made}"]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _mean_and_sd(mean: float, sd: float | None) -> str:
