@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def train_one(training: Training) -> dict[str, Any]:
     path = paths.TRAININGS / f"{digest(checkpoint.path.stem, _MEASURES, FAITHFULNESS_ROWS, *arrays)}.json"
     answers = path.with_suffix(".npy")
     if not path.exists() or ("test" in judged and not answers.exists()):
-        started = time.time()
+        started, code = time.time(), _code()
         fitted = loop.fit(
             params.model, params.train, task, seed, checkpoints=checkpoints, on_epoch=lambda row: end_orphan()
         )
@@ -62,7 +62,7 @@ def train_one(training: Training) -> dict[str, Any]:
             "dev": fitted.dev,
             "best_epoch": fitted.best_epoch,
             "started": started,
-            "made_with": made_with(),
+            "made_with": code,
             "weights": sum(variable.numpy().size for variable in fitted.model.trainable_variables),
             "history": fitted.history.to_dict("records"),
             "predicted": prediction.named(probabilities[training.judged], task.labels),
@@ -80,6 +80,12 @@ def train_one(training: Training) -> dict[str, Any]:
         found["test"] = np.load(answers, allow_pickle=False)
         found["answers"] = path.stem
     return found
+
+
+@cache
+def _code() -> str:
+    """What this process trains with, as it was before its first training."""
+    return made_with()
 
 
 @lru_cache(maxsize=4)

@@ -28,6 +28,17 @@ from bilstm_attention.params import Model, Train
 SMALLEST_PROBABILITY = 1e-7
 
 
+def _source() -> list[str]:
+    package = Path(__file__).parents[1]
+    names = ("official", "optimizers", "prediction", "scoring", "step", "training")
+    files = [package / "corpus/batches.py", *(package / f"experiment/{name}.py" for name in names)]
+    return [file.read_text(encoding="utf-8") for file in (*files, *sorted((package / "network").glob("*.py")))]
+
+
+# What trains, as it was when this process began, whatever becomes of the files meanwhile.
+_SOURCE = _source()
+
+
 @dataclass(frozen=True)
 class Fitted:
     """A trained model, its weights those of the epoch that was kept: the best on dev, or the last.
@@ -128,13 +139,8 @@ def training_checkpoint(folder: Path, model_params: Model, train_params: Train, 
     """The checkpoint of exactly this training: these parameters, data, seed, versions and source files."""
     arrays = [part for rows in (task.train, task.dev) for part in (rows.tokens, rows.starts, rows.labels)]
     versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow", "bilstm-attention")}
-    package = Path(__file__).parents[1]
-    names = ("official", "optimizers", "prediction", "scoring", "step", "training")
-    files = [package / "corpus/batches.py", *(package / f"experiment/{name}.py" for name in names)]
-    files += sorted((package / "network").glob("*.py"))
-    source = [file.read_text(encoding="utf-8") for file in files]
     settings = [model_params.model_dump(), train_params.model_dump(exclude={"seeds"}), seed, list(task.labels)]
-    return Checkpoint(folder, digest(settings, task.training_words, versions, source, task.matrix, *arrays))
+    return Checkpoint(folder, digest(settings, task.training_words, versions, _SOURCE, task.matrix, *arrays))
 
 
 def use_threads(threads: int) -> None:
