@@ -221,6 +221,7 @@ class Train(Block):
     clip_norm: Annotated[float, Field(gt=0.0)] | None = 5.0
     label_smoothing: Fraction = 0.0
     r_drop: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
+    adversarial: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
     ema: Fraction = 0.0
     monitor: Literal["official_f1", "accuracy", "macro_f1", "loss"] = "official_f1"
     threads: Annotated[int, Field(ge=1, le=1024)] = 2

@@ -547,6 +547,42 @@ def test_r_drop_adds_the_divergence_of_two_dropouts_to_their_mean_loss() -> None
         np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("attention", [Attention(), Attention(kind="structured", hops=2, size=3)])
+def test_an_adversarial_step_learns_from_the_vectors_where_the_loss_grows_most_too(attention: Attention) -> None:
+    """Equations 5 to 7 of Miyato et al. 2017, on the whole network, by moving what its embedding gives."""
+    tokens, labels = pad(TASK.train, np.arange(8)), TASK.train.labels[:8]
+    params = EXACT.model_copy(update={"attention": attention, "l2": 0.01})
+    models = [build_classifier(params, TASK.matrix, TRAINING_WORDS, len(CLASSES), seed=0) for _ in range(2)]
+    ours, plain = (keras.optimizers.SGD(0.5) for _ in models)
+    for model, optimizer in zip(models, (ours, plain), strict=True):
+        optimizer.build(model.trainable_variables)
+    step = training_step(models[0], ours, len(CLASSES), 0.0, devices(1), adversarial=0.8)
+    other, gold, embedding = models[1], np.eye(len(CLASSES))[labels], models[1].get_layer("embedding")
+    look_up = embedding.call
+    for _ in range(3):
+        clean, moved = [], tf.zeros([])
+        for _ in range(2):
+            given: list[tf.Tensor] = []
+
+            def looked_up(ids: Any, moved: tf.Tensor = moved, given: list[tf.Tensor] = given) -> tf.Tensor:
+                given.append(look_up(ids) + moved)
+                return given[0]
+
+            embedding.call = looked_up
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(keras.losses.categorical_crossentropy(gold, other(tokens, training=True)))
+                total = loss + tf.add_n(other.losses)
+            *gradients, of_vectors = tape.gradient(total, [*other.trainable_variables, given[0]])
+            lengths = np.sqrt((of_vectors.numpy() ** 2).sum(axis=(1, 2), keepdims=True))
+            moved = tf.constant(0.8 * of_vectors.numpy() / lengths)
+            clean.append((float(loss), [tf.convert_to_tensor(gradient) for gradient in gradients]))
+        assert clean[1][0] > clean[0][0]
+        assert float(step(tokens, labels)) == pytest.approx(clean[0][0], rel=1e-5)
+        plain.apply([(one + two) / 2 for one, two in zip(clean[0][1], clean[1][1], strict=True)])
+    for found, wanted in zip(*(model.trainable_variables for model in models), strict=True):
+        np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-4, atol=1e-5)
+
+
 def test_a_step_takes_the_gradient_of_the_lstm_once() -> None:
     """With a persistent tape TensorFlow takes its own beside ours: the same weights, in a third more time."""
     model, optimizer = (

@@ -93,8 +93,16 @@ def fit(
         model = build_classifier(model_params, task.matrix, task.training_words, len(task.labels), seed)
         optimizer = make_optimizer(train_params, steps)
         optimizer.build(model.trainable_variables)
-    smoothing, norm = train_params.label_smoothing, train_params.clip_norm
-    step = training_step(model, optimizer, len(task.labels), smoothing, strategy, norm, train_params.r_drop)
+    step = training_step(
+        model,
+        optimizer,
+        len(task.labels),
+        train_params.label_smoothing,
+        strategy,
+        clip_norm=train_params.clip_norm,
+        r_drop=train_params.r_drop,
+        adversarial=train_params.adversarial,
+    )
 
     checkpoint = training_checkpoint(checkpoints, model_params, train_params, task, seed) if checkpoints else None
     moving = _moving(model)

@@ -2,6 +2,8 @@
 
 import json
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -62,6 +64,7 @@ class WordEmbedding(keras.layers.Layer):
         self.frozen_copy = frozen_copy
         # the row in `fixed` at which the words begin that it holds
         self.fixed_from = 0 if frozen_copy else trained_rows
+        self.between: Callable[[Any], Any] | None = None
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Makes `learned (trained_rows, D)` and `fixed`, the other rows or all of them, whichever is not empty."""
@@ -78,8 +81,27 @@ class WordEmbedding(keras.layers.Layer):
         parts = [matrix[: self.trained_rows], matrix[self.fixed_from :]]
         self.set_weights([part for part in parts if len(part)])
 
+    @contextmanager
+    def moved(self, by: Any = None) -> Iterator[list[Any]]:
+        """While it lasts the vectors are moved by a tensor `(B, T, D)`; gives those that were read, as a list."""
+        read: list[Any] = []
+
+        def between(vectors: Any) -> Any:
+            read.append(vectors)
+            return vectors if by is None else vectors + by
+
+        self.between = between
+        try:
+            yield read
+        finally:
+            self.between = None
+
     def call(self, tokens: Any) -> Any:
         """`(B, T) -> (B, T, D)` or `(B, T, 2 D)`."""
+        vectors = self._look_up(tokens)
+        return vectors if self.between is None else self.between(vectors)
+
+    def _look_up(self, tokens: Any) -> Any:
         if self.trained_rows == self.rows and not self.frozen_copy:
             return ops.take(self.learned, tokens, axis=0)
         vectors = fixed = ops.take(self.fixed, ops.maximum(tokens - self.fixed_from, 0), axis=0)
