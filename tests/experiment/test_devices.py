@@ -35,6 +35,7 @@ found = {
     for name, changed in {
         "adam": {}, "adadelta": {"optimizer": "adadelta", "learning_rate": 1.0}, "sgd": {"optimizer": "sgd"},
         "nadam": {"optimizer": "nadam"}, "one sentence left": {"batch_size": 44},
+        "adversarial": {"adversarial": 0.8}, "both": {"adversarial": 0.8, "r_drop": 0.5, "optimizer": "sgd"},
         "penalty": {"model": structured, "batch_size": 44},
     }.items()
     for devices in (1, 2)
@@ -67,7 +68,7 @@ def found() -> dict[str, Any]:
     return result
 
 
-@pytest.mark.parametrize("name", ["adam", "adadelta", "sgd", "nadam", "one sentence left"])
+@pytest.mark.parametrize("name", ["adam", "adadelta", "sgd", "nadam", "one sentence left", "adversarial", "both"])
 def test_two_devices_have_the_losses_and_weights_of_one(found: dict[str, Any], name: str) -> None:
     one, two = found[f"{name} 1"], found[f"{name} 2"]
     np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-5)
