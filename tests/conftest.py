@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from bilstm_attention.errors import ParamsError
 from bilstm_attention.terminal import quietly
 from tests.servers import DaskCluster, PostgresServer, dask_cluster, postgres_server
 
+# what a test loads from a folder leaves nothing there that another would find
+sys.dont_write_bytecode = True
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 ROOT = Path(__file__).parents[1]
 
 # whichever test imports TensorFlow first, it finds the settings with which the command runs it

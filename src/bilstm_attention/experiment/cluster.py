@@ -23,8 +23,8 @@ def run_on_cluster(
 ) -> Iterator[tuple[Any, Any]]:
     """Does jobs on a cluster, and yields each with its result, or with `Died`, as it is done.
 
-    A task whose worker died is begun anew by the scheduler, on another; the trial that it left is noticed by its
-    heartbeat.
+    A task whose worker died is begun anew on another, by the scheduler, or from here where the data died with it; the
+    trial that it left is noticed by its heartbeat.
 
     Args:
         another: asked for a job whenever a worker is free, with how many are busy; None: there is none now.
@@ -44,16 +44,24 @@ def run_on_cluster(
         arrays = client.scatter(task, broadcast=True)
         busy, jobs = as_completed(loop=client.loop), dict[Any, Any]()
 
+        def submit(job: Any) -> None:
+            future = client.submit(work, job, arrays, pure=False)
+            jobs[future.key] = job
+            busy.add(future)
+
         def fill() -> None:
             while len(jobs) < (workers or _count(client)) and (job := another(len(jobs))) is not None:
-                future = client.submit(work, job, arrays, pure=False)
-                jobs[future.key] = job
-                busy.add(future)
+                submit(job)
 
         fill()
         for future in busy:
             job = jobs.pop(future.key)
             try:
+                if future.cancelled() and _count(client):
+                    # Dask keeps data on one worker alone, however many they were sent to, and it has died
+                    arrays = client.scatter(task, broadcast=True)
+                    submit(job)
+                    continue
                 result = future.result()
             except KilledWorker:
                 result = Died(0, None)
