@@ -13,13 +13,15 @@ def test_blocks_of_parameters_leave_the_rest_of_their_block_alone(
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     text = COMPARISON.replace("{model.attention.kind: mean}", "{model: {dropout: {embedding: 0.25}}}")
-    text = text.replace("sample.yaml", "best.yaml")
+    text = text.replace("sample.yaml", "best.yaml").replace("seeds:", "overrides: {train.epochs: 3}\n    seeds:")
     (tmp_path / "two.yaml").write_text(text)
     _, (comparison,) = read_page(tmp_path / "two.yaml")
     usual, changed = (flatten(comparison.variants[name]) for name in ("two hops", "mean"))
     differing = {key for key, value in usual.items() if changed[key] != value}
     assert differing == {"model.dropout.embedding", "model.attention.kind", "model.attention.hops"}
     assert changed["model.dropout.lstm"] == 0.4
+    # of the page 2, of the table 3
+    assert changed["train.epochs"] == 3
     assert comparison.bases["mean"].stem == "best"
 
 

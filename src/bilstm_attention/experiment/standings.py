@@ -136,7 +136,7 @@ def by_class(answers: Mapping[str, Answers]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Errors:
-    """What one variant got wrong where it was judged, on dev or the folds; never of the test set.
+    """What one variant got wrong where it was judged, on dev or the folds; never of a test file.
 
     Args:
         answered: answers in all.
