@@ -17,7 +17,7 @@ PACKAGE = Path(bilstm_attention.__file__).parent
 NAME = "bilstm_attention"
 # Each room may import those before it, and its own modules.
 ORDER = (
-    {"errors", "paths", "params", "overrides", "terminal", "cluster"},
+    {"errors", "paths", "blocks", "params", "overrides", "terminal", "cluster"},
     *({room} for room in ("corpus", "network", "experiment", "insight", "serving", "stages")),
     {"sweeps", "comparisons"},
     {"cli"},
@@ -205,7 +205,7 @@ def test_only_evaluate_opens_the_test_set() -> None:
 
 
 # What cannot change an output: messages, addresses, parameters (which DVC tracks themselves), records in MLflow.
-NEVER_IN_OUTPUTS = {"errors", "paths", "params", "overrides", "terminal", "cluster", "stages"} | {
+NEVER_IN_OUTPUTS = {"errors", "paths", "blocks", "params", "overrides", "terminal", "cluster", "stages"} | {
     f"experiment.{name}" for name in ("runs", "tracking", "environment")
 }
 

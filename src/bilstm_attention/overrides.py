@@ -11,8 +11,9 @@ from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
+from bilstm_attention.blocks import PLAIN, check, read_yaml
 from bilstm_attention.errors import ParamsError
-from bilstm_attention.params import PLAIN, Params, check, load_params, read_yaml
+from bilstm_attention.params import Params, load_params
 from bilstm_attention.paths import written_whole
 
 

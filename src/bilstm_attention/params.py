@@ -1,15 +1,13 @@
 """The typed, validated form of `params.yaml`."""
 
 import re
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import AfterValidator, Field, model_validator
 
-from bilstm_attention.errors import ParamsError, listing, nearest
+from bilstm_attention.blocks import Block, check, read_yaml
+from bilstm_attention.errors import nearest
 
 # Read off their text: importing them takes TensorFlow, and a list here would be a second place to change.
 _MECHANISMS = (Path(__file__).parent / "network/attention.py").read_text(encoding="utf-8")
@@ -18,12 +16,6 @@ ATTENTION_KINDS = set(re.findall(r'^@mechanism\("(\w+)"\)$', _MECHANISMS, re.MUL
 ENTITY_KINDS = {"entity"}
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-
-
-class Block(BaseModel):
-    """A block of parameters: unknown keys are errors, and values are never changed once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Tokens(Block):
@@ -209,7 +201,7 @@ class Schedule(Block):
 class Train(Block):
     """Training; read by `train`, one instance per seed."""
 
-    seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1)] = [0]
+    seeds: list[Annotated[int, Field(ge=0, le=2**31 - 1)]] = Field([0], min_length=1)
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
     patience: Annotated[int, Field(ge=1)] = 8
     restore_best_weights: bool = True
@@ -278,27 +270,6 @@ class Params(Block):
         return self
 
 
-Schema = TypeVar("Schema", bound=BaseModel)
-PLAIN = YAML(typ="safe", pure=True)
-
-
-def read_yaml(path: Path, yaml: YAML = PLAIN) -> Any:
-    """A YAML file of blocks.
-
-    Raises:
-        ParamsError: it is not there, is no YAML, or holds something else.
-    """
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file.") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: not a YAML file: {error}") from None
-    if not isinstance(document, Mapping):
-        raise ParamsError(f"{path}: holds {type(document).__name__}; parameters are blocks of `key: value`.")
-    return document
-
-
 def load_params(path: Path) -> Params:
     """Reads and checks a `params.yaml`.
 
@@ -308,14 +279,6 @@ def load_params(path: Path) -> Params:
     return check(read_yaml(path), str(path), Params)
 
 
-def check(values: Mapping[str, Any], where: str, schema: type[Schema]) -> Schema:
-    """Checks plain values against a schema; `where` names their origin in errors."""
-    try:
-        return schema.model_validate(values)
-    except ValidationError as error:
-        raise ParamsError(listing(_explain(fault, where, schema) for fault in error.errors())) from None
-
-
 def _known_attention(kind: str) -> str:
     if kind not in ATTENTION_KINDS:
         legal = ", ".join(sorted(ATTENTION_KINDS))
@@ -323,30 +286,3 @@ def _known_attention(kind: str) -> str:
             f"model.attention.kind: {kind!r} is no mechanism{nearest(kind, ATTENTION_KINDS) or '.'} Legal: {legal}"
         )
     return kind
-
-
-def _explain(fault: Any, where: str, schema: type[BaseModel]) -> str:
-    # pydantic appends the branch of a union to the location; a key of params.yaml ends before it
-    location = [str(part) for part in fault["loc"] if not re.search(r"[\[(]|^(str|dict|int|float|none)$", str(part))]
-    key = ".".join(location)
-    if fault["type"] == "extra_forbidden":
-        siblings = _fields_at(schema, location[:-1])
-        return (
-            f"{where}: unknown parameter {key}{nearest(location[-1], siblings) or '.'}"
-            f" Legal{' in ' + '.'.join(location[:-1]) if location[1:] else ''}: {', '.join(siblings)}."
-        )
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "value_error":
-        # those of parameters name them in full
-        named = not location or message.startswith(f"{location[0]}.")
-        return f"{where}: {message}." if named else f"{where}: {key}: {message}."
-    meant = nearest(str(fault["input"]), re.findall(r"'([^']*)'", message)) if fault["type"] == "literal_error" else ""
-    return f"{where}: {key}: {message}; received {fault['input']!r}{meant or '.'}"
-
-
-def _fields_at(schema: type[BaseModel], location: Iterable[str]) -> list[str]:
-    block: Any = schema
-    for part in location:
-        # a mapping from names to blocks has blocks alike under every name
-        block = get_args(block)[1] if get_origin(block) is dict else block.model_fields[part].annotation
-    return list((get_args(block)[1] if get_origin(block) is dict else block).model_fields)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from bilstm_attention.blocks import PLAIN, read_yaml
 from bilstm_attention.experiment.space import read_sweep
 from bilstm_attention.overrides import flatten, with_overrides
-from bilstm_attention.params import PLAIN, Params, load_params, read_yaml
+from bilstm_attention.params import Params, load_params
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "experiments/sweeps").glob("*.yaml"))

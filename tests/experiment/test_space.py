@@ -12,10 +12,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.samplers import RandomSampler
 from optuna.trial import FixedTrial
 
+from bilstm_attention.blocks import PLAIN
 from bilstm_attention.errors import ParamsError
 from bilstm_attention.experiment.space import Space, Sweep, read_sweep
 from bilstm_attention.overrides import with_overrides
-from bilstm_attention.params import PLAIN, Params, Train
+from bilstm_attention.params import Params, Train
 
 ROOT = Path(__file__).parents[2]
 KIND, HOPS, SIZE, UNITS, RATE = (

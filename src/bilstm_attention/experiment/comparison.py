@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from bilstm_attention.blocks import Block, check, read_yaml
 from bilstm_attention.corpus.splits import Split
 from bilstm_attention.errors import ParamsError
 from bilstm_attention.experiment.checkpoint import digest
 from bilstm_attention.overrides import flatten, read_overrides, with_overrides
-from bilstm_attention.params import Block, Params, Train, check, read_yaml
+from bilstm_attention.params import Params, Train
 
 # of a table: it names files
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]

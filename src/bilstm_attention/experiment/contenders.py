@@ -18,7 +18,7 @@ from bilstm_attention.experiment import training as loop
 from bilstm_attention.experiment.checkpoint import digest
 from bilstm_attention.experiment.comparison import Comparison, Training
 from bilstm_attention.experiment.environment import made_with
-from bilstm_attention.experiment.runs import corpus_name
+from bilstm_attention.experiment.runs import corpus_name, of_attention
 from bilstm_attention.experiment.scoring import scores
 from bilstm_attention.experiment.task import Task, load_split, load_task, load_vocabulary
 from bilstm_attention.experiment.tracking import Record, Tracker, tracking_may_fail
@@ -108,13 +108,13 @@ def record(comparison: Comparison, training: Training, found: Mapping[str, Any])
             tags = {"comparison": comparison.page, "table": comparison.name, "variant": training.variant}
             tags |= {"seed": str(training.seed), DIGEST: found["digest"]}
             tags |= {} if training.fold is None else {"fold": str(training.fold)}
+            attention = of_attention(faithfulness.over_seeds({training.seed: found["faithfulness"]}))
             run = tracker.record(
                 Record(
                     name=training.name,
                     started=found["started"],
                     params=params,
-                    metrics={f"best_dev_{score}": value for score, value in found["dev"].items()}
-                    | _of_attention(found["faithfulness"]),
+                    metrics={f"best_dev_{score}": value for score, value in found["dev"].items()} | attention,
                     history=found["history"],
                     tags=tags,
                     datasets={split: prepared / f"{split}.parquet" for split in ("train", "dev")},
@@ -129,10 +129,3 @@ def record(comparison: Comparison, training: Training, found: Mapping[str, Any])
             tracker.tag(run, ANSWERS, found["answers"])
         return run
     return None
-
-
-def _of_attention(measured: Mapping[str, Any]) -> dict[str, float]:
-    rankings = {
-        f"dev_{of}_{by}": measured[of][by] for of in ("comprehensiveness", "sufficiency") for by in measured[of]
-    }
-    return rankings | {"dev_attention_entropy": measured["entropy"]}

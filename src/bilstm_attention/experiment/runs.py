@@ -88,12 +88,12 @@ def record_evaluation(
             )
             scores = {name: value["by_seed"][str(seed)] for name, value in verdict.metrics["test"].items()}
             found = {f"test_{name}": value for name, value in scores.items()}
-            found |= _of_attention(verdict.faithfulness, seed)
+            found |= of_attention(verdict.faithfulness, seed)
             tracker.add(runs[seed], metrics=found, datasets=test, artifacts={"attention": [pages[seed]]})
         whole = next(iter(runs.values())) if len(runs) == 1 else _parent(tracker, params, runs, started)
         if len(runs) > 1:
             artifacts = {**artifacts, "attention": list(pages.values())}
-        found = _aggregate(verdict.metrics) | _of_attention(verdict.faithfulness)
+        found = _aggregate(verdict.metrics) | of_attention(verdict.faithfulness)
         tracker.add(whole, metrics=found, datasets=test, artifacts=artifacts)
         if params.evaluate.log_model:
             with TemporaryDirectory() as folder:
@@ -131,7 +131,7 @@ def _aggregate(metrics: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _of_attention(found: Mapping[str, Any], seed: int | None = None) -> dict[str, float]:
+def of_attention(found: Mapping[str, Any], seed: int | None = None) -> dict[str, float]:
     """What `faithfulness.over_seeds` says of one seed, or of their mean, as metrics."""
     parts = {
         f"dev_{name}_{part}": summary

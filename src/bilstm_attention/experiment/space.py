@@ -12,9 +12,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import BaseTrial
 from pydantic import Field, StringConstraints
 
+from bilstm_attention.blocks import Block, check, read_yaml
 from bilstm_attention.errors import ParamsError, listing, nearest
 from bilstm_attention.overrides import flatten, with_overrides
-from bilstm_attention.params import Block, Params, check, read_yaml
+from bilstm_attention.params import Params
 
 # Samplers for which Optuna wants a package that this project does not install.
 NEEDED_BY = {"gp": "torch", "cmaes": "cmaes"}
