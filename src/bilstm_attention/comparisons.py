@@ -1,6 +1,7 @@
 """The command that compares: trains what a file of comparisons plans, and writes what it amounts to."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -10,44 +11,31 @@ from bilstm_attention.terminal import start_tensorflow
 
 
 def compare(file: Path, workers: int) -> None:
-    """Trains, records and compares every variant of every table of a file; the page is written anew after each table.
+    """Trains, records and compares every variant of every table of a file; the page is written anew with each table.
 
-    Data of every kind are prepared first, at every start, in a few seconds each. Trainings that are there are read. Two
-    commands at once should not share any.
+    Data of every kind are prepared first, at every start, in a few seconds each. Trainings that are there are read, and
+    one that several tables want is made once. Two commands at once should not share any.
 
     Args:
         file: of `experiments/comparisons`.
         workers: trainings at once.
     """
     start_tensorflow()
-    import pandas as pd
-
     from bilstm_attention.experiment.comparison import read_page, trainings
-    from bilstm_attention.experiment.runs import corpus_name
-    from bilstm_attention.insight.comparison_page import page
 
     read, comparisons = read_page(file)
     plans = [trainings(comparison, paths.TRAININGS / "data") for comparison in comparisons]
     _prepare_data([training for planned in plans for training in planned])
     _check_scores(comparisons, plans)
-    target, command = paths.RESULTS / file.stem, f"bilstm-attention compare {file} --workers {workers}"
-    sections, tables, made_with, experiments = list[str](), [], set[str](), list[str]()
-    for comparison, planned in zip(comparisons, plans, strict=True):
-        done = _train(comparison, planned, workers)
-        made_with |= {found["made_with"] for found in done.values()}
-        experiments += [corpus_name(training.params) for training in planned]
-        table, section = _compared(comparison, planned, done, target)
-        tables.append(table.assign(table=comparison.name))
-        sections.append(section)
-        missing = [comparison.name for comparison in comparisons[len(sections) :]]
-        with paths.written_whole(target.with_name(f"{file.stem}.csv")) as path:
-            whole = pd.concat(tables, ignore_index=True)
-            whole[["table", *whole.columns.drop("table")]].to_csv(path, index=False, float_format="%.4f")
-        with paths.written_whole(target.with_name(f"{file.stem}.md")) as path:
-            found_in = list(dict.fromkeys(experiments))
-            text = page(read.about, command, sections, missing, found_in, file.stem, sorted(made_with))
-            path.write_text(text, encoding="utf-8")
-        print(f"{target}.md: {len(sections)} of {len(comparisons)} tables")
+    command = f"bilstm-attention compare {file} --workers {workers}"
+    done, complete = dict[str, dict[str, Any]](), 0
+    for training, found in _train(plans, workers, file.stem):
+        done[training.work] = found
+        # tables stand on the page in the order of the file
+        ready = len([*takewhile(lambda planned: all(each.work in done for each in planned), plans)])
+        if ready > complete:
+            complete = ready
+            _write_page(paths.RESULTS / file.stem, read.about, command, comparisons, plans[:complete], done)
 
 
 def _prepare_data(planned: Sequence[Any]) -> None:
@@ -73,22 +61,23 @@ def _check_scores(comparisons: Sequence[Any], plans: Sequence[Sequence[Any]]) ->
             raise ParamsError(f"{named}. Legal: {', '.join(legal)}.")
 
 
-def _train(comparison: Any, planned: Sequence[Any], workers: int) -> dict[str, dict[str, Any]]:
-    """What each training gave, by its name, the id of its run with it."""
+def _train(plans: Sequence[Sequence[Any]], workers: int, name: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Each training that any table wants, once, as it is done; what it gave has the id of its run with it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from bilstm_attention.experiment.contenders import record
 
-    done = {}
+    wanted: dict[str, Any] = {}
+    for training in (training for planned in plans for training in planned):
+        wanted.setdefault(training.work, training)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
-        task = progress.add_task(comparison.name, total=len(planned))
-        for training, found in _train_all(planned, workers):
-            done[training.name] = found | {"run": record(comparison, training, found) or ""}
+        task = progress.add_task(name, total=len(wanted))
+        for training, found in _train_all(list(wanted.values()), workers):
             scores = "  ".join(f"{score} {value:.2f}" for score, value in found["dev"].items())
-            progress.console.print(f"{training.name}: {scores}", soft_wrap=True)
+            progress.console.print(f"{training.table}, {training.name}: {scores}", soft_wrap=True)
             progress.advance(task)
-    return done
+            yield training, found | {"run": record(training, found) or ""}
 
 
 def _train_all(planned: Sequence[Any], workers: int) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -116,6 +105,36 @@ def _train_one(training: Any) -> dict[str, Any] | UserError:
         return error
 
 
+def _write_page(
+    target: Path,
+    about: str,
+    command: str,
+    comparisons: Sequence[Any],
+    plans: Sequence[Sequence[Any]],
+    done: Mapping[str, dict[str, Any]],
+) -> None:
+    """Page, table of all numbers, and pictures of the first comparisons, those whose trainings are all there."""
+    import pandas as pd
+
+    from bilstm_attention.experiment.runs import corpus_name
+    from bilstm_attention.insight.comparison_page import page
+
+    missing = [comparison.name for comparison in comparisons[len(plans) :]]
+    compared = [
+        _compared(comparison, planned, done, target) for comparison, planned in zip(comparisons, plans, strict=False)
+    ]
+    with paths.written_whole(target.with_name(f"{target.name}.csv")) as path:
+        pd.concat([table for table, _ in compared], ignore_index=True).to_csv(path, index=False, float_format="%.4f")
+    used = [training for planned in plans for training in planned]
+    experiments = list(dict.fromkeys(corpus_name(training.params) for training in used))
+    made_with = sorted({done[training.work]["made_with"] for training in used})
+    sections = [section for _, section in compared]
+    with paths.written_whole(target.with_name(f"{target.name}.md")) as path:
+        text = page(about, command, sections, missing, experiments, target.name, made_with)
+        path.write_text(text, encoding="utf-8")
+    print(f"{target}.md: {len(plans)} of {len(comparisons)} tables")
+
+
 def _compared(comparison: Any, planned: Sequence[Any], done: Any, target: Path) -> tuple[Any, str]:
     """The table of scores, and its section of the page; draws its picture."""
     from bilstm_attention.experiment.comparison import of_variants
@@ -139,4 +158,5 @@ def _compared(comparison: Any, planned: Sequence[Any], done: Any, target: Path) 
         plots.compared(shown, f"{score} {comparison.monitor}", picture)
     classes = by_class(answers) if "classes" in given.show else None
     errors = errors_of(answers[given.reference]) if "errors" in given.show else None
+    table.insert(0, "table", comparison.name)
     return table, section(comparison, table, classes, errors, picture.name)

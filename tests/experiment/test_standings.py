@@ -50,7 +50,7 @@ def trained(
         "run": f"{variant}{seed}",
         "faithfulness": {"rows": 6, "comprehensiveness": measures, "sufficiency": measures, "entropy": 50.0},
     }
-    return Training(variant, seed, None, Params(), True, root), found
+    return Training("page", "table", variant, seed, None, Params(), True, root), found
 
 
 @pytest.fixture

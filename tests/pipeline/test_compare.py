@@ -126,6 +126,29 @@ def test_a_second_run_trains_what_is_missing_alone_and_to_the_same_scores(projec
     assert list((project.root / "experiments/trainings").glob("data/*/checkpoints/*")) == []
 
 
+def test_what_two_tables_want_is_trained_once_and_stands_in_both(project: Project) -> None:
+    before = trained(project)
+    again = """  again:
+    seeds: [1, 0]
+    reference: mean
+    variants:
+      average: {set: {model.attention.kind: mean, train.epochs: 3}}
+      mean: {set: {model.attention.kind: mean}}
+"""
+    (project.root / "experiments/comparisons/both.yaml").write_text(COMPARISON + again)
+    told = compare(project, "both")
+    assert len(trained(project)) == len(before) + 2
+    # four of the first table, and of the second the two that are new
+    lines = [line.partition(":")[0] for line in told.splitlines() if " seed=" in line]
+    assert sorted(lines[:4]) == [f"kinds, {name} seed={seed}" for name in ("mean", "two hops") for seed in (0, 1)]
+    assert sorted(lines[4:]) == ["again, average seed=0", "again, average seed=1"]
+    rows = pd.read_csv(project.root / "experiments/results/both.csv").set_index(["table", "variant"])
+    assert list(rows.index) == [("kinds", "mean"), ("kinds", "two hops"), ("again", "average"), ("again", "mean")]
+    for column in ("mean", "seed_0", "seed_1"):
+        assert rows.loc[("again", "mean"), column] == rows.loc[("kinds", "mean"), column]
+    assert b"Not all is here yet" not in project.read("experiments/results/both.md")
+
+
 def test_folds_are_judged_together_and_each_by_models_that_did_not_learn_from_it(project: Project) -> None:
     data, known = project.root / "experiments/trainings/data", trained(project)
     before = set(data.iterdir())

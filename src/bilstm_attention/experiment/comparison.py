@@ -132,9 +132,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Training:
-    """One training of a comparison.
+    """One training of a table.
 
     Args:
+        page: the file of comparisons.
+        table: the table that wants it.
         variant: its name.
         seed: with which.
         fold: of the training set, by which it is judged; None: by dev.
@@ -143,12 +145,19 @@ class Training:
         root: the folder that holds its data.
     """
 
+    page: str
+    table: str
     variant: str
     seed: int
     fold: int | None
     params: Params
     test: bool
     root: Path
+
+    @property
+    def work(self) -> str:
+        """What is to be done, whoever wants it: tables may share a training."""
+        return digest(self.params.model_dump(), self.seed, self.test)
 
     @property
     def judged(self) -> Split:
@@ -238,15 +247,15 @@ def trainings(comparison: Comparison, folder: Path) -> list[Training]:
                 if fold is not None:
                     params = with_overrides(params, {"data.fold": fold})
                 root = folder / digest(params.data.model_dump(), params.embeddings.model_dump())[:12]
-                planned.append(Training(name, seed, fold, params, table.test, root))
+                planned.append(Training(comparison.page, comparison.name, name, seed, fold, params, table.test, root))
     return planned
 
 
 def of_variants(
     planned: Sequence[Training], found: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, list[tuple[Training, Mapping[str, Any]]]]:
-    """By variant its trainings, in the order of `planned`, each with what it gave, which is by the training's name."""
+    """By variant its trainings, in the order of `planned`, each with what it gave, which is by `Training.work`."""
     names = dict.fromkeys(training.variant for training in planned)
     return {
-        name: [(training, found[training.name]) for training in planned if training.variant == name] for name in names
+        name: [(training, found[training.work]) for training in planned if training.variant == name] for name in names
     }

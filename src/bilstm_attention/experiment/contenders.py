@@ -16,7 +16,7 @@ from bilstm_attention.corpus.tokens import Vocabulary
 from bilstm_attention.experiment import faithfulness, prediction
 from bilstm_attention.experiment import training as loop
 from bilstm_attention.experiment.checkpoint import digest
-from bilstm_attention.experiment.comparison import Comparison, Training
+from bilstm_attention.experiment.comparison import Training
 from bilstm_attention.experiment.environment import made_with
 from bilstm_attention.experiment.runs import corpus_name, of_attention
 from bilstm_attention.experiment.scoring import scores
@@ -93,7 +93,7 @@ def _inputs(root: Path) -> tuple[Task, pd.DataFrame, Vocabulary]:
     return load_task(root), load_split("dev", root=root), load_vocabulary(root)
 
 
-def record(comparison: Comparison, training: Training, found: Mapping[str, Any]) -> str | None:
+def record(training: Training, found: Mapping[str, Any]) -> str | None:
     """Writes the training as a run to MLflow, unless the store has it; test scores join it.
 
     Returns:
@@ -105,7 +105,7 @@ def record(comparison: Comparison, training: Training, found: Mapping[str, Any])
         tracker = Tracker(corpus_name(params))
         run = tracker.newest(DIGEST, found["digest"])
         if not run:
-            tags = {"comparison": comparison.page, "table": comparison.name, "variant": training.variant}
+            tags = {"comparison": training.page, "table": training.table, "variant": training.variant}
             tags |= {"seed": str(training.seed), DIGEST: found["digest"]}
             tags |= {} if training.fold is None else {"fold": str(training.fold)}
             attention = of_attention(faithfulness.over_seeds({training.seed: found["faithfulness"]}))
