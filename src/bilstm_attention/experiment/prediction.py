@@ -42,8 +42,17 @@ def named(probabilities: NDArray[np.float32], labels: Sequence[str]) -> list[str
 
 
 def read_attention(model: keras.Model, rows: Rows) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
-    """Probabilities `(N, C)` and each row's attention weights over its own tokens, `(T,)` or `(K, T)`."""
-    view = forward_pass.__wrapped__(attention_view(model))
-    outputs = [view(tokens[None, :]) for tokens in rows]
-    probabilities, weights = zip(*outputs, strict=True)
-    return np.concatenate(probabilities), [np.asarray(row)[0] for row in weights]
+    """Probabilities `(N, C)` as of `predict`, and each row's attention weights over its tokens, `(T,)` or `(K, T)`."""
+    view, lengths = _attention_pass(model), rows.lengths
+    probabilities = np.empty((len(rows), model.output_shape[-1]), np.float32)
+    weights: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(rows)
+    for batch in by_length(rows, PREDICTION_BATCH):
+        probabilities[batch], padded = (np.asarray(output) for output in view(pad(rows, batch)))
+        for number, row in zip(batch, padded, strict=True):
+            weights[number] = row[..., : lengths[number]]
+    return probabilities, weights
+
+
+@lru_cache(maxsize=2)
+def _attention_pass(model: keras.Model) -> Any:
+    return forward_pass.__wrapped__(attention_view(model))
