@@ -1,7 +1,7 @@
-"""Raw text in, label and probability out; MLflow loads this module to serve a logged model."""
+"""Raw text in, label, probabilities and attention out; MLflow loads this module to serve a logged model."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,35 +31,44 @@ class TextClassifier:
     def __init__(self, model: Any, vocabulary: Vocabulary, labels: Sequence[str], data: Data):
         self.model, self.vocabulary, self.labels, self.data = model, vocabulary, list(labels), data
 
-    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Classifies sentences; the method that MLflow calls.
+    def answer(self, texts: Sequence[str], attention: bool = False) -> pd.DataFrame:
+        """Classifies N sentences; a relation sentence marks both entities, as `<e1>..</e1>` and `<e2>..</e2>`.
 
         Args:
-            model_input: a table with a column `text`, or a list of strings; relation sentences mark both entities as
-                `<e1>..</e1>` and `<e2>..</e2>`.
-            params: not used.
+            texts: the sentences.
+            attention: whether to tell what the model attended to.
 
         Returns:
-            columns `label` and `probability`, one row per sentence.
+            a row per sentence: `label`, the most probable one; `score`, its probability; `probabilities`, those of all
+            labels by name; with `attention` also `tokens`, T words as the model read them, and `weights`, T numbers
+            that sum to 1, of several distributions their mean.
 
         Raises:
-            DataError: a table without `text`; no text, empty sentences, or entities not marked, by row.
+            DataError: no text, empty sentences, or entities not marked, by row.
         """
-        if isinstance(model_input, pd.DataFrame):
-            if "text" not in model_input:
-                raise DataError(f"columns {list(model_input)}: a table of sentences has a column `text`.")
-            model_input = model_input["text"]
-        probabilities = self.probabilities(list(model_input))
-        best = probabilities.argmax(axis=1)
-        return pd.DataFrame(
-            {"label": [self.labels[number] for number in best], "probability": probabilities.max(axis=1).astype(float)}
+        from bilstm_attention.experiment.prediction import predict, read_attention
+
+        tokens = self.tokens(texts)
+        rows = self.encoded(tokens)
+        probabilities, weights = np.empty((0, len(self.labels)), np.float32), list[Any]()
+        if attention and texts:
+            probabilities, weights = read_attention(self.model, rows)
+        elif texts:
+            probabilities = predict(self.model, rows)
+        answers = pd.DataFrame(
+            {
+                "label": pd.Series([self.labels[number] for number in probabilities.argmax(axis=1)], dtype="str"),
+                "score": probabilities.max(axis=1).astype(float),
+                "probabilities": [dict(zip(self.labels, row, strict=True)) for row in probabilities.tolist()],
+            }
         )
-
-    def probabilities(self, texts: Sequence[str]) -> Any:
-        """Probabilities, float32 `(N, C)`, of every class for N sentences."""
-        from bilstm_attention.experiment.prediction import predict
-
-        return predict(self.model, self.rows(texts)) if texts else np.empty((0, len(self.labels)), np.float32)
+        if attention:
+            answers["tokens"] = tokens
+            answers["weights"] = [
+                np.reshape(row, (-1, len(words))).mean(axis=0, dtype=float).tolist()
+                for row, words in zip(weights, tokens, strict=True)
+            ]
+        return answers
 
     def rows(self, texts: Sequence[str]) -> Rows:
         """Sentences as the network reads them."""
@@ -109,6 +118,47 @@ def load_folder(folder: Path) -> TextClassifier:
     )
 
 
-def _load_pyfunc(path: str) -> TextClassifier:
+class Served:
+    """A classifier as MLflow calls it; what it cannot answer is a request that MLflow's server refuses with status 400.
+
+    Args:
+        classifier: the classifier.
+        max_rows: sentences at once.
+        max_characters: of a sentence.
+    """
+
+    def __init__(self, classifier: TextClassifier, max_rows: int, max_characters: int):
+        self.classifier, self.max_rows, self.max_characters = classifier, max_rows, max_characters
+
+    def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """Answers the column `text` of a table, see `TextClassifier.answer`, which `params` may tell `attention`."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            texts = self._checked(model_input)
+            return self.classifier.answer(texts, bool(params and params.get("attention")))
+        except DataError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+
+    def _checked(self, model_input: pd.DataFrame) -> list[str]:
+        if "text" not in model_input:
+            raise DataError(f"columns {list(model_input)}: a table of sentences has a column `text`.")
+        texts = list(model_input["text"])
+        if len(texts) > self.max_rows:
+            raise DataError(
+                f"{len(texts):,} rows: at most {self.max_rows:,} at once; send them in parts, or load the model with"
+                f" model_config={{'max_rows': {len(texts)}}}."
+            )
+        faults = [
+            f"row {number}: {len(text):,} characters; a sentence has at most {self.max_characters:,}."
+            for number, text in enumerate(texts)
+            if isinstance(text, str) and len(text) > self.max_characters
+        ]
+        if faults:
+            raise DataError(listing(faults))
+        return texts
+
+
+def _load_pyfunc(path: str, model_config: Mapping[str, int]) -> Served:
     """What MLflow calls to load a logged model."""
-    return load_folder(Path(path))
+    return Served(load_folder(Path(path)), **model_config)

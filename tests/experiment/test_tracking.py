@@ -303,6 +303,7 @@ import pandas as pd
 mlflow.set_tracking_uri({store!r})
 model = mlflow.pyfunc.load_model({model!r})
 table = model.predict(pd.DataFrame({{"text": {texts!r}}}))
+asked = model.predict(pd.DataFrame({{"text": {texts!r}}}), params={{"attention": True}})
 named = set()
 for name, module in list(sys.modules.items()):
     if name.startswith("bilstm_attention"):
@@ -317,7 +318,10 @@ print(json.dumps({{
     "inputs": model.metadata.signature.to_dict()["inputs"],
     "example": model.input_example["text"].tolist(),
     "label": table["label"].tolist(),
-    "probability": table["probability"].tolist(),
+    "tokens": asked["tokens"].tolist(),
+    "weights": asked["weights"].tolist(),
+    "score": table["score"].tolist(),
+    "probabilities": table["probabilities"].tolist(),
     "packages": sorted({{spread[name][0] for name in top}}),
 }}))
 """
@@ -338,9 +342,14 @@ def served(logged: Logged, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def test_a_logged_model_serves_raw_text_in_a_fresh_process(served: dict[str, Any], model_folder: Path) -> None:
     from bilstm_attention.serving import load_folder
 
-    direct = load_folder(model_folder).predict(TEXTS)
+    direct = load_folder(model_folder).answer(TEXTS, attention=True)
     assert served["label"] == direct["label"].tolist()
-    np.testing.assert_allclose(served["probability"], direct["probability"], rtol=1e-6)
+    assert served["tokens"] == direct["tokens"].tolist()
+    np.testing.assert_allclose(served["score"], direct["score"], atol=1e-6)
+    for one, other in zip(served["probabilities"], direct["probabilities"], strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
+    for one, other in zip(served["weights"], direct["weights"], strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
     assert json.loads(served["inputs"]) == [{"type": "string", "name": "text", "required": True}]
     assert served["example"] == [EXAMPLE]
 

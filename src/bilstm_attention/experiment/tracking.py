@@ -39,6 +39,8 @@ MODEL_DIGEST = "model.sha256"
 METRICS_AT_ONCE = 1000
 # without it the UI opens an experiment at its page for traces of language models
 OPENS_AT_RUNS = {"mlflow.experimentKind": "custom_model_development"}
+# what a request may hold, unless a model is loaded with another `model_config`
+SERVING_LIMITS = {"max_rows": 5000, "max_characters": 100_000}
 SERVING_PACKAGES = ("mlflow", "keras", "tensorflow", "numpy", "pandas", "pydantic", "ruamel.yaml", "rich")
 
 
@@ -192,13 +194,24 @@ class Tracker:
         """
         import mlflow
         from mlflow.models import Model, ModelSignature
-        from mlflow.types import ColSpec, DataType, Schema
+        from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+        from mlflow.types.schema import Array, Map
 
         if self._has_model(run_id):
             return
         signature = ModelSignature(
             inputs=Schema([ColSpec(DataType.string, "text")]),
-            outputs=Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.double, "probability")]),
+            outputs=Schema(
+                [
+                    ColSpec(DataType.string, "label"),
+                    ColSpec(DataType.double, "score"),
+                    ColSpec(Map(DataType.double), "probabilities"),
+                    # where params ask for attention
+                    ColSpec(Array(DataType.string), "tokens", required=False),
+                    ColSpec(Array(DataType.double), "weights", required=False),
+                ]
+            ),
+            params=ParamSchema([ParamSpec("attention", DataType.boolean, default=False)]),
         )
         mlflow.set_experiment(experiment_id=self.experiment)
         # not within mlflow.start_run: a failure there would end the finished run as FAILED
@@ -209,6 +222,7 @@ class Tracker:
             run_id=run_id,
             loader_module="bilstm_attention.serving",
             data_path=str(folder),
+            model_config=SERVING_LIMITS,
             code_paths=[str(Path(__file__).parents[1])],
             pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in SERVING_PACKAGES],
             signature=signature,
