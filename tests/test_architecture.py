@@ -19,7 +19,7 @@ NAME = "bilstm_attention"
 ORDER = (
     {"errors", "paths", "blocks", "params", "overrides", "terminal", "cluster"},
     *({room} for room in ("corpus", "network", "experiment", "insight", "serving", "stages")),
-    {"sweeps", "comparisons"},
+    {"sweeps", "comparisons", "models"},
     {"cli"},
 )
 HEAVY = ("tensorflow", "keras", "mlflow")
@@ -75,7 +75,7 @@ def test_no_two_modules_import_each_other() -> None:
 @pytest.mark.parametrize(
     ("library", "rooms"),
     [
-        ("mlflow", {"experiment.tracking", "serving"}),
+        ("mlflow", {"experiment.tracking", "experiment.registry", "serving"}),
         (
             "optuna",
             {
@@ -100,7 +100,19 @@ def test_a_library_is_imported_in_its_rooms_alone(library: str, rooms: set[str])
 
 
 @pytest.mark.parametrize(
-    "module", [*sorted(ORDER[0]), "corpus", "cli", "stages", "sweeps", "comparisons", "serving", "experiment.tracking"]
+    "module",
+    [
+        *sorted(ORDER[0]),
+        "corpus",
+        "cli",
+        "stages",
+        "sweeps",
+        "comparisons",
+        "models",
+        "serving",
+        "experiment.tracking",
+        "experiment.outbox",
+    ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(module: str) -> None:
     trees = [tree for name, tree in TREES.items() if name == module or name.startswith(f"{module}.")]
@@ -206,7 +218,7 @@ def test_only_evaluate_opens_the_test_set() -> None:
 
 # What cannot change an output: messages, addresses, parameters (which DVC tracks themselves), records in MLflow.
 NEVER_IN_OUTPUTS = {"errors", "paths", "blocks", "params", "overrides", "terminal", "cluster", "stages"} | {
-    f"experiment.{name}" for name in ("runs", "tracking", "environment")
+    f"experiment.{name}" for name in ("runs", "outbox", "registry", "tracking", "environment")
 }
 
 

@@ -16,7 +16,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-STAGE, CORPUS, RUNS = "Stages, as dvc.yaml calls them", "Corpora", "Experiments"
+STAGE, CORPUS, RUNS, MODELS = "Stages, as dvc.yaml calls them", "Corpora", "Experiments", "Models"
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -284,6 +284,56 @@ def explain(
     output = output.absolute()
     _enter_project()
     stages.explain(text or [], split, limit, seed, output)
+
+
+@app.command(rich_help_panel=MODELS)
+def models() -> None:
+    """Lists the registered models of the corpus with their dev scores, the champion, and every change of it."""
+    from bilstm_attention import models
+
+    _enter_project()
+    models.list_models()
+
+
+@app.command(rich_help_panel=MODELS)
+def promote(
+    run: Annotated[str, typer.Argument(help="Id of the run whose model it is, or `best`: that of the best dev score.")],
+    if_better: Annotated[
+        bool, typer.Option("--if-better", help="Only if its dev score is better than the present champion's.")
+    ] = False,
+) -> None:
+    """Makes a registered model the champion, the one that models:/NAME@champion serves; shows both dev scores."""
+    from bilstm_attention import models
+
+    _enter_project()
+    models.promote(run, if_better)
+
+
+@app.command(rich_help_panel=MODELS)
+def rollback() -> None:
+    """Makes the champion before the present one champion again."""
+    from bilstm_attention import models
+
+    _enter_project()
+    models.rollback()
+
+
+@app.command(rich_help_panel=RUNS)
+def sync() -> None:
+    """Sends MLflow what it has missed: records that were kept in experiments/outbox while the store did not answer."""
+    from bilstm_attention.experiment import outbox, tracking
+
+    _enter_project()
+    about = outbox.waiting()
+    try:
+        outbox.deliver()
+    except Exception as error:
+        left = outbox.waiting()
+        raise UserError(
+            f"{tracking.shown_uri()}: {outbox.reason_of(error)}. {len(about) - len(left)} of {len(about)} records were"
+            f" sent; kept: {', '.join(left)}."
+        ) from error
+    print(f"{tracking.shown_uri()}: {len(about)} records sent{': ' + ', '.join(about) if about else ''}.")
 
 
 @app.command(rich_help_panel=RUNS)

@@ -242,6 +242,7 @@ class Evaluate(Block):
     faithfulness: Annotated[int, Field(ge=0, le=100_000)] = 200
     faithfulness_seed: Annotated[int, Field(ge=0)] = 0
     log_model: bool = True
+    register_as: Annotated[str, Field(pattern=r"^[^/:.%\"'\\]+$")] | None = None
 
 
 class Params(Block):

@@ -24,6 +24,7 @@ TRAININGS = Path("experiments/trainings")
 RESULTS = Path("experiments/results")
 STORE = Path("experiments/mlflow.db")
 ARTIFACTS = Path("experiments/mlartifacts")
+OUTBOX = Path("experiments/outbox")
 
 
 def project_root() -> Path:

@@ -19,7 +19,7 @@ from bilstm_attention.paths import write_json, written_whole
 from bilstm_attention.terminal import TrainingProgress, closing, start_tensorflow
 
 PAGE_ROWS = 400  # dev sentences on the attention page of a run
-TABLES = ("predictions", "confusion", "classes", "learning_curves")
+TABLES = ("predictions", "dev_predictions", "confusion", "classes", "learning_curves")
 
 
 def prepare(dask: str | None = None, params: Params | None = None, root: Path = paths.PROJECT) -> None:

@@ -138,6 +138,12 @@ def test_the_tables_speak_of_the_same_sentences(verdict: Verdict, inside: Path) 
     test = load_split("test")
     assert verdict.predictions.columns.tolist() == ["id", "gold", "predicted", "probability", "seed_3", "seed_8"]
     assert verdict.predictions["id"].tolist() == test["id"].tolist()
+    dev = verdict.dev_predictions
+    assert dev.columns.tolist() == ["id", "gold", "seed_3", "seed_8"]
+    assert dev["id"].tolist() == load_split("dev")["id"].tolist()
+    for seed, found in verdict.dev.items():
+        right = (dev["gold"] == dev[f"seed_{seed}"]).mean()
+        assert 100 * right == pytest.approx(found["accuracy"])
     assert verdict.predictions["gold"].tolist() == test["label"].tolist()
     assert verdict.confusion.to_numpy().sum() == len(test) == verdict.classes["support"].sum()
     agreed = (verdict.predictions["gold"] == verdict.predictions["predicted"]).mean() * 100
@@ -171,9 +177,10 @@ def test_the_ensemble_is_the_most_probable_label_on_average_not_the_majority(
     inside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two models lean to the first label, a third is sure of the last: sums 1.05, 0.1, 1.85 of 3."""
-    script = iter([[0.5, 0.05, 0.45], [0.5, 0.05, 0.45], [0.05, 0.0, 0.95]])
+    # each of test and of dev
+    script = iter([[0.5, 0.05, 0.45]] * 4 + [[0.05, 0.0, 0.95]] * 2)
     labels, sentences = load_labels(), len(load_split("test"))
-    monkeypatch.setattr(judging, "predict", lambda model, rows: np.tile(np.float32(next(script)), (sentences, 1)))
+    monkeypatch.setattr(judging, "predict", lambda model, rows: np.tile(np.float32(next(script)), (len(rows), 1)))
     monkeypatch.setattr(paths, "seed_folder", lambda seed: paths.MODELS / "seed-3")
     found = judge([0, 1, 2], load_params(paths.PARAMS).evaluate).predictions
     assert set(found["seed_0"]) == set(found["seed_1"]) == {labels[0]}

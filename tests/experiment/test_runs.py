@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from bilstm_attention import paths
+from bilstm_attention.experiment import outbox
 from bilstm_attention.experiment.judging import Verdict
 from bilstm_attention.experiment.runs import (
     PIPELINE_DIGEST,
@@ -25,6 +26,7 @@ from bilstm_attention.params import Params
 
 DEV = {0: {"loss": 0.9, "accuracy": 60.0}, 1: {"loss": 0.5, "accuracy": 70.0}, 2: {"loss": 0.4, "accuracy": 70.0}}
 HISTORY = pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5], "dev_accuracy": [55.0, 60.0]})
+Logged = tuple[str, dict[str, bytes], str, str, dict[str, str]]
 MODEL_FILES = {"model.keras", "vocabulary.txt", "labels.json", "params.yaml"}
 
 
@@ -47,14 +49,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def logged(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, bytes], str]]:
+def logged(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[Logged]:
     """Models that would be logged: run, content, example."""
-    models: list[tuple[str, dict[str, bytes], str]] = []
+    models: list[Logged] = []
 
-    def note(self: Tracker, run_id: str, folder: Path, example: str) -> None:
-        models.append((run_id, {file.name: file.read_bytes() for file in folder.iterdir()}, example))
+    def note(tracker: Tracker, run_id: str, folder: Path, example: str, name: str, tags: dict[str, str]) -> None:
+        models.append((run_id, {file.name: file.read_bytes() for file in folder.iterdir()}, example, name, tags))
 
-    monkeypatch.setattr(Tracker, "log_model", note)
+    monkeypatch.setattr(outbox, "log_model", note)
     monkeypatch.chdir(project)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return models
@@ -89,7 +91,8 @@ def verdict_on(params: Params) -> Verdict:
         "baselines": {"majority": {"accuracy": 20.0}},
     }
     dev, histories = {seed: DEV[seed] for seed in seeds}, dict.fromkeys(seeds, HISTORY)
-    tables = {name: pd.DataFrame() for name in ("predictions", "confusion", "classes", "learning_curves")}
+    names = ("predictions", "dev_predictions", "confusion", "classes", "learning_curves")
+    tables = {name: pd.DataFrame() for name in names}
     falls = {"mean": 31.0, "sd": None, "by_seed": {str(seed): 30.0 + seed for seed in seeds}}
     nothing = {**falls, "by_seed": {}}
     faithfulness = {"comprehensiveness": {"attention": falls}, "entropy": nothing, "rank_correlation": None, "rows": 9}
@@ -153,7 +156,7 @@ def test_test_scores_join_the_run_of_the_only_model(pipeline: Pipeline, logged: 
     pages = [file.path for file in tracker.client.list_artifacts(run.info.run_id, "attention")]
     assert pages == ["attention/labels.json"]
     assert "restored" not in run.data.tags
-    ((run_id, content, _),) = logged
+    ((run_id, content, *_),) = logged
     assert (run_id, set(content)) == (run.info.run_id, MODEL_FILES)
 
 
@@ -171,11 +174,13 @@ def test_several_seeds_stand_under_a_parent_with_the_aggregate(pipeline: Pipelin
     found = [run.data.metrics.get("dev_comprehensiveness_attention") for _, run in sorted(runs.items())]
     assert (found, parent.data.metrics["dev_comprehensiveness_attention"]) == ([30.0, 31.0, 32.0], 31.0)
     assert not [name for run in runs.values() for name in run.data.metrics if name.endswith("_mean")]
-    ((run_id, content, example),) = logged
+    ((run_id, content, example, name, tags),) = logged
     # of the seeds that did best on dev, the first
     assert content["model.keras"] == (paths.seed_folder(1) / "model.keras").read_bytes()
     assert run_id == parent.info.run_id
     assert "<e1>" in example
+    assert name == corpus_name(params)
+    assert tags == {"run": "zhou u=100 seeds=0,1,2", "monitor": "accuracy", "dev": repr((60.0 + 70.0 + 70.0) / 3)}
 
 
 def test_evaluating_again_adds_no_run(pipeline: Pipeline) -> None:
@@ -214,6 +219,12 @@ def test_a_model_whose_run_is_not_in_the_store_gets_one_that_says_so(pipeline: P
     assert (metrics["best_dev_accuracy"], metrics["test_accuracy"], metrics["dev_accuracy"]) == (70.0, 51.0, 60.0)
 
 
+def test_a_model_is_registered_under_the_name_that_parameters_give(pipeline: Pipeline, logged: list[Any]) -> None:
+    evaluate(pipeline(0, **{"evaluate.register_as": "relations"}))
+    ((_, _, _, name, tags),) = logged
+    assert (name, tags["dev"]) == ("relations", "60.0")
+
+
 def test_no_model_is_logged_unless_asked_for(pipeline: Pipeline, logged: list[Any]) -> None:
     evaluate(pipeline(0, **{"evaluate.log_model": False}))
     assert logged == []
@@ -221,7 +232,7 @@ def test_no_model_is_logged_unless_asked_for(pipeline: Pipeline, logged: list[An
 
 def test_a_corpus_without_entities_shows_its_model_by_a_plain_sentence(pipeline: Pipeline, logged: list[Any]) -> None:
     evaluate(pipeline(0, **{"data.format": "delimited"}))
-    assert [example for *_, example in logged] == ["The wheel of the car broke."]
+    assert [example for _, _, example, *_ in logged] == ["The wheel of the car broke."]
 
 
 def test_the_best_seed_is_that_of_the_monitored_score_on_dev(pipeline: Pipeline) -> None:

@@ -1,9 +1,8 @@
-"""A run says all there is to know of it, in one store for every copy of the project; its model serves raw text."""
+"""A run says all there is to know of it, in one store for every copy of the project."""
 
 import hashlib
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -16,10 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilstm_attention.corpus.tokens import Vocabulary
-from bilstm_attention.experiment import tracking
-from bilstm_attention.experiment.environment import environment_tags
-from bilstm_attention.experiment.tracking import Record, Tracker, artifact_uri, shown_uri, store_uri
+from bilstm_attention.experiment.environment import environment_tags, input_digests
+from bilstm_attention.experiment.tracking import Record, Tracker, artifact_uri, fingerprints, shown_uri, store_uri
 from bilstm_attention.overrides import flatten
 from bilstm_attention.params import Params
 
@@ -58,7 +55,7 @@ def tracker(request: pytest.FixtureRequest) -> Tracker:
 
 
 def record(**more: Any) -> Record:
-    return Record(**{"name": "zhou u=100 seed=2", "started": 1_700_000_000.5, "params": Params(), **more})
+    return Record(**{"name": "zhou u=100 seed=2", "started": 1_700_000_000.5, "params": flatten(Params()), **more})
 
 
 def statuses(tracker: Tracker) -> dict[str, str]:
@@ -76,7 +73,7 @@ def test_a_run_reads_back_as_it_was_recorded(tracker: Tracker, project: Path, tm
             metrics={"best_dev_accuracy": 53.0},
             history=history,
             tags={"seed": "2"},
-            datasets={"train": Path("data/train.parquet"), "dev": Path("data/dev.parquet")},
+            datasets=fingerprints({split: Path(f"data/{split}.parquet") for split in ("train", "dev")}),
             artifacts={"plots": [picture], "answers": [folder]},
         )
     )
@@ -99,15 +96,15 @@ def test_a_run_reads_back_as_it_was_recorded(tracker: Tracker, project: Path, tm
     assert [file.path for file in tracker.client.list_artifacts(run_id, "answers")] == ["answers/gold.txt"]
 
 
-def test_a_run_says_where_it_was_made(tracker: Tracker) -> None:
-    tags = tracker.client.get_run(tracker.record(record(tags={"seed": "2"}))).data.tags
+def test_a_run_says_where_it_was_made() -> None:
+    tags = environment_tags()
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
     assert tags["mlflow.source.git.commit"] == commit
-    assert (tags["seed"], tags["git.dirty"], tags["host"]) == ("2", "false", socket.gethostname())
-    assert tags["dvc.lock/data/prepared/train.parquet"] == "0123"
+    assert (tags["git.dirty"], tags["host"]) == ("false", socket.gethostname())
     assert tags["python"] == ".".join(map(str, sys.version_info[:3]))
     assert tags["version.numpy"] == np.__version__
     assert {"version.tensorflow", "version.keras", "version.mlflow", "platform", "device"} <= set(tags)
+    assert input_digests() == {"dvc.lock/data/prepared/train.parquet": "0123"}
 
 
 def test_uncommitted_changes_are_told(project: Path) -> None:
@@ -208,8 +205,8 @@ def test_the_newest_finished_run_with_a_tag_is_found(tracker: Tracker) -> None:
 
 def test_numbers_join_a_run_that_has_ended(tracker: Tracker) -> None:
     run_id = tracker.record(record(metrics={"best_dev_accuracy": 50.0}))
-    tracker.add(run_id, metrics={"test_accuracy": 49.0}, datasets={"test": Path("data/dev.parquet")})
-    tracker.add(run_id, metrics={"test_accuracy": 49.0}, datasets={"test": Path("data/dev.parquet")})
+    tracker.add(run_id, metrics={"test_accuracy": 49.0}, datasets=fingerprints({"test": Path("data/dev.parquet")}))
+    tracker.add(run_id, metrics={"test_accuracy": 49.0}, datasets=fingerprints({"test": Path("data/dev.parquet")}))
     run = tracker.client.get_run(run_id)
     assert run.data.metrics == {"best_dev_accuracy": 50.0, "test_accuracy": 49.0}
     assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["test"]
@@ -242,155 +239,6 @@ def test_runs_of_dead_processes_of_this_machine_are_ended_and_no_others(tracker:
         "dead elsewhere": "RUNNING",
         "not ours": "RUNNING",
     }
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from bilstm_attention.network.classifier import build_classifier, save_classifier
-
-    folder = tmp_path_factory.mktemp("tiny") / "classifier"
-    folder.mkdir()
-    vocabulary = Vocabulary(["the", "wheel", "of", "car", "broke", "."])
-    vocabulary.save(folder / "vocabulary.txt")
-    matrix = np.random.default_rng(0).normal(size=(len(vocabulary), 5)).astype(np.float32)
-    matrix[0] = 0
-    tiny = Params().model.model_copy(update={"lstm_units": 3})
-    save_classifier(build_classifier(tiny, matrix, len(matrix), len(LABELS), seed=0), folder / "model.keras")
-    (folder / "labels.json").write_text(json.dumps(LABELS))
-    (folder / "params.yaml").write_text("{}\n")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def logged(project: Path, model_folder: Path) -> Logged:
-    """A run with a model, and what logging it wrote to stderr; a process of its own has no warnings shown before."""
-    code = f"""
-from pathlib import Path
-from bilstm_attention.experiment.tracking import Record, Tracker
-from bilstm_attention.params import Params
-tracker = Tracker("with a model")
-run_id = tracker.record(Record("x", 0.0, Params()))
-tracker.log_model(run_id, Path({str(model_folder)!r}), {EXAMPLE!r})
-print(run_id)
-"""
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=project, env=environment)
-    assert done.returncode == 0, done.stderr
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(project)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        return Tracker("with a model"), done.stdout.splitlines()[-1], done.stderr
-
-
-def only_model(logged: Logged) -> Any:
-    tracker, run_id, _ = logged
-    (output,) = tracker.client.get_run(run_id).outputs.model_outputs
-    return tracker.client.get_logged_model(output.model_id)
-
-
-def test_logging_a_model_warns_of_nothing(logged: Logged) -> None:
-    shown = [line for line in logged[2].splitlines() if "warn" in line.lower() or "mlflow" in line.lower()]
-    assert shown == []
-
-
-SERVE = """
-import ast, json, sys
-from importlib.metadata import packages_distributions
-from pathlib import Path
-import mlflow
-import pandas as pd
-
-mlflow.set_tracking_uri({store!r})
-model = mlflow.pyfunc.load_model({model!r})
-table = model.predict(pd.DataFrame({{"text": {texts!r}}}))
-asked = model.predict(pd.DataFrame({{"text": {texts!r}}}), params={{"attention": True}})
-named = set()
-for name, module in list(sys.modules.items()):
-    if name.startswith("bilstm_attention"):
-        for node in ast.parse(Path(module.__file__).read_text()).body:
-            if isinstance(node, ast.Import):
-                named |= {{alias.name for alias in node.names}}
-            elif isinstance(node, ast.ImportFrom):
-                named.add(node.module)
-top = {{name.partition(".")[0] for name in named}} - set(sys.stdlib_module_names) - {{"bilstm_attention"}}
-spread = {{**packages_distributions(), "ruamel": ["ruamel.yaml"]}}
-print(json.dumps({{
-    "inputs": model.metadata.signature.to_dict()["inputs"],
-    "example": model.input_example["text"].tolist(),
-    "label": table["label"].tolist(),
-    "tokens": asked["tokens"].tolist(),
-    "weights": asked["weights"].tolist(),
-    "score": table["score"].tolist(),
-    "probabilities": table["probabilities"].tolist(),
-    "packages": sorted({{spread[name][0] for name in top}}),
-}}))
-"""
-TEXTS = [EXAMPLE, "A <e1>dog</e1> unheard of <e2>barked</e2>"]
-
-
-@pytest.fixture(scope="module")
-def served(logged: Logged, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a fresh process, outside the project, gets from the logged model."""
-    tracker, model = logged[0], only_model(logged)
-    code = SERVE.format(store=tracker.client.tracking_uri, model=model.model_uri, texts=TEXTS)
-    folder = tmp_path_factory.mktemp("outside")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
-def test_a_logged_model_serves_raw_text_in_a_fresh_process(served: dict[str, Any], model_folder: Path) -> None:
-    from bilstm_attention.serving import load_folder
-
-    direct = load_folder(model_folder).answer(TEXTS, attention=True)
-    assert served["label"] == direct["label"].tolist()
-    assert served["tokens"] == direct["tokens"].tolist()
-    np.testing.assert_allclose(served["score"], direct["score"], atol=1e-6)
-    for one, other in zip(served["probabilities"], direct["probabilities"], strict=True):
-        assert one == pytest.approx(other, abs=1e-6)
-    for one, other in zip(served["weights"], direct["weights"], strict=True):
-        assert one == pytest.approx(other, abs=1e-6)
-    assert json.loads(served["inputs"]) == [{"type": "string", "name": "text", "required": True}]
-    assert served["example"] == [EXAMPLE]
-
-
-def test_a_logged_model_requires_every_package_that_serving_imports(served: dict[str, Any]) -> None:
-    assert "keras" in served["packages"]
-    assert set(served["packages"]) <= set(tracking.SERVING_PACKAGES)
-
-
-def test_a_logged_model_holds_no_pickle_and_all_that_serving_needs(logged: Logged) -> None:
-    folder = Path(only_model(logged).artifact_location.removeprefix("file://"))
-    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert not [name for name in names if re.search(r"\.(pkl|pickle|joblib|pyc|h5)$", name)]
-    data = {f"data/classifier/{name}" for name in ("model.keras", "vocabulary.txt", "labels.json", "params.yaml")}
-    assert data | {"code/bilstm_attention/serving.py", "MLmodel", "input_example.json"} <= names
-    assert folder.is_relative_to(Path.cwd() / "experiments/mlartifacts")
-
-
-def test_a_model_is_logged_once(logged: Logged, model_folder: Path) -> None:
-    tracker, run_id, _ = logged
-    before = only_model(logged).model_id
-    tracker.log_model(run_id, model_folder, EXAMPLE)
-    assert only_model(logged).model_id == before
-
-
-def test_a_model_that_cannot_be_logged_leaves_its_run_finished(tracker: Tracker, tmp_path: Path) -> None:
-    run_id = tracker.record(record())
-    with pytest.raises(Exception, match="absent"):
-        tracker.log_model(run_id, tmp_path / "absent", EXAMPLE)
-    assert tracker.client.get_run(run_id).info.status == "FINISHED"
-
-
-def test_a_model_that_could_not_be_logged_is_logged_the_next_time(
-    tracker: Tracker, model_folder: Path, tmp_path: Path
-) -> None:
-    run_id = tracker.record(record())
-    with pytest.raises(Exception, match="absent"):
-        tracker.log_model(run_id, tmp_path / "absent", EXAMPLE)
-    tracker.log_model(run_id, model_folder, EXAMPLE)
-    models = [output.model_id for output in tracker.client.get_run(run_id).outputs.model_outputs]
-    assert [str(tracker.client.get_logged_model(model).status) for model in models].count("READY") == 1
 
 
 def test_a_password_in_the_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,9 @@ import pytest
 
 from bilstm_attention import paths, stages
 from bilstm_attention.errors import DataError
-from bilstm_attention.experiment.tracking import Record, Tracker, tracking_may_fail
-from bilstm_attention.params import Params
+from bilstm_attention.experiment import outbox
+from bilstm_attention.experiment.outbox import Letter
+from bilstm_attention.experiment.tracking import Record
 
 SECONDS = 60.0
 PARTS = {"wheel": "car", "door": "house", "page": "book", "leaf": "tree"}
@@ -40,8 +41,9 @@ def use(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def record_something() -> None:
-    with tracking_may_fail("the training"):
-        Tracker("corpus").record(Record("name", time.time(), Params(), metrics={"accuracy": 50.0}))
+    letter = Letter("corpus", "the training")
+    letter.run(("model", "1"), Record("name", time.time(), {"train.epochs": 3}, metrics={"accuracy": 50.0}))
+    letter.post()
 
 
 def warning(capfd: pytest.CaptureFixture[str], act: Callable[[], object] = record_something) -> str:
@@ -202,19 +204,24 @@ def test_a_server_that_fails_mid_run_is_a_warning(
     assert server[1][-1] == "runs/log-batch"
 
 
-def test_a_fault_the_user_can_mend_still_ends_the_stage() -> None:
-    with pytest.raises(DataError, match="no such"), tracking_may_fail("the training"):
-        raise DataError("no such file")
+@pytest.mark.parametrize("stop", [DataError("no such file"), KeyboardInterrupt()])
+def test_a_fault_the_user_can_mend_and_an_interrupt_still_end_the_stage(
+    stop: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise stop
+
+    monkeypatch.setattr(outbox, "Tracker", fail)
+    with pytest.raises(type(stop)):
+        record_something()
+    assert outbox.waiting() == []
 
 
-def test_an_interrupt_still_ends_the_stage() -> None:
-    with pytest.raises(KeyboardInterrupt), tracking_may_fail("the training"):
-        raise KeyboardInterrupt
+def test_a_failure_without_a_reason_is_told_by_its_kind(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError
 
-
-def test_a_failure_without_a_reason_is_told_by_its_kind(capfd: pytest.CaptureFixture[str]) -> None:
-    def fail() -> None:
-        with tracking_may_fail("the training"):
-            raise RuntimeError
-
-    assert "RuntimeError: no reason given." in warning(capfd, fail)
+    monkeypatch.setattr(outbox, "Tracker", fail)
+    assert "RuntimeError: no reason given." in warning(capfd)

@@ -18,12 +18,13 @@ from bilstm_attention.experiment import training as loop
 from bilstm_attention.experiment.checkpoint import digest
 from bilstm_attention.experiment.comparison import Training
 from bilstm_attention.experiment.environment import made_with
+from bilstm_attention.experiment.outbox import Letter
 from bilstm_attention.experiment.runs import corpus_name, of_attention
 from bilstm_attention.experiment.scoring import scores
 from bilstm_attention.experiment.task import Task, load_split, load_task, load_vocabulary
-from bilstm_attention.experiment.tracking import Record, Tracker, tracking_may_fail
+from bilstm_attention.experiment.tracking import Record, fingerprints
 from bilstm_attention.experiment.workers import end_orphan
-from bilstm_attention.overrides import with_overrides
+from bilstm_attention.overrides import flatten, with_overrides
 
 FAITHFULNESS_ROWS = 200
 DIGEST = "training.digest"
@@ -101,31 +102,31 @@ def record(training: Training, found: Mapping[str, Any]) -> str | None:
     """
     params = with_overrides(training.params, {"train.seeds": [training.seed]})
     prepared = training.root / paths.PREPARED
-    with tracking_may_fail(training.name):
-        tracker = Tracker(corpus_name(params))
-        run = tracker.newest(DIGEST, found["digest"])
-        if not run:
-            tags = {"comparison": training.page, "table": training.table, "variant": training.variant}
-            tags |= {"seed": str(training.seed), DIGEST: found["digest"]}
-            tags |= {} if training.fold is None else {"fold": str(training.fold)}
-            attention = of_attention(faithfulness.over_seeds({training.seed: found["faithfulness"]}))
-            run = tracker.record(
-                Record(
-                    name=training.name,
-                    started=found["started"],
-                    params=params,
-                    metrics={f"best_dev_{score}": value for score, value in found["dev"].items()} | attention,
-                    history=found["history"],
-                    tags=tags,
-                    datasets={split: prepared / f"{split}.parquet" for split in ("train", "dev")},
-                    of_pipeline=False,
-                )
-            )
-        if "test" in found and not tracker.has(run, ANSWERS, found["answers"]):
-            gold = load_split("test", ["label"], training.root)["label"].tolist()
-            tested = scores(gold, prediction.named(found["test"], found["labels"]), found["labels"])
-            metrics = {f"test_{score}": value for score, value in tested.items()}
-            tracker.add(run, metrics=metrics, datasets={"test": prepared / "test.parquet"})
-            tracker.tag(run, ANSWERS, found["answers"])
-        return run
-    return None
+    tags = {"comparison": training.page, "table": training.table, "variant": training.variant}
+    tags |= {"seed": str(training.seed)} | ({} if training.fold is None else {"fold": str(training.fold)})
+    metrics = {f"best_dev_{score}": value for score, value in found["dev"].items()}
+    metrics |= of_attention(faithfulness.over_seeds({training.seed: found["faithfulness"]}))
+    letter = Letter(corpus_name(params), training.name)
+    run = letter.run(
+        (DIGEST, found["digest"]),
+        Record(
+            name=training.name,
+            started=found["started"],
+            params=flatten(params),
+            metrics=metrics,
+            history=found["history"],
+            tags=tags,
+            datasets=fingerprints({split: prepared / f"{split}.parquet" for split in ("train", "dev")}),
+        ),
+        of_pipeline=False,
+    )
+    if "test" in found:
+        gold = load_split("test", ["label"], training.root)["label"].tolist()
+        tested = scores(gold, prediction.named(found["test"], found["labels"]), found["labels"])
+        letter.add(
+            run,
+            metrics={f"test_{score}": value for score, value in tested.items()},
+            datasets=fingerprints({"test": prepared / "test.parquet"}),
+            once=(ANSWERS, found["answers"]),
+        )
+    return letter.post().get(run)

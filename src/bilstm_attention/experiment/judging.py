@@ -34,6 +34,7 @@ class Verdict:
         metrics: what `metrics.json` holds, scores in percent.
         predictions: one row per test sentence: `id`, `gold`, `predicted` by the ensemble, its `probability`, and what
             each seed predicted as `seed_N`.
+        dev_predictions: one row per dev sentence: `id`, `gold`, and what each seed predicted as `seed_N`.
         confusion: counts `(C, C)` of the ensemble, gold rows by predicted columns.
         classes: precision, recall, F1 and support of the ensemble by relation, or by class.
         dev: scores of every seed on dev.
@@ -45,6 +46,7 @@ class Verdict:
 
     metrics: dict[str, Any]
     predictions: pd.DataFrame
+    dev_predictions: pd.DataFrame
     confusion: pd.DataFrame
     classes: pd.DataFrame
     dev: dict[int, dict[str, float]]
@@ -61,14 +63,14 @@ def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
         DataError: a stage before this one has not run, or no dev sentence has two tokens to try attention on.
     """
     labels, vocabulary = load_labels(), load_vocabulary()
-    test = load_split("test")
-    rows = encode(test, vocabulary, labels)
-    dev_split = load_split("dev") if params.faithfulness else None
-    probabilities, measured = {}, {}
+    test, dev_split = load_split("test"), load_split("dev")
+    rows, dev_rows = (encode(split, vocabulary, labels) for split in (test, dev_split))
+    probabilities, dev_predicted, measured = {}, {}, {}
     for seed in track(seeds, "scoring on test", transient=True, disable=not sys.stdout.isatty()):
         model = load_classifier(paths.seed_folder(seed) / "model.keras")
         probabilities[seed] = predict(model, rows)
-        if dev_split is not None:
+        dev_predicted[f"seed_{seed}"] = named(predict(model, dev_rows), labels)
+        if params.faithfulness:
             measured[seed] = faithfulness.measure(
                 model, dev_split, vocabulary, labels, params.faithfulness, params.faithfulness_seed
             )
@@ -102,6 +104,7 @@ def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
     return Verdict(
         metrics=metrics,
         predictions=predictions,
+        dev_predictions=pd.DataFrame({"id": dev_split["id"], "gold": dev_split["label"]} | dev_predicted),
         confusion=scoring.confusion(gold, together, labels),
         classes=scoring.per_relation(gold, together, labels),
         dev=dev,

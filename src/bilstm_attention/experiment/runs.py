@@ -12,8 +12,10 @@ import pandas as pd
 from bilstm_attention import paths
 from bilstm_attention.corpus.tokens import MARKER
 from bilstm_attention.experiment.environment import sha256
+from bilstm_attention.experiment.outbox import Identity, Letter
 from bilstm_attention.experiment.scoring import goodness
-from bilstm_attention.experiment.tracking import MODEL_DIGEST, Record, Tracker, tracking_may_fail
+from bilstm_attention.experiment.tracking import MODEL_DIGEST, Record, fingerprints
+from bilstm_attention.overrides import flatten
 from bilstm_attention.params import Params
 
 if TYPE_CHECKING:
@@ -29,6 +31,11 @@ def corpus_name(params: Params) -> str:
     return Path(params.data.folder).name
 
 
+def model_name(params: Params) -> str:
+    """Under which models of these parameters are registered."""
+    return params.evaluate.register_as or corpus_name(params)
+
+
 def run_name(params: Params, seeds: Sequence[int]) -> str:
     """For example `zhou u=100 seed=2`, or `zhou u=100 seeds=0,1,2`."""
     which = f"seed={seeds[0]}" if len(seeds) == 1 else f"seeds={','.join(map(str, seeds))}"
@@ -39,23 +46,26 @@ def record_training(
     params: Params, seed: int, dev: Mapping[str, float], history: pd.DataFrame, picture: Path, started: float
 ) -> None:
     """Records one trained model as a run; `evaluate` finds it by the model's digest."""
-    with tracking_may_fail(f"the training of seed {seed}"):
-        tracker = Tracker(corpus_name(params))
-        tracker.record(_training(params, seed, dev, history, started, artifacts={"plots": [picture]}))
+    letter = Letter(corpus_name(params), f"the training of seed {seed}")
+    letter.run(_model(seed), _training(params, seed, dev, history, started, artifacts={"plots": [picture]}))
+    letter.post()
+
+
+def _model(seed: int) -> Identity:
+    return MODEL_DIGEST, sha256(paths.seed_folder(seed) / "model.keras")
 
 
 def _training(
     params: Params, seed: int, dev: Mapping[str, float], history: pd.DataFrame, started: float, **more: Any
 ) -> Record:
-    tags = {"seed": str(seed), MODEL_DIGEST: sha256(paths.seed_folder(seed) / "model.keras"), **more.pop("tags", {})}
     return Record(
         name=run_name(params, [seed]),
         started=started,
-        params=params,
+        params=flatten(params),
         metrics={f"best_dev_{name}": value for name, value in dev.items()},
         history=[{str(name): value for name, value in row.items()} for row in history.to_dict("records")],
-        tags=tags,
-        datasets={split: paths.PREPARED / f"{split}.parquet" for split in ("train", "dev")},
+        tags={"seed": str(seed), **more.pop("tags", {})},
+        datasets=fingerprints({split: paths.PREPARED / f"{split}.parquet" for split in ("train", "dev")}),
         **more,
     )
 
@@ -77,28 +87,33 @@ def record_evaluation(
         started: seconds since 1970.
     """
     seeds = params.train.seeds
-    with tracking_may_fail("the evaluation"):
-        tracker = Tracker(corpus_name(params))
-        test = {"test": paths.PREPARED / "test.parquet"}
-        runs = {}
-        for seed in seeds:
-            digest = sha256(paths.seed_folder(seed) / "model.keras")
-            runs[seed] = tracker.newest(MODEL_DIGEST, digest) or tracker.record(
-                _training(params, seed, verdict.dev[seed], verdict.histories[seed], started, tags={"restored": "true"})
-            )
-            scores = {name: value["by_seed"][str(seed)] for name, value in verdict.metrics["test"].items()}
-            found = {f"test_{name}": value for name, value in scores.items()}
-            found |= of_attention(verdict.faithfulness, seed)
-            tracker.add(runs[seed], metrics=found, datasets=test, artifacts={"attention": [pages[seed]]})
-        whole = next(iter(runs.values())) if len(runs) == 1 else _parent(tracker, params, runs, started)
-        if len(runs) > 1:
-            artifacts = {**artifacts, "attention": list(pages.values())}
-        found = _aggregate(verdict.metrics) | of_attention(verdict.faithfulness)
-        tracker.add(whole, metrics=found, datasets=test, artifacts=artifacts)
+    letter = Letter(corpus_name(params), "the evaluation")
+    test, runs = fingerprints({"test": paths.PREPARED / "test.parquet"}), {}
+    for seed in seeds:
+        # usually there; a store that was changed since has it not
+        restored = {"restored": "true"}
+        record = _training(params, seed, verdict.dev[seed], verdict.histories[seed], started, tags=restored)
+        runs[seed] = letter.run(_model(seed), record)
+        scores = {name: value["by_seed"][str(seed)] for name, value in verdict.metrics["test"].items()}
+        found = {f"test_{name}": value for name, value in scores.items()}
+        found |= of_attention(verdict.faithfulness, seed)
+        letter.add(runs[seed], metrics=found, datasets=test, artifacts={"attention": [pages[seed]]})
+    whole = next(iter(runs.values()))
+    if len(runs) > 1:
+        whole = letter.run(_pipeline(params), Record(run_name(params, seeds), started, flatten(params)))
+        letter.adopt(whole, list(runs.values()))
+        artifacts = {**artifacts, "attention": list(pages.values())}
+    found = _aggregate(verdict.metrics) | of_attention(verdict.faithfulness)
+    letter.add(whole, metrics=found, datasets=test, artifacts=artifacts)
+    with TemporaryDirectory() as folder:
         if params.evaluate.log_model:
-            with TemporaryDirectory() as folder:
-                model = _model_folder(Path(folder) / "classifier", best_seed(verdict.dev, params))
-                tracker.log_model(whole, model, EXAMPLE if params.data.relational else MARKER.sub("", EXAMPLE))
+            model = _model_folder(Path(folder) / "classifier", best_seed(verdict.dev, params))
+            example = EXAMPLE if params.data.relational else MARKER.sub("", EXAMPLE)
+            monitor = params.train.monitor
+            dev = sum(verdict.dev[seed][monitor] for seed in seeds) / len(seeds)
+            tags = {"run": run_name(params, seeds), "monitor": monitor, "dev": repr(dev)}
+            letter.log_model(whole, model, example, model_name(params), tags)
+        letter.post()
 
 
 def best_seed(dev: Mapping[int, Mapping[str, float]], params: Params) -> int:
@@ -107,15 +122,11 @@ def best_seed(dev: Mapping[int, Mapping[str, float]], params: Params) -> int:
     return max(params.train.seeds, key=lambda seed: goodness(monitor, dev[seed][monitor]))
 
 
-def _parent(tracker: Tracker, params: Params, runs: Mapping[int, str], started: float) -> str:
-    files = [*(paths.seed_folder(seed) / "model.keras" for seed in runs), paths.PREPARED / "test.parquet"]
-    what = [*map(sha256, files), params.evaluate.model_dump_json()]
-    digest = hashlib.sha256("".join(what).encode()).hexdigest()
-    parent = tracker.newest(PIPELINE_DIGEST, digest) or tracker.record(
-        Record(run_name(params, list(runs)), started, params, tags={PIPELINE_DIGEST: digest})
-    )
-    tracker.adopt(parent, list(runs.values()))
-    return parent
+def _pipeline(params: Params) -> Identity:
+    """What makes the parent of several seeds another: their models, the test set, how they are judged."""
+    files = [*(paths.seed_folder(seed) / "model.keras" for seed in params.train.seeds), paths.PREPARED / "test.parquet"]
+    what = [*map(sha256, files), params.evaluate.model_dump_json(exclude={"register_as"})]
+    return PIPELINE_DIGEST, hashlib.sha256("".join(what).encode()).hexdigest()
 
 
 def _aggregate(metrics: Mapping[str, Any]) -> dict[str, float]:

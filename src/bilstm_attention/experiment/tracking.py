@@ -1,32 +1,25 @@
-"""Every run in MLflow; the only module that imports it.
+"""Every run in MLflow.
 
 Runs are written when their work is done, from files that are already safe on disk: a store that fails costs its own
 record and nothing else, and a killed training leaves no run behind that seems to go on.
 """
 
-import importlib.metadata
 import json
 import os
 import re
 import socket
 import sqlite3
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
-import pandas as pd
-
 from bilstm_attention import paths
-from bilstm_attention.errors import UserError
-from bilstm_attention.experiment.environment import environment_tags, input_digests, sha256
-from bilstm_attention.overrides import flatten
-from bilstm_attention.params import Params
+from bilstm_attention.experiment.environment import sha256
 
 # MLflow would otherwise report usage to its makers, and wait minutes for a server that is not there.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -39,9 +32,6 @@ MODEL_DIGEST = "model.sha256"
 METRICS_AT_ONCE = 1000
 # without it the UI opens an experiment at its page for traces of language models
 OPENS_AT_RUNS = {"mlflow.experimentKind": "custom_model_development"}
-# what a request may hold, unless a model is loaded with another `model_config`
-SERVING_LIMITS = {"max_rows": 5000, "max_characters": 100_000}
-SERVING_PACKAGES = ("mlflow", "keras", "tensorflow", "numpy", "pandas", "pydantic", "ruamel.yaml", "rich")
 
 
 @dataclass(frozen=True)
@@ -51,23 +41,21 @@ class Record:
     Args:
         name: shown in the run list, for example `zhou u=100 seed=2`.
         started: seconds since 1970; the run ends when it is recorded.
-        params: all parameters.
+        params: all parameters, by dotted name.
         metrics: name to value.
         history: one mapping of metrics per epoch, each with its `epoch`.
         tags: name to value.
-        datasets: role (`train`, `dev`, `test`) to file.
-        of_pipeline: whether they are those of `dvc.lock`, whose digests are then tags.
+        datasets: of `fingerprints`.
         artifacts: files, or folders whose files, are shown with the run; a mapping from folder in the run to paths.
     """
 
     name: str
     started: float
-    params: Params
+    params: Mapping[str, Any]
     metrics: Mapping[str, float] = field(default_factory=dict)
     history: Sequence[Mapping[Any, float]] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
-    datasets: Mapping[str, Path] = field(default_factory=dict)
-    of_pipeline: bool = True
+    datasets: Mapping[str, Sequence[str]] = field(default_factory=dict)
     artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
 
@@ -90,20 +78,10 @@ def artifact_uri(root: Path | None = None) -> str:
     return (paths.main_root(root) / paths.ARTIFACTS).as_uri()
 
 
-@contextmanager
-def tracking_may_fail(what: str) -> Iterator[None]:
-    """Turns any failure of the store into a warning: results are on disk already, and must not be lost with it."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines()
-        print(
-            f"warning: {what} was not recorded in MLflow ({shown_uri()}):"
-            f" {type(error).__name__}: {reason[0] if reason else 'no reason given'}. The results on disk are complete.",
-            file=sys.stderr,
-        )
+def fingerprints(files: Mapping[str, Path]) -> dict[str, tuple[str, str]]:
+    """Files by their role (`train`, `dev`, `test`) as address, relative to the project, and SHA-256 digest."""
+    # relative, since a copy made by `dvc exp run --temp` does not last
+    return {role: (str(file), sha256(file)) for role, file in files.items()}
 
 
 class Tracker:
@@ -125,40 +103,47 @@ class Tracker:
         self.experiment = self._experiment(corpus)
         self._close_abandoned()
 
-    def record(self, record: Record) -> str:
-        """Writes a whole run and ends it; returns its id."""
+    def record(self, record: Record, identity: str | None = None, at: float | None = None) -> str:
+        """Writes a whole run and ends it; returns its id.
+
+        Args:
+            record: what is known of it.
+            identity: a tag of the record whose value this run alone has: if a failure cut it off, it goes on.
+            at: when its metrics were known, in seconds since 1970; None: now.
+        """
         from mlflow.entities import Param
 
-        tags = {**environment_tags(), **(input_digests() if record.of_pipeline else {}), **record.tags}
-        run = self.client.create_run(self.experiment, int(record.started * 1000), tags, record.name)
-        run_id = str(run.info.run_id)
-        params = [Param(name, str(value)) for name, value in flatten(record.params).items()]
+        run_id = identity and self._found(identity, record.tags[identity])
+        if not run_id:
+            run = self.client.create_run(self.experiment, int(record.started * 1000), record.tags, record.name)
+            run_id = str(run.info.run_id)
+        params = [Param(name, str(value)) for name, value in record.params.items()]
         self.client.log_batch(run_id, params=params)
-        self.add(
-            run_id, metrics=record.metrics, history=record.history, datasets=record.datasets, artifacts=record.artifacts
-        )
+        given = {name: getattr(record, name) for name in ("metrics", "history", "datasets", "artifacts")}
+        self.add(run_id, at, **given)
         self.client.set_terminated(run_id)
         return run_id
 
     def add(
         self,
         run_id: str,
+        at: float | None = None,
         *,
         metrics: Mapping[str, float] = MappingProxyType({}),
         history: Sequence[Mapping[Any, float]] = (),
-        datasets: Mapping[str, Path] = MappingProxyType({}),
+        datasets: Mapping[str, Sequence[str]] = MappingProxyType({}),
         artifacts: Mapping[str, Sequence[Path]] = MappingProxyType({}),
     ) -> None:
-        """Adds to a run, which may have ended already; the arguments are those of `Record`."""
+        """Adds to a run, which may have ended already, and may have some of it; the arguments are those of `Record`."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        now = int((time.time() if at is None else at) * 1000)
         rows = [Metric(name, value, now, 0) for name, value in metrics.items()]
         for epoch in history:
             values = {name: value for name, value in epoch.items() if name != "epoch"}
             rows += [Metric(name, float(value), now, int(epoch["epoch"])) for name, value in values.items()]
-        for at in range(0, len(rows), METRICS_AT_ONCE):
-            self.client.log_batch(run_id, metrics=rows[at : at + METRICS_AT_ONCE])
+        for start in range(0, len(rows), METRICS_AT_ONCE):
+            self.client.log_batch(run_id, metrics=rows[start : start + METRICS_AT_ONCE])
         self._add_datasets(run_id, datasets)
         for folder, files in artifacts.items():
             for file in files:
@@ -166,7 +151,10 @@ class Tracker:
 
     def newest(self, tag: str, value: str) -> str | None:
         """The newest finished run with this tag; None if the store has none."""
-        query = f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'"
+        return self._found(tag, value, "attributes.status = 'FINISHED'")
+
+    def _found(self, tag: str, value: str, *conditions: str) -> str | None:
+        query = " and ".join([f"tags.`{tag}` = '{value}'", *conditions])
         order = ["attributes.start_time DESC"]
         found = self.client.search_runs([self.experiment], query, order_by=order, max_results=1)
         return str(found[0].info.run_id) if found else None
@@ -183,58 +171,6 @@ class Tracker:
         """Makes runs the children of a parent run."""
         for run_id in run_ids:
             self.client.set_tag(run_id, PARENT, parent)
-
-    def log_model(self, run_id: str, folder: Path, example: str) -> None:
-        """Logs a model that takes raw text and returns labels with probabilities, unless the run has one already.
-
-        Args:
-            run_id: run that the model belongs to.
-            folder: what `serving.load_folder` reads.
-            example: a sentence; MLflow classifies it to see that the model can be served, and shows it with the model.
-        """
-        import mlflow
-        from mlflow.models import Model, ModelSignature
-        from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-        from mlflow.types.schema import Array, Map
-
-        if self._has_model(run_id):
-            return
-        signature = ModelSignature(
-            inputs=Schema([ColSpec(DataType.string, "text")]),
-            outputs=Schema(
-                [
-                    ColSpec(DataType.string, "label"),
-                    ColSpec(DataType.double, "score"),
-                    ColSpec(Map(DataType.double), "probabilities"),
-                    # where params ask for attention
-                    ColSpec(Array(DataType.string), "tokens", required=False),
-                    ColSpec(Array(DataType.double), "weights", required=False),
-                ]
-            ),
-            params=ParamSchema([ParamSpec("attention", DataType.boolean, default=False)]),
-        )
-        mlflow.set_experiment(experiment_id=self.experiment)
-        # not within mlflow.start_run: a failure there would end the finished run as FAILED
-        Model.log(
-            artifact_path=None,
-            name="model",
-            flavor=mlflow.pyfunc,
-            run_id=run_id,
-            loader_module="bilstm_attention.serving",
-            data_path=str(folder),
-            model_config=SERVING_LIMITS,
-            code_paths=[str(Path(__file__).parents[1])],
-            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in SERVING_PACKAGES],
-            signature=signature,
-            input_example=pd.DataFrame({"text": [example]}),
-        )
-
-    def _has_model(self, run_id: str) -> bool:
-        from mlflow.entities import LoggedModelStatus
-
-        outputs = self.client.get_run(run_id).outputs
-        logged = [self.client.get_logged_model(model.model_id) for model in outputs.model_outputs] if outputs else []
-        return any(model.status == LoggedModelStatus.READY for model in logged)
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
@@ -253,15 +189,13 @@ class Tracker:
             if tags.get("host") == socket.gethostname() and not _alive(int(tags.get("process", "0"))):
                 self.client.set_terminated(run.info.run_id, "KILLED")
 
-    def _add_datasets(self, run_id: str, files: Mapping[str, Path]) -> None:
+    def _add_datasets(self, run_id: str, datasets: Mapping[str, Sequence[str]]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         inputs = []
-        for role, file in files.items():
-            # relative to the project, since a copy made by `dvc exp run --temp` does not last
-            source = json.dumps({"uri": str(file)})
+        for role, (address, digest) in datasets.items():
             # 36 characters is what the store keeps of a digest
-            dataset = Dataset(role, sha256(file)[:36], source_type="local", source=source)
+            dataset = Dataset(role, digest[:36], source_type="local", source=json.dumps({"uri": address}))
             inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", role)]))
         if inputs:
             self.client.log_inputs(run_id, inputs)

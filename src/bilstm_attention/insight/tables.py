@@ -13,6 +13,7 @@ from bilstm_attention.overrides import flatten
 from bilstm_attention.params import Params
 
 if TYPE_CHECKING:
+    from bilstm_attention.experiment.registry import Version
     from bilstm_attention.experiment.studies import StudyRow
 
 
@@ -35,6 +36,19 @@ def score_table(metrics: Mapping[str, Any]) -> Table:
         others = ([metrics["ensemble"]] if several else []) + list(metrics["baselines"].values())
         scores = (f"{other[name]:.2f}" for other in others)
         table.add_row(name, _mean_and_sd(summary), _interval(summary), *scores)
+    return table
+
+
+def models_table(name: str, versions: Sequence["Version"]) -> Table:
+    """The registered models of a name, a row per version."""
+    table = Table(title=f"models:/{name}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("version", "", "dev", "of", "run", "id of the run"):
+        table.add_column(column, justify="right" if column in ("version", "dev") else "left", overflow="fold")
+    for version in versions:
+        champion = "champion" if version.champion else ""
+        table.add_row(
+            str(version.number), champion, f"{version.dev:.2f}", version.monitor, version.run_name, version.run
+        )
     return table
 
 

@@ -1,0 +1,244 @@
+"""Models in MLflow: logged so that they answer raw text, registered by name, and one of them promoted to champion."""
+
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from bilstm_attention.errors import DataError, UserError
+from bilstm_attention.experiment.scoring import compare, goodness
+from bilstm_attention.experiment.tracking import Tracker
+
+CHAMPION = "champion"
+# Dev answers of each seed, an artifact of the run: what two versions are compared by.
+DEV_ANSWERS = "dev_predictions.csv"
+SERVING_PACKAGES = ("mlflow", "keras", "tensorflow", "numpy", "pandas", "pydantic", "ruamel.yaml", "rich")
+# what a request may hold, unless a model is loaded with another `model_config`
+SERVING_LIMITS = {"max_rows": 5000, "max_characters": 100_000}
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered model.
+
+    Args:
+        number: of the version.
+        run: the run that it is of.
+        run_name: how that is called.
+        monitor: the dev score that it is judged by.
+        dev: that score, in percent (a loss as it is): the mean over the seeds of the run.
+        champion: whether it is the one that is served.
+    """
+
+    number: int
+    run: str
+    run_name: str
+    monitor: str
+    dev: float
+    champion: bool
+
+
+def log_model(tracker: Tracker, run_id: str, folder: Path, example: str, name: str, tags: Mapping[str, str]) -> None:
+    """Logs a model that takes raw text, unless the run has one, and registers it, unless it is.
+
+    Args:
+        tracker: of the experiment of the run.
+        run_id: run that the model belongs to.
+        folder: what `serving.load_folder` reads.
+        example: a sentence; MLflow classifies it to see that the model can be served, and shows it with the model.
+        name: in the registry.
+        tags: of the version.
+    """
+    model = _logged(tracker, run_id) or _log(tracker, run_id, folder, example)
+    client = tracker.client
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    source = f"models:/{model}"
+    if source not in [version.source for version in versions]:
+        client.create_model_version(name, source, run_id, dict(tags), model_id=model)
+
+
+def _log(tracker: Tracker, run_id: str, folder: Path, example: str) -> str:
+    import mlflow
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array, Map
+
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, "text")]),
+        outputs=Schema(
+            [
+                ColSpec(DataType.string, "label"),
+                ColSpec(DataType.double, "score"),
+                ColSpec(Map(DataType.double), "probabilities"),
+                # where params ask for attention
+                ColSpec(Array(DataType.string), "tokens", required=False),
+                ColSpec(Array(DataType.double), "weights", required=False),
+            ]
+        ),
+        params=ParamSchema([ParamSpec("attention", DataType.boolean, default=False)]),
+    )
+    mlflow.set_experiment(experiment_id=tracker.experiment)
+    # not within mlflow.start_run: a failure there would end the finished run as FAILED
+    logged = Model.log(
+        artifact_path=None,
+        name="model",
+        flavor=mlflow.pyfunc,
+        run_id=run_id,
+        loader_module="bilstm_attention.serving",
+        data_path=str(folder),
+        model_config=SERVING_LIMITS,
+        code_paths=[str(Path(__file__).parents[1])],
+        pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in SERVING_PACKAGES],
+        signature=signature,
+        input_example=pd.DataFrame({"text": [example]}),
+    )
+    return str(logged.model_id)
+
+
+def _logged(tracker: Tracker, run_id: str) -> str | None:
+    from mlflow.entities import LoggedModelStatus
+
+    outputs = tracker.client.get_run(run_id).outputs
+    models = [tracker.client.get_logged_model(each.model_id) for each in outputs.model_outputs] if outputs else []
+    return next((str(model.model_id) for model in models if model.status == LoggedModelStatus.READY), None)
+
+
+class Registry:
+    """The versions of one registered model.
+
+    Args:
+        tracker: of any experiment of the store.
+        name: of the model.
+    """
+
+    def __init__(self, tracker: Tracker, name: str):
+        self.client, self.name = tracker.client, name
+
+    def versions(self) -> list[Version]:
+        """All of them, the oldest first.
+
+        Raises:
+            UserError: none is registered.
+        """
+        champion = self.champion()
+        found = self.client.search_model_versions(f"name = '{self.name}'")
+        if not found:
+            raise UserError(f"{self.name}: no model of this name is registered; `dvc repro` registers one.")
+        versions = [
+            Version(
+                number=int(version.version),
+                run=version.run_id,
+                run_name=version.tags["run"],
+                monitor=version.tags["monitor"],
+                dev=float(version.tags["dev"]),
+                champion=int(version.version) == champion,
+            )
+            for version in found
+        ]
+        return sorted(versions, key=lambda version: version.number)
+
+    def champion(self) -> int | None:
+        """The version that is served; None: there is none yet."""
+        registered = self.client.search_registered_models(f"name = '{self.name}'")
+        number = registered[0].aliases.get(CHAMPION) if registered else None
+        return int(number) if number else None
+
+    def find(self, wanted: str) -> Version:
+        """The version of a run, by its id, or `best`, the one with the best dev score.
+
+        Raises:
+            UserError: there is none.
+        """
+        versions = self.versions()
+        if wanted == "best":
+            return max(versions, key=lambda version: goodness(version.monitor, version.dev))
+        of_run = [version for version in versions if version.run == wanted]
+        if not of_run:
+            legal = ", ".join(f"{version.run} ({version.run_name})" for version in versions[-5:])
+            raise UserError(f"{wanted}: no version of {self.name} is of this run. Legal: best, or a run: {legal}.")
+        return of_run[-1]
+
+    def better(self, one: Version, other: Version) -> tuple[bool, str]:
+        """Whether a version has a better dev score than another, and by how much, with a test, in words.
+
+        Raises:
+            UserError: they were not judged by one score on the same sentences.
+        """
+        if one.monitor != other.monitor:
+            raise UserError(
+                f"version {one.number} is judged by {one.monitor}, version {other.number} by {other.monitor}: they"
+                " cannot be compared."
+            )
+        answers = [self._answers(version) for version in (one, other)]
+        first, second = (table.set_index("id").sort_index() for table in answers)
+        if not first[["gold"]].equals(second[["gold"]]):
+            raise UserError(
+                f"version {one.number} and version {other.number} were judged on different dev sentences: their scores"
+                " cannot be compared."
+            )
+        difference = goodness(one.monitor, one.dev) - goodness(one.monitor, other.dev)
+        said = f"{difference:+.2f}" if one.monitor != "loss" else f"{-difference:+.4f}"
+        if one.monitor == "loss":
+            return difference > 0, f"{said}, without a test, since a loss compares no labels"
+        seeds = min(len(first.columns), len(second.columns)) - 1
+        a, b = (table.drop(columns="gold").iloc[:, :seeds].T.to_numpy().tolist() for table in (first, second))
+        p = compare(first["gold"].tolist(), a, b, one.monitor)
+        of = "" if len(first.columns) == len(second.columns) else f" of {seeds} seed{'s' if seeds > 1 else ''} each"
+        return difference > 0, f"{said}, p {p:.3f} by approximate randomisation{of} over {len(first)} dev sentences"
+
+    def promote(self, version: Version) -> None:
+        """Makes a version the champion."""
+        self._reign(version.number, "promoted")
+
+    def rollback(self) -> int:
+        """Makes the champion before the present one champion again; returns the number of its version.
+
+        Raises:
+            UserError: there was none.
+        """
+        line = self._line()
+        if len(line) < 2:
+            raise UserError(f"{self.name}: there is no champion before the present one.")
+        self._reign(line[-2], "rolled back to")
+        return line[-2]
+
+    def history(self) -> list[str]:
+        """Every change of champion, the first one first."""
+        return [said for _, said in sorted(self._events().items())]
+
+    def _reign(self, number: int, how: str) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        # the record first: an alias without one could not be taken back
+        event = f"{CHAMPION}.{len(self._events()) + 1:06}"
+        self.client.set_registered_model_tag(self.name, event, f"{now} version {number} {how}")
+        self.client.set_registered_model_alias(self.name, CHAMPION, str(number))
+
+    def _events(self) -> dict[str, str]:
+        tags = self.client.get_registered_model(self.name).tags
+        return {tag: said for tag, said in tags.items() if tag.startswith(f"{CHAMPION}.")}
+
+    def _line(self) -> list[int]:
+        """The champions that have not been taken back, the present one last."""
+        line: list[int] = []
+        for said in self.history():
+            _, _, number, *how = said.split(" ", 3)
+            if how == ["promoted"]:
+                line.append(int(number))
+            else:
+                line.pop()
+        return line
+
+    def _answers(self, version: Version) -> pd.DataFrame:
+        from tempfile import TemporaryDirectory
+
+        with TemporaryDirectory() as folder:
+            try:
+                file = self.client.download_artifacts(version.run, DEV_ANSWERS, folder)
+            except Exception as error:
+                raise DataError(f"run {version.run} has no {DEV_ANSWERS}: {error}") from error
+            return pd.read_csv(file, dtype=str)

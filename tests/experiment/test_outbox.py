@@ -1,0 +1,205 @@
+"""A letter that the store did not take is kept whole, sent later as if it had been sent then, and never sent twice."""
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bilstm_attention import paths
+from bilstm_attention.experiment import outbox
+from bilstm_attention.experiment.outbox import Letter
+from bilstm_attention.experiment.tracking import PARENT, Record, Tracker
+
+PARAMS = {"train.epochs": 3, "train.seeds": [0, 1], "data.dev": None}
+HISTORY = [{"epoch": epoch, "loss": np.float64(1.0 / epoch)} for epoch in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("posted") / "project"
+    (root / "data").mkdir(parents=True)
+    for name in ("dvc.yaml", "params.yaml"):
+        (root / name).write_text("{}\n")
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "start"]):
+        subprocess.run([*git, *words], cwd=root, check=True)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def letter(experiment: str, folder: Path) -> Letter:
+    """Two runs under a parent, with files, a dataset, scores that join one, and a test that is added once."""
+    (folder / "answers").mkdir(parents=True)
+    (folder / "answers/gold.txt").write_text("1\tOther\n")
+    (folder / "page.html").write_text("<p>")
+    written = Letter(experiment, f"what {experiment} is about")
+    runs = [
+        written.run(
+            ("digest", f"of {name}"),
+            Record(
+                name,
+                1_700_000_000.5,
+                PARAMS,
+                metrics={"best": 50.0},
+                history=HISTORY,
+                tags={"seed": name},
+                datasets={"train": ("data/train.parquet", "0" * 64)},
+                artifacts={"plots": [folder / "page.html"], "answers": [folder / "answers"]},
+            ),
+        )
+        for name in ("one", "two")
+    ]
+    parent = written.run(("whole", experiment), Record("parent", 1_700_000_000.0, PARAMS))
+    written.adopt(parent, runs)
+    given: dict[str, Any] = {"metrics": {"test": np.float32(40.5)}, "artifacts": {"": [folder / "page.html"]}}
+    written.add(runs[0], **given, once=("answers", "3"))
+    written.add(parent, metrics={"test": 40.5})
+    return written
+
+
+def content(experiment: str) -> dict[str, Any]:
+    """All that the store says of the runs of an experiment, ids aside."""
+    tracker = Tracker(experiment)
+    runs = tracker.client.search_runs([tracker.experiment])
+    names = {run.info.run_id: run.info.run_name for run in runs}
+
+    def files(run: str, folder: str | None = None) -> list[str]:
+        listed = tracker.client.list_artifacts(run, folder)
+        return [path for file in listed for path in (files(run, file.path) if file.is_dir else [file.path])]
+
+    def told(run: Any) -> dict[str, Any]:
+        tags = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
+        return {
+            "status": run.info.status,
+            "started": run.info.start_time,
+            "params": run.data.params,
+            "metrics": run.data.metrics,
+            "loss": [(each.step, each.value) for each in tracker.client.get_metric_history(run.info.run_id, "loss")],
+            "tags": tags,
+            "parent": names.get(run.data.tags.get(PARENT, "")),
+            "datasets": [(each.dataset.name, each.dataset.digest) for each in run.inputs.dataset_inputs],
+            "files": sorted(files(run.info.run_id)),
+        }
+
+    assert len(names) == len(runs)
+    return {run.info.run_name: told(run) for run in runs}
+
+
+def test_a_letter_says_all_of_its_runs(tmp_path: Path) -> None:
+    ids = letter("at once", tmp_path).post()
+    assert len(set(ids.values())) == 3
+    found = content("at once")
+    assert found["one"]["params"] == {name: str(value) for name, value in PARAMS.items()}
+    assert found["one"]["metrics"] == {"best": 50.0, "loss": pytest.approx(1 / 3), "test": 40.5}
+    assert found["one"]["loss"] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+    assert found["one"]["files"] == ["answers/gold.txt", "page.html", "plots/page.html"]
+    assert found["two"]["datasets"] == [("train", "0" * 36)]
+    assert (found["one"]["parent"], found["two"]["parent"], found["parent"]["parent"]) == ("parent", "parent", None)
+    assert found["one"]["tags"]["answers"] == "3"
+    assert found["one"]["tags"]["host"] == found["parent"]["tags"]["host"] == os.uname().nodename
+    assert {run["status"] for run in found.values()} == {"FINISHED"}
+    assert outbox.waiting() == []
+
+
+def test_what_the_store_did_not_take_is_kept_and_sent_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    letter("undisturbed", tmp_path / "a").post()
+    with monkeypatch.context() as outage:
+        outage.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        assert letter("late", tmp_path / "b").post() == {}
+        assert letter("later", tmp_path / "c").post() == {}
+    (one, two) = capfd.readouterr().err.splitlines()
+    assert "what late is about was not recorded" in one
+    assert f"kept in {Path.cwd() / paths.OUTBOX}, and sent before the next record or by `bilstm-attention sync`" in two
+    # its own copies: what it was written about may change
+    (tmp_path / "b/page.html").write_text("changed")
+    (tmp_path / "b/answers/gold.txt").unlink()
+    assert outbox.waiting() == ["what late is about", "what later is about"]
+    assert outbox.deliver() == 2
+    assert (outbox.waiting(), outbox.deliver()) == ([], 0)
+    late, usual = content("late"), content("undisturbed")
+    for runs, name in ((late, "late"), (usual, "undisturbed")):
+        assert runs["parent"]["tags"].pop("whole") == name
+    assert late == usual
+    tracker = Tracker("late")
+    page = tracker.client.download_artifacts(tracker.newest("digest", "of one"), "page.html", str(tmp_path))
+    assert Path(page).read_text() == "<p>"
+
+
+def test_the_next_record_takes_along_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as outage:
+        outage.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        letter("missed", tmp_path / "a").post()
+    letter("met", tmp_path / "b").post()
+    assert set(content("missed")) == set(content("met")) == {"one", "two", "parent"}
+    assert outbox.waiting() == []
+
+
+CALLS = ("create_run", "log_batch", "log_inputs", "log_artifact", "log_artifacts", "set_terminated", "set_tag")
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("moment", [0, 1])
+def test_a_store_that_fails_in_the_middle_has_nothing_twice_afterwards(
+    call: str, moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    letter(f"whole {call} {moment}", tmp_path / "a").post()
+    left, real = [moment], getattr(MlflowClient, call)
+
+    def fail(self: MlflowClient, *arguments: Any, **named: Any) -> Any:
+        if left[0] == 0:
+            raise ConnectionError("cut off")
+        left[0] -= 1
+        return real(self, *arguments, **named)
+
+    name = f"cut {call} {moment}"
+    with monkeypatch.context() as outage:
+        outage.setattr(MlflowClient, call, fail)
+        assert letter(name, tmp_path / "b").post() == {}
+    assert outbox.deliver() == 1
+    cut, usual = content(name), content(f"whole {call} {moment}")
+    for runs in (cut, usual):
+        runs["parent"]["tags"].pop("whole")
+    assert cut == usual
+
+
+def test_a_letter_that_was_sent_is_not_sent_again(tmp_path: Path) -> None:
+    first = letter("again", tmp_path / "a").post()
+    again = letter("again", tmp_path / "b")
+    # those of `once` are not added again, the others are
+    again.steps[4]["metrics"] = {"test": 1.0}
+    again.steps[5]["metrics"] = {"test": 2.0}
+    assert again.post() == first
+    found = content("again")
+    assert (found["one"]["metrics"]["test"], found["parent"]["metrics"]["test"]) == (40.5, 2.0)
+
+
+def test_two_processes_do_not_send_one_letter_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as outage:
+        outage.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        letter("raced", tmp_path / "a").post()
+    code = "from bilstm_attention.experiment import outbox; print(outbox.deliver())"
+    both = [subprocess.Popen(["python", "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert sorted(process.communicate()[0].strip() for process in both) == ["0", "1"]
+    assert len(content("raced")) == 3
+
+
+def test_a_letter_that_is_being_written_is_not_read(tmp_path: Path) -> None:
+    unfinished = paths.OUTBOX / f".{time.time_ns()}-0"
+    unfinished.mkdir(parents=True)
+    (unfinished / "letter.json").write_text(json.dumps({"about": "half"})[:5])
+    assert outbox.waiting() == []
+    assert outbox.deliver() == 0
