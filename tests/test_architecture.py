@@ -19,7 +19,7 @@ NAME = "bilstm_attention"
 ORDER = (
     {"errors", "paths", "blocks", "params", "overrides", "terminal", "cluster"},
     *({room} for room in ("corpus", "network", "experiment", "insight", "serving", "stages")),
-    {"sweeps", "comparisons", "models"},
+    {"sweeps", "comparisons", "models", "predictions"},
     {"cli"},
 )
 HEAVY = ("tensorflow", "keras", "mlflow")

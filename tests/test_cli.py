@@ -28,6 +28,11 @@ COMMANDS = (
     "sweeps",
     "compare",
     "explain",
+    "predict",
+    "models",
+    "promote",
+    "rollback",
+    "sync",
     "ui",
 )
 Run = Callable[..., tuple[int, str, str]]

@@ -287,6 +287,46 @@ def explain(
 
 
 @app.command(rich_help_panel=MODELS)
+def predict(
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TEXT]...", help="Sentences; without them and --input, lines of standard input."),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--input", dir_okay=False, help="A table to answer: csv, parquet or jsonl."),
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--output", dir_okay=False, help="The table to write, of the same kinds.")
+    ] = None,
+    column: Annotated[str, typer.Option(help="Of the table: where its sentences stand.")] = "text",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The id of a run that logged one, or an address such as models:/sample@champion; by default the seed"
+            " of this checkout that did best on dev."
+        ),
+    ] = None,
+    attention: Annotated[bool, typer.Option("--attention", help="Tells tokens and their weights too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each, with all probabilities.")] = False,
+) -> None:
+    """Classifies sentences, lines or a table: label and score of each, in order.
+
+    A sentence of a relation corpus marks its entities as <e1>..</e1> and <e2>..</e2>.
+    """
+    from bilstm_attention import predictions
+
+    if bool(source) != bool(target) or (source and texts):
+        raise UserError("a table is --input TABLE --output TABLE, both and without sentences.")
+    source, target = source and source.absolute(), target and target.absolute()
+    _enter_project()
+    if source and target:
+        predictions.predict_file(source, target, column, model, attention)
+    else:
+        predictions.predict_lines(texts or sys.stdin, model, attention, as_json, sys.stdout)
+
+
+@app.command(rich_help_panel=MODELS)
 def models() -> None:
     """Lists the registered models of the corpus with their dev scores, the champion, and every change of it."""
     from bilstm_attention import models
@@ -328,11 +368,9 @@ def sync() -> None:
     try:
         outbox.deliver()
     except Exception as error:
-        left = outbox.waiting()
-        raise UserError(
-            f"{tracking.shown_uri()}: {outbox.reason_of(error)}. {len(about) - len(left)} of {len(about)} records were"
-            f" sent; kept: {', '.join(left)}."
-        ) from error
+        left, failed = outbox.waiting(), f"{tracking.shown_uri()}: {tracking.reason_of(error)}"
+        sent = f"{len(about) - len(left)} of {len(about)} records were sent"
+        raise UserError(f"{failed}. {sent}; kept: {', '.join(left)}.") from error
     print(f"{tracking.shown_uri()}: {len(about)} records sent{': ' + ', '.join(about) if about else ''}.")
 
 

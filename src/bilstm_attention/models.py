@@ -60,11 +60,11 @@ def rollback() -> None:
 
 def _registry() -> Any:
     from bilstm_attention.experiment.registry import Registry
-    from bilstm_attention.experiment.runs import corpus_name, model_name
-    from bilstm_attention.experiment.tracking import Tracker
+    from bilstm_attention.experiment.runs import model_name
+    from bilstm_attention.experiment.tracking import Store
 
     params = load_params(paths.PARAMS)
-    return Registry(Tracker(corpus_name(params)), model_name(params))
+    return Registry(Store(), model_name(params))
 
 
 def _line(version: Any) -> str:

@@ -31,12 +31,13 @@ class TextClassifier:
     def __init__(self, model: Any, vocabulary: Vocabulary, labels: Sequence[str], data: Data):
         self.model, self.vocabulary, self.labels, self.data = model, vocabulary, list(labels), data
 
-    def answer(self, texts: Sequence[str], attention: bool = False) -> pd.DataFrame:
+    def answer(self, texts: Sequence[str], attention: bool = False, first: int = 0) -> pd.DataFrame:
         """Classifies N sentences; a relation sentence marks both entities, as `<e1>..</e1>` and `<e2>..</e2>`.
 
         Args:
             texts: the sentences.
             attention: whether to tell what the model attended to.
+            first: number of the first row, for errors.
 
         Returns:
             a row per sentence: `label`, the most probable one; `score`, its probability; `probabilities`, those of all
@@ -48,7 +49,7 @@ class TextClassifier:
         """
         from bilstm_attention.experiment.prediction import predict, read_attention
 
-        tokens = self.tokens(texts)
+        tokens = self.tokens(texts, first)
         rows = self.encoded(tokens)
         probabilities, weights = np.empty((0, len(self.labels)), np.float32), list[Any]()
         if attention and texts:
@@ -78,16 +79,16 @@ class TextClassifier:
         """Sentences of `tokens`, numbered."""
         return Rows.of([self.vocabulary.encode(row) for row in rows], np.zeros(len(rows), np.int32))
 
-    def tokens(self, texts: Sequence[str]) -> list[list[str]]:
-        """Sentences as words, cut and marked as in training."""
-        faults = [f"row {number}: {fault}" for number, text in enumerate(texts) if (fault := self._fault(text))]
+    def tokens(self, texts: Sequence[str], first: int = 0) -> list[list[str]]:
+        """Sentences as words, cut and marked as in training; errors call the first one row `first`."""
+        faults = [f"row {number}: {fault}" for number, text in enumerate(texts, first) if (fault := self._fault(text))]
         if faults:
             raise DataError(listing(faults))
         rows = [tokenize(text, self.data.tokens) for text in texts]
         if all(map(self._as_it_is, rows)):
             # a table costs a sentence alone about as much time as its forward pass
             return rows
-        sources = [f"row {number}" for number in range(len(texts))]
+        sources = [f"row {number}" for number in range(first, first + len(texts))]
         examples = pd.DataFrame({"id": sources, "text": list(texts), "label": "", "source": sources})
         return list(encode_examples(examples, self.data)["tokens"])
 

@@ -176,16 +176,17 @@ def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | Non
     Args:
         seed: whose model; by default the one that did best on dev, of equals the first listed.
     """
+    from bilstm_attention.experiment.runs import best_trained, corpus_name, run_name
     from bilstm_attention.experiment.task import existing, load_labels, load_vocabulary
 
     params = load_params(paths.PARAMS)
-    if seed is not None and seed not in params.train.seeds:
+    if seed is None:
+        seed = best_trained(params)
+    elif seed not in params.train.seeds:
         raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; no model has it.")
-    seeds = params.train.seeds if seed is None else [seed]
-    reports = {each: existing(paths.seed_folder(each) / "dev.json") for each in seeds}
-    check_up_to_date("the last training", *(f"train@{each}" for each in seeds))
+    existing(paths.seed_folder(seed) / "dev.json")
+    check_up_to_date("the last training", *(f"train@{each}" for each in params.train.seeds))
     start_tensorflow()
-    from bilstm_attention.experiment.runs import best_seed, corpus_name, run_name
     from bilstm_attention.experiment.training import use_threads
     from bilstm_attention.insight.attention_html import attention_page
     from bilstm_attention.insight.reading import read_sentences, read_split
@@ -193,9 +194,6 @@ def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | Non
     from bilstm_attention.serving import TextClassifier
 
     use_threads(params.train.threads)
-    if seed is None:
-        dev = {each: json.loads(report.read_text(encoding="utf-8"))["dev"] for each, report in reports.items()}
-        seed = best_seed(dev, params)
     if split:
         examples = read_split(split, seed, limit)
     else:

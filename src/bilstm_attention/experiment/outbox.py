@@ -21,7 +21,7 @@ from bilstm_attention import paths
 from bilstm_attention.errors import UserError
 from bilstm_attention.experiment.environment import environment_tags, input_digests
 from bilstm_attention.experiment.registry import log_model
-from bilstm_attention.experiment.tracking import Record, Tracker, shown_uri
+from bilstm_attention.experiment.tracking import Record, Tracker, reason_of, shown_uri
 
 # A tag and its value, which one run of an experiment alone has.
 Identity = tuple[str, str]
@@ -116,12 +116,6 @@ def waiting() -> list[str]:
     """What each letter is about that is kept, the oldest first."""
     with _kept() as folders:
         return [_read(folder)["about"] for folder in folders]
-
-
-def reason_of(error: Exception) -> str:
-    """An error of the store in one line."""
-    said = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {said[0] if said else 'no reason given'}"
 
 
 def _send(content: Mapping[str, Any], folder: Path = paths.PROJECT) -> dict[Identity, str]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from bilstm_attention.errors import DataError, UserError
 from bilstm_attention.experiment.scoring import compare, goodness
-from bilstm_attention.experiment.tracking import Tracker
+from bilstm_attention.experiment.tracking import Store, Tracker, reason_of, shown_uri
 
 CHAMPION = "champion"
 # Dev answers of each seed, an artifact of the run: what two versions are compared by.
@@ -100,24 +100,50 @@ def _log(tracker: Tracker, run_id: str, folder: Path, example: str) -> str:
     return str(logged.model_id)
 
 
-def _logged(tracker: Tracker, run_id: str) -> str | None:
+def _logged(store: Store, run_id: str) -> str | None:
     from mlflow.entities import LoggedModelStatus
 
-    outputs = tracker.client.get_run(run_id).outputs
-    models = [tracker.client.get_logged_model(each.model_id) for each in outputs.model_outputs] if outputs else []
+    outputs = store.client.get_run(run_id).outputs
+    models = [store.client.get_logged_model(each.model_id) for each in outputs.model_outputs] if outputs else []
     return next((str(model.model_id) for model in models if model.status == LoggedModelStatus.READY), None)
+
+
+def fetch_model(wanted: str, folder: Path) -> Path:
+    """Fetches a logged model.
+
+    Args:
+        wanted: the id of its run, or an address of MLflow, for instance `models:/sample@champion`.
+        folder: where to put it.
+
+    Returns:
+        what `serving.load_folder` reads.
+
+    Raises:
+        UserError: the store has no such model, or does not answer.
+    """
+    import mlflow
+    from mlflow.models import Model
+
+    try:
+        store = Store()
+        model = None if ":/" in wanted else _logged(store, wanted)
+        address = f"models:/{model}" if model else wanted
+        whole = Path(mlflow.artifacts.download_artifacts(address, dst_path=str(folder)))
+        return whole / str(Model.load(whole).flavors["python_function"]["data"])
+    except Exception as error:
+        raise UserError(f"{wanted}: no model that {shown_uri()} gives: {reason_of(error)}.") from error
 
 
 class Registry:
     """The versions of one registered model.
 
     Args:
-        tracker: of any experiment of the store.
+        store: that has them.
         name: of the model.
     """
 
-    def __init__(self, tracker: Tracker, name: str):
-        self.client, self.name = tracker.client, name
+    def __init__(self, store: Store, name: str):
+        self.client, self.name = store.client, name
 
     def versions(self) -> list[Version]:
         """All of them, the oldest first.

@@ -1,6 +1,7 @@
 """What a run in MLflow says: names, metrics and artifacts of trainings and of pipelines."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from bilstm_attention.corpus.tokens import MARKER
 from bilstm_attention.experiment.environment import sha256
 from bilstm_attention.experiment.outbox import Identity, Letter
 from bilstm_attention.experiment.scoring import goodness
+from bilstm_attention.experiment.task import existing
 from bilstm_attention.experiment.tracking import MODEL_DIGEST, Record, fingerprints
 from bilstm_attention.overrides import flatten
 from bilstm_attention.params import Params
@@ -120,6 +122,17 @@ def best_seed(dev: Mapping[int, Mapping[str, float]], params: Params) -> int:
     """The seed that did best on dev, of equals the first listed; `dev` are the scores of each."""
     monitor = params.train.monitor
     return max(params.train.seeds, key=lambda seed: goodness(monitor, dev[seed][monitor]))
+
+
+def best_trained(params: Params) -> int:
+    """The seed whose model, as `train` left it, did best on dev.
+
+    Raises:
+        DataError: a seed has not been trained.
+    """
+    reports = {seed: existing(paths.seed_folder(seed) / "dev.json") for seed in params.train.seeds}
+    dev = {seed: json.loads(report.read_text(encoding="utf-8"))["dev"] for seed, report in reports.items()}
+    return best_seed(dev, params)
 
 
 def _pipeline(params: Params) -> Identity:

@@ -26,6 +26,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 PARENT = "mlflow.parentRunId"
 MODEL_DIGEST = "model.sha256"
@@ -73,6 +74,12 @@ def shown_uri() -> str:
     return re.sub(r"(//[^/@:]*:)[^/@]*@", r"\1***@", store_uri())
 
 
+def reason_of(error: Exception) -> str:
+    """An error of the store in one line."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0] if said else 'no reason given'}"
+
+
 def artifact_uri(root: Path | None = None) -> str:
     """Where artifacts lie unless a tracking server keeps them: in the main checkout, whose copies do not last."""
     return (paths.main_root(root) / paths.ARTIFACTS).as_uri()
@@ -84,14 +91,10 @@ def fingerprints(files: Mapping[str, Path]) -> dict[str, tuple[str, str]]:
     return {role: (str(file), sha256(file)) for role, file in files.items()}
 
 
-class Tracker:
-    """The tracking store, opened at one experiment, which is named after the corpus.
+class Store:
+    """The tracking store, opened."""
 
-    Args:
-        corpus: name of the experiment.
-    """
-
-    def __init__(self, corpus: str):
+    def __init__(self) -> None:
         import mlflow
         from mlflow import MlflowClient
 
@@ -100,6 +103,17 @@ class Tracker:
             _open_at_once(Path(uri.removeprefix("sqlite:///").partition("?")[0]))
         mlflow.set_tracking_uri(uri)
         self.client = MlflowClient(uri)
+
+
+class Tracker(Store):
+    """The tracking store, opened at one experiment, which is named after the corpus.
+
+    Args:
+        corpus: name of the experiment.
+    """
+
+    def __init__(self, corpus: str):
+        super().__init__()
         self.experiment = self._experiment(corpus)
         self._close_abandoned()
 

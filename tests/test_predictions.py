@@ -1,0 +1,167 @@
+"""Sentences, lines and tables are answered in order, in parts of any size, as the classifier answers each alone."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bilstm_attention import predictions
+from bilstm_attention.corpus.tokens import Vocabulary
+from bilstm_attention.errors import DataError
+from bilstm_attention.params import Data, Params
+from bilstm_attention.predictions import predict_file, predict_lines
+from bilstm_attention.serving import TextClassifier
+
+LABELS = ["Component-Whole(e1,e2)", "Component-Whole(e2,e1)", "Other"]
+WORDS = ["the", "wheel", "of", "car", "broke", "."]
+TEXTS = [f"The <e1>{WORDS[number % 6]}</e1> of{' the' * (number % 4)} <e2>car</e2>, NA" for number in range(11)]
+
+
+@pytest.fixture(scope="module")
+def classifier() -> TextClassifier:
+    from bilstm_attention.network.classifier import build_classifier
+
+    vocabulary = Vocabulary(WORDS)
+    matrix = np.random.default_rng(0).normal(size=(len(vocabulary), 5)).astype(np.float32)
+    matrix[0] = 0
+    tiny = Params().model.model_copy(update={"lstm_units": 4})
+    model = build_classifier(tiny, matrix, len(matrix), len(LABELS), seed=1)
+    return TextClassifier(model, vocabulary, LABELS, Data())
+
+
+@pytest.fixture(autouse=True)
+def asked_for(classifier: TextClassifier, monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """The models asked for; parts of three rows."""
+    models: list[str | None] = []
+    monkeypatch.setattr(predictions, "classifier", lambda model: models.append(model) or classifier)
+    monkeypatch.setattr(predictions, "ROWS", 3)
+    return models
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    return pd.DataFrame({"number": range(11), "sentence": TEXTS, "note": ["NA", "", "é"] * 3 + ["a", "b"]}, dtype="str")
+
+
+def write(table: pd.DataFrame, path: Path) -> Path:
+    match path.suffix:
+        case ".csv":
+            table.to_csv(path, index=False)
+        case ".parquet":
+            table.to_parquet(path)
+        case ".jsonl":
+            table.to_json(path, orient="records", lines=True)
+    return path
+
+
+def read(path: Path) -> pd.DataFrame:
+    nested = ("probabilities", "tokens", "weights")
+    match path.suffix:
+        case ".csv":
+            found = pd.read_csv(path, keep_default_na=False, dtype={"number": str})
+            return found.assign(**{name: found[name].map(json.loads) for name in nested if name in found})
+        case ".parquet":
+            return pd.read_parquet(path)
+        case _:
+            return pd.read_json(path, lines=True, dtype=False)
+
+
+@pytest.mark.parametrize("attention", [False, True])
+@pytest.mark.parametrize("target", [".csv", ".parquet", ".jsonl"])
+@pytest.mark.parametrize("source", [".csv", ".parquet", ".jsonl"])
+def test_a_table_is_answered_row_by_row(
+    source: str, target: str, attention: bool, classifier: TextClassifier, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    answered = tmp_path / f"answers{target}"
+    predict_file(write(table, tmp_path / f"given{source}"), answered, "sentence", None, attention)
+    found, wanted = read(answered), classifier.answer(TEXTS, attention)
+    assert list(found.columns) == [*table.columns, *wanted.columns]
+    for column in table.columns:
+        assert found[column].tolist() == table[column].tolist()
+    assert found["label"].tolist() == wanted["label"].tolist()
+    np.testing.assert_allclose(found["score"], wanted["score"], atol=1e-6)
+    for one, other in zip(found["probabilities"], wanted["probabilities"], strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
+    if attention:
+        assert [list(words) for words in found["tokens"]] == wanted["tokens"].tolist()
+        for one, other in zip(found["weights"], wanted["weights"], strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sentence": [*TEXTS[:7], "no marks", *TEXTS[8:]]}, "given.csv: row 7: has no markers; a relation sentence"),
+        ({"label": "x"}, "has columns of the answers' names already, label; rename them"),
+    ],
+)
+def test_a_table_that_cannot_be_answered_leaves_no_half_of_one(
+    change: dict[str, object], said: str, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    source = write(table.assign(**change), tmp_path / "given.csv")
+    (tmp_path / "answers.csv").write_text("of before")
+    with pytest.raises(DataError) as raised:
+        predict_file(source, tmp_path / "answers.csv", "sentence", None, False)
+    assert said in str(raised.value)
+    assert (tmp_path / "answers.csv").read_text() == "of before"
+    assert {path.name for path in tmp_path.iterdir()} == {"given.csv", "answers.csv"}
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "said"),
+    [
+        ("given.csv", "answers.xlsx", "answers.xlsx: tables are .csv, .parquet, .jsonl"),
+        ("given.txt", "answers.csv", "given.txt: tables are .csv, .parquet, .jsonl"),
+        ("absent.csv", "answers.csv", "absent.csv: no such file"),
+        ("given.csv", "answers.csv", "no column 'text'. There are: number, sentence, note"),
+        ("broken.jsonl", "answers.csv", "broken.jsonl: not a jsonl file"),
+        ("latin.csv", "answers.csv", "latin.csv: not a csv file"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_named(
+    source: str, target: str, said: str, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    write(table, tmp_path / "given.csv")
+    (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n{"te')
+    (tmp_path / "latin.csv").write_bytes("text\né\n".encode("latin-1"))
+    with pytest.raises(DataError) as raised:
+        predict_file(tmp_path / source, tmp_path / target, "text", None, False)
+    assert said in str(raised.value)
+    assert not (tmp_path / target).exists()
+
+
+def test_lines_are_answered_as_they_come(classifier: TextClassifier, asked_for: list[str | None]) -> None:
+    out, seen = io.StringIO(), list[int]()
+
+    def lines() -> Iterator[str]:
+        for text in TEXTS:
+            seen.append(out.getvalue().count("\n"))
+            yield f"{text}\n"
+
+    predict_lines(lines(), "models:/sample@champion", attention=False, as_json=False, to=out)
+    assert seen == list(range(11))
+    wanted = classifier.answer(TEXTS)
+    assert [line.split("\t")[0] for line in out.getvalue().splitlines()] == wanted["label"].tolist()
+    scores = [float(line.split("\t")[1]) for line in out.getvalue().splitlines()]
+    np.testing.assert_allclose(scores, wanted["score"], atol=1e-6)
+    assert asked_for == ["models:/sample@champion"]
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_sentences_are_answered_in_json_where_asked(attention: bool, classifier: TextClassifier) -> None:
+    out = io.StringIO()
+    predict_lines(TEXTS, None, attention=attention, as_json=not attention, to=out)
+    found = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [list(answer) for answer in found] == [list(classifier.answer(TEXTS, attention).columns)] * 11
+    assert [answer["label"] for answer in found] == classifier.answer(TEXTS)["label"].tolist()
+
+
+def test_a_line_that_cannot_be_answered_is_named_after_the_answers_before_it() -> None:
+    out = io.StringIO()
+    with pytest.raises(DataError, match="row 4: has no markers"):
+        predict_lines([*TEXTS[:4], "no marks"], None, attention=False, as_json=False, to=out)
+    assert len(out.getvalue().splitlines()) == 3  # of the part before
