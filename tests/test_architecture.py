@@ -217,8 +217,11 @@ def test_only_evaluate_opens_the_test_set() -> None:
 
 
 # What cannot change an output: messages, addresses, parameters (which DVC tracks themselves), records in MLflow.
-NEVER_IN_OUTPUTS = {"errors", "paths", "blocks", "params", "overrides", "terminal", "cluster", "stages"} | {
-    f"experiment.{name}" for name in ("runs", "outbox", "registry", "tracking", "environment")
+NEVER_IN_OUTPUTS = {
+    *ORDER[0],
+    "stages",
+    "insight.run_page",
+    *(f"experiment.{name}" for name in ("runs", "outbox", "registry", "tracking", "environment")),
 }
 
 

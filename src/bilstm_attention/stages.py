@@ -87,6 +87,7 @@ def train(seed: int) -> None:
     from bilstm_attention.experiment.runs import record_training
     from bilstm_attention.experiment.task import load_task
     from bilstm_attention.insight import plots
+    from bilstm_attention.insight.run_page import of_training
     from bilstm_attention.network.classifier import save_classifier
 
     started = time.time()
@@ -116,7 +117,8 @@ def train(seed: int) -> None:
     with TemporaryDirectory() as pictures:
         picture = Path(pictures) / "learning_curves.png"
         plots.learning_curves({seed: fitted.history}, params.train.monitor, picture, params.train.restore_best_weights)
-        record_training(params, seed, fitted.dev, fitted.history, picture, started)
+        description = of_training(params, fitted.dev, fitted.best_epoch, len(fitted.history))
+        record_training(params, seed, fitted.dev, fitted.history, picture, description, started)
     # last, since DVC deletes the outputs of a stage that was killed before its end
     training.training_checkpoint(checkpoints, params.model, params.train, task, seed).remove()
 
@@ -125,11 +127,13 @@ def evaluate() -> None:
     """Every seed's model scored on test: metrics, predictions, pictures; the numbers join each run in MLflow."""
     start_tensorflow()
     from bilstm_attention.experiment import judging, runs
+    from bilstm_attention.experiment.environment import made_with
     from bilstm_attention.experiment.official import write_answers
     from bilstm_attention.experiment.training import use_threads
     from bilstm_attention.insight import plots
     from bilstm_attention.insight.attention_html import attention_page
     from bilstm_attention.insight.reading import picked, read_split
+    from bilstm_attention.insight.run_page import of_evaluation, of_seed
 
     started = time.time()
     params = load_params(paths.PARAMS)
@@ -150,6 +154,7 @@ def evaluate() -> None:
     plots.learning_curves(verdict.histories, params.train.monitor, curves, params.train.restore_best_weights)
     plots.confusion_matrix(verdict.confusion, pictures / "confusion.png")
     plots.scores_by_class(verdict.classes, pictures / "classes.png")
+    plots.overview([curves, pictures / "confusion.png"], pictures / "overview.png")
     if verdict.faithfulness:
         plots.faithfulness_curves(verdict.faithfulness["curves"], pictures / "faithfulness.png")
     pages = {seed: paths.CURRENT / "attention" / f"seed-{seed}.html" for seed in params.train.seeds}
@@ -167,7 +172,12 @@ def evaluate() -> None:
         paths.CURRENT / name for name in ("metrics.json", "test_coverage.json", *(f"{name}.csv" for name in TABLES))
     ]
     artifacts = {"": files, "answers": [answers], "plots": [pictures]}
-    runs.record_evaluation(params, verdict, artifacts, pages, started)
+    descriptions: dict[int | None, str] = {
+        seed: of_seed(params, verdict.metrics, seed, page.name) for seed, page in pages.items()
+    }
+    names = [page.name for page in pages.values()]
+    descriptions[None] = of_evaluation(params, verdict.metrics, made_with(), names)
+    runs.record_evaluation(params, verdict, artifacts, pages, descriptions, started)
 
 
 def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | None, output: Path) -> None:

@@ -45,6 +45,7 @@ def sweep(file: Path, trials: int, hours: float | None, where: Where, overrides:
     from bilstm_attention.experiment.study import Definition, best_trials, counted
     from bilstm_attention.experiment.task import load_labels, load_split
     from bilstm_attention.experiment.trials import confirmation
+    from bilstm_attention.insight.run_page import of_sweep
     from bilstm_attention.insight.tables import best_line, confirmation_line, leaderboard_table, trial_line
 
     read, space = read_sweep(file, load_params(paths.PARAMS), overrides)
@@ -83,7 +84,9 @@ def sweep(file: Path, trials: int, hours: float | None, where: Where, overrides:
         recorder.submit(sweep_runs.record_trials, definition, study, counted(study)).result()
         found = outcome.outcome(definition, study, load_split("dev")["label"].tolist(), labels)
         command = _command(file, trials, where, overrides)
-        sweep_runs.record_outcome(definition, study, found, _written(definition, study, found, file, command))
+        artifacts = _written(definition, study, found, file, command)
+        description = of_sweep((definition.folder / "report.md").read_text(encoding="utf-8"))
+        sweep_runs.record_outcome(definition, study, found, artifacts, description)
         left = len(sweeping.confirmations(definition, study))
     parameters = [dimension.key for dimension in space.dimensions]
     Console().print(leaderboard_table(found.leaderboard, parameters, read.against))

@@ -64,6 +64,7 @@ def letter(experiment: str, folder: Path) -> Letter:
     given: dict[str, Any] = {"metrics": {"test": np.float32(40.5)}, "artifacts": {"": [folder / "page.html"]}}
     written.add(runs[0], **given, once=("answers", "3"))
     written.add(parent, metrics={"test": 40.5})
+    written.describe(parent, f"what {experiment} is about")
     return written
 
 
@@ -79,6 +80,7 @@ def content(experiment: str) -> dict[str, Any]:
 
     def told(run: Any) -> dict[str, Any]:
         tags = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
+        tags |= {"described": str("mlflow.note.content" in run.data.tags)}
         return {
             "status": run.info.status,
             "started": run.info.start_time,

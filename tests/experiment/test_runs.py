@@ -101,13 +101,15 @@ def verdict_on(params: Params) -> Verdict:
 
 def train(params: Params) -> None:
     for seed in params.train.seeds:
-        record_training(params, seed, DEV[seed], HISTORY, Path("picture.png"), started=1_700_000_000.0)
+        record_training(params, seed, DEV[seed], HISTORY, Path("picture.png"), "of a training", started=1_700_000_000.0)
 
 
 def evaluate(params: Params) -> None:
     artifacts = {"": [Path("experiments/current/metrics.json")]}
     pages = {seed: Path("data/prepared/labels.json") for seed in params.train.seeds}
-    record_evaluation(params, verdict_on(params), artifacts, pages, started=1_700_000_100.0)
+    descriptions: dict[int | None, str] = {seed: f"of seed {seed}" for seed in params.train.seeds}
+    descriptions[None] = "of all ![](artifact:plots/a b.png)"
+    record_evaluation(params, verdict_on(params), artifacts, pages, descriptions, started=1_700_000_100.0)
 
 
 def runs_of(params: Params) -> dict[str, Any]:
@@ -156,6 +158,8 @@ def test_test_scores_join_the_run_of_the_only_model(pipeline: Pipeline, logged: 
     pages = [file.path for file in tracker.client.list_artifacts(run.info.run_id, "attention")]
     assert pages == ["attention/labels.json"]
     assert "restored" not in run.data.tags
+    described = f"of all ![](get-artifact?path=plots%2Fa%20b.png&run_uuid={run.info.run_id})"
+    assert run.data.tags["mlflow.note.content"] == described
     ((run_id, content, *_),) = logged
     assert (run_id, set(content)) == (run.info.run_id, MODEL_FILES)
 
@@ -174,6 +178,8 @@ def test_several_seeds_stand_under_a_parent_with_the_aggregate(pipeline: Pipelin
     found = [run.data.metrics.get("dev_comprehensiveness_attention") for _, run in sorted(runs.items())]
     assert (found, parent.data.metrics["dev_comprehensiveness_attention"]) == ([30.0, 31.0, 32.0], 31.0)
     assert not [name for run in runs.values() for name in run.data.metrics if name.endswith("_mean")]
+    said = {name: run.data.tags["mlflow.note.content"] for name, run in runs.items()}
+    assert said == {f"zhou u=100 seed={seed}": f"of seed {seed}" for seed in (0, 1, 2)}
     ((run_id, content, example, name, tags),) = logged
     # of the seeds that did best on dev, the first
     assert content["model.keras"] == (paths.seed_folder(1) / "model.keras").read_bytes()
@@ -200,7 +206,7 @@ def test_other_models_make_another_parent(pipeline: Pipeline) -> None:
         if len(seeds) == 2:
             train(params)
         else:
-            record_training(params, 2, DEV[2], HISTORY, Path("picture.png"), started=0.0)
+            record_training(params, 2, DEV[2], HISTORY, Path("picture.png"), "of a training", started=0.0)
         evaluate(params)
     parents = {name: run for name, run in runs_of(params).items() if PIPELINE_DIGEST in run.data.tags}
     assert set(parents) == {"zhou u=100 seeds=0,1", "zhou u=100 seeds=0,1,2"}
@@ -208,7 +214,7 @@ def test_other_models_make_another_parent(pipeline: Pipeline) -> None:
 
 def test_a_model_whose_run_is_not_in_the_store_gets_one_that_says_so(pipeline: Pipeline) -> None:
     params = pipeline(0, 1)
-    record_training(params, 0, DEV[0], HISTORY, Path("picture.png"), started=0.0)
+    record_training(params, 0, DEV[0], HISTORY, Path("picture.png"), "of a training", started=0.0)
     evaluate(params)
     evaluate(params)
     runs = runs_of(params)

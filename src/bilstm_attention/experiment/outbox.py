@@ -68,6 +68,10 @@ class Letter:
         """Makes runs the children of a parent run."""
         self._step("adopt", parent, children=list(children))
 
+    def describe(self, identity: Identity, markdown: str) -> None:
+        """Says what the page of a run in MLflow says first; addresses `artifact:NAME` are those of its files."""
+        self._step("describe", identity, text=markdown)
+
     def log_model(self, identity: Identity, folder: Path, example: str, name: str, tags: Mapping[str, str]) -> None:
         """Logs and registers a model of a run, see `registry.log_model`."""
         self._step("model", identity, example=example, name=name, tags=dict(tags), files={"": [folder]})
@@ -145,6 +149,8 @@ def _send(content: Mapping[str, Any], folder: Path = paths.PROJECT) -> dict[Iden
                         tracker.tag(run(step["run"]), *step["once"])
             case "adopt":
                 tracker.adopt(run(step["run"]), [run(child) for child in step["children"]])
+            case "describe":
+                tracker.describe(run(step["run"]), step["text"])
             case "model":
                 log_model(tracker, run(step["run"]), files[""][0], step["example"], step["name"], step["tags"])
     return ids

@@ -45,11 +45,28 @@ def run_name(params: Params, seeds: Sequence[int]) -> str:
 
 
 def record_training(
-    params: Params, seed: int, dev: Mapping[str, float], history: pd.DataFrame, picture: Path, started: float
+    params: Params,
+    seed: int,
+    dev: Mapping[str, float],
+    history: pd.DataFrame,
+    picture: Path,
+    description: str,
+    started: float,
 ) -> None:
-    """Records one trained model as a run; `evaluate` finds it by the model's digest."""
+    """Records one trained model as a run; `evaluate` finds it by the model's digest.
+
+    Args:
+        params: all parameters.
+        seed: of the model.
+        dev: scores of the epoch that was kept.
+        history: a row per epoch.
+        picture: of the history.
+        description: Markdown for the run's page.
+        started: seconds since 1970.
+    """
     letter = Letter(corpus_name(params), f"the training of seed {seed}")
-    letter.run(_model(seed), _training(params, seed, dev, history, started, artifacts={"plots": [picture]}))
+    run = letter.run(_model(seed), _training(params, seed, dev, history, started, artifacts={"plots": [picture]}))
+    letter.describe(run, description)
     letter.post()
 
 
@@ -77,6 +94,7 @@ def record_evaluation(
     verdict: "Verdict",
     artifacts: Mapping[str, Sequence[Path]],
     pages: Mapping[int, Path],
+    descriptions: Mapping[int | None, str],
     started: float,
 ) -> None:
     """Adds the test scores to the runs of the models, and the whole to their parent run, or to the only run.
@@ -86,6 +104,7 @@ def record_evaluation(
         verdict: on the models.
         artifacts: of the whole.
         pages: the attention page of each seed.
+        descriptions: Markdown for the page of the run of each seed; under None that of the whole.
         started: seconds since 1970.
     """
     seeds = params.train.seeds
@@ -100,6 +119,7 @@ def record_evaluation(
         found = {f"test_{name}": value for name, value in scores.items()}
         found |= of_attention(verdict.faithfulness, seed)
         letter.add(runs[seed], metrics=found, datasets=test, artifacts={"attention": [pages[seed]]})
+        letter.describe(runs[seed], descriptions[seed])
     whole = next(iter(runs.values()))
     if len(runs) > 1:
         whole = letter.run(_pipeline(params), Record(run_name(params, seeds), started, flatten(params)))
@@ -107,6 +127,7 @@ def record_evaluation(
         artifacts = {**artifacts, "attention": list(pages.values())}
     found = _aggregate(verdict.metrics) | of_attention(verdict.faithfulness)
     letter.add(whole, metrics=found, datasets=test, artifacts=artifacts)
+    letter.describe(whole, descriptions[None])
     with TemporaryDirectory() as folder:
         if params.evaluate.log_model:
             model = _model_folder(Path(folder) / "classifier", best_seed(verdict.dev, params))

@@ -59,9 +59,9 @@ def _short(value: object) -> str:
 
 
 def record_outcome(
-    definition: Definition, study: optuna.Study, found: Outcome, artifacts: Mapping[str, Sequence[Path]]
+    definition: Definition, study: optuna.Study, found: Outcome, artifacts: Mapping[str, Sequence[Path]], text: str
 ) -> None:
-    """Adds the outcome so far, and files by their folder, to the run of the sweep."""
+    """Adds the outcome so far, files by their folder, and a text, Markdown, to the run of the sweep."""
     metric = definition.sweep.metric
     metrics = {"trials": float(len(found.leaderboard))}
     for finalist in found.finalists[:1]:
@@ -69,7 +69,9 @@ def record_outcome(
     if found.p is not None:
         metrics["p"] = found.p
     letter = Letter(corpus_name(definition.space.base), "the outcome of the sweep")
-    letter.add(_parent(letter, definition, study), metrics=metrics, artifacts=artifacts)
+    parent = _parent(letter, definition, study)
+    letter.add(parent, metrics=metrics, artifacts=artifacts)
+    letter.describe(parent, text)
     letter.post()
 
 

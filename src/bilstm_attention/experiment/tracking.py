@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
 from bilstm_attention import paths
 from bilstm_attention.experiment.environment import sha256
@@ -180,6 +181,14 @@ class Tracker(Store):
     def tag(self, run_id: str, tag: str, value: str) -> None:
         """Sets a tag of a run."""
         self.client.set_tag(run_id, tag, value)
+
+    def describe(self, run_id: str, markdown: str) -> None:
+        """Sets what the run's page says first; addresses `artifact:NAME` become those of its files."""
+
+        def address(found: re.Match[str]) -> str:
+            return f"](get-artifact?path={quote(found[1], safe='')}&run_uuid={run_id})"
+
+        self.client.set_tag(run_id, "mlflow.note.content", re.sub(r"\]\(artifact:([^)]+)\)", address, markdown))
 
     def adopt(self, parent: str, run_ids: Sequence[str]) -> None:
         """Makes runs the children of a parent run."""

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
@@ -100,6 +101,20 @@ def learning_curves(histories: Mapping[int, pd.DataFrame], monitor: str, path: P
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         axes.grid(visible=True)
     figure.legend(loc="outside right upper")
+    _write(figure, path)
+
+
+@_house_style
+def overview(pictures: Sequence[Path], path: Path) -> None:
+    """Pictures one under another, 800 pixels wide: as much as a column of MLflow's page shows without scrolling."""
+    images = [imread(picture) for picture in pictures]
+    heights = [8 * image.shape[0] / image.shape[1] for image in images]
+    figure = Figure(figsize=(8, sum(heights)), dpi=100)
+    rows = figure.subplots(len(images), height_ratios=heights, squeeze=False, gridspec_kw={"hspace": 0})
+    figure.subplots_adjust(0, 0, 1, 1)
+    for axes, image in zip(rows[:, 0], images, strict=True):
+        axes.imshow(image, aspect="auto", interpolation="antialiased")
+        axes.set_axis_off()
     _write(figure, path)
 
 
