@@ -1,4 +1,5 @@
-"""Real servers on loopback for tests, each in a scratch folder of its own: PostgreSQL, and Dask with its workers."""
+"""Real servers on loopback for tests, each in a scratch folder of its own: PostgreSQL, MLflow's tracking
+server, and Dask with its workers."""
 
 import os
 import pwd
@@ -17,6 +18,7 @@ from random import SystemRandom
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
+from urllib.request import urlopen
 
 import pytest
 
@@ -159,6 +161,59 @@ def postgres_server() -> Iterator[PostgresServer]:
             yield server
         finally:
             server.stop(signal.SIGQUIT)
+
+
+@dataclass
+class TrackingServer:
+    """MLflow's tracking server on loopback, which keeps runs in a database and artifacts in its folder.
+
+    Args:
+        database: SQLAlchemy URL; a password in it is quoted.
+        folder: of its artifacts and its log.
+        port: the same after a restart.
+    """
+
+    database: str
+    folder: Path
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """What `MLFLOW_TRACKING_URI` names it by."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Starts it and waits until it answers.
+
+        Raises:
+            RuntimeError: it does not start; with what it printed.
+        """
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--workers", "1", "--artifacts-destination", str(self.folder / "artifacts")]
+        # in the environment, since it may hold a password
+        environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": self.database, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                ended_with_us("KILL", command), env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        end = time.monotonic() + SECONDS
+        while True:
+            try:
+                urlopen(f"{self.url}/health", timeout=5).close()
+                return
+            except OSError:
+                if self.process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError(f"MLflow does not start:\n{(self.folder / 'log').read_text()}") from None
+                time.sleep(0.1)
+
+    def kill(self) -> None:
+        """Ends it and its workers at once, as a power cut would."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(SECONDS)
+            self.process = None
 
 
 @dataclass(frozen=True)

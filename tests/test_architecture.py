@@ -19,7 +19,7 @@ NAME = "bilstm_attention"
 ORDER = (
     {"errors", "paths", "blocks", "params", "overrides", "terminal", "cluster"},
     *({room} for room in ("corpus", "network", "experiment", "insight", "serving", "stages")),
-    {"sweeps", "comparisons", "models", "predictions"},
+    {"sweeps", "comparisons", "models", "predictions", "reports"},
     {"cli"},
 )
 HEAVY = ("tensorflow", "keras", "mlflow")
@@ -91,7 +91,7 @@ def test_no_two_modules_import_each_other() -> None:
         ("pooch", {"corpus.catalog"}),
         ("matplotlib", {"insight.plots", "insight.study_plots"}),
         ("plotly", {"insight.study_figures"}),
-        ("jinja2", {"insight.attention_html"}),
+        ("jinja2", {"insight.attention_html", "insight.report"}),
     ],
 )
 def test_a_library_is_imported_in_its_rooms_alone(library: str, rooms: set[str]) -> None:

@@ -28,6 +28,7 @@ COMMANDS = (
     "sweeps",
     "compare",
     "explain",
+    "report",
     "predict",
     "models",
     "promote",

@@ -202,6 +202,7 @@ def test_a_served_table_is_answered_by_its_column(served: Served, classifier: Te
         ({"text": [TEXTS[0], "no marks"]}, "row 1: "),
         ({"text": ["  "]}, "row 0: an empty sentence."),
         ({"text": [3]}, "row 0: 3 is no text."),
+        ({"text": [TEXTS[0], None, float("nan")]}, "row 1: None is no text.\nrow 2: None is no text."),
     ],
 )
 def test_what_cannot_be_answered_is_a_bad_request(served: Served, table: dict[str, list[Any]], said: str) -> None:

@@ -286,6 +286,24 @@ def explain(
     stages.explain(text or [], split, limit, seed, output)
 
 
+@app.command(rich_help_panel=RUNS)
+def report(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN]...", help="Ids of evaluated runs; by default the newest three of the corpus."),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="The page to write.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """Writes a page that puts runs, or the seeds of one, side by side: scores, significance, parameters, pictures."""
+    from bilstm_attention import reports
+
+    output = output.absolute()
+    _enter_project()
+    reports.report(runs or [], output)
+
+
 @app.command(rich_help_panel=MODELS)
 def predict(
     texts: Annotated[
@@ -375,8 +393,13 @@ def sync() -> None:
 
 
 @app.command(rich_help_panel=RUNS)
-def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000) -> None:
-    """Opens the MLflow UI on the project's runs, for this machine alone (127.0.0.1)."""
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+    host: Annotated[
+        str, typer.Option(help="Who may look; 0.0.0.0: every machine that reaches this one.")
+    ] = "127.0.0.1",
+) -> None:
+    """Opens the MLflow UI on the project's runs, for this machine alone unless --host says otherwise."""
     from bilstm_attention.experiment import tracking
 
     store = tracking.store_uri()
@@ -384,9 +407,9 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this ma
         print(f"{tracking.shown_uri()} is a tracking server, and shows its runs itself.")
         return
     # MLflow opens on its side for language-model traces unless told otherwise
-    page = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
+    page = f"http://{host}:{port}/#/experiments?workflowType=machine_learning"
     print(f"{page} shows {tracking.shown_uri()}; Ctrl-C ends it.", flush=True)
-    address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    address = ["--host", host, "--port", str(port), "--workers", "1"]
     # in the environment, since anyone on the machine may read a process's arguments, and an address may hold a password
     os.environ["MLFLOW_BACKEND_STORE_URI"] = store
     arguments = ["ui", "--default-artifact-root", tracking.artifact_uri(), *address]

@@ -141,10 +141,11 @@ class Served:
         except DataError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
 
-    def _checked(self, model_input: pd.DataFrame) -> list[str]:
+    def _checked(self, model_input: pd.DataFrame) -> list[Any]:
         if "text" not in model_input:
             raise DataError(f"columns {list(model_input)}: a table of sentences has a column `text`.")
-        texts = list(model_input["text"])
+        # what is missing is NaN in a table
+        texts = [None if isinstance(text, float) else text for text in model_input["text"]]
         if len(texts) > self.max_rows:
             raise DataError(
                 f"{len(texts):,} rows: at most {self.max_rows:,} at once; send them in parts, or load the model with"

@@ -116,7 +116,9 @@ def train(seed: int) -> None:
     closing(f"train seed {seed}", {"best epoch": fitted.best_epoch, **shown})
     with TemporaryDirectory() as pictures:
         picture = Path(pictures) / "learning_curves.png"
-        plots.learning_curves({seed: fitted.history}, params.train.monitor, picture, params.train.restore_best_weights)
+        plots.learning_curves(
+            {f"seed {seed}": fitted.history}, params.train.monitor, picture, params.train.restore_best_weights
+        )
         description = of_training(params, fitted.dev, fitted.best_epoch, len(fitted.history))
         record_training(params, seed, fitted.dev, fitted.history, picture, description, started)
     # last, since DVC deletes the outputs of a stage that was killed before its end
@@ -151,7 +153,8 @@ def evaluate() -> None:
             write_answers(path, table["id"], table[name])
     pictures = paths.CURRENT / "plots"
     curves = pictures / "learning_curves.png"
-    plots.learning_curves(verdict.histories, params.train.monitor, curves, params.train.restore_best_weights)
+    histories = {f"seed {seed}": history for seed, history in verdict.histories.items()}
+    plots.learning_curves(histories, params.train.monitor, curves, params.train.restore_best_weights)
     plots.confusion_matrix(verdict.confusion, pictures / "confusion.png")
     plots.scores_by_class(verdict.classes, pictures / "classes.png")
     plots.overview([curves, pictures / "confusion.png"], pictures / "overview.png")

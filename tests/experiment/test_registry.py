@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,14 @@ import pytest
 
 from bilstm_attention.corpus.tokens import Vocabulary
 from bilstm_attention.errors import DataError, UserError
-from bilstm_attention.experiment.registry import DEV_ANSWERS, SERVING_PACKAGES, Registry, Version, log_model
+from bilstm_attention.experiment.registry import (
+    DEV_ANSWERS,
+    SERVING_PACKAGES,
+    Registry,
+    Version,
+    fetch_model,
+    log_model,
+)
 from bilstm_attention.experiment.tracking import Record, Tracker
 from bilstm_attention.params import Params
 
@@ -176,6 +184,24 @@ def test_a_model_is_logged_and_registered_once(logged: Logged, model_folder: Pat
     assert only_model(logged).model_id == before
     (version,) = Registry(tracker, "relations").versions()
     assert version == Version(1, run_id, "zhou", "accuracy", 50.0, champion=False)
+
+
+def test_a_run_whose_model_changes_has_the_new_one_as_another_version(
+    tracker: Tracker, model_folder: Path, tmp_path: Path
+) -> None:
+    from bilstm_attention.network.classifier import load_classifier, save_classifier
+
+    run_id = tracker.record(Record("x", 0.0, {}))
+    other = shutil.copytree(model_folder, tmp_path / "classifier")
+    model = load_classifier(other / "model.keras")
+    model.trainable_variables[-1].assign(model.trainable_variables[-1] + 1)
+    save_classifier(model, other / "model.keras")
+    for folder in (model_folder, other, other):
+        log_model(tracker, run_id, folder, EXAMPLE, "changing", TAGS)
+    first, second = Registry(tracker, "changing").versions()
+    assert (first.run, second.run) == (run_id, run_id)
+    fetched = fetch_model(run_id, tmp_path / "fetched")
+    assert (fetched / "model.keras").read_bytes() == (other / "model.keras").read_bytes()
 
 
 def test_a_model_that_cannot_be_logged_leaves_its_run_finished(tracker: Tracker, tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -25,9 +26,11 @@ class Project:
         own = {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(self.root / "src")}
         return inherited | own | {"GIT_CONFIG_GLOBAL": os.devnull} | extra
 
-    def run(self, *command: str, check: bool = True) -> str:
+    def run(self, *command: str, check: bool = True, extra: Mapping[str, str] = MappingProxyType({})) -> str:
+        """Runs a command in the project, with `extra` in its environment; returns what it printed."""
+        environment = self.environment(**extra)
         done = subprocess.run(
-            command, cwd=self.root, env=self.environment(), capture_output=True, text=True, timeout=600, check=False
+            command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=600, check=False
         )
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")

@@ -131,3 +131,29 @@ def test_stale_data_another_space_and_an_illegal_one_are_refused(swept: tuple[Pr
     project.apply("data.split_seed=0")
     assert "begun with another params" in project.run(*COMMAND, "-S", "train.batch_size=16", check=False)
     assert "received 0" in project.run(*COMMAND, "-S", "train.batch_size=0", check=False)
+
+
+def test_the_model_of_the_winner_is_registered_and_comparable(swept: tuple[Project, str]) -> None:
+    from mlflow import MlflowClient
+
+    project, _ = swept
+    client = MlflowClient(f"sqlite:///{project.root}/experiments/mlflow.db")
+    versions = [
+        version for version in client.search_model_versions("name = 'sample'") if version.tags["run"] == "sweep two"
+    ]
+    best = leaderboard(project).iloc[0]
+    version = max(versions, key=lambda version: int(version.version))
+    assert float(version.tags["dev"]) == best["confirmed_mean"]
+    said = project.run("bilstm-attention", "promote", version.run_id)
+    assert f"sweep two, run {version.run_id}: dev official_f1 {best['confirmed_mean']:.2f}" in said
+    # the model of its best seed answers dev as it did when it was confirmed
+    dev = pd.read_csv(client.download_artifacts(version.run_id, "dev_predictions.csv", str(project.root)))
+    (kept,) = (project.root / "experiments/studies/two/models").iterdir()
+    seed = kept.stem.rpartition("-")[2]
+    assert kept.name == f"trial-{best['trial']:04d}-seed-{seed}.keras"
+    texts = pd.read_parquet(project.root / "data/prepared/dev.parquet", columns=["tokens"])["tokens"].map(" ".join)
+    pd.DataFrame({"text": texts}).to_csv(project.root / "dev.csv", index=False)
+    command = ["bilstm-attention", "predict", "--input", "dev.csv", "--output", "answered.csv"]
+    project.run(*command, "--model", "models:/sample@champion")
+    answered = pd.read_csv(project.root / "answered.csv")
+    assert answered["label"].tolist() == dev[f"seed_{seed}"].tolist()

@@ -9,10 +9,10 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from bilstm_attention.experiment.scoring import compare, spread_over_seeds
+from bilstm_attention.experiment.scoring import compare, goodness, spread_over_seeds
 from bilstm_attention.experiment.study import DIED, Definition, best_trials, counted
-from bilstm_attention.experiment.sweep import confirmation_seeds
-from bilstm_attention.experiment.trials import FOUND, confirmation
+from bilstm_attention.experiment.sweep import confirmation_seeds, confirmations
+from bilstm_attention.experiment.trials import FOUND, confirmation, confirmed_model
 from bilstm_attention.overrides import config_text, with_overrides
 from bilstm_attention.params import Params
 from bilstm_attention.paths import written_whole
@@ -81,6 +81,47 @@ def outcome(definition: Definition, study: optuna.Study, gold: Sequence[str], la
     ]
     p = compare(gold, answers[0], answers[1], metric) if len(answers) == 2 else None
     return Outcome(frame, finalists, p)
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best of the confirmed trials, once all are.
+
+    Args:
+        finalist: the trial.
+        model: file of the model of its best seed; None: it was trained on another machine.
+        dev: `id`, `gold`, and `seed_N` for each fresh seed: answers on dev.
+    """
+
+    finalist: Finalist
+    model: Path | None
+    dev: pd.DataFrame
+
+
+def winner(
+    definition: Definition, study: optuna.Study, found: Outcome, dev: pd.DataFrame, labels: Sequence[str]
+) -> Winner | None:
+    """The winner, if there is one yet; the models of all others are deleted.
+
+    Args:
+        definition: the sweep.
+        study: its study.
+        found: its outcome.
+        dev: the split: `id` and `label`.
+        labels: all in the order of their numbers.
+    """
+    if confirmations(definition, study) or not any(finalist.confirmed for finalist in found.finalists[:1]):
+        return None
+    finalist, metric = found.finalists[0], definition.sweep.metric
+    by_seed = _confirmed(definition, study)[finalist.number]
+    best = max(by_seed, key=lambda seed: goodness(metric, by_seed[seed]["dev"][metric]))
+    model = confirmed_model(definition, finalist.number, best)
+    for other in model.parent.glob("*.keras"):
+        if other != model:
+            other.unlink()
+    answers = {f"seed_{seed}": [labels[answer] for answer in given["answers"]] for seed, given in by_seed.items()}
+    table = pd.DataFrame({"id": dev["id"], "gold": dev["label"]} | answers)
+    return Winner(finalist, model if model.exists() else None, table)
 
 
 def write_outcome(definition: Definition, found: Outcome) -> list[Path]:

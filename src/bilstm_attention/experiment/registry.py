@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from bilstm_attention.errors import DataError, UserError
+from bilstm_attention.experiment.environment import sha256
 from bilstm_attention.experiment.scoring import compare, goodness
-from bilstm_attention.experiment.tracking import Store, Tracker, reason_of, shown_uri
+from bilstm_attention.experiment.tracking import MODEL_DIGEST, Store, Tracker, reason_of, shown_uri
 
 CHAMPION = "champion"
 # Dev answers of each seed, an artifact of the run: what two versions are compared by.
@@ -42,7 +43,7 @@ class Version:
 
 
 def log_model(tracker: Tracker, run_id: str, folder: Path, example: str, name: str, tags: Mapping[str, str]) -> None:
-    """Logs a model that takes raw text, unless the run has one, and registers it, unless it is.
+    """Logs a model that takes raw text, unless the run has it, and registers it, unless it is.
 
     Args:
         tracker: of the experiment of the run.
@@ -52,7 +53,8 @@ def log_model(tracker: Tracker, run_id: str, folder: Path, example: str, name: s
         name: in the registry.
         tags: of the version.
     """
-    model = _logged(tracker, run_id) or _log(tracker, run_id, folder, example)
+    digest = sha256(folder / "model.keras")
+    model = _logged(tracker, run_id, digest) or _log(tracker, run_id, folder, example, digest)
     client = tracker.client
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
@@ -62,7 +64,7 @@ def log_model(tracker: Tracker, run_id: str, folder: Path, example: str, name: s
         client.create_model_version(name, source, run_id, dict(tags), model_id=model)
 
 
-def _log(tracker: Tracker, run_id: str, folder: Path, example: str) -> str:
+def _log(tracker: Tracker, run_id: str, folder: Path, example: str, digest: str) -> str:
     import mlflow
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -89,6 +91,7 @@ def _log(tracker: Tracker, run_id: str, folder: Path, example: str) -> str:
         name="model",
         flavor=mlflow.pyfunc,
         run_id=run_id,
+        tags={MODEL_DIGEST: digest},
         loader_module="bilstm_attention.serving",
         data_path=str(folder),
         model_config=SERVING_LIMITS,
@@ -100,12 +103,18 @@ def _log(tracker: Tracker, run_id: str, folder: Path, example: str) -> str:
     return str(logged.model_id)
 
 
-def _logged(store: Store, run_id: str) -> str | None:
+def _logged(store: Store, run_id: str, digest: str | None = None) -> str | None:
+    """The newest model that the run has, of all or of this digest."""
     from mlflow.entities import LoggedModelStatus
 
     outputs = store.client.get_run(run_id).outputs
     models = [store.client.get_logged_model(each.model_id) for each in outputs.model_outputs] if outputs else []
-    return next((str(model.model_id) for model in models if model.status == LoggedModelStatus.READY), None)
+    ready = [
+        model
+        for model in models
+        if model.status == LoggedModelStatus.READY and digest in (None, model.tags.get(MODEL_DIGEST))
+    ]
+    return str(max(ready, key=lambda model: model.creation_timestamp).model_id) if ready else None
 
 
 def fetch_model(wanted: str, folder: Path) -> Path:

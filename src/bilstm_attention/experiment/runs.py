@@ -130,12 +130,12 @@ def record_evaluation(
     letter.describe(whole, descriptions[None])
     with TemporaryDirectory() as folder:
         if params.evaluate.log_model:
-            model = _model_folder(Path(folder) / "classifier", best_seed(verdict.dev, params))
-            example = EXAMPLE if params.data.relational else MARKER.sub("", EXAMPLE)
+            best = paths.seed_folder(best_seed(verdict.dev, params)) / "model.keras"
+            model = model_folder(Path(folder) / "classifier", best, paths.PARAMS)
             monitor = params.train.monitor
             dev = sum(verdict.dev[seed][monitor] for seed in seeds) / len(seeds)
             tags = {"run": run_name(params, seeds), "monitor": monitor, "dev": repr(dev)}
-            letter.log_model(whole, model, example, model_name(params), tags)
+            letter.log_model(whole, model, example_for(params), model_name(params), tags)
         letter.post()
 
 
@@ -192,13 +192,19 @@ def of_attention(found: Mapping[str, Any], seed: int | None = None) -> dict[str,
     return token_share | {name: number for name, number in numbers.items() if number is not None}
 
 
-def _model_folder(folder: Path, seed: int) -> Path:
+def model_folder(folder: Path, model: Path, params: Path) -> Path:
+    """Gathers in a new folder what `serving.load_folder` reads; the vocabulary and the labels are the pipeline's."""
     folder.mkdir()
-    for file in (
-        paths.seed_folder(seed) / "model.keras",
-        paths.EMBEDDINGS / "vocabulary.txt",
-        paths.PREPARED / "labels.json",
-        paths.PARAMS,
+    for name, file in (
+        ("model.keras", model),
+        ("vocabulary.txt", paths.EMBEDDINGS / "vocabulary.txt"),
+        ("labels.json", paths.PREPARED / "labels.json"),
+        ("params.yaml", params),
     ):
-        shutil.copy(file, folder)
+        shutil.copy(file, folder / name)
     return folder
+
+
+def example_for(params: Params) -> str:
+    """A sentence of the kind that a model of these parameters answers."""
+    return EXAMPLE if params.data.relational else MARKER.sub("", EXAMPLE)

@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import optuna
 from optuna.trial import FrozenTrial
 
 from bilstm_attention import paths
 from bilstm_attention.experiment.outbox import Identity, Letter
-from bilstm_attention.experiment.outcome import Outcome
-from bilstm_attention.experiment.runs import corpus_name
+from bilstm_attention.experiment.outcome import Outcome, Winner
+from bilstm_attention.experiment.registry import DEV_ANSWERS
+from bilstm_attention.experiment.runs import corpus_name, example_for, model_folder, model_name
 from bilstm_attention.experiment.study import Definition
 from bilstm_attention.experiment.tracking import Record, fingerprints
 from bilstm_attention.experiment.trials import FOUND, trial_params
@@ -59,20 +61,42 @@ def _short(value: object) -> str:
 
 
 def record_outcome(
-    definition: Definition, study: optuna.Study, found: Outcome, artifacts: Mapping[str, Sequence[Path]], text: str
+    definition: Definition,
+    study: optuna.Study,
+    found: Outcome,
+    winner: Winner | None,
+    artifacts: Mapping[str, Sequence[Path]],
+    text: str,
 ) -> None:
-    """Adds the outcome so far, files by their folder, and a text, Markdown, to the run of the sweep."""
-    metric = definition.sweep.metric
+    """Adds the outcome so far to the run of the sweep, and logs the model of the winner once there is one.
+
+    Args:
+        definition: the sweep.
+        study: its study.
+        found: its outcome.
+        winner: of `outcome.winner`.
+        artifacts: files by their folder.
+        text: Markdown for the run's page.
+    """
+    base, metric = definition.space.base, definition.sweep.metric
     metrics = {"trials": float(len(found.leaderboard))}
     for finalist in found.finalists[:1]:
         metrics |= {f"best_dev_{metric}": finalist.score, f"searched_dev_{metric}": finalist.searched}
     if found.p is not None:
         metrics["p"] = found.p
-    letter = Letter(corpus_name(definition.space.base), "the outcome of the sweep")
+    letter = Letter(corpus_name(base), "the outcome of the sweep")
     parent = _parent(letter, definition, study)
     letter.add(parent, metrics=metrics, artifacts=artifacts)
     letter.describe(parent, text)
-    letter.post()
+    with TemporaryDirectory() as folder:
+        if winner and winner.model and base.evaluate.log_model:
+            answers = Path(folder) / DEV_ANSWERS
+            winner.dev.to_csv(answers, index=False)
+            letter.add(parent, artifacts={"": [answers]})
+            model = model_folder(Path(folder) / "classifier", winner.model, definition.folder / "best.yaml")
+            tags = {"run": f"sweep {definition.sweep.study}", "monitor": metric, "dev": repr(winner.finalist.score)}
+            letter.log_model(parent, model, example_for(base), model_name(base), tags)
+        letter.post()
 
 
 def _parent(letter: Letter, definition: Definition, study: optuna.Study) -> Identity:

@@ -5,6 +5,7 @@ import socket
 import time
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,7 +77,8 @@ def do(definition: Definition, job: Job, task: "Task | None" = None) -> int | No
     try:
         with told_of_outages(definition.storage):
             if job.number is not None:
-                return confirm(definition, job, arrays)
+                # what a worker of a cluster writes may be on another machine
+                return confirm(definition, job, arrays, keep=task is None)
             return run_trial(definition, job.budget, arrays)
     except SweepError as error:
         # a cluster takes it to the parent
@@ -169,10 +171,18 @@ def _trained(definition: Definition, trial: optuna.Trial, task: "Task") -> float
         trial.set_user_attr(FOUND, {**found, "seconds": time.monotonic() - started})
 
 
-def confirm(definition: Definition, job: Job, task: "Task") -> int | None:
-    """Trains the parameters of a trial with another seed, and keeps its dev scores and answers in the study."""
+def confirm(definition: Definition, job: Job, task: "Task", keep: bool) -> int | None:
+    """Trains the parameters of a trial with another seed, and keeps its dev scores and answers in the study.
+
+    Args:
+        definition: the sweep.
+        job: which trial, and which seed.
+        task: the arrays.
+        keep: whether the model is kept, in the folder of the study.
+    """
     from bilstm_attention.experiment.prediction import predict
     from bilstm_attention.experiment.training import fit
+    from bilstm_attention.network.classifier import save_classifier
 
     params, started = with_overrides(definition.space.base, dict(job.overrides)), time.monotonic()
     found: dict[str, Any]
@@ -180,6 +190,8 @@ def confirm(definition: Definition, job: Job, task: "Task") -> int | None:
         fitted = fit(params.model, params.train, task, job.seed, on_epoch=lambda row: end_orphan())
         answers = np.argmax(predict(fitted.model, task.dev), axis=1)
         found = {"dev": fitted.dev, "answers": answers.tolist()}
+        if keep:
+            save_classifier(fitted.model, confirmed_model(definition, job.number or 0, job.seed))
     except Exception as error:
         found = {"reason": reason_of(error)}
     found["seconds"] = time.monotonic() - started
@@ -190,6 +202,11 @@ def confirm(definition: Definition, job: Job, task: "Task") -> int | None:
 def confirmation(number: int, seed: int) -> str:
     """Attribute of the study: what the parameters of one trial gave with another seed."""
     return f"trial {number} with seed {seed}"
+
+
+def confirmed_model(definition: Definition, number: int, seed: int) -> Path:
+    """Where the model of a confirmation is kept."""
+    return definition.folder / f"models/trial-{number:04d}-seed-{seed}.keras"
 
 
 def trial_params(definition: Definition, overrides: dict[str, Any], seed: int) -> Params:

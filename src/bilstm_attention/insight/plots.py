@@ -65,11 +65,11 @@ _house_style = style.context(
 
 
 @_house_style
-def learning_curves(histories: Mapping[int, pd.DataFrame], monitor: str, path: Path, best: bool = True) -> None:
-    """Losses and the monitored dev score by epoch, one colour per seed, the epoch that was kept marked.
+def learning_curves(histories: Mapping[str, pd.DataFrame], monitor: str, path: Path, best: bool = True) -> None:
+    """Losses and the monitored dev score by epoch, one colour per training, the epoch that was kept marked.
 
     Args:
-        histories: by seed; columns epoch, loss, dev_loss and `dev_<monitor>`, scores in percent.
+        histories: by name, for instance `seed 0`; columns epoch, loss, dev_loss and `dev_<monitor>`, scores in percent.
         monitor: `train.monitor`; the best epoch has the lowest `loss`, or the highest of any other score.
         path: the PNG to write.
         best: whether the best epoch was kept, of equals the first; else the last was.
@@ -77,7 +77,7 @@ def learning_curves(histories: Mapping[int, pd.DataFrame], monitor: str, path: P
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     losses, scores = figure.subplots(1, 2)
     lower_is_better = monitor == "loss"
-    for position, (seed, history) in enumerate(histories.items()):
+    for position, (name, history) in enumerate(histories.items()):
         colour = SEED_COLOURS[position % len(SEED_COLOURS)]
         epochs, score = history["epoch"], history[f"dev_{monitor}"]
         point = "o" if len(history) == 1 else ""  # a line through one epoch shows nothing
@@ -88,14 +88,14 @@ def learning_curves(histories: Mapping[int, pd.DataFrame], monitor: str, path: P
         scores.plot(epochs, score, color=colour)
         kept = int(score.map(partial(goodness, monitor)).argmax()) if best else -1
         epoch, value = int(epochs.iloc[kept]), float(score.iloc[kept])
-        label = f"seed {seed}: {value:.{3 if lower_is_better else 1}f} at epoch {epoch}"
+        label = f"{name}: {value:.{3 if lower_is_better else 1}f} at epoch {epoch}"
         scores.plot([epoch], [value], "o", color=colour, markeredgecolor="white", markersize=8, zorder=3, label=label)
     last = max(history["epoch"].max() for history in histories.values())
     margin = max(0.5, 0.03 * last)
-    name = monitor.replace("_f1", " F1") + ("" if lower_is_better else " (percent)")
+    score_name = monitor.replace("_f1", " F1") + ("" if lower_is_better else " (percent)")
     for axes, title in (
         (losses, "loss: train solid, dev dashed"),
-        (scores, f"dev {name}, {'best' if best else 'last'} epoch marked"),
+        (scores, f"dev {score_name}, {'best' if best else 'last'} epoch marked"),
     ):
         axes.set(title=title, xlabel="epoch", xlim=(1 - margin, last + margin))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
