@@ -119,7 +119,7 @@ def test_mlflow_has_a_run_of_the_sweep_with_a_child_for_every_trial(swept: tuple
     assert parent.data.metrics["trials"] == 4
     assert [len(client.get_metric_history(run.info.run_id, "dev_official_f1")) for run in children] == [2] * 4
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert files == {"leaderboard.csv", "best.yaml", "report.md", "sweep.yaml", "figures"}
+    assert files == {"leaderboard.csv", "best.yaml", "report.md", "sweep.yaml", "figures", "dev_predictions.csv"}
     figures = {file.path for file in client.list_artifacts(parent.info.run_id, "figures")}
     assert "figures/history.png" in figures
 
