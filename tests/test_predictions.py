@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from bilstm_attention import predictions
 from bilstm_attention.corpus.tokens import Vocabulary
@@ -118,8 +120,13 @@ def test_a_table_that_cannot_be_answered_leaves_no_half_of_one(
         ("given.txt", "answers.csv", "given.txt: tables are .csv, .parquet, .jsonl"),
         ("absent.csv", "answers.csv", "absent.csv: no such file"),
         ("given.csv", "answers.csv", "no column 'text'. There are: number, sentence, note"),
-        ("broken.jsonl", "answers.csv", "broken.jsonl: not a jsonl file"),
+        ("broken.jsonl", "answers.csv", "broken.jsonl:2: not a jsonl file"),
+        ("list.jsonl", "answers.csv", "list.jsonl:1: a line is an object"),
+        ("keys.jsonl", "answers.csv", "keys.jsonl:2: keys text, more; the first line has text"),
+        ("empty.jsonl", "answers.csv", "empty.jsonl: no column 'text'. There are: ."),
         ("latin.csv", "answers.csv", "latin.csv: not a csv file"),
+        ("commas.csv", "answers.csv", "commas.csv:2: 2 fields, 1 in the header; a comma within a field needs quotes"),
+        ("text.parquet", "answers.csv", "text.parquet: not a parquet file"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_named(
@@ -127,11 +134,55 @@ def test_a_table_that_cannot_be_read_is_named(
 ) -> None:
     write(table, tmp_path / "given.csv")
     (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n{"te')
+    (tmp_path / "list.jsonl").write_text("[1]\n")
+    (tmp_path / "keys.jsonl").write_text(f'{{"text": "{TEXTS[0]}"}}\n{{"text": "b", "more": 1}}\n')
+    (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "latin.csv").write_bytes("text\né\n".encode("latin-1"))
+    (tmp_path / "commas.csv").write_text("text\nA good film, but long\n")
+    (tmp_path / "text.parquet").write_text("text")
     with pytest.raises(DataError) as raised:
         predict_file(tmp_path / source, tmp_path / target, "text", None, False)
     assert said in str(raised.value)
     assert not (tmp_path / target).exists()
+
+
+def test_columns_keep_their_types_and_their_order(tmp_path: Path, classifier: TextClassifier) -> None:
+    days = pa.array([None] * 10 + [20_000], pa.date32())
+    numbers = pa.array([None] * 9 + [2**60 + 1, 5], pa.int64())
+    given = pa.table({"day": days, "text": TEXTS, "number": numbers})
+    parquet.write_table(given, tmp_path / "given.parquet")
+    predict_file(tmp_path / "given.parquet", tmp_path / "answers.parquet", "text", None, False)
+    answered = parquet.read_table(tmp_path / "answers.parquet")
+    assert answered.select(["day", "text", "number"]).equals(given)
+    assert [field.name for field in answered.schema.field("probabilities").type] == LABELS
+    # keys of a line in another order are the same keys
+    rows = [{"text": text, "id": 1} if number % 4 else {"id": 1, "text": text} for number, text in enumerate(TEXTS)]
+    lines = map(json.dumps, rows)
+    (tmp_path / "given.jsonl").write_text("\n".join(lines))
+    predict_file(tmp_path / "given.jsonl", tmp_path / "answers.csv", "text", None, False)
+    found = pd.read_csv(tmp_path / "answers.csv")
+    assert (found["text"].tolist(), set(found["id"])) == (TEXTS, {1})
+    assert found["label"].tolist() == classifier.answer(TEXTS)["label"].tolist()
+
+
+@pytest.mark.parametrize("target", [".csv", ".parquet", ".jsonl"])
+@pytest.mark.parametrize("source", [".csv", ".parquet"])
+def test_a_table_without_rows_gives_one_without_rows(
+    source: str, target: str, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    given = write(table.head(0), tmp_path / f"given{source}")
+    predict_file(given, tmp_path / f"answers{target}", "sentence", None, True)
+    if target == ".jsonl":
+        assert (tmp_path / "answers.jsonl").read_text() == ""
+    else:
+        found = read(tmp_path / f"answers{target}")
+        assert (len(found), list(found.columns)[-2:]) == (0, ["tokens", "weights"])
+
+
+def test_lines_that_are_no_utf_8_are_named() -> None:
+    lines = io.TextIOWrapper(io.BytesIO(TEXTS[0].encode() + b"\n\xff\n"), encoding="utf-8")
+    with pytest.raises(DataError, match="standard input, row 0 or after it: not UTF-8"):
+        predict_lines(lines, None, attention=False, as_json=False, to=io.StringIO())
 
 
 def test_lines_are_answered_as_they_come(classifier: TextClassifier, asked_for: list[str | None]) -> None:

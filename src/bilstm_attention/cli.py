@@ -298,10 +298,12 @@ def report(
 ) -> None:
     """Writes a page that puts runs, or the seeds of one, side by side: scores, significance, parameters, pictures."""
     from bilstm_attention import reports
+    from bilstm_attention.experiment import tracking
 
     output = output.absolute()
     _enter_project()
-    reports.report(runs or [], output)
+    with tracking.asked():
+        reports.report(runs or [], output)
 
 
 @app.command(rich_help_panel=MODELS)
@@ -334,8 +336,8 @@ def predict(
     """
     from bilstm_attention import predictions
 
-    if bool(source) != bool(target) or (source and texts):
-        raise UserError("a table is --input TABLE --output TABLE, both and without sentences.")
+    if bool(source) != bool(target) or (source and (texts or as_json)):
+        raise UserError("a table is --input TABLE --output TABLE, both, without sentences and --json.")
     source, target = source and source.absolute(), target and target.absolute()
     _enter_project()
     if source and target:
@@ -348,9 +350,11 @@ def predict(
 def models() -> None:
     """Lists the registered models of the corpus with their dev scores, the champion, and every change of it."""
     from bilstm_attention import models
+    from bilstm_attention.experiment import tracking
 
     _enter_project()
-    models.list_models()
+    with tracking.asked():
+        models.list_models()
 
 
 @app.command(rich_help_panel=MODELS)
@@ -362,18 +366,22 @@ def promote(
 ) -> None:
     """Makes a registered model the champion, the one that models:/NAME@champion serves; shows both dev scores."""
     from bilstm_attention import models
+    from bilstm_attention.experiment import tracking
 
     _enter_project()
-    models.promote(run, if_better)
+    with tracking.asked():
+        models.promote(run, if_better)
 
 
 @app.command(rich_help_panel=MODELS)
 def rollback() -> None:
     """Makes the champion before the present one champion again."""
     from bilstm_attention import models
+    from bilstm_attention.experiment import tracking
 
     _enter_project()
-    models.rollback()
+    with tracking.asked():
+        models.rollback()
 
 
 @app.command(rich_help_panel=RUNS)
@@ -384,12 +392,13 @@ def sync() -> None:
     _enter_project()
     about = outbox.waiting()
     try:
-        outbox.deliver()
+        faults = outbox.deliver()
     except Exception as error:
-        left, failed = outbox.waiting(), f"{tracking.shown_uri()}: {tracking.reason_of(error)}"
-        sent = f"{len(about) - len(left)} of {len(about)} records were sent"
-        raise UserError(f"{failed}. {sent}; kept: {', '.join(left)}.") from error
-    print(f"{tracking.shown_uri()}: {len(about)} records sent{': ' + ', '.join(about) if about else ''}.")
+        faults = [tracking.reason_of(error)]
+    sent = len(about) - len(outbox.waiting())
+    print(f"{tracking.shown_uri()}: {sent} of {len(about)} kept records sent.")
+    if faults:
+        raise UserError("\n".join(faults))
 
 
 @app.command(rich_help_panel=RUNS)

@@ -27,7 +27,7 @@ def promote(wanted: str, if_better: bool) -> None:
         if_better: only if its dev score is better.
     """
     registry = _registry()
-    version = registry.find(wanted)
+    version = registry.find(wanted, load_params(paths.PARAMS).train.monitor)
     present = next((each for each in registry.versions() if each.champion), None)
     print(_line(version))
     if present is None:
@@ -68,4 +68,5 @@ def _registry() -> Any:
 
 
 def _line(version: Any) -> str:
-    return f"version {version.number}, {version.run_name}, run {version.run}: dev {version.monitor} {version.dev:.2f}"
+    score = f"{version.dev:.{4 if version.monitor == 'loss' else 2}f}"
+    return f"version {version.number}, {version.run_name}, run {version.run}: dev {version.monitor} {score}"

@@ -1,14 +1,17 @@
 """The command that classifies: sentences, lines or whole tables in, answers out, in order and as they come."""
 
+import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
-import pandas as pd
+import pyarrow as pa
+from pyarrow.parquet import ParquetFile, ParquetWriter
 
 from bilstm_attention import paths
 from bilstm_attention.errors import DataError
@@ -18,6 +21,8 @@ from bilstm_attention.terminal import bar, closing, start_tensorflow
 # Sentences at once: enough of like length for a batch, few enough to hold in memory and to see progress.
 ROWS = 4096
 KINDS = (".csv", ".parquet", ".jsonl")
+# A part of a table, and how much of the whole it is, in whatever unit is known beforehand.
+Part = tuple[pa.Table, int]
 
 
 def predict_lines(lines: Iterable[str], model: str | None, attention: bool, as_json: bool, to: TextIO) -> None:
@@ -28,16 +33,22 @@ def predict_lines(lines: Iterable[str], model: str | None, attention: bool, as_j
         model: see `classifier`.
         attention: adds tokens and weights; then lines are JSON.
         to: where answers are written.
+
+    Raises:
+        DataError: a line that is no UTF-8, or cannot be answered, by its number, counted from 0.
     """
     answering, first = classifier(model), 0
     size, given = ROWS if isinstance(lines, Sequence) else 1, iter(lines)
-    while texts := list(islice(given, size)):
-        answers = answering.answer([text.rstrip("\n") for text in texts], attention, first)
-        for answer in answers.to_dict("records"):
-            whole = as_json or attention
-            line = json.dumps(answer, ensure_ascii=False) if whole else f"{answer['label']}\t{answer['score']:.6f}"
-            print(line, file=to, flush=True)
-        first += len(texts)
+    try:
+        while texts := list(islice(given, size)):
+            answers = answering.answer([text.rstrip("\n") for text in texts], attention, first)
+            for answer in answers.to_dict("records"):
+                whole = as_json or attention
+                line = json.dumps(answer, ensure_ascii=False) if whole else f"{answer['label']}\t{answer['score']:.6f}"
+                print(line, file=to, flush=True)
+            first += len(texts)
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input, row {first} or after it: not UTF-8: {error}.") from None
 
 
 def predict_file(source: Path, target: Path, column: str, model: str | None, attention: bool) -> None:
@@ -51,8 +62,8 @@ def predict_file(source: Path, target: Path, column: str, model: str | None, att
         attention: adds `tokens` and `weights`.
 
     Raises:
-        DataError: a table of another kind or without the column, a column that an answer's would hide, or sentences
-            that cannot be answered, by row, counted from 0.
+        DataError: a table of another kind, damaged, or without the column; one that has a column of an answer's name;
+            sentences that cannot be answered, by row, counted from 0.
     """
     for path in (source, target):
         if path.suffix not in KINDS:
@@ -60,20 +71,23 @@ def predict_file(source: Path, target: Path, column: str, model: str | None, att
     if not source.is_file():
         raise DataError(f"{source}: no such file.")
     answering, done = classifier(model), 0
+    schema = _schema_of_answers(answering.labels, attention)
     with paths.written_whole(target) as temporary, _writing(temporary, target.suffix) as write:
-        total, tables = _tables(source)
+        total, parts = _parts(source)
         with bar(f"predict {source.name}", total) as advance:
-            for table, size in tables:
-                if column not in table:
-                    raise DataError(f"{source}: no column {column!r}. There are: {', '.join(map(str, table))}.")
+            for part, size in parts:
+                _check_columns(source, part.column_names, column, schema.names)
                 try:
-                    answers = answering.answer(table[column].tolist(), attention, done)
+                    answers = answering.answer(part[column].to_pylist(), attention, done)
                 except DataError as error:
                     raise DataError("\n".join(f"{source}: {line}" for line in str(error).splitlines())) from None
-                if hidden := ", ".join(sorted(set(answers) & set(table))):
-                    raise DataError(f"{source}: has columns of the answers' names already, {hidden}; rename them.")
-                write(pd.concat([table.reset_index(drop=True), answers], axis=1))
-                done += len(table)
+                for field in schema:
+                    part = part.append_column(field, pa.array(answers[field.name].tolist(), field.type))
+                try:
+                    write(part)
+                except (pa.ArrowException, ValueError) as error:
+                    raise DataError(f"{source}: columns change their type from row {done} on: {error}.") from None
+                done += len(part)
                 advance(size)
     closing(f"predict {target}", {"sentences": done})
 
@@ -84,6 +98,9 @@ def classifier(model: str | None) -> Any:
     Args:
         model: None: the best seed on dev of this checkout; else id of a run that logged one, or an address of MLflow,
             for instance `models:/sample@champion`.
+
+    Raises:
+        UserError: there is no such model, or what this checkout trained is not up to date.
     """
     if model is None:
         return _of_checkout()
@@ -97,9 +114,11 @@ def classifier(model: str | None) -> Any:
 def _of_checkout() -> Any:
     from bilstm_attention.experiment.runs import best_trained
     from bilstm_attention.experiment.task import load_labels, load_vocabulary
+    from bilstm_attention.stages import check_up_to_date
 
     params = load_params(paths.PARAMS)
     seed = best_trained(params)
+    check_up_to_date("the last training", *(f"train@{each}" for each in params.train.seeds))
     start_tensorflow()
     from bilstm_attention.network.classifier import load_classifier
     from bilstm_attention.serving import TextClassifier
@@ -108,48 +127,108 @@ def _of_checkout() -> Any:
     return TextClassifier(model, load_vocabulary(), load_labels(), params.data)
 
 
-def _tables(source: Path) -> tuple[int, Iterator[tuple[pd.DataFrame, int]]]:
-    """How much there is, and parts of the table, each with how much that was, in whatever unit is known beforehand."""
-    if source.suffix == ".parquet":
-        from pyarrow.parquet import ParquetFile
+def _schema_of_answers(labels: Sequence[str], attention: bool) -> pa.Schema:
+    """Columns of `TextClassifier.answer`."""
+    fields = [("label", pa.string()), ("score", pa.float64())]
+    fields += [("probabilities", pa.struct([(label, pa.float64()) for label in labels]))]
+    of_attention = [("tokens", pa.list_(pa.string())), ("weights", pa.list_(pa.float64()))]
+    return pa.schema(fields + (of_attention if attention else []))
 
+
+def _check_columns(source: Path, names: Sequence[str], column: str, of_answers: Sequence[str]) -> None:
+    if column not in names:
+        raise DataError(f"{source}: no column {column!r}. There are: {', '.join(names)}.")
+    if hidden := ", ".join(sorted(set(of_answers) & set(names))):
+        raise DataError(f"{source}: has columns of the answers' names already, {hidden}; rename them.")
+
+
+def _parts(source: Path) -> tuple[int, Iterator[Part]]:
+    """How much there is, and the parts of the table, at least one."""
+    if source.suffix != ".parquet":
+        return source.stat().st_size, _text_parts(source)
+    try:
         file = ParquetFile(source)
-        parts = (part.to_pandas() for part in file.iter_batches(ROWS))
-        return file.metadata.num_rows, ((part, len(part)) for part in parts)
-    return source.stat().st_size, _text_tables(source)
+    except pa.ArrowException as error:
+        raise DataError(f"{source}: not a parquet file: {error}") from None
+
+    def parts() -> Iterator[Part]:
+        if not file.metadata.num_rows:
+            yield file.schema_arrow.empty_table(), 0
+        for batch in file.iter_batches(ROWS):
+            yield pa.Table.from_batches([batch]), len(batch)
+
+    return file.metadata.num_rows, parts()
 
 
-def _text_tables(source: Path) -> Iterator[tuple[pd.DataFrame, int]]:
-    with source.open("rb") as file:
-        at = 0
+def _text_parts(source: Path) -> Iterator[Part]:
+    with source.open("rb") as raw, TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+        at, first = 0, True
         try:
-            parts: Iterable[pd.DataFrame]
-            if source.suffix == ".csv":
-                # texts stay what they are: NA is a word
-                parts = pd.read_csv(file, chunksize=ROWS, dtype=str, keep_default_na=False)
-            else:
-                parts = pd.read_json(file, lines=True, chunksize=ROWS, dtype=False)
-            for part in parts:
-                yield part, file.tell() - at
-                at = file.tell()
-        except (ValueError, UnicodeDecodeError) as error:
+            names, rows = (_csv_rows if source.suffix == ".csv" else _json_rows)(source, file)
+            while (some := list(islice(rows, ROWS))) or first:
+                columns = zip(*some, strict=True) if some else [[] for _ in names]
+                part = pa.table(dict(zip(names, map(list, columns), strict=True)))
+                yield part, raw.tell() - at
+                at, first = raw.tell(), False
+        except (UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
             raise DataError(f"{source}: not a {source.suffix[1:]} file: {error}") from None
 
 
+def _csv_rows(source: Path, file: TextIO) -> tuple[list[str], Iterator[list[str]]]:
+    """The columns, and the cells of each row, as texts: NA is a word."""
+    reader = csv.reader(file, strict=True)
+    names = next(reader, [])
+
+    def rows() -> Iterator[list[str]]:
+        for row in reader:
+            if len(row) != len(names):
+                raise DataError(
+                    f"{source}:{reader.line_num}: {len(row)} fields, {len(names)} in the header; a comma within a field"
+                    ' needs quotes: "a, b".'
+                )
+            yield row
+
+    return names, rows()
+
+
+def _json_rows(source: Path, file: TextIO) -> tuple[list[str], Iterator[list[Any]]]:
+    """The keys of the first line, and the values of each line in their order."""
+    lines = enumerate(file, start=1)
+
+    def parsed(number: int, line: str) -> dict[str, Any]:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{source}:{number}: not a jsonl file: {error}.") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{source}:{number}: a line is an object, {{...}}; received {type(row).__name__}.")
+        return row
+
+    first = next((parsed(*line) for line in lines), {})
+    names = list(first)
+
+    def rows() -> Iterator[list[Any]]:
+        if first:
+            yield list(first.values())
+        for number, line in lines:
+            row = parsed(number, line)
+            if set(row) != set(names):
+                raise DataError(f"{source}:{number}: keys {', '.join(row)}; the first line has {', '.join(names)}.")
+            yield [row[name] for name in names]
+
+    return names, rows()
+
+
 @contextmanager
-def _writing(path: Path, kind: str) -> Iterator[Callable[[pd.DataFrame], None]]:
+def _writing(path: Path, kind: str) -> Iterator[Callable[[pa.Table], None]]:
     """Gives what appends a part of a table to a file of a kind."""
     if kind == ".parquet":
-        from pyarrow import Table
-        from pyarrow.parquet import ParquetWriter
+        writers: list[ParquetWriter] = []
 
-        writers: list[Any] = []
-
-        def write_parquet(part: pd.DataFrame) -> None:
-            table = Table.from_pandas(part, preserve_index=False, schema=writers[0].schema if writers else None)
+        def write_parquet(part: pa.Table) -> None:
             if not writers:
-                writers.append(ParquetWriter(path, table.schema))
-            writers[0].write_table(table)
+                writers.append(ParquetWriter(path, part.schema))
+            writers[0].write_table(part)
 
         try:
             yield write_parquet
@@ -158,16 +237,20 @@ def _writing(path: Path, kind: str) -> Iterator[Callable[[pd.DataFrame], None]]:
                 writer.close()
         return
     with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
 
-        def write_text(part: pd.DataFrame) -> None:
-            if kind == ".jsonl":
-                part.to_json(file, orient="records", lines=True, force_ascii=False, double_precision=15)
-                return
-            nested = {name: part[name].map(_as_json) for name in ("probabilities", "tokens", "weights") if name in part}
-            part.assign(**nested).to_csv(file, index=False, header=not file.tell())
+        def write_csv(part: pa.Table) -> None:
+            if not file.tell():
+                table.writerow(part.column_names)
+            for row in part.to_pylist():
+                table.writerow([_as_json(value) if isinstance(value, dict | list) else value for value in row.values()])
 
-        yield write_text
+        def write_jsonl(part: pa.Table) -> None:
+            file.writelines(f"{_as_json(row)}\n" for row in part.to_pylist())
+
+        yield write_csv if kind == ".csv" else write_jsonl
 
 
 def _as_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    # dates and the like, which JSON has not, as text
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,12 +1,13 @@
 """The command that puts runs side by side on one page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from bilstm_attention import paths
 from bilstm_attention.errors import UserError
+from bilstm_attention.overrides import flatten
 from bilstm_attention.params import load_params
 from bilstm_attention.terminal import closing, start_tensorflow
 
@@ -49,11 +50,19 @@ def _attention(runs: Sequence[Any], ids: Sequence[str]) -> dict[int, Any]:
         return {}
     rows = dev.loc[list(ids)]
     tokens, found = rows["tokens"].tolist(), {}
+    read_as = _tokens(flatten(load_params(paths.PARAMS)))
     for place, run in enumerate(runs):
-        if classifier := _classifier(run):
+        if _tokens(run.params) != read_as:
+            print(f"{run.name}: no attention of it; it reads sentences otherwise than this checkout (data.tokens)")
+        elif classifier := _classifier(run):
             encoded = classifier.encoded(tokens)
             found[place] = read_sentences(classifier.model, encoded, tokens, rows["label"].tolist(), classifier.labels)
     return found
+
+
+def _tokens(params: Mapping[str, Any]) -> dict[str, str]:
+    """The parameters of how sentences become tokens."""
+    return {name: str(value) for name, value in params.items() if name.startswith("data.tokens.")}
 
 
 def _classifier(run: Any) -> Any:
@@ -69,7 +78,7 @@ def _classifier(run: Any) -> Any:
         if len(run.models) == 1 and file.exists() and sha256(file) == digest:
             data = load_params(paths.PARAMS).data
             return TextClassifier(load_classifier(file), load_vocabulary(), load_labels(), data)
-    if run.name.startswith("seed "):
+    if run.one_of_several:
         # the model that the run logged may be of another seed
         return None
     try:

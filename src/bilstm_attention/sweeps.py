@@ -98,6 +98,8 @@ def sweep(file: Path, trials: int, hours: float | None, where: Where, overrides:
         print(f"{left} trainings of the confirmation are missing; the same command goes on.")
     if found.finalists:
         _say_winner(definition, found)
+    if winner and not winner.model:
+        print("no model of it is logged: another machine or an earlier version trained it; `dvc repro` logs one")
 
 
 def _say_winner(definition: Any, found: Any) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -128,8 +129,8 @@ def test_what_the_store_did_not_take_is_kept_and_sent_as_it_was(
     (tmp_path / "b/page.html").write_text("changed")
     (tmp_path / "b/answers/gold.txt").unlink()
     assert outbox.waiting() == ["what late is about", "what later is about"]
-    assert outbox.deliver() == 2
-    assert (outbox.waiting(), outbox.deliver()) == ([], 0)
+    assert outbox.deliver() == []
+    assert outbox.waiting() == []
     late, usual = content("late"), content("undisturbed")
     for runs, name in ((late, "late"), (usual, "undisturbed")):
         assert runs["parent"]["tags"].pop("whole") == name
@@ -139,13 +140,25 @@ def test_what_the_store_did_not_take_is_kept_and_sent_as_it_was(
     assert Path(page).read_text() == "<p>"
 
 
-def test_the_next_record_takes_along_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_record_takes_along_what_the_same_store_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as outage:
-        outage.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        outage.setattr(outbox, "Tracker", _refuses)
         letter("missed", tmp_path / "a").post()
-    letter("met", tmp_path / "b").post()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        letter("for another", tmp_path / "b").post()
+    letter("met", tmp_path / "c").post()
     assert set(content("missed")) == set(content("met")) == {"one", "two", "parent"}
+    # what another store missed waits for it, or for `sync`
+    assert outbox.waiting() == ["what for another is about"]
+    assert outbox.deliver() == []
     assert outbox.waiting() == []
+
+
+def _refuses(*_: object) -> None:
+    raise ConnectionError("refused")
 
 
 CALLS = ("create_run", "log_batch", "log_inputs", "log_artifact", "log_artifacts", "set_terminated", "set_tag")
@@ -171,7 +184,8 @@ def test_a_store_that_fails_in_the_middle_has_nothing_twice_afterwards(
     with monkeypatch.context() as outage:
         outage.setattr(MlflowClient, call, fail)
         assert letter(name, tmp_path / "b").post() == {}
-    assert outbox.deliver() == 1
+    assert outbox.deliver() == []
+    assert outbox.waiting() == []
     cut, usual = content(name), content(f"whole {call} {moment}")
     for runs in (cut, usual):
         runs["parent"]["tags"].pop("whole")
@@ -194,8 +208,8 @@ def test_two_processes_do_not_send_one_letter_twice(tmp_path: Path, monkeypatch:
         outage.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         letter("raced", tmp_path / "a").post()
     code = "from bilstm_attention.experiment import outbox; print(outbox.deliver())"
-    both = [subprocess.Popen(["python", "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert sorted(process.communicate()[0].strip() for process in both) == ["0", "1"]
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[0].strip() for process in both] == ["[]", "[]"]
     assert len(content("raced")) == 3
 
 
@@ -204,4 +218,58 @@ def test_a_letter_that_is_being_written_is_not_read(tmp_path: Path) -> None:
     unfinished.mkdir(parents=True)
     (unfinished / "letter.json").write_text(json.dumps({"about": "half"})[:5])
     assert outbox.waiting() == []
-    assert outbox.deliver() == 0
+    assert outbox.deliver() == []
+
+
+def test_a_letter_that_the_store_refuses_stays_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    letter("deleted", tmp_path / "a").post()
+    tracker = Tracker("deleted")
+    tracker.client.delete_experiment(tracker.experiment)
+    with monkeypatch.context() as outage:
+        outage.setattr(outbox, "Tracker", _refuses)
+        letter("deleted", tmp_path / "b").post()
+        letter("waits behind it", tmp_path / "c").post()
+    capfd.readouterr()
+    letter("comes after it", tmp_path / "d").post()
+    assert set(content("waits behind it")) == set(content("comes after it")) == {"one", "two", "parent"}
+    (line,) = capfd.readouterr().err.splitlines()
+    (folder,) = paths.OUTBOX.glob("[!.]*")
+    assert line.startswith(f"warning: what deleted is about, kept in {Path.cwd() / folder}, is refused: ")
+    tracker.client.restore_experiment(tracker.experiment)
+    assert outbox.deliver() == []
+    assert outbox.waiting() == []
+
+
+def test_a_run_ends_when_it_was_written_not_when_it_was_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as outage:
+        outage.setattr(outbox, "Tracker", _refuses)
+        letter("slow", tmp_path / "a").post()
+    written = 1000 * time.time()
+    time.sleep(1.5)
+    outbox.deliver()
+    tracker = Tracker("slow")
+    ends = [run.info.end_time for run in tracker.client.search_runs([tracker.experiment])]
+    assert max(ends) <= written
+
+
+def test_a_run_cut_off_with_other_parameters_does_not_go_on(tmp_path: Path) -> None:
+    tracker = Tracker("other parameters")
+    record = Record("one", 0.0, {"train.epochs": 3}, tags={"digest": "1"})
+    cut = tracker.client.create_run(tracker.experiment, tags={"digest": "1"}).info.run_id
+    tracker.client.log_param(cut, "train.epochs", "5")
+    assert tracker.record(record, "digest") != cut
+    other = tracker.client.create_run(tracker.experiment, tags={"digest": "2"}).info.run_id
+    tracker.client.log_param(other, "a", "1")
+    assert tracker.record(Record("two", 0.0, {"a": 1}, tags={"digest": "2"}), "digest") == other
+
+
+def test_a_description_that_is_there_stays_where_only_the_first_counts() -> None:
+    written = Letter("described", "x")
+    run = written.run(("digest", "1"), Record("one", 0.0, {}))
+    written.describe(run, "at first", first=True)
+    written.describe(run, "again", first=True)
+    ids = written.post()
+    client = Tracker("described").client
+    assert client.get_run(ids[run]).data.tags["mlflow.note.content"] == "at first"

@@ -183,7 +183,7 @@ def test_a_model_is_logged_and_registered_once(logged: Logged, model_folder: Pat
     log_model(tracker, run_id, model_folder, EXAMPLE, "relations", TAGS)
     assert only_model(logged).model_id == before
     (version,) = Registry(tracker, "relations").versions()
-    assert version == Version(1, run_id, "zhou", "accuracy", 50.0, champion=False)
+    assert version == Version(1, run_id, "zhou", "accuracy", DEV_ANSWERS, 50.0, champion=False)
 
 
 def test_a_run_whose_model_changes_has_the_new_one_as_another_version(
@@ -251,17 +251,17 @@ def test_versions_are_found_by_run_and_by_score(register: Register) -> None:
         registry = register(*right)
     first, second, third = registry.versions()
     assert [version.dev for version in (first, second, third)] == [50.0, 77.5, 76.25]
-    assert registry.find("best") == second
-    assert registry.find(third.run) == third
+    assert registry.find("best", "accuracy") == second
+    assert registry.find(third.run, "accuracy") == third
     with pytest.raises(UserError, match=f"abc: no version of .* Legal: best, or a run: {first.run}"):
-        registry.find("abc")
+        registry.find("abc", "accuracy")
 
 
 def test_of_losses_the_least_is_best(register: Register) -> None:
     register(20, monitor="loss")
     registry = register(10, monitor="loss")
     least, most = registry.versions()[::-1]
-    assert registry.find("best") == least
+    assert registry.find("best", "loss") == least
     better, said = registry.better(least, most)
     assert (better, said) == (True, "-25.0000, without a test, since a loss compares no labels")
     assert registry.better(most, least)[0] is False
@@ -331,3 +331,33 @@ def test_every_change_of_champion_is_kept_and_can_be_taken_back(register: Regist
 def test_a_name_without_versions_says_what_registers_one(tracker: Tracker) -> None:
     with pytest.raises(UserError, match="nothing here: no model of this name is registered; `dvc repro` registers one"):
         Registry(tracker, "nothing here").versions()
+
+
+def test_best_is_found_among_those_that_are_judged_as_the_champion_is(register: Register) -> None:
+    register(38, monitor="accuracy")
+    register(20, monitor="macro_f1")
+    registry = register(25, monitor="macro_f1")
+    other, low, high = registry.versions()
+    assert registry.find("best", "accuracy") == other
+    registry.promote(low)
+    assert registry.find("best", "accuracy") == high
+    registry.client.delete_registered_model_alias(registry.name, "champion")
+    with pytest.raises(UserError, match="no version is judged by loss"):
+        registry.find("best", "loss")
+
+
+def test_versions_registered_by_hand_are_passed_over(register: Register) -> None:
+    registry = register(20)
+    registry.client.create_model_version(registry.name, "runs:/abc/model")
+    assert [version.number for version in registry.versions()] == [1]
+
+
+def test_a_champion_that_cannot_be_set_leaves_the_history_as_it_was(register: Register) -> None:
+    register(20)
+    registry = register(30)
+    one, two = registry.versions()
+    registry.promote(one)
+    registry.client.delete_model_version(registry.name, "2")
+    with pytest.raises(Exception, match="not found"):
+        registry.promote(two)
+    assert (registry.champion(), len(registry.history())) == (1, 1)

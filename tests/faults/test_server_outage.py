@@ -116,6 +116,22 @@ def test_the_store_knows_trainings_evaluation_sweep_and_model(undisturbed: tuple
     assert len(found[models[0]]["history"]["dev_loss"]) == 3
 
 
+def test_what_is_done_without_a_server_is_known_once_it_is_there(
+    project: Project, postgres: PostgresServer, undisturbed: tuple[dict[str, Any], float], tmp_path: Path
+) -> None:
+    with tracking(postgres, tmp_path) as server:
+        server.kill()
+        printed = work(project, server, "absent")
+        # two trainings, their evaluation, two trials and the outcome
+        assert printed.count("It is kept in") >= 5
+        assert "The results on disk are complete." in printed
+        failed = project.run("bilstm-attention", "sync", check=False, extra={"MLFLOW_TRACKING_URI": server.url})
+        assert "0 of" in failed
+        server.start()
+        project.run("bilstm-attention", "sync", extra={"MLFLOW_TRACKING_URI": server.url})
+        assert known(server, "absent") == undisturbed[0]
+
+
 @pytest.mark.parametrize("number", range(5))
 def test_a_server_killed_at_any_time_knows_all_in_the_end(
     number: int,
@@ -137,7 +153,7 @@ def test_a_server_killed_at_any_time_knows_all_in_the_end(
 
         killing = threading.Thread(target=outage)
         killing.start()
-        kept = work(project, server, f"killed{number}").count("warning: ")
+        kept = work(project, server, f"killed{number}").count("It is kept in")
         killing.join()
         print(f"killed after {moment:.1f} s of {seconds:.1f} for {silence:.1f} s and a start: {kept} records kept")
         project.run("bilstm-attention", "sync", extra={"MLFLOW_TRACKING_URI": server.url})

@@ -108,6 +108,23 @@ def test_the_seeds_of_one_run_stand_side_by_side_with_a_test(project: Project) -
 def test_a_run_that_was_not_evaluated_or_judged_on_other_sentences_is_named(project: Project) -> None:
     said = project.run("bilstm-attention", "report", "abc", check=False)
     assert "abc: no run that was evaluated as a whole" in said
+    project.apply("data.split_seed=3", "train.seeds=[0]", "evaluate.faithfulness=0")
+    project.run("dvc", "repro")
+    said = project.run("bilstm-attention", "report", check=False)
+    assert "was judged on other dev sentences than zhou u=8 seed=0" in said
+
+
+def test_a_run_whose_models_another_has_adopted_keeps_its_curves(project: Project) -> None:
+    project.apply("data.split_seed=0", "train.seeds=[0,1]", "evaluate.bootstrap=101")
+    project.run("dvc", "repro")
+    mlflow.set_tracking_uri(f"sqlite:///{project.root}/experiments/mlflow.db")
+    found = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    runs = [run.info.run_id for run in found if run.info.run_name == "mean u=8 seeds=0,1"]
+    assert len(runs) == 2
+    page = made(project, *runs)
+    # of one name: told apart by their ids
+    assert page.tables["Scores"][0][2:] == [f"mean u=8 seeds=0,1, {run[:8]}" for run in runs]
+    assert {row[0] for row in page.tables["Parameters that differ"]} >= {"evaluate.bootstrap"}
 
 
 def test_the_page_can_be_looked_at(project: Project, tmp_path: Path) -> None:

@@ -119,7 +119,9 @@ def test_mlflow_has_a_run_of_the_sweep_with_a_child_for_every_trial(swept: tuple
     assert parent.data.metrics["trials"] == 4
     assert [len(client.get_metric_history(run.info.run_id, "dev_official_f1")) for run in children] == [2] * 4
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert files == {"leaderboard.csv", "best.yaml", "report.md", "sweep.yaml", "figures", "dev_predictions.csv"}
+    answers = {name for name in files if name.startswith("dev_predictions-")}
+    assert answers
+    assert files - answers == {"leaderboard.csv", "best.yaml", "report.md", "sweep.yaml", "figures"}
     figures = {file.path for file in client.list_artifacts(parent.info.run_id, "figures")}
     assert "figures/history.png" in figures
 
@@ -147,7 +149,7 @@ def test_the_model_of_the_winner_is_registered_and_comparable(swept: tuple[Proje
     said = project.run("bilstm-attention", "promote", version.run_id)
     assert f"sweep two, run {version.run_id}: dev official_f1 {best['confirmed_mean']:.2f}" in said
     # the model of its best seed answers dev as it did when it was confirmed
-    dev = pd.read_csv(client.download_artifacts(version.run_id, "dev_predictions.csv", str(project.root)))
+    dev = pd.read_csv(client.download_artifacts(version.run_id, version.tags["answers"], str(project.root)))
     (kept,) = (project.root / "experiments/studies/two/models").iterdir()
     seed = kept.stem.rpartition("-")[2]
     assert kept.name == f"trial-{best['trial']:04d}-seed-{seed}.keras"

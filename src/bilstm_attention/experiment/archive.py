@@ -1,5 +1,6 @@
 """What the tracking store knows of runs that were evaluated: parameters, histories, answers."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas as pd
 
 from bilstm_attention.errors import UserError
 from bilstm_attention.experiment.registry import DEV_ANSWERS
-from bilstm_attention.experiment.tracking import MODEL_DIGEST, PARENT, Tracker, reason_of
+from bilstm_attention.experiment.tracking import MODEL_DIGEST, Tracker, reason_of
 
 TEST_ANSWERS = "predictions.csv"
 PAGE = 200
@@ -28,6 +29,7 @@ class Evaluated:
         test: the same on test.
         histories: by seed, a row per epoch: `epoch`, `loss`, `dev_loss` and the dev scores.
         models: by seed, the digest of its model.
+        one_of_several: whether this is one seed of a run that has more.
     """
 
     run: str
@@ -37,6 +39,7 @@ class Evaluated:
     test: pd.DataFrame
     histories: dict[int, pd.DataFrame]
     models: dict[int, str]
+    one_of_several: bool = False
 
     @property
     def seeds(self) -> list[int]:
@@ -53,6 +56,7 @@ class Evaluated:
             test=self.test[columns],
             histories={seed: self.histories[seed]},
             models={seed: self.models[seed]},
+            one_of_several=True,
         )
 
 
@@ -65,7 +69,10 @@ def evaluated(tracker: Tracker, wanted: Sequence[str], newest: int) -> list[Eval
     ids = list(wanted) or _newest(tracker, newest)
     if not ids:
         raise UserError("no run of this corpus has been evaluated; `dvc repro` makes one.")
-    return [_read(tracker, run) for run in ids]
+    runs = [_read(tracker, run) for run in ids]
+    # names tell kind, units and seeds, and may be alike
+    names = Counter(run.name for run in runs)
+    return [replace(run, name=f"{run.name}, {run.run[:8]}") if names[run.name] > 1 else run for run in runs]
 
 
 def _newest(tracker: Tracker, count: int) -> list[str]:
@@ -95,18 +102,30 @@ def _read(tracker: Tracker, run_id: str) -> Evaluated:
             files = [Path(client.download_artifacts(run_id, name, folder)) for name in (DEV_ANSWERS, TEST_ANSWERS)]
         except Exception as error:
             raise UserError(f"{run_id}: no run that was evaluated as a whole: {reason_of(error)}.") from error
-        dev, test = (pd.read_csv(file, dtype=str) for file in files)
-    children = client.search_runs([run.info.experiment_id], f"tags.`{PARENT}` = '{run_id}'") or [run]
-    of_seed = {int(child.data.tags["seed"]): child for child in children}
+        # a label may be NA or None
+        dev, test = (pd.read_csv(file, dtype=str, keep_default_na=False) for file in files)
+    seeds = [int(name.removeprefix("seed_")) for name in dev.columns[2:]]
+    of_seed = {seed: _of_seed(tracker, run, seed) for seed in seeds}
     return Evaluated(
         run=run_id,
         name=str(run.info.run_name),
         params=dict(run.data.params),
         dev=dev,
         test=test[dev.columns],
-        histories={seed: _history(client, of_seed[seed]) for seed in sorted(of_seed)},
-        models={seed: of_seed[seed].data.tags[MODEL_DIGEST] for seed in sorted(of_seed)},
+        histories={seed: _history(client, model) for seed, model in of_seed.items()},
+        models={seed: model.data.tags[MODEL_DIGEST] for seed, model in of_seed.items()},
     )
+
+
+def _of_seed(tracker: Tracker, run: Any, seed: int) -> Any:
+    """The run of one model of a run: itself, or, of several, the child, which a later run may have adopted since."""
+    digest = run.data.tags.get(f"{MODEL_DIGEST}.{seed}")
+    if digest is None:
+        return run
+    found = tracker.newest(MODEL_DIGEST, digest)
+    if found is None:
+        raise UserError(f"run {run.info.run_id}: the run of its seed {seed} is not in the store any more.")
+    return tracker.client.get_run(found)
 
 
 def _history(client: Any, run: Any) -> pd.DataFrame:

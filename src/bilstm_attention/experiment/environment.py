@@ -23,7 +23,7 @@ def environment_tags() -> dict[str, str]:
     """Where a run was made: code, versions, machine."""
     tags = {
         "mlflow.source.name": "bilstm-attention",
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": _user(),
         "host": socket.gethostname(),
         "process": str(os.getpid()),
         "python": platform.python_version(),
@@ -65,6 +65,14 @@ def _git(*arguments: str) -> str:
         ).strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # in a container whose user has no name
+        return str(os.getuid())
 
 
 def _gpus() -> list[Any]:

@@ -21,7 +21,7 @@ from bilstm_attention import paths
 from bilstm_attention.errors import UserError
 from bilstm_attention.experiment.environment import environment_tags, input_digests
 from bilstm_attention.experiment.registry import log_model
-from bilstm_attention.experiment.tracking import Record, Tracker, reason_of, shown_uri
+from bilstm_attention.experiment.tracking import Record, Store, Tracker, reason_of, shown_uri
 
 # A tag and its value, which one run of an experiment alone has.
 Identity = tuple[str, str]
@@ -68,34 +68,41 @@ class Letter:
         """Makes runs the children of a parent run."""
         self._step("adopt", parent, children=list(children))
 
-    def describe(self, identity: Identity, markdown: str) -> None:
-        """Says what the page of a run in MLflow says first; addresses `artifact:NAME` are those of its files."""
-        self._step("describe", identity, text=markdown)
+    def describe(self, identity: Identity, markdown: str, first: bool = False) -> None:
+        """Says what the page of a run in MLflow says first; addresses `artifact:NAME` are those of its files.
+
+        Args:
+            identity: of the run.
+            markdown: the text.
+            first: only where nothing is said yet.
+        """
+        self._step("describe", identity, text=markdown, first=first)
 
     def log_model(self, identity: Identity, folder: Path, example: str, name: str, tags: Mapping[str, str]) -> None:
         """Logs and registers a model of a run, see `registry.log_model`."""
         self._step("model", identity, example=example, name=name, tags=dict(tags), files={"": [folder]})
 
     def post(self) -> dict[Identity, str]:
-        """Sends it, after those that were kept before; if the store fails, it is kept, and a line warns.
+        """Sends it, after those that the same store missed before; if it fails, it is kept, and a line warns.
 
         Returns:
             the id of each run that it names; none if it was kept.
         """
-        content = {"experiment": self.experiment, "about": self.about, "steps": self.steps}
+        store = shown_uri()
+        content = {"store": store, "experiment": self.experiment, "about": self.about, "steps": self.steps}
         try:
-            deliver()
+            for refused in deliver(store):
+                _warn(refused)
             return _send(content)
         except UserError:
             raise
         except Exception as error:
-            kept = _keep(content)
-            print(
-                f"warning: {self.about} was not recorded in MLflow ({shown_uri()}): {reason_of(error)}. It is kept in"
-                f" {kept.parent}, and sent before the next record or by `bilstm-attention sync`. The results on disk"
-                " are complete.",
-                file=sys.stderr,
-            )
+            failed = f"{self.about} was not recorded in MLflow ({store}): {reason_of(error)}."
+            try:
+                kept = f"It is kept in {_keep(content).parent}, and sent before the next record or by"
+                _warn(f"{failed} {kept} `bilstm-attention sync`. The results on disk are complete.")
+            except OSError as full:
+                _warn(f"{failed} Nor could it be kept: {full}. The results on disk are complete.")
             return {}
 
     def _step(self, do: str, identity: Identity, **more: Any) -> Identity:
@@ -103,17 +110,33 @@ class Letter:
         return identity
 
 
-def deliver() -> int:
-    """Sends the letters that are kept, the oldest first, and deletes each that is sent; returns how many.
+def deliver(missed_by: str | None = None) -> list[str]:
+    """Sends letters that are kept, the oldest first, and deletes each that is sent.
+
+    Args:
+        missed_by: address of a store, as it is shown: only those that it missed; None: all, whoever missed them.
+
+    Returns:
+        of each that the store refuses, though it answers, what it is and why; it stays, and the others go on.
 
     Raises:
-        Exception: what the store fails with; the letter that met it and those after it stay.
+        Exception: the store does not answer; the letter that met this and those after it stay.
     """
+    refused = []
     with _kept() as folders:
         for folder in folders:
-            _send(_read(folder), folder)
-            shutil.rmtree(folder)
-        return len(folders)
+            letter = _read(folder)
+            if missed_by not in (None, letter["store"]):
+                continue
+            try:
+                _send(letter, folder)
+            except Exception as error:
+                # raises if it is not the letter
+                Store().client.search_experiments(max_results=1)
+                refused.append(f"{letter['about']}, kept in {folder}, is refused: {reason_of(error)}")
+            else:
+                shutil.rmtree(folder)
+    return refused
 
 
 def waiting() -> list[str]:
@@ -150,10 +173,15 @@ def _send(content: Mapping[str, Any], folder: Path = paths.PROJECT) -> dict[Iden
             case "adopt":
                 tracker.adopt(run(step["run"]), [run(child) for child in step["children"]])
             case "describe":
-                tracker.describe(run(step["run"]), step["text"])
+                if not (step["first"] and tracker.described(run(step["run"]))):
+                    tracker.describe(run(step["run"]), step["text"])
             case "model":
                 log_model(tracker, run(step["run"]), files[""][0], step["example"], step["name"], step["tags"])
     return ids
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def _keep(content: Mapping[str, Any]) -> Path:

@@ -89,7 +89,7 @@ class Winner:
 
     Args:
         finalist: the trial.
-        model: file of the model of its best seed; None: it was trained on another machine.
+        model: file of the model of its best seed; None: it was not kept, for instance on another machine.
         dev: `id`, `gold`, and `seed_N` for each fresh seed: answers on dev.
     """
 

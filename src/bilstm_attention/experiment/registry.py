@@ -2,6 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,7 @@ class Version:
         run: the run that it is of.
         run_name: how that is called.
         monitor: the dev score that it is judged by.
+        answers: the artifact of its run that holds its answers on dev.
         dev: that score, in percent (a loss as it is): the mean over the seeds of the run.
         champion: whether it is the one that is served.
     """
@@ -38,6 +40,7 @@ class Version:
     run: str
     run_name: str
     monitor: str
+    answers: str
     dev: float
     champion: bool
 
@@ -106,14 +109,16 @@ def _log(tracker: Tracker, run_id: str, folder: Path, example: str, digest: str)
 def _logged(store: Store, run_id: str, digest: str | None = None) -> str | None:
     """The newest model that the run has, of all or of this digest."""
     from mlflow.entities import LoggedModelStatus
+    from mlflow.exceptions import MlflowException
 
     outputs = store.client.get_run(run_id).outputs
-    models = [store.client.get_logged_model(each.model_id) for each in outputs.model_outputs] if outputs else []
-    ready = [
-        model
-        for model in models
-        if model.status == LoggedModelStatus.READY and digest in (None, model.tags.get(MODEL_DIGEST))
-    ]
+    ready = []
+    for output in outputs.model_outputs if outputs else ():
+        # one that was deleted is listed, and cannot be had
+        with suppress(MlflowException):
+            model = store.client.get_logged_model(output.model_id)
+            if model.status == LoggedModelStatus.READY and digest in (None, model.tags.get(MODEL_DIGEST)):
+                ready.append(model)
     return str(max(ready, key=lambda model: model.creation_timestamp).model_id) if ready else None
 
 
@@ -161,7 +166,8 @@ class Registry:
             UserError: none is registered.
         """
         champion = self.champion()
-        found = self.client.search_model_versions(f"name = '{self.name}'")
+        # others of this name may have been registered by hand
+        found = [each for each in self.client.search_model_versions(f"name = '{self.name}'") if "monitor" in each.tags]
         if not found:
             raise UserError(f"{self.name}: no model of this name is registered; `dvc repro` registers one.")
         versions = [
@@ -170,6 +176,7 @@ class Registry:
                 run=version.run_id,
                 run_name=version.tags["run"],
                 monitor=version.tags["monitor"],
+                answers=version.tags.get("answers", DEV_ANSWERS),
                 dev=float(version.tags["dev"]),
                 champion=int(version.version) == champion,
             )
@@ -183,15 +190,23 @@ class Registry:
         number = registered[0].aliases.get(CHAMPION) if registered else None
         return int(number) if number else None
 
-    def find(self, wanted: str) -> Version:
+    def find(self, wanted: str, monitor: str) -> Version:
         """The version of a run, by its id, or `best`, the one with the best dev score.
+
+        Args:
+            wanted: which.
+            monitor: the score by which `best` is found, unless the champion is judged by another.
 
         Raises:
             UserError: there is none.
         """
         versions = self.versions()
         if wanted == "best":
-            return max(versions, key=lambda version: goodness(version.monitor, version.dev))
+            by = next((version.monitor for version in versions if version.champion), monitor)
+            alike = [version for version in versions if version.monitor == by]
+            if not alike:
+                raise UserError(f"{self.name}: no version is judged by {by}; name a run.")
+            return max(alike, key=lambda version: goodness(by, version.dev))
         of_run = [version for version in versions if version.run == wanted]
         if not of_run:
             legal = ", ".join(f"{version.run} ({version.run_name})" for version in versions[-5:])
@@ -236,6 +251,7 @@ class Registry:
         Raises:
             UserError: there was none.
         """
+        self.versions()
         line = self._line()
         if len(line) < 2:
             raise UserError(f"{self.name}: there is no champion before the present one.")
@@ -247,11 +263,17 @@ class Registry:
         return [said for _, said in sorted(self._events().items())]
 
     def _reign(self, number: int, how: str) -> None:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        now = datetime.now(UTC)
         # the record first: an alias without one could not be taken back
-        event = f"{CHAMPION}.{len(self._events()) + 1:06}"
-        self.client.set_registered_model_tag(self.name, event, f"{now} version {number} {how}")
-        self.client.set_registered_model_alias(self.name, CHAMPION, str(number))
+        event = f"{CHAMPION}.{now:%Y%m%dT%H%M%S.%f}"
+        self.client.set_registered_model_tag(
+            self.name, event, f"{now.isoformat(timespec='seconds')} version {number} {how}"
+        )
+        try:
+            self.client.set_registered_model_alias(self.name, CHAMPION, str(number))
+        except Exception:
+            self.client.delete_registered_model_tag(self.name, event)
+            raise
 
     def _events(self) -> dict[str, str]:
         tags = self.client.get_registered_model(self.name).tags
@@ -273,7 +295,8 @@ class Registry:
 
         with TemporaryDirectory() as folder:
             try:
-                file = self.client.download_artifacts(version.run, DEV_ANSWERS, folder)
+                file = self.client.download_artifacts(version.run, version.answers, folder)
             except Exception as error:
-                raise DataError(f"run {version.run} has no {DEV_ANSWERS}: {error}") from error
-            return pd.read_csv(file, dtype=str)
+                raise DataError(f"run {version.run} has no {version.answers}: {reason_of(error)}.") from error
+            # a label may be NA or None
+            return pd.read_csv(file, dtype=str, keep_default_na=False)

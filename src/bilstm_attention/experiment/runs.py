@@ -66,7 +66,8 @@ def record_training(
     """
     letter = Letter(corpus_name(params), f"the training of seed {seed}")
     run = letter.run(_model(seed), _training(params, seed, dev, history, started, artifacts={"plots": [picture]}))
-    letter.describe(run, description)
+    # one that was judged says more
+    letter.describe(run, description, first=True)
     letter.post()
 
 
@@ -122,7 +123,8 @@ def record_evaluation(
         letter.describe(runs[seed], descriptions[seed])
     whole = next(iter(runs.values()))
     if len(runs) > 1:
-        whole = letter.run(_pipeline(params), Record(run_name(params, seeds), started, flatten(params)))
+        models = {f"{MODEL_DIGEST}.{seed}": digest for seed, (_, digest) in runs.items()}
+        whole = letter.run(_pipeline(params), Record(run_name(params, seeds), started, flatten(params), tags=models))
         letter.adopt(whole, list(runs.values()))
         artifacts = {**artifacts, "attention": list(pages.values())}
     found = _aggregate(verdict.metrics) | of_attention(verdict.faithfulness)

@@ -1,5 +1,6 @@
 """What a sweep says in MLflow: a parent run with the outcome, a child for every trial with its curves and its state."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from bilstm_attention import paths
+from bilstm_attention.experiment.environment import sha256
 from bilstm_attention.experiment.outbox import Identity, Letter
 from bilstm_attention.experiment.outcome import Outcome, Winner
 from bilstm_attention.experiment.registry import DEV_ANSWERS
@@ -90,18 +92,21 @@ def record_outcome(
     letter.describe(parent, text)
     with TemporaryDirectory() as folder:
         if winner and winner.model and base.evaluate.log_model:
-            answers = Path(folder) / DEV_ANSWERS
+            # the winner may change as the sweep goes on
+            answers = Path(folder) / DEV_ANSWERS.replace(".csv", f"-{sha256(winner.model)[:12]}.csv")
             winner.dev.to_csv(answers, index=False)
             letter.add(parent, artifacts={"": [answers]})
             model = model_folder(Path(folder) / "classifier", winner.model, definition.folder / "best.yaml")
-            tags = {"run": f"sweep {definition.sweep.study}", "monitor": metric, "dev": repr(winner.finalist.score)}
+            tags = {"run": f"sweep {definition.sweep.study}", "monitor": metric, "answers": answers.name}
+            tags |= {"dev": repr(winner.finalist.score)}
             letter.log_model(parent, model, example_for(base), model_name(base), tags)
         letter.post()
 
 
 def _parent(letter: Letter, definition: Definition, study: optuna.Study) -> Identity:
     trials = study.get_trials(deepcopy=False)
-    started = min(trial.datetime_start.timestamp() for trial in trials if trial.datetime_start)
+    begun = [trial.datetime_start.timestamp() for trial in trials if trial.datetime_start]
+    started = min(begun, default=time.time())
     name, tags = definition.sweep.study, {"sweep": definition.sweep.study}
     return letter.run(
         (STUDY_ID, study.user_attrs["id"]), Record(f"sweep {name}", started, flatten(definition.space.base), tags=tags)

@@ -10,8 +10,8 @@ import re
 import socket
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from bilstm_attention import paths
+from bilstm_attention.errors import UserError
 from bilstm_attention.experiment.environment import sha256
 
 # MLflow would otherwise report usage to its makers, and wait minutes for a server that is not there.
@@ -29,7 +30,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
-PARENT = "mlflow.parentRunId"
+PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 MODEL_DIGEST = "model.sha256"
 METRICS_AT_ONCE = 1000
 # without it the UI opens an experiment at its page for traces of language models
@@ -81,6 +82,21 @@ def reason_of(error: Exception) -> str:
     return f"{type(error).__name__}: {said[0] if said else 'no reason given'}"
 
 
+@contextmanager
+def asked() -> Iterator[None]:
+    """Turns what a store fails with into one line: for commands that ask it something.
+
+    Raises:
+        UserError: it does not answer, or refuses.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{shown_uri()}: {reason_of(error)}.") from error
+
+
 def artifact_uri(root: Path | None = None) -> str:
     """Where artifacts lie unless a tracking server keeps them: in the main checkout, whose copies do not last."""
     return (paths.main_root(root) / paths.ARTIFACTS).as_uri()
@@ -128,7 +144,7 @@ class Tracker(Store):
         """
         from mlflow.entities import Param
 
-        run_id = identity and self._found(identity, record.tags[identity])
+        run_id = identity and self._cut_off(identity, record)
         if not run_id:
             run = self.client.create_run(self.experiment, int(record.started * 1000), record.tags, record.name)
             run_id = str(run.info.run_id)
@@ -136,7 +152,7 @@ class Tracker(Store):
         self.client.log_batch(run_id, params=params)
         given = {name: getattr(record, name) for name in ("metrics", "history", "datasets", "artifacts")}
         self.add(run_id, at, **given)
-        self.client.set_terminated(run_id)
+        self.client.set_terminated(run_id, end_time=None if at is None else int(at * 1000))
         return run_id
 
     def add(
@@ -168,6 +184,13 @@ class Tracker(Store):
         """The newest finished run with this tag; None if the store has none."""
         return self._found(tag, value, "attributes.status = 'FINISHED'")
 
+    def _cut_off(self, identity: str, record: Record) -> str | None:
+        """A run of this identity that a failure cut off; one of other parameters cannot go on."""
+        run_id = self._found(identity, record.tags[identity], "attributes.status != 'FINISHED'")
+        given = self.client.get_run(run_id).data.params if run_id else {}
+        agree = all(str(record.params.get(name)) == value for name, value in given.items())
+        return run_id if agree else None
+
     def _found(self, tag: str, value: str, *conditions: str) -> str | None:
         query = " and ".join([f"tags.`{tag}` = '{value}'", *conditions])
         order = ["attributes.start_time DESC"]
@@ -182,13 +205,17 @@ class Tracker(Store):
         """Sets a tag of a run."""
         self.client.set_tag(run_id, tag, value)
 
+    def described(self, run_id: str) -> bool:
+        """Whether the run's page says anything."""
+        return NOTE in self.client.get_run(run_id).data.tags
+
     def describe(self, run_id: str, markdown: str) -> None:
         """Sets what the run's page says first; addresses `artifact:NAME` become those of its files."""
 
         def address(found: re.Match[str]) -> str:
             return f"](get-artifact?path={quote(found[1], safe='')}&run_uuid={run_id})"
 
-        self.client.set_tag(run_id, "mlflow.note.content", re.sub(r"\]\(artifact:([^)]+)\)", address, markdown))
+        self.client.set_tag(run_id, NOTE, re.sub(r"\]\(artifact:([^)]+)\)", address, markdown))
 
     def adopt(self, parent: str, run_ids: Sequence[str]) -> None:
         """Makes runs the children of a parent run."""

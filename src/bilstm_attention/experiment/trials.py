@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -190,10 +191,13 @@ def confirm(definition: Definition, job: Job, task: "Task", keep: bool) -> int |
         fitted = fit(params.model, params.train, task, job.seed, on_epoch=lambda row: end_orphan())
         answers = np.argmax(predict(fitted.model, task.dev), axis=1)
         found = {"dev": fitted.dev, "answers": answers.tolist()}
-        if keep:
-            save_classifier(fitted.model, confirmed_model(definition, job.number or 0, job.seed))
     except Exception as error:
         found = {"reason": reason_of(error)}
+    else:
+        # without it the sweep has its winner, and nothing to log
+        with suppress(OSError):
+            if keep:
+                save_classifier(fitted.model, confirmed_model(definition, job.number or 0, job.seed))
     found["seconds"] = time.monotonic() - started
     open_study(definition).set_user_attr(confirmation(job.number or 0, job.seed), found)
     return job.number

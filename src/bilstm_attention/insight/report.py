@@ -60,7 +60,7 @@ def check_comparable(runs: Sequence[Evaluated]) -> None:
 def report(
     runs: Sequence[Evaluated], monitor: str, attention: Mapping[int, Sequence[AttentionExample]], path: Path
 ) -> None:
-    """Writes the page.
+    """Writes the page; the epoch that the curves mark is kept as by the first run.
 
     Args:
         runs: comparable ones, the one that the others are compared with first.
@@ -77,6 +77,7 @@ def report(
         for seed, history in run.histories.items()
     }
     labels = none_last(set(runs[0].test["gold"]))
+    best = runs[0].params["train.restore_best_weights"] == "True"
     page = (
         _environment()
         .get_template("report.html.jinja")
@@ -85,7 +86,7 @@ def report(
             tables=tables,
             differing=differing,
             sentences=[len(runs[0].dev), len(runs[0].test)],
-            curves=_picture(lambda file: plots.learning_curves(curves, monitor, file)),
+            curves=_picture(lambda file: plots.learning_curves(curves, monitor, file, best)),
             confusions=[_picture(partial(plots.confusion_matrix, _confusion(run, labels))) for run in runs],
             attention=[[attention[place][row] for place in attention] for row in range(_shown(attention))],
             readers=[runs[place].name for place in attention],

@@ -57,8 +57,9 @@ def of_evaluation(params: Params, metrics: Mapping[str, Any], made_with: str, pa
         [
             f"**test {name} {summary['mean']:.2f}**{spread}, {interval}; {dev}",
             f"What the model attends to, in sentences of dev: {', '.join(links)}",
-            score_document(metrics, params, made_with),
-            "![Learning curves, and what was taken for what on test](artifact:plots/overview.png)\n",
+            # first, since MLflow cuts long texts
+            "![Learning curves, and what was taken for what on test](artifact:plots/overview.png)",
+            f"{score_document(metrics, params, made_with)}\n",
         ]
     )
 

@@ -47,7 +47,12 @@ def models_table(name: str, versions: Sequence["Version"]) -> Table:
     for version in versions:
         champion = "champion" if version.champion else ""
         table.add_row(
-            str(version.number), champion, f"{version.dev:.2f}", version.monitor, version.run_name, version.run
+            str(version.number),
+            champion,
+            f"{version.dev:.{4 if version.monitor == 'loss' else 2}f}",
+            version.monitor,
+            version.run_name,
+            version.run,
         )
     return table
 
