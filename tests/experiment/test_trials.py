@@ -309,7 +309,7 @@ def test_without_its_database_a_worker_ends_with_a_line_and_a_cluster_is_told(
 
 
 def test_a_confirmation_keeps_its_scores_and_answers_in_the_study(definition: Definition) -> None:
-    assert confirm(definition, Job(number=4, seed=11, overrides=((UNITS, 7),)), TASK) == 4
+    assert confirm(definition, Job(number=4, seed=11, overrides=((UNITS, 7),)), TASK, keep=False) == 4
     [(key, found)] = open_study(definition).user_attrs.items()
     assert key == confirmation(4, 11) == "trial 4 with seed 11"
     assert found.pop("seconds") >= 0
@@ -318,7 +318,7 @@ def test_a_confirmation_keeps_its_scores_and_answers_in_the_study(definition: De
 
 def test_a_confirmation_that_fails_is_kept_with_its_reason(local: Definition, trained_by: Any) -> None:
     trained_by(failing(TrainingError("the loss is nan")))
-    assert confirm(local, Job(number=4, seed=11, overrides=((UNITS, 7),)), TASK) == 4
+    assert confirm(local, Job(number=4, seed=11, overrides=((UNITS, 7),)), TASK, keep=False) == 4
     found = open_study(local).user_attrs[confirmation(4, 11)]
     assert (found["reason"], "dev" in found) == ("the loss is nan", False)
 

@@ -81,6 +81,7 @@ def known(server: TrackingServer, name: str) -> dict[str, Any]:
             "tags": set(tags),
             "parent": names.get(tags.get("mlflow.parentRunId", "")),
             "datasets": sorted((each.dataset.name, each.dataset.digest) for each in run.inputs.dataset_inputs),
+            # answers of a sweep are named by the digest of its winner's model
             "files": sorted(files(run.info.run_id)),
             "models": len(run.outputs.model_outputs) if run.outputs else 0,
         }
@@ -88,7 +89,7 @@ def known(server: TrackingServer, name: str) -> dict[str, Any]:
     found = {names[run.info.run_id]: told(run) for run in runs}
     assert len(found) == len(runs), sorted(names.values())
     registered = client.search_model_versions("name = 'sample'")
-    return {**found, "registered": [names[version.run_id] for version in registered]}
+    return {**found, "registered": sorted(names[version.run_id] for version in registered)}
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_the_store_knows_trainings_evaluation_sweep_and_model(undisturbed: tuple
     models = ["zhou u=8 seed=0", "zhou u=8 seed=1", "zhou u=8 seeds=0,1"]
     trials = ["trial 0: lstm_units=4", "trial 1: lstm_units=6"]
     assert sorted(found) == sorted([*models, *trials, "sweep NAME", "registered"])
-    assert found["registered"] == [models[-1]]
+    assert found["registered"] == ["sweep NAME", models[-1]]
     assert {found[name]["parent"] for name in models[:-1]} == {models[-1]}
     assert {found[name]["parent"] for name in trials} == {"sweep NAME"}
     assert {"metrics.json", "dev_predictions.csv", "plots/overview.png"} <= set(found[models[-1]]["files"])

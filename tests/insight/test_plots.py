@@ -131,7 +131,7 @@ def test_no_text_is_cut_off_by_the_edge(name: str, drawn) -> None:
     ("monitor", "expected"), [("official_f1", [(2, 70.0), (3, 81.5)]), ("loss", [(1, 60.0), (2, 79.25)])]
 )
 def test_the_first_best_epoch_of_each_seed_is_marked(monitor: str, expected: list, drawn) -> None:
-    histories = {0: history([60, 70, 70], monitor), 7: history([80, 79.25, 81.5], monitor)}
+    histories = {"seed 0": history([60, 70, 70], monitor), "seed 7": history([80, 79.25, 81.5], monitor)}
     if monitor == "loss":
         histories = {seed: frame.drop(columns="loss").assign(loss=1.0) for seed, frame in histories.items()}
     figure = drawn(plots.learning_curves, histories, monitor)
@@ -142,7 +142,7 @@ def test_the_first_best_epoch_of_each_seed_is_marked(monitor: str, expected: lis
 
 
 def test_each_seed_has_one_colour_in_both_panels(drawn) -> None:
-    figure = drawn(plots.learning_curves, {seed: history([50, 60]) for seed in range(10)}, "official_f1")
+    figure = drawn(plots.learning_curves, {f"seed {seed}": history([50, 60]) for seed in range(10)}, "official_f1")
     left, right = ([line.get_color() for line in axes.lines] for axes in figure.axes)
     assert left == right  # two curves a seed; a curve and its mark a seed
     assert len(set(left)) == 10

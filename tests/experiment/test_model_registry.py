@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bilstm_attention import models
 from bilstm_attention.corpus.tokens import Vocabulary
 from bilstm_attention.errors import DataError, UserError
 from bilstm_attention.experiment.registry import (
@@ -361,3 +362,48 @@ def test_a_champion_that_cannot_be_set_leaves_the_history_as_it_was(register: Re
     with pytest.raises(Exception, match="not found"):
         registry.promote(two)
     assert (registry.champion(), len(registry.history())) == (1, 1)
+
+
+def test_promote_shows_both_scores_and_keeps_the_better(
+    register: Register, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for right in (30, 20, 35):
+        registry = register(right)
+    first, worse, better = registry.versions()
+    monkeypatch.setattr(models, "_registry", lambda: registry)
+    models.promote(first.run, if_better=True)
+    assert "version 1 is the first champion" in capsys.readouterr().out
+    models.promote(first.run, if_better=False)
+    assert "it is the champion already" in capsys.readouterr().out
+    models.promote(worse.run, if_better=True)
+    said = capsys.readouterr().out
+    assert "dev accuracy 50.00" in said
+    assert "dev accuracy 75.00, the present champion" in said
+    assert "difference: -25.00, p " in said
+    assert (registry.champion(), "version 1 stays champion" in said) == (1, True)
+    models.promote("best", if_better=True)
+    assert (registry.champion(), "version 3 is champion" in capsys.readouterr().out) == (3, True)
+    models.promote(worse.run, if_better=False)
+    assert registry.champion() == worse.number
+    models.rollback()
+    assert "version 3 is champion again" in capsys.readouterr().out
+    models.list_models()
+    listed = capsys.readouterr().out
+    assert better.run[:10] in listed
+    assert listed.count("version 3 promoted") == listed.count("version 3 rolled back to") == 1
+
+
+def test_what_cannot_be_compared_is_promoted_only_without_a_condition(
+    register: Register, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register(30)
+    registry = register(20, first=100)
+    first, other = registry.versions()
+    monkeypatch.setattr(models, "_registry", lambda: registry)
+    models.promote(first.run, if_better=False)
+    with pytest.raises(UserError, match="different dev sentences"):
+        models.promote(other.run, if_better=True)
+    assert registry.champion() == first.number
+    models.promote(other.run, if_better=False)
+    assert "different dev sentences" in capsys.readouterr().out
+    assert registry.champion() == other.number
