@@ -20,7 +20,15 @@ from tests.made_studies import AGAINST, GRID, RIGHT, SWEEP, UNITS, in_state, mak
 from bilstm_attention.errors import SweepError, TrainingError
 from bilstm_attention.experiment import trials
 from bilstm_attention.experiment.study import REPLACES, Definition, counted, derived_seed, end_dead, open_study, running
-from bilstm_attention.experiment.trials import FOUND, Job, confirm, confirmation, run_trial, worker_name
+from bilstm_attention.experiment.trials import (
+    FOUND,
+    Job,
+    confirm,
+    confirmation,
+    confirmed_model,
+    run_trial,
+    worker_name,
+)
 
 TASK: Any = SimpleNamespace(dev=SimpleNamespace(answers=RIGHT))
 Fit = Callable[..., Any]
@@ -31,6 +39,11 @@ def fit(model: Any, train: Any, task: Any, seed: int, on_epoch: Callable[[dict[s
     for epoch in (1, 2):
         on_epoch({"epoch": epoch, "dev_accuracy": float(model.lstm_units), "loss": math.nan})
     return SimpleNamespace(model="model", dev={"accuracy": float(model.lstm_units)}, best_epoch=2)
+
+
+def save(model: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(model)
 
 
 @pytest.fixture
@@ -45,6 +58,8 @@ def trained_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fit], None]:
         }
         for name, room in rooms.items():
             monkeypatch.setitem(sys.modules, f"bilstm_attention.experiment.{name}", room)
+        classifier = SimpleNamespace(save_classifier=lambda model, path: save(str(model), path))
+        monkeypatch.setitem(sys.modules, "bilstm_attention.network.classifier", classifier)
 
     act(fit)
     return act
@@ -314,6 +329,25 @@ def test_a_confirmation_keeps_its_scores_and_answers_in_the_study(definition: De
     assert key == confirmation(4, 11) == "trial 4 with seed 11"
     assert found.pop("seconds") >= 0
     assert found == {"dev": {"accuracy": 7.0}, "answers": RIGHT}
+
+
+def test_the_model_of_a_confirmation_is_kept_where_asked(local: Definition) -> None:
+    for number, keep in ((4, True), (5, False)):
+        confirm(local, Job(number=number, seed=11, overrides=((UNITS, 7),)), TASK, keep)
+    kept = confirmed_model(local, 4, 11)
+    assert kept == local.folder / "models/trial-0004-seed-11.keras"
+    assert list(kept.parent.iterdir()) == [kept]
+
+
+def test_a_full_disk_costs_the_model_of_a_confirmation_and_not_its_scores(
+    local: Definition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(sys.modules["bilstm_attention.network.classifier"], "save_classifier", full)
+    confirm(local, Job(number=4, seed=11, overrides=((UNITS, 7),)), TASK, keep=True)
+    assert open_study(local).user_attrs[confirmation(4, 11)]["dev"] == {"accuracy": 7.0}
 
 
 def test_a_confirmation_that_fails_is_kept_with_its_reason(local: Definition, trained_by: Any) -> None:
