@@ -105,6 +105,18 @@ def test_the_seeds_of_one_run_stand_side_by_side_with_a_test(project: Project) -
     assert "<p>None.</p>" in page.text
 
 
+def test_the_page_can_be_looked_at(project: Project, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("chromium is not installed, so the page cannot be looked at")
+    made(project)
+    picture = tmp_path / "report.png"
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    address = f"file://{project.root / 'report.html'}"
+    subprocess.run([*command, "--window-size=1400,3000", f"--screenshot={picture}", address], check=True, timeout=120)
+    assert picture.stat().st_size > 50_000
+
+
 def test_a_run_that_was_not_evaluated_or_judged_on_other_sentences_is_named(project: Project) -> None:
     said = project.run("bilstm-attention", "report", "abc", check=False)
     assert "abc: no run that was evaluated as a whole" in said
@@ -125,15 +137,3 @@ def test_a_run_whose_models_another_has_adopted_keeps_its_curves(project: Projec
     # of one name: told apart by their ids
     assert page.tables["Scores"][0][2:] == [f"mean u=8 seeds=0,1, {run[:8]}" for run in runs]
     assert {row[0] for row in page.tables["Parameters that differ"]} >= {"evaluate.bootstrap"}
-
-
-def test_the_page_can_be_looked_at(project: Project, tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("chromium is not installed, so the page cannot be looked at")
-    made(project)
-    picture = tmp_path / "report.png"
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    address = f"file://{project.root / 'report.html'}"
-    subprocess.run([*command, "--window-size=1400,3000", f"--screenshot={picture}", address], check=True, timeout=120)
-    assert picture.stat().st_size > 50_000
