@@ -55,6 +55,22 @@ def dask() -> Iterator[DaskCluster]:
 
 
 @pytest.fixture
+def inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory is the `project` of the module, whose store is its own."""
+    monkeypatch.chdir(project)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return project
+
+
+@pytest.fixture
+def tracker(inside: Path, request: pytest.FixtureRequest) -> Any:
+    """The store of that project, opened at an experiment of the test's own."""
+    from bilstm_attention.experiment.tracking import Tracker
+
+    return Tracker(request.node.name)
+
+
+@pytest.fixture
 def file(tmp_path: Path) -> Path:
     """A copy of the project's params.yaml."""
     return Path(shutil.copy(ROOT / "params.yaml", tmp_path))

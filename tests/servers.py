@@ -44,6 +44,22 @@ def free_port() -> int:
             return port
 
 
+def wait_until_it_answers(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Waits until an address of a process is there.
+
+    Raises:
+        RuntimeError: it ends, or is not there in time; with what it printed.
+    """
+    end = time.monotonic() + 2 * SECONDS
+    while True:
+        try:
+            return urlopen(address, timeout=5).close()
+        except OSError:
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"{address} does not answer:\n{log.read_text()}") from None
+            time.sleep(0.1)
+
+
 def ended_with_us(name: str, command: list[str]) -> list[str]:
     """The command, which Linux sends a signal when this process ends, even if it is killed."""
     return ["setpriv", "--pdeathsig", name, *command] if shutil.which("setpriv") else command
@@ -198,15 +214,7 @@ class TrackingServer:
             self.process = subprocess.Popen(
                 ended_with_us("KILL", command), env=environment, stdout=log, stderr=log, start_new_session=True
             )
-        end = time.monotonic() + SECONDS
-        while True:
-            try:
-                urlopen(f"{self.url}/health", timeout=5).close()
-                return
-            except OSError:
-                if self.process.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError(f"MLflow does not start:\n{(self.folder / 'log').read_text()}") from None
-                time.sleep(0.1)
+        wait_until_it_answers(f"{self.url}/health", self.process, self.folder / "log")
 
     def kill(self) -> None:
         """Ends it and its workers at once, as a power cut would."""

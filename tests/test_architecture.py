@@ -91,7 +91,7 @@ def test_no_two_modules_import_each_other() -> None:
         ("pooch", {"corpus.catalog"}),
         ("matplotlib", {"insight.plots", "insight.study_plots"}),
         ("plotly", {"insight.study_figures"}),
-        ("jinja2", {"insight.attention_html", "insight.report"}),
+        ("jinja2", {"insight.attention_html", "insight.html"}),
     ],
 )
 def test_a_library_is_imported_in_its_rooms_alone(library: str, rooms: set[str]) -> None:

@@ -12,27 +12,17 @@ import pytest
 from pyarrow import parquet
 
 from bilstm_attention import predictions
-from bilstm_attention.corpus.tokens import Vocabulary
 from bilstm_attention.errors import DataError
-from bilstm_attention.params import Data, Params
 from bilstm_attention.predictions import predict_file, predict_lines
-from bilstm_attention.serving import TextClassifier
+from bilstm_attention.serving import TextClassifier, load_folder
+from tests.small import LABELS, WORDS, save_classifier_folder
 
-LABELS = ["Component-Whole(e1,e2)", "Component-Whole(e2,e1)", "Other"]
-WORDS = ["the", "wheel", "of", "car", "broke", "."]
 TEXTS = [f"The <e1>{WORDS[number % 6]}</e1> of{' the' * (number % 4)} <e2>car</e2>, NA" for number in range(11)]
 
 
 @pytest.fixture(scope="module")
-def classifier() -> TextClassifier:
-    from bilstm_attention.network.classifier import build_classifier
-
-    vocabulary = Vocabulary(WORDS)
-    matrix = np.random.default_rng(0).normal(size=(len(vocabulary), 5)).astype(np.float32)
-    matrix[0] = 0
-    tiny = Params().model.model_copy(update={"lstm_units": 4})
-    model = build_classifier(tiny, matrix, len(matrix), len(LABELS), seed=1)
-    return TextClassifier(model, vocabulary, LABELS, Data())
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> TextClassifier:
+    return load_folder(save_classifier_folder(tmp_path_factory.mktemp("classifier"), units=4, seed=1))
 
 
 @pytest.fixture(autouse=True)

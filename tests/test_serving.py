@@ -1,6 +1,5 @@
 """Raw text in, labels and probabilities out, row by row; what cannot be classified is named by row."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ import pytest
 from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 
-from bilstm_attention.corpus.tokens import Vocabulary, encode_examples
+from bilstm_attention.corpus.tokens import encode_examples
 from bilstm_attention.errors import DataError
 from bilstm_attention.params import Data, Params
 from bilstm_attention.serving import Served, TextClassifier, load_folder
+from tests.small import LABELS, save_classifier_folder
 
-LABELS = ["Component-Whole(e1,e2)", "Component-Whole(e2,e1)", "Other"]
 TEXTS = [
     "The <e1>wheel</e1> of the <e2>car</e2> broke.",
     "<e1>wheel</e1> <e2>car</e2>",
@@ -27,18 +26,8 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from bilstm_attention.network.classifier import build_classifier, save_classifier
-
-    folder = tmp_path_factory.mktemp("classifier")
-    vocabulary = Vocabulary(["the", "wheel", "of", "car", "broke", "."])
-    vocabulary.save(folder / "vocabulary.txt")
-    matrix = np.random.default_rng(0).normal(size=(len(vocabulary), 5)).astype(np.float32)
-    matrix[0] = 0
-    tiny = Params().model.model_copy(update={"lstm_units": 4})
-    save_classifier(build_classifier(tiny, matrix, len(matrix), len(LABELS), seed=1), folder / "model.keras")
-    (folder / "labels.json").write_text(json.dumps(LABELS))
-    (folder / "params.yaml").write_text("data: {tokens: {max_length: 12}}\n")
-    return folder
+    short = "data: {tokens: {max_length: 12}}\n"
+    return save_classifier_folder(tmp_path_factory.mktemp("classifier"), units=4, seed=1, params=short)
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from tests.small import begin_project, save_classifier_folder
 
 from bilstm_attention import models
-from bilstm_attention.corpus.tokens import Vocabulary
 from bilstm_attention.errors import DataError, UserError
 from bilstm_attention.experiment.registry import (
     DEV_ANSWERS,
@@ -26,50 +26,22 @@ from bilstm_attention.experiment.registry import (
     log_model,
 )
 from bilstm_attention.experiment.tracking import Record, Tracker
-from bilstm_attention.params import Params
 
 EXAMPLE = "The <e1>wheel</e1> of the <e2>car</e2> broke."
 Logged = tuple[Tracker, str, str]
-LABELS = ["Component-Whole(e1,e2)", "Component-Whole(e2,e1)", "Other"]
 TAGS = {"run": "zhou", "monitor": "accuracy", "dev": "50.0"}
+
+pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("registered") / "project"
-    root.mkdir()
-    for name in ("dvc.yaml", "params.yaml"):
-        (root / name).write_text("{}\n")
-    return root
-
-
-@pytest.fixture(autouse=True)
-def _inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(project)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
-@pytest.fixture
-def tracker(request: pytest.FixtureRequest) -> Tracker:
-    """An experiment of its own for each test."""
-    return Tracker(request.node.name)
+    return begin_project(tmp_path_factory.mktemp("registered") / "project")
 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from bilstm_attention.network.classifier import build_classifier, save_classifier
-
-    folder = tmp_path_factory.mktemp("tiny") / "classifier"
-    folder.mkdir()
-    vocabulary = Vocabulary(["the", "wheel", "of", "car", "broke", "."])
-    vocabulary.save(folder / "vocabulary.txt")
-    matrix = np.random.default_rng(0).normal(size=(len(vocabulary), 5)).astype(np.float32)
-    matrix[0] = 0
-    tiny = Params().model.model_copy(update={"lstm_units": 3})
-    save_classifier(build_classifier(tiny, matrix, len(matrix), len(LABELS), seed=0), folder / "model.keras")
-    (folder / "labels.json").write_text(json.dumps(LABELS))
-    (folder / "params.yaml").write_text("{}\n")
-    return folder
+    return save_classifier_folder(tmp_path_factory.mktemp("tiny") / "classifier", units=3, seed=0)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.small import begin_project, commit_all
 
 from bilstm_attention import paths
 from bilstm_attention.experiment import outbox
@@ -19,23 +20,12 @@ from bilstm_attention.experiment.tracking import PARENT, Record, Tracker
 PARAMS = {"train.epochs": 3, "train.seeds": [0, 1], "data.dev": None}
 HISTORY = [{"epoch": epoch, "loss": np.float64(1.0 / epoch)} for epoch in (1, 2, 3)]
 
+pytestmark = pytest.mark.usefixtures("inside")
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("posted") / "project"
-    (root / "data").mkdir(parents=True)
-    for name in ("dvc.yaml", "params.yaml"):
-        (root / name).write_text("{}\n")
-    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "start"]):
-        subprocess.run([*git, *words], cwd=root, check=True)
-    return root
-
-
-@pytest.fixture(autouse=True)
-def _inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(project)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return commit_all(begin_project(tmp_path_factory.mktemp("posted") / "project"))
 
 
 def letter(experiment: str, folder: Path) -> Letter:

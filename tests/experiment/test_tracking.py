@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.small import begin_project, commit_all
 
 from bilstm_attention.experiment.environment import environment_tags, input_digests
 from bilstm_attention.experiment.tracking import Record, Tracker, artifact_uri, fingerprints, shown_uri, store_uri
@@ -24,34 +25,19 @@ EXAMPLE = "The <e1>wheel</e1> of the <e2>car</e2> broke."
 Logged = tuple[Tracker, str, str]
 LABELS = ["Component-Whole(e1,e2)", "Component-Whole(e2,e1)", "Other"]
 
+pytestmark = pytest.mark.usefixtures("inside")
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project under git with an empty store, whose tables take seconds to make."""
-    root = tmp_path_factory.mktemp("tracked") / "project"
-    (root / "data").mkdir(parents=True)
-    (root / "dvc.yaml").write_text("stages: {}\n")
-    (root / "params.yaml").write_text("{}\n")
+    root = begin_project(tmp_path_factory.mktemp("tracked") / "project")
+    (root / "data").mkdir()
     outs = [{"path": "data/prepared/train.parquet", "md5": "0123"}]
     (root / "dvc.lock").write_text(json.dumps({"stages": {"prepare": {"outs": outs}, "train@0": {"outs": outs}}}))
     for split in ("train", "dev"):
         (root / "data" / f"{split}.parquet").write_text(split)
-    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "start"]):
-        subprocess.run([*git, *words], cwd=root, check=True)
-    return root
-
-
-@pytest.fixture(autouse=True)
-def _inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(project)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
-@pytest.fixture
-def tracker(request: pytest.FixtureRequest) -> Tracker:
-    """An experiment of its own for each test."""
-    return Tracker(request.node.name)
+    return commit_all(root)
 
 
 def record(**more: Any) -> Record:

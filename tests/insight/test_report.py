@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from tests.small import begin_project
 
 from bilstm_attention.errors import UserError
 from bilstm_attention.experiment.archive import Evaluated, evaluated
@@ -44,6 +45,7 @@ def test_the_page_has_scores_and_differences(tmp_path: Path) -> None:
     assert "80.00 ± 7.07<br> <small>" in page
     assert "55.00 ± 7.07<br> <small>" in page
     assert page.count(", p 0.") == 4  # accuracy and macro F1, on dev and on test, of the second
+    assert page.count(", p ") == 4  # and none of the first with itself
     assert "<td>model.lstm_units<td>8<td>9" in page
     assert "restore_best_weights" not in page
     assert page.count("data:image/png;base64,") == 3
@@ -75,13 +77,8 @@ def test_runs_judged_on_other_sentences_do_not_stand_side_by_side(split: str) ->
 
 
 @pytest.fixture
-def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracker:
-    (tmp_path / "project").mkdir()
-    for name in ("dvc.yaml", "params.yaml"):
-        (tmp_path / "project" / name).write_text("{}\n")
-    monkeypatch.chdir(tmp_path / "project")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return Tracker("of reports")
+def project(tmp_path: Path) -> Path:
+    return begin_project(tmp_path / "project")
 
 
 def whole(tracker: Tracker, folder: Path, *right: int) -> str:

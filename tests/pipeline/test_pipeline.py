@@ -4,10 +4,8 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 
 from bilstm_attention.experiment.official import evaluate_official, read_answers
 from tests.pipeline.conftest import Project
+from tests.servers import free_port, wait_until_it_answers
 
 pytestmark = pytest.mark.slow
 
@@ -191,22 +190,14 @@ def test_a_killed_training_resumes_and_ends_as_an_unbroken_one(
 
 
 @contextmanager
-def mlflow_ui(project: Project) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def mlflow_ui(project: Project, log: Path) -> Iterator[str]:
+    port = free_port()
     command = ["bilstm-attention", "ui", "--port", str(port)]
-    server = subprocess.Popen(
-        command, cwd=project.root, env=project.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    with log.open("w") as file:
+        server = subprocess.Popen(command, cwd=project.root, env=project.environment(), stdout=file, stderr=file)
     try:
         address = f"http://127.0.0.1:{port}"
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=1)
-                break
-            except OSError:
-                time.sleep(0.5)
+        wait_until_it_answers(f"{address}/health", server, log)
         yield address
     finally:
         server.terminate()
@@ -241,7 +232,7 @@ def test_the_mlflow_ui_shows_runs_parameters_curves_and_artifacts(
     project, _ = first_repro
     run = next(run for run in runs_of(project) if run.info.run_name == "zhou u=8 seed=0")
     experiment = f"experiments/{run.info.experiment_id}"
-    with mlflow_ui(project) as address:
+    with mlflow_ui(project, tmp_path / "log") as address:
         page = f"{address}/#/{experiment}/runs/{run.info.run_id}"
         for where, shown in (
             (f"{address}/#/{experiment}/runs?workflowType=machine_learning", ["zhou u=8 seed=0"]),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import pandas as pd
 import pytest
 
 from tests.pipeline.conftest import Project
+from tests.servers import free_port, wait_until_it_answers
 
 pytestmark = pytest.mark.slow
 REQUESTS, AT_ONCE = 1000, 4
@@ -68,9 +68,7 @@ def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", needed], check=True)
     installed = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
     assert "bilstm" not in installed
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     empty = folder / "empty"
     empty.mkdir()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "PYTHON", "VIRTUAL"))}
@@ -87,13 +85,7 @@ def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         )
     found = Server(f"http://127.0.0.1:{port}", folder)
     try:
-        for _ in range(240):
-            assert serving.poll() is None, (folder / "log").read_text()
-            try:
-                urllib.request.urlopen(f"{found.address}/ping", timeout=1)
-                break
-            except OSError:
-                time.sleep(0.5)
+        wait_until_it_answers(f"{found.address}/ping", serving, folder / "log")
         yield found
     finally:
         os.killpg(serving.pid, 15)

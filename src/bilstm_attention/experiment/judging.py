@@ -57,7 +57,8 @@ class Verdict:
 
 
 def judge(seeds: Sequence[int], params: Evaluate) -> Verdict:
-    """Scores every seed's model on test, of which nothing was used to choose them, and tries its attention on dev.
+    """Scores every seed's model on test, of which nothing was used to choose them; has it answer dev, and tries its
+    attention there.
 
     Raises:
         DataError: a stage before this one has not run, or no dev sentence has two tokens to try attention on.

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 
@@ -291,8 +292,6 @@ class Registry:
         return line
 
     def _answers(self, version: Version) -> pd.DataFrame:
-        from tempfile import TemporaryDirectory
-
         with TemporaryDirectory() as folder:
             try:
                 file = self.client.download_artifacts(version.run, version.answers, folder)

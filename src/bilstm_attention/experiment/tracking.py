@@ -1,7 +1,7 @@
 """Every run in MLflow.
 
-Runs are written when their work is done, from files that are already safe on disk: a store that fails costs its own
-record and nothing else, and a killed training leaves no run behind that seems to go on.
+Runs are written when their work is done, from files that are already safe on disk: a store that fails costs no result,
+and a killed training leaves no run behind that seems to go on.
 """
 
 import json

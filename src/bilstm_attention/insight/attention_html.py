@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from bilstm_attention.corpus.tokens import MARKERS
+from bilstm_attention.insight.html import environment
 from bilstm_attention.insight.reading import AttentionExample
 from bilstm_attention.paths import written_whole
 
@@ -74,18 +75,11 @@ def _shaded(weights: Sequence[int]) -> list[int]:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("bilstm_attention", "insight"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"shaded": _shaded, "digest": _digest}
-    environment.globals["zip"] = zip
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    return environment
+    found = environment()
+    found.filters |= {"shaded": _shaded, "digest": _digest}
+    found.globals["zip"] = zip
+    found.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return found
 
 
 def _digest(content: Any) -> str:

@@ -9,13 +9,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bilstm_attention.errors import UserError
 from bilstm_attention.experiment import scoring
 from bilstm_attention.experiment.archive import Evaluated
 from bilstm_attention.experiment.official import none_last
 from bilstm_attention.insight import plots
+from bilstm_attention.insight.html import environment
 from bilstm_attention.insight.reading import AttentionExample
 from bilstm_attention.paths import written_whole
 
@@ -79,7 +79,7 @@ def report(
     labels = none_last(set(runs[0].test["gold"]))
     best = runs[0].params["train.restore_best_weights"] == "True"
     page = (
-        _environment()
+        environment()
         .get_template("report.html.jinja")
         .render(
             runs=runs,
@@ -139,14 +139,3 @@ def _picture(draw: Callable[[Path], None]) -> str:
         file = Path(folder) / "picture.png"
         draw(file)
         return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("bilstm_attention", "insight"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )

@@ -1,0 +1,45 @@
+"""An empty project, and an untrained classifier of a few words: what tests of records and of serving begin with."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from bilstm_attention.corpus.tokens import Vocabulary
+from bilstm_attention.params import Params
+
+LABELS = ["Component-Whole(e1,e2)", "Component-Whole(e2,e1)", "Other"]
+WORDS = ["the", "wheel", "of", "car", "broke", "."]
+
+
+def begin_project(root: Path) -> Path:
+    """Makes a folder a project; returns it."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    (root / "params.yaml").write_text("{}\n")
+    return root
+
+
+def commit_all(root: Path) -> Path:
+    """Makes a folder a git repository with one commit of all that it holds; returns it."""
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "start"]):
+        subprocess.run([*git, *words], cwd=root, check=True)
+    return root
+
+
+def save_classifier_folder(folder: Path, units: int, seed: int, params: str = "{}\n") -> Path:
+    """Writes what `serving.load_folder` reads, of an untrained classifier of these words; returns the folder."""
+    from bilstm_attention.network.classifier import build_classifier, save_classifier
+
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = Vocabulary(WORDS)
+    vocabulary.save(folder / "vocabulary.txt")
+    matrix = np.random.default_rng(0).normal(size=(len(vocabulary), 5)).astype(np.float32)
+    matrix[0] = 0
+    tiny = Params().model.model_copy(update={"lstm_units": units})
+    save_classifier(build_classifier(tiny, matrix, len(matrix), len(LABELS), seed=seed), folder / "model.keras")
+    (folder / "labels.json").write_text(json.dumps(LABELS))
+    (folder / "params.yaml").write_text(params)
+    return folder
