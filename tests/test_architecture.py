@@ -89,7 +89,7 @@ def test_no_two_modules_import_each_other() -> None:
         ("dask", {"corpus.cluster"}),
         ("gensim", {"corpus.vectors"}),
         ("pooch", {"corpus.catalog"}),
-        ("matplotlib", {"insight.plots", "insight.study_plots"}),
+        ("matplotlib", {"insight.plots", "insight.comparison_plots", "insight.study_plots"}),
         ("plotly", {"insight.study_figures"}),
         ("jinja2", {"insight.attention_html", "insight.html"}),
     ],

@@ -139,7 +139,7 @@ def _compared(comparison: Any, planned: Sequence[Any], done: Any, target: Path) 
     """The table of scores, and its section of the page; draws its picture."""
     from bilstm_attention.experiment.comparison import of_variants
     from bilstm_attention.experiment.standings import answers_of, by_class, errors_of, tabulate
-    from bilstm_attention.insight import plots
+    from bilstm_attention.insight import comparison_plots
     from bilstm_attention.insight.comparison_page import section
     from bilstm_attention.overrides import flatten
 
@@ -153,9 +153,10 @@ def _compared(comparison: Any, planned: Sequence[Any], done: Any, target: Path) 
     if given.along:
         bases = [base.stem for base in comparison.bases.values()]
         values = [flatten(params)[given.along] for params in comparison.variants.values()]
-        plots.along(shown.assign(curve=bases, value=values), given.along, f"{score} {comparison.monitor}", picture)
+        curves = shown.assign(curve=bases, value=values)
+        comparison_plots.along(curves, given.along, f"{score} {comparison.monitor}", picture)
     else:
-        plots.compared(shown, f"{score} {comparison.monitor}", picture)
+        comparison_plots.compared(shown, f"{score} {comparison.monitor}", picture)
     classes = by_class(answers) if "classes" in given.show else None
     errors = errors_of(answers[given.reference]) if "errors" in given.show else None
     table.insert(0, "table", comparison.name)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from bilstm_attention.insight import plots
+from bilstm_attention.insight import comparison_plots, plots
 from bilstm_attention.insight.plots import AttentionExample
 
 RELATIONS = ["Cause-Effect", "Component-Whole", "Content-Container", "Entity-Destination", "Entity-Origin"]
@@ -71,8 +71,9 @@ PICTURES = {
 def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Calls a picture and returns its figure, laid out."""
     figures: list[Figure] = []
-    write = plots._write
-    monkeypatch.setattr(plots, "_write", lambda figure, path: (write(figure, path), figures.append(figure)))
+    write = plots.write
+    for room in (plots, comparison_plots):
+        monkeypatch.setattr(room, "write", lambda figure, path: (write(figure, path), figures.append(figure)))
 
     def draw(picture, *data) -> Figure:
         picture(*data, tmp_path / "picture.png")
@@ -306,6 +307,6 @@ def test_a_score_along_a_parameter_is_drawn_by_curve(tmp_path: Path) -> None:
     )
     pictures = [tmp_path / name for name in ("one.png", "two.png")]
     for picture in pictures:
-        plots.along(frame, "data.train_rows", "test official_f1", picture)
+        comparison_plots.along(frame, "data.train_rows", "test official_f1", picture)
     assert pictures[0].read_bytes() == pictures[1].read_bytes()
     assert pictures[0].read_bytes().startswith(b"\x89PNG")

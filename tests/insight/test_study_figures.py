@@ -84,10 +84,8 @@ def names(files: list[Path]) -> set[str]:
 def kept_figures(patch: pytest.MonkeyPatch) -> dict[str, Figure]:
     """Will hold the figures of the pictures, by name."""
     figures: dict[str, Figure] = {}
-    write = study_plots._write
-    patch.setattr(
-        study_plots, "_write", lambda figure, path: (figures.update({path.stem: figure}), write(figure, path))
-    )
+    write = study_plots.write
+    patch.setattr(study_plots, "write", lambda figure, path: (figures.update({path.stem: figure}), write(figure, path)))
     return figures
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from bilstm_attention.insight.plots import BAR, DIM, SEED_COLOURS, _house_style, _write
+from bilstm_attention.insight.plots import BAR, DIM, SEED_COLOURS, house_style, write
 
 NAMES = {
     "ours": "ours",
@@ -144,12 +144,12 @@ def _threads(threads: int) -> str:
     return {0: "its own threads", 1: "1 thread"}.get(threads, f"{threads} threads")
 
 
-@_house_style
+@house_style
 def plot(measure: str, found: Mapping[str, Any], path: Path) -> None:
     """Draws what was measured to a PNG file."""
     figure = Figure(figsize=(9, 3.6 if measure != "step" else 1.9 * len(found["sizes"])), layout="constrained")
     PLOTS[measure](figure, found)
-    _write(figure, path)
+    write(figure, path)
 
 
 def _plot_steps(figure: Figure, found: Mapping[str, Any]) -> None:

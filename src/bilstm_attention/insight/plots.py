@@ -42,7 +42,7 @@ DARKEST = 0.45  # of SHADES behind a token, so that dark letters stay readable
 # Of the attention picture, in points: the page, its margins, a caption, a line, letters, digits.
 PAGE, EDGE, CAPTION, LINE, SIZE, DIGITS = 720.0, 16.0, 27.0, 28.0, 10.0, 6.5
 
-_house_style = style.context(
+house_style = style.context(
     [
         "default",
         {
@@ -64,7 +64,7 @@ _house_style = style.context(
 )
 
 
-@_house_style
+@house_style
 def learning_curves(histories: Mapping[str, pd.DataFrame], monitor: str, path: Path, best: bool = True) -> None:
     """Losses and the monitored dev score by epoch, one colour per training, the epoch that was kept marked.
 
@@ -101,10 +101,10 @@ def learning_curves(histories: Mapping[str, pd.DataFrame], monitor: str, path: P
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         axes.grid(visible=True)
     figure.legend(loc="outside right upper")
-    _write(figure, path)
+    write(figure, path)
 
 
-@_house_style
+@house_style
 def overview(pictures: Sequence[Path], path: Path) -> None:
     """Pictures one under another, 800 pixels wide: as much as a column of MLflow's page shows without scrolling."""
     images = [imread(picture) for picture in pictures]
@@ -115,10 +115,10 @@ def overview(pictures: Sequence[Path], path: Path) -> None:
     for axes, image in zip(rows[:, 0], images, strict=True):
         axes.imshow(image, aspect="auto", interpolation="antialiased")
         axes.set_axis_off()
-    _write(figure, path)
+    write(figure, path)
 
 
-@_house_style
+@house_style
 def confusion_matrix(counts: pd.DataFrame, path: Path) -> None:
     """Counts `(K, K)`, gold rows by predicted columns, each cell shaded by its share of the row."""
     rows, columns = [str(label) for label in counts.index], [str(label) for label in counts.columns]
@@ -146,10 +146,10 @@ def confusion_matrix(counts: pd.DataFrame, path: Path) -> None:
     axes.spines[:].set_visible(False)
     figure.suptitle("rows: gold; columns: predicted; shade: share of the row", size=10)
     figure.colorbar(image, shrink=0.6, aspect=25).outline.set_visible(False)
-    _write(figure, path)
+    write(figure, path)
 
 
-@_house_style
+@house_style
 def scores_by_class(frame: pd.DataFrame, path: Path) -> None:
     """F1, precision and recall (percent) by class, the best on top.
 
@@ -172,10 +172,10 @@ def scores_by_class(frame: pd.DataFrame, path: Path) -> None:
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=True, axis="x")
     figure.legend(handles=[bars, *precision, *recall], loc="outside upper center", ncols=3)
-    _write(figure, path)
+    write(figure, path)
 
 
-@_house_style
+@house_style
 def faithfulness_curves(curves: Mapping[str, Any], path: Path) -> None:
     """How far the predicted class's probability falls without the tokens that a ranking puts on top, and with no other.
 
@@ -196,63 +196,10 @@ def faithfulness_curves(curves: Mapping[str, Any], path: Path) -> None:
         axes.axhline(0, color=DIM, linewidth=0.8)
     figure.supylabel("fall of the probability (percentage points)", size=9)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    _write(figure, path)
+    write(figure, path)
 
 
-@_house_style
-def compared(frame: pd.DataFrame, metric: str, path: Path) -> None:
-    """A score (percent) of several variants, the best on top: a dot per seed, their mean as a bar across.
-
-    Args:
-        frame: `variant`, `mean`, and a column `seed_N` per seed.
-        metric: name of the score.
-        path: the PNG to write.
-    """
-    ordered = frame.sort_values("mean", ascending=False, kind="stable")
-    places = np.arange(len(ordered))
-    figure = Figure(figsize=(8, 0.8 + 0.27 * len(ordered)), layout="constrained")
-    axes = figure.subplots()
-    for column in [name for name in ordered if str(name).startswith("seed_")]:
-        axes.plot(ordered[column], places, "o", color=INK, markerfacecolor="white", markersize=5)
-    axes.plot(ordered["mean"], places, "|", color=INK, markersize=13, markeredgewidth=2)
-    axes.set_yticks(places, ordered["variant"])
-    axes.set(ylim=(len(ordered) - 0.4, -0.6), xlabel=f"{metric.replace('_f1', ' F1')} in percent; bar: mean")
-    axes.tick_params(axis="y", length=0)
-    axes.grid(visible=True)
-    _write(figure, path)
-
-
-@_house_style
-def along(frame: pd.DataFrame, parameter: str, metric: str, path: Path) -> None:
-    """A score (percent) against a parameter, a curve for each base: a dot per seed, a line through their means.
-
-    The axis is logarithmic where the largest value is eight times the smallest or more, as in learning curves.
-
-    Args:
-        frame: `curve`, `value`, `mean`, and a column `seed_N` per seed.
-        parameter: its name.
-        metric: name of the score.
-        path: the PNG to write.
-    """
-    figure = Figure(figsize=(6.5, 4), layout="constrained")
-    axes = figure.subplots()
-    values = sorted(frame["value"].unique())
-    for number, (curve, rows) in enumerate(frame.sort_values("value").groupby("curve", sort=False)):
-        look = LOOKS[number % len(LOOKS)]
-        axes.plot(rows["value"], rows["mean"], label=curve, **look)
-        for column in [name for name in rows if str(name).startswith("seed_")]:
-            axes.plot(rows["value"], rows[column], ".", color=look["color"], markersize=3, alpha=0.6)
-    if values[0] > 0 and values[-1] >= 8 * values[0]:
-        axes.set_xscale("log")
-        axes.minorticks_off()
-    axes.set_xticks(values, [f"{value:,}" for value in values])
-    axes.set(xlabel=parameter, ylabel=f"{metric.replace('_f1', ' F1')} in percent")
-    axes.grid(visible=True)
-    axes.legend(loc="lower right")
-    _write(figure, path)
-
-
-@_house_style
+@house_style
 def attention_picture(examples: Sequence[AttentionExample], path: Path) -> None:
     """Sentences with each token shaded by its weight relative to the heaviest of its sentence.
 
@@ -286,7 +233,7 @@ def attention_picture(examples: Sequence[AttentionExample], path: Path) -> None:
             )
             axes.text(middle, y + 15, written.get(index, ""), size=DIGITS, color=DIM, ha="center")
         top += tall
-    _write(figure, path)
+    write(figure, path)
 
 
 def _caption(axes: Axes, example: AttentionExample, top: float, tall: float) -> None:
@@ -330,7 +277,8 @@ def _short(text: str, longest: int = 50) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG, whole or not at all; the same figure gives the same bytes."""
     with written_whole(path) as temporary:
         # left to itself, matplotlib writes its version into the file
         figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -23,7 +23,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from bilstm_attention.insight.plots import BAR, DIM, SEED_COLOURS, SHADES, _house_style, _write
+from bilstm_attention.insight.plots import BAR, DIM, SEED_COLOURS, SHADES, house_style, write
 
 BEST = SEED_COLOURS[1]
 # not the lightest, which is white
@@ -37,7 +37,7 @@ LOOKS: dict[TrialState, dict[str, Any]] = {
 ABSENT = -0.13  # of the height of an axis: where a parameter stands that a trial does not have
 
 
-@_house_style
+@house_style
 def history(study: optuna.Study, label: str, path: Path) -> None:
     """Scores of complete trials by number, and the best so far."""
     numbers, scores, so_far = best_so_far(study)
@@ -51,10 +51,10 @@ def history(study: optuna.Study, label: str, path: Path) -> None:
     axes.xaxis.set_major_locator(_whole_numbers())
     axes.grid(visible=True)
     figure.legend(loc="outside upper right", ncols=2)
-    _write(figure, path)
+    write(figure, path)
 
 
-@_house_style
+@house_style
 def pareto_front(study: optuna.Study, labels: Sequence[str], path: Path) -> None:
     """Complete trials by their two objectives; those of the front with their numbers."""
     front = sorted(study.best_trials, key=lambda trial: (trial.values[0], trial.values[1]))
@@ -77,10 +77,10 @@ def pareto_front(study: optuna.Study, labels: Sequence[str], path: Path) -> None
     axes.margins(0.08)
     axes.grid(visible=True)
     figure.legend(loc="outside upper right", ncols=2)
-    _write(figure, path)
+    write(figure, path)
 
 
-@_house_style
+@house_style
 def parallel_coordinates(study: optuna.Study, label: str, path: Path) -> None:
     """A line per complete trial through its score and its parameters, the best on top."""
     sign = 1 if _higher_is_better(study) else -1
@@ -115,10 +115,10 @@ def parallel_coordinates(study: optuna.Study, label: str, path: Path) -> None:
     axes.tick_params(axis="x", length=0)
     axes.spines[:].set_visible(False)
     axes.set_title("lines: complete trials, the darker the better; absent: the trial did not have the parameter")
-    _write(figure, path)
+    write(figure, path)
 
 
-@_house_style
+@house_style
 def slices(study: optuna.Study, label: str, path: Path) -> None:
     """Scores of complete trials by each parameter, the later the darker."""
     trials = _complete(study)
@@ -146,10 +146,10 @@ def slices(study: optuna.Study, label: str, path: Path) -> None:
     bar = figure.colorbar(ScalarMappable(scale, DOTS), ax=panels, aspect=30, ticks=_whole_numbers())
     bar.set_label("trial")
     bar.outline.set_visible(False)
-    _write(figure, path)
+    write(figure, path)
 
 
-@_house_style
+@house_style
 def importances(shares: Mapping[str, Mapping[str, float]], path: Path) -> None:
     """Shares by evaluator and parameter, side by side."""
     most, highest = max(map(len, shares.values())), max(max(by_name.values()) for by_name in shares.values())
@@ -164,10 +164,10 @@ def importances(shares: Mapping[str, Mapping[str, float]], path: Path) -> None:
         axes.set(title=evaluator, xlabel="share", xlim=(0, 1.15 * highest), ylim=(most - 0.4, -0.6))
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=True, axis="x")
-    _write(figure, path)
+    write(figure, path)
 
 
-@_house_style
+@house_style
 def intermediate_values(study: optuna.Study, label: str, path: Path) -> None:
     """Scores by epoch, a line per trial, with a cross where one was pruned; those that failed are left out."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
@@ -187,10 +187,10 @@ def intermediate_values(study: optuna.Study, label: str, path: Path) -> None:
     axes.xaxis.set_major_locator(_whole_numbers())
     axes.grid(visible=True)
     figure.legend(loc="outside upper right", ncols=2)
-    _write(figure, path)
+    write(figure, path)
 
 
-@_house_style
+@house_style
 def timeline(study: optuna.Study, path: Path) -> None:
     """A bar per trial from its start to its end."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.datetime_start and trial.datetime_complete]
@@ -213,7 +213,7 @@ def timeline(study: optuna.Study, path: Path) -> None:
     axes.invert_yaxis()
     axes.grid(visible=True, axis="x")
     figure.legend(handles=shown, loc="outside upper right", ncols=3)
-    _write(figure, path)
+    write(figure, path)
 
 
 def best_so_far(study: optuna.Study) -> tuple[list[int], list[float], list[float]]:
