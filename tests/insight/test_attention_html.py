@@ -2,10 +2,9 @@
 
 import json
 import re
-import shutil
-import subprocess
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from playwright.sync_api import Browser
+from playwright.sync_api import Page as PageInBrowser
+from tests.browser import headless_browser
 
 from bilstm_attention.insight import attention_html
 from bilstm_attention.insight.attention_html import SHADES, attention_page
@@ -96,9 +98,6 @@ def example(
 def two_heads() -> list[AttentionExample]:
     first = example(["x", "<e1>", "y", "</e1>"], weights=[[0.5, 0.1, 0.3, 0.1], [0.1, 0.1, 0.7, 0.1]], axis="head")
     return [first, example(["z"], weights=[[1.0], [1.0]], gold="Cause-Effect(e1,e2)", axis="head")]
-
-
-Browser = Callable[[Path, str], tuple[Page, str]]
 
 
 @pytest.fixture
@@ -276,32 +275,25 @@ def test_the_template_comes_with_the_package() -> None:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
-    """The page as a browser shows it once its scripts have run, and what they said on the console."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("chromium is not installed, so the page cannot be looked at")
-    profile = tmp_path_factory.mktemp("profile")
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", *quiet]
-    command += [f"--user-data-dir={profile}", "--enable-logging=stderr", "--virtual-time-budget=2000", "--dump-dom"]
-
-    def show(path: Path, state: str) -> tuple[Page, str]:
-        address = f"{path.as_uri()}#{state}"
-        done = subprocess.run([*command, address], capture_output=True, text=True, timeout=120, check=True)
-        return Page(done.stdout), "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
-
-    return show
+def browser() -> Iterator[Browser]:
+    with headless_browser() as started:
+        yield started
 
 
-def examined(path: Path, script: str, browser: Browser) -> list:
-    """What a script finds out about the page and leaves in `found`; the policy would not let it run."""
-    text = re.sub('<meta http-equiv="Content-Security-Policy[^>]*>', "", path.read_text(encoding="utf-8"))
-    script = f"<script>const found = []; {script} document.title = JSON.stringify(found);</script></body>"
-    path.write_text(text.replace("</body>", script), encoding="utf-8")
-    page, console = browser(path, "")
-    assert console == ""
-    return list(json.loads(page.all("title")[0][1]))
+@contextmanager
+def opened(browser: Browser, path: Path, state: str = "") -> Iterator[tuple[PageInBrowser, list[str]]]:
+    """The page in a browser, its scripts run, and what they say on the console."""
+    page, said = browser.new_page(), list[str]()
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(f"{path.as_uri()}#{state}")
+    yield page, said
+    page.close()
+
+
+def shown(browser: Browser, path: Path, state: str) -> tuple[Page, list[str]]:
+    with opened(browser, path, state) as (page, said):
+        return Page(page.content()), said
 
 
 def three() -> list[AttentionExample]:
@@ -313,8 +305,8 @@ def three() -> list[AttentionExample]:
 
 def test_a_browser_runs_the_page_as_its_address_says_without_a_fault(browser: Browser, tmp_path: Path) -> None:
     attention_page(three(), tmp_path / "page.html", title="t", source="s")
-    page, console = browser(tmp_path / "page.html", "show=right&predicted=Other&order=surest")
-    assert console == ""
+    page, console = shown(browser, tmp_path / "page.html", "show=right&predicted=Other&order=surest")
+    assert console == []
     visible = [text.split()[0] for attributes, text in page.all("li") if "hidden" not in attributes]
     assert visible == ["3", "1"]
     assert page.all("output")[0][1] == "2 of 3 sentences shown"
@@ -333,45 +325,34 @@ STATES = {
     "search=nowhere": [],
     "order=toString&length=7&gold=__proto__&show=x&controls=1": ["1", "2", "3"],
 }
-VISIT = """
-for (const state of %s) {
+VISIT = """state => {
   history.replaceState(null, "", "#" + state);
   restore();
   const visible = [...document.querySelectorAll("li:not([hidden]) .number")].map((number) => number.textContent);
-  found.push([visible, count.textContent]);
-}
-"""
+  return [visible, count.textContent];
+}"""
 
 
 def test_sentences_are_filtered_searched_and_ordered(browser: Browser, tmp_path: Path) -> None:
     attention_page(three(), tmp_path / "page.html", title="t", source="s")
-    found = examined(tmp_path / "page.html", VISIT % json.dumps(list(STATES)), browser)
+    with opened(browser, tmp_path / "page.html") as (page, console):
+        found = [page.evaluate(VISIT, state) for state in STATES]
+    assert console == []
     expected = [[shown, f"{len(shown)} of 3 sentences shown"] for shown in STATES.values()]
     assert dict(zip(STATES, found, strict=True)) == dict(zip(STATES, expected, strict=True))
-
-
-KEYS = """
-// a busy machine runs this before it gives the window the focus, without which a focused token tells nobody
-const focus = HTMLElement.prototype.focus;
-HTMLElement.prototype.focus = function () {
-  focus.call(this);
-  if (!document.hasFocus()) this.dispatchEvent(new FocusEvent("focusin", { bubbles: true }));
-};
-const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
-for (const first of [...document.querySelectorAll("[tabindex]")]) {
-  first.focus();
-  for (const key of ["ArrowLeft", "ArrowRight", "ArrowRight", "ArrowLeft", "ArrowLeft"]) {
-    press(key);
-    found.push(told.textContent);
-  }
-}
-"""
 
 
 def test_arrow_keys_go_from_token_to_token_the_way_they_point(browser: Browser, tmp_path: Path) -> None:
     hebrew = example(["<e1>", "כלב", "</e1>"], weights=[[0.5, 0.25, 0.25]] * 2, axis="head")
     attention_page([two_heads()[0], hebrew], tmp_path / "page.html", title="t", source="s")
-    told = examined(tmp_path / "page.html", KEYS, browser)
+    told = []
+    with opened(browser, tmp_path / "page.html") as (page, console):
+        for first in page.locator("[tabindex='0']").all():
+            first.focus()
+            for key in ("ArrowLeft", "ArrowRight", "ArrowRight", "ArrowLeft", "ArrowLeft"):
+                page.keyboard.press(key)
+                told.append(page.locator("#told").inner_text())
+    assert console == []
     assert [text.partition(":")[0] for text in told] == [
         *("x", "<e1>", "y", "<e1>", "x"),
         *("כלב", "<e1>", "<e1>", "כלב", "</e1>"),
@@ -381,14 +362,14 @@ def test_arrow_keys_go_from_token_to_token_the_way_they_point(browser: Browser, 
 
 def test_a_browser_shades_by_the_chosen_distribution(browser: Browser, tmp_path: Path) -> None:
     attention_page(two_heads(), tmp_path / "page.html", title="t", source="s")
-    page, console = browser(tmp_path / "page.html", "shade=2")
-    assert console == ""
+    page, console = shown(browser, tmp_path / "page.html", "shade=2")
+    assert console == []
     assert [attributes["class"] for attributes, _ in page.tokens()] == ["w3", "w3", "w20", "w3", "w20"]
     assert page.tokens()[2][0]["title"] == "y: weight 0.7000, token 3 of 4"
     assert page.all("span", id="which")[0][1] == "head 2"
     attention_page([example(["a", "b"])], tmp_path / "one.html", title="t", source="s")
-    page, console = browser(tmp_path / "one.html", "shade=2")
-    assert console == ""
+    page, console = shown(browser, tmp_path / "one.html", "shade=2")
+    assert console == []
     assert [attributes["class"] for attributes, _ in page.tokens()] == ["w20", "w20"]
 
 
@@ -397,6 +378,7 @@ def test_a_script_that_is_not_the_pages_own_does_not_run(browser: Browser, tmp_p
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     alien = "<script>document.title = 'alien'</script></body>"
     (tmp_path / "page.html").write_text(text.replace("</body>", alien), encoding="utf-8")
-    page, console = browser(tmp_path / "page.html", "")
+    page, console = shown(browser, tmp_path / "page.html", "")
     assert page.all("title")[0][1] == "t: attention weights"
-    assert "Content Security Policy" in console
+    (refusal,) = console
+    assert "Content Security Policy" in refusal

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bilstm_attention.experiment.official import evaluate_official, read_answers
+from tests.browser import headless_browser, looked_at
 from tests.pipeline.conftest import Project
 from tests.servers import free_port, wait_until_it_answers
 
@@ -204,41 +205,21 @@ def mlflow_ui(project: Project, log: Path) -> Iterator[str]:
         server.wait(timeout=30)
 
 
-def rendered(address: str, profile: Path, *shown: str) -> str:
-    """The page as a browser shows it once all of `shown` is there; the last look, if it does not come in time."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("chromium is not installed, so the MLflow UI cannot be looked at")
-    quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
-    where = (
-        f"--user-data-dir={profile}",
-        "--window-size=1600,1200",
-        "--virtual-time-budget=30000",
-        "--dump-dom",
-        address,
-    )
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", *quiet, *where]
-    # the browser's clock runs ahead of a slow server, so a look may come too early
-    for _ in range(6):
-        page = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-        if all(text in page for text in shown):
-            break
-    return page
-
-
 def test_the_mlflow_ui_shows_runs_parameters_curves_and_artifacts(
     first_repro: tuple[Project, str], tmp_path: Path
 ) -> None:
     project, _ = first_repro
     run = next(run for run in runs_of(project) if run.info.run_name == "zhou u=8 seed=0")
     experiment = f"experiments/{run.info.experiment_id}"
-    with mlflow_ui(project, tmp_path / "log") as address:
-        page = f"{address}/#/{experiment}/runs/{run.info.run_id}"
-        for where, shown in (
-            (f"{address}/#/{experiment}/runs?workflowType=machine_learning", ["zhou u=8 seed=0"]),
-            (page, ["model.attention.kind", "best_dev_official_f1", "test_official_f1"]),
-            (f"{page}/model-metrics", ["dev_loss"]),
-            (f"{page}/artifacts", ["predictions.csv", "metrics.json", "plots", "answers"]),
+    with mlflow_ui(project, tmp_path / "log") as address, headless_browser() as browser:
+        page, where = browser.new_page(), f"{address}/#/{experiment}/runs/{run.info.run_id}"
+        for number, (there, shown) in enumerate(
+            (
+                (f"{address}/#/{experiment}/runs?workflowType=machine_learning", ["zhou u=8 seed=0"]),
+                (where, ["model.attention.kind", "best_dev_official_f1", "test_official_f1"]),
+                (f"{where}/model-metrics", ["dev_loss"]),
+                (f"{where}/artifacts", ["predictions.csv", "metrics.json", "plots", "answers"]),
+            )
         ):
-            looked_at = rendered(where, tmp_path / "profile", *shown)
-            assert [text for text in shown if text not in looked_at] == []
+            page.goto(there)
+            looked_at(page, tmp_path / f"{number}.png", *shown)

@@ -1,8 +1,6 @@
 """`bilstm-attention report`: runs, or the seeds of one, side by side on a page that stands alone."""
 
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -103,18 +101,6 @@ def test_the_seeds_of_one_run_stand_side_by_side_with_a_test(project: Project) -
     assert second.startswith(f"{right:.2f}")
     assert page.text.count('class="tokens"') == 2 * 8
     assert "<p>None.</p>" in page.text
-
-
-def test_the_page_can_be_looked_at(project: Project, tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("chromium is not installed, so the page cannot be looked at")
-    made(project)
-    picture = tmp_path / "report.png"
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    address = f"file://{project.root / 'report.html'}"
-    subprocess.run([*command, "--window-size=1400,3000", f"--screenshot={picture}", address], check=True, timeout=120)
-    assert picture.stat().st_size > 50_000
 
 
 def test_a_run_that_was_not_evaluated_or_judged_on_other_sentences_is_named(project: Project) -> None:

@@ -210,9 +210,14 @@ class Tracker(Store):
         return NOTE in self.client.get_run(run_id).data.tags
 
     def describe(self, run_id: str, markdown: str) -> None:
-        """Sets what the run's page says first; addresses `artifact:NAME` become those of its files."""
+        """Sets what the run's page says first; addresses `artifact:NAME` become those of its files.
+
+        Pages open in the run's view of its files, since a browser that is sent one by MLflow saves it.
+        """
 
         def address(found: re.Match[str]) -> str:
+            if found[1].endswith(".html"):
+                return f"](#/experiments/{self.experiment}/runs/{run_id}/artifacts/{quote(found[1])})"
             return f"](get-artifact?path={quote(found[1], safe='')}&run_uuid={run_id})"
 
         self.client.set_tag(run_id, NOTE, re.sub(r"\]\(artifact:([^)]+)\)", address, markdown))
