@@ -101,7 +101,7 @@ def whole_description(page: Page, address: str) -> None:
     page.goto(address)
     page.get_by_text("Show more").click(timeout=MILLISECONDS)
     # MLflow's own, which covers a third of the page when it is first seen
-    page.get_by_text("MLflow Assistant").locator("xpath=../..").get_by_role("button").last.click()
+    page.locator("[data-component-id='mlflow.assistant.chat_panel.close']").click()
 
 
 def test_the_page_of_a_run_and_of_what_its_model_attends_to(
@@ -110,12 +110,13 @@ def test_the_page_of_a_run_and_of_what_its_model_attends_to(
     page = browser.new_page(viewport={"width": 1600, "height": 1400})
     whole_description(page, recorded.page("zhou u=8 seeds=0,1"))
     looked_at(page, tmp_path / "run.png", "test official_f1", "What the model attends to", "test_official_f1_mean")
-    page.get_by_role("link", name="seed-0").click()
-    attention = page.frame_locator("iframe")
+    with page.context.expect_page() as tab:
+        page.get_by_role("link", name="seed-0").click()
+    attention = tab.value.frame_locator("iframe")
     expect(attention.get_by_text("of 300 sentences shown")).to_be_visible(timeout=MILLISECONDS)
     attention.get_by_label("errors only").check()
     expect(attention.locator("output")).not_to_contain_text("300 of 300")
-    looked_at(page, tmp_path / "attention.png", "seed-0.html")
+    looked_at(tab.value, tmp_path / "attention.png", "seed-0.html")
 
 
 def test_the_page_of_a_sweep(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:
