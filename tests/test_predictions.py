@@ -117,6 +117,13 @@ def test_a_table_that_cannot_be_answered_leaves_no_half_of_one(
         ("latin.csv", "answers.csv", "latin.csv: not a csv file"),
         ("commas.csv", "answers.csv", "commas.csv:2: 2 fields, 1 in the header; a comma within a field needs quotes"),
         ("text.parquet", "answers.csv", "text.parquet: not a parquet file"),
+        ("damaged.parquet", "answers.csv", "damaged.parquet: a damaged parquet file"),
+        ("twice.parquet", "answers.csv", "twice.parquet: several columns are called text; give each a name"),
+        ("twice.csv", "answers.csv", "twice.csv: several columns are called note; give each a name of its own"),
+        ("gap.csv", "answers.csv", "gap.csv:2: an empty line; delete it, or write an empty field"),
+        ("half.jsonl", "answers.csv", "half.jsonl: a column holds what no table can, or values of several types"),
+        ("long.jsonl", "answers.csv", "long.jsonl: a column holds what no table can, or values of several types"),
+        ("mixed.jsonl", "answers.csv", "mixed.jsonl: a column holds what no table can, or values of several types"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_named(
@@ -130,10 +137,27 @@ def test_a_table_that_cannot_be_read_is_named(
     (tmp_path / "latin.csv").write_bytes("text\né\n".encode("latin-1"))
     (tmp_path / "commas.csv").write_text("text\nA good film, but long\n")
     (tmp_path / "text.parquet").write_text("text")
+    parquet.write_table(pa.table({"text": TEXTS * 500}), tmp_path / "damaged.parquet", use_dictionary=False)
+    pages = bytearray((tmp_path / "damaged.parquet").read_bytes())
+    pages[50:150] = b"x" * 100
+    (tmp_path / "damaged.parquet").write_bytes(pages)
+    parquet.write_table(pa.table([TEXTS, TEXTS], names=["text", "text"]), tmp_path / "twice.parquet")
+    (tmp_path / "twice.csv").write_text(f'text,note,note\n"{TEXTS[0]}",1,2\n')
+    (tmp_path / "gap.csv").write_text(f'text\n\n"{TEXTS[0]}"\n')
+    (tmp_path / "half.jsonl").write_text('{"text": "\\ud83d"}\n')
+    (tmp_path / "long.jsonl").write_text(f'{{"text": "a", "id": {2**70}}}\n')
+    (tmp_path / "mixed.jsonl").write_text('{"text": "a", "id": 1}\n{"text": "b", "id": "x7"}\n')
     with pytest.raises(DataError) as raised:
         predict_file(tmp_path / source, tmp_path / target, "text", None, False)
     assert said in str(raised.value)
     assert not (tmp_path / target).exists()
+
+
+def test_a_long_field_and_empty_lines_at_the_end_are_no_fault(tmp_path: Path) -> None:
+    note = "x" * 200_000
+    (tmp_path / "given.csv").write_text(f'text,note\n"{TEXTS[0]}",{note}\n\n\n')
+    predict_file(tmp_path / "given.csv", tmp_path / "answers.csv", "text", None, False)
+    assert read(tmp_path / "answers.csv")["note"].tolist() == [note]
 
 
 def test_columns_keep_their_types_and_their_order(tmp_path: Path, classifier: TextClassifier) -> None:

@@ -385,18 +385,29 @@ def rollback() -> None:
 
 
 @app.command(rich_help_panel=RUNS)
-def sync() -> None:
+def sync(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also those that another store missed, by its address then.")
+    ] = False,
+) -> None:
     """Sends MLflow what it has missed: records that were kept in experiments/outbox while the store did not answer."""
     from bilstm_attention.experiment import outbox, tracking
 
     _enter_project()
-    about = outbox.waiting()
+    store = tracking.shown_uri()
+    kept = outbox.waiting()
+    meant = [about for about, missed_by in kept if everything or missed_by == store]
     try:
-        faults = outbox.deliver()
+        faults = outbox.deliver(None if everything else store)
     except Exception as error:
         faults = [tracking.reason_of(error)]
-    sent = len(about) - len(outbox.waiting())
-    print(f"{tracking.shown_uri()}: {sent} of {len(about)} kept records sent.")
+    print(f"{store}: {len(kept) - len(outbox.waiting())} of {len(meant)} kept records sent.")
+    for other in sorted({missed_by for _, missed_by in kept} - ({store} if not everything else set())):
+        if not everything:
+            number = sum(missed_by == other for _, missed_by in kept)
+            print(
+                f"{number} more were missed by {other}: set MLFLOW_TRACKING_URI to it, or say --all to send them here."
+            )
     if faults:
         raise UserError("\n".join(faults))
 
@@ -405,7 +416,10 @@ def sync() -> None:
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
     host: Annotated[
-        str, typer.Option(help="Who may look; 0.0.0.0: every machine that reaches this one.")
+        str,
+        typer.Option(
+            help="Where it listens; 0.0.0.0: for the private network too, others as MLFLOW_SERVER_ALLOWED_HOSTS says."
+        ),
     ] = "127.0.0.1",
 ) -> None:
     """Opens the MLflow UI on the project's runs, for this machine alone unless --host says otherwise."""

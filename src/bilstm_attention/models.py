@@ -1,5 +1,6 @@
 """The commands about logged models: list them, promote one, take that back."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from bilstm_attention import paths
@@ -28,24 +29,24 @@ def promote(wanted: str, if_better: bool) -> None:
     """
     registry = _registry()
     version = registry.find(wanted, load_params(paths.PARAMS).train.monitor)
-    present = next((each for each in registry.versions() if each.champion), None)
+    versions, champion = registry.versions(), registry.champion()
+    present = next((each for each in versions if each.champion), None)
     print(_line(version))
-    if present is None:
+    if wanted == "best" and (others := _others(versions, version)):
+        print(f"not compared, since judged by another score or on other dev sentences: version {', '.join(others)}")
+    if champion is not None and present is None:
+        unknown = f"{registry.name}: version {champion}, the present champion, was not registered by this project"
+        if if_better:
+            raise UserError(f"{unknown} and has no dev score; without --if-better it is replaced all the same.")
+        print(f"{unknown}, and is replaced.")
+    elif present is None:
         registry.promote(version)
         print(f"{registry.name}: version {version.number} is the first champion.")
         return
-    if present.number == version.number:
+    elif present.number == version.number:
         print(f"{registry.name}: it is the champion already.")
         return
-    print(f"{_line(present)}, the present champion")
-    try:
-        better, said = registry.better(version, present)
-    except UserError as error:
-        if if_better:
-            raise
-        better, said = False, str(error)
-    print(f"difference: {said}")
-    if if_better and not better:
+    elif not _succeeds(registry, version, present, if_better):
         print(f"{registry.name}: version {present.number} stays champion.")
         return
     registry.promote(version)
@@ -56,6 +57,25 @@ def rollback() -> None:
     """Makes the last champion but one champion again."""
     registry = _registry()
     print(f"{registry.name}: version {registry.rollback()} is champion again.")
+
+
+def _succeeds(registry: Any, version: Any, present: Any, if_better: bool) -> bool:
+    """Says how a version compares with the champion, and whether it is to succeed it."""
+    print(f"{_line(present)}, the present champion")
+    try:
+        better, said = registry.better(version, present)
+    except UserError as error:
+        if if_better:
+            raise
+        better, said = False, str(error)
+    print(f"difference: {said}")
+    return better or not if_better
+
+
+def _others(versions: Sequence[Any], chosen: Any) -> list[str]:
+    """Numbers of the versions whose scores do not compare with that of one."""
+    like = chosen.monitor, chosen.sentences
+    return [str(each.number) for each in versions if (each.monitor, each.sentences) != like]
 
 
 def _registry() -> Any:

@@ -21,6 +21,7 @@ from bilstm_attention.terminal import bar, closing, start_tensorflow
 # Sentences at once: enough of like length for a batch, few enough to hold in memory and to see progress.
 ROWS = 4096
 KINDS = (".csv", ".parquet", ".jsonl")
+LONGEST_FIELD = 2**31 - 1  # characters of a csv's field: memory is the limit
 # A part of a table, and how much of the whole it is, in whatever unit is known beforehand.
 Part = tuple[pa.Table, int]
 
@@ -135,6 +136,11 @@ def _schema_of_answers(labels: Sequence[str], attention: bool) -> pa.Schema:
     return pa.schema(fields + (of_attention if attention else []))
 
 
+def _check_names(source: Path, names: Sequence[str]) -> None:
+    if twice := ", ".join(sorted({name for name in names if names.count(name) > 1})):
+        raise DataError(f"{source}: several columns are called {twice}; give each a name of its own.")
+
+
 def _check_columns(source: Path, names: Sequence[str], column: str, of_answers: Sequence[str]) -> None:
     if column not in names:
         raise DataError(f"{source}: no column {column!r}. There are: {', '.join(names)}.")
@@ -152,10 +158,15 @@ def _parts(source: Path) -> tuple[int, Iterator[Part]]:
         raise DataError(f"{source}: not a parquet file: {error}") from None
 
     def parts() -> Iterator[Part]:
+        _check_names(source, file.schema_arrow.names)
         if not file.metadata.num_rows:
             yield file.schema_arrow.empty_table(), 0
-        for batch in file.iter_batches(ROWS):
-            yield pa.Table.from_batches([batch]), len(batch)
+        batches = file.iter_batches(ROWS)
+        try:
+            while (batch := next(batches, None)) is not None:
+                yield pa.Table.from_batches([batch]), len(batch)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{source}: a damaged parquet file: {error}") from None
 
     return file.metadata.num_rows, parts()
 
@@ -165,22 +176,37 @@ def _text_parts(source: Path) -> Iterator[Part]:
         at, first = 0, True
         try:
             names, rows = (_csv_rows if source.suffix == ".csv" else _json_rows)(source, file)
+            _check_names(source, names)
             while (some := list(islice(rows, ROWS))) or first:
                 columns = zip(*some, strict=True) if some else [[] for _ in names]
-                part = pa.table(dict(zip(names, map(list, columns), strict=True)))
-                yield part, raw.tell() - at
+                yield _table(source, dict(zip(names, map(list, columns), strict=True))), raw.tell() - at
                 at, first = raw.tell(), False
-        except (UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{source}: not a {source.suffix[1:]} file: {error}") from None
+
+
+def _table(source: Path, columns: dict[str, list[Any]]) -> pa.Table:
+    try:
+        return pa.table(columns)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        raise DataError(f"{source}: a column holds what no table can, or values of several types: {error}.") from None
 
 
 def _csv_rows(source: Path, file: TextIO) -> tuple[list[str], Iterator[list[str]]]:
     """The columns, and the cells of each row, as texts: NA is a word."""
+    csv.field_size_limit(LONGEST_FIELD)
     reader = csv.reader(file, strict=True)
     names = next(reader, [])
 
     def rows() -> Iterator[list[str]]:
+        empty = 0
         for row in reader:
+            if not row:
+                # at the end of the file there may be any number
+                empty = empty or reader.line_num
+                continue
+            if empty:
+                raise DataError(f'{source}:{empty}: an empty line; delete it, or write an empty field as "".')
             if len(row) != len(names):
                 raise DataError(
                     f"{source}:{reader.line_num}: {len(row)} fields, {len(names)} in the header; a comma within a field"

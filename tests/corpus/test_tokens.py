@@ -1,4 +1,5 @@
 import doctest
+import time
 import unicodedata
 
 import numpy as np
@@ -83,6 +84,14 @@ def test_a_sentence_is_split_as_stated(text, expected):
 )
 def test_contractions_are_split_as_in_the_penn_treebank(text, expected):
     assert tokenize(text, Tokens(lowercase=False)) == expected.split()
+
+
+@pytest.mark.parametrize("text", ["x" + "'s" * 50_000, "n't" * 33_000, "'s-" * 33_000, "a." * 50_000, "u.s.-" * 20_000])
+def test_a_long_token_takes_time_in_proportion_to_its_length(text):
+    start = time.process_time()
+    tokens = tokenize(text, Tokens())
+    assert time.process_time() - start < 3
+    assert "".join(tokens) == text
 
 
 def test_no_option_touches_a_marker():

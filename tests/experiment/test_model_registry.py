@@ -19,9 +19,11 @@ from bilstm_attention import models
 from bilstm_attention.errors import DataError, UserError
 from bilstm_attention.experiment.registry import (
     DEV_ANSWERS,
+    DEV_DIGEST,
     SERVING_PACKAGES,
     Registry,
     Version,
+    dev_digest,
     fetch_model,
     log_model,
 )
@@ -156,7 +158,7 @@ def test_a_model_is_logged_and_registered_once(logged: Logged, model_folder: Pat
     log_model(tracker, run_id, model_folder, EXAMPLE, "relations", TAGS)
     assert only_model(logged).model_id == before
     (version,) = Registry(tracker, "relations").versions()
-    assert version == Version(1, run_id, "zhou", "accuracy", DEV_ANSWERS, 50.0, champion=False)
+    assert version == Version(1, run_id, "zhou", "accuracy", DEV_ANSWERS, 50.0, "", champion=False)
 
 
 def test_a_run_whose_model_changes_has_the_new_one_as_another_version(
@@ -213,6 +215,7 @@ def register(tracker: Tracker, tmp_path: Path, request: pytest.FixtureRequest) -
         files = {"": [tmp_path / DEV_ANSWERS]} if answers else {}
         run = tracker.record(Record("run", 0.0, {}, artifacts=files))
         tags = {"run": f"{right}", "monitor": monitor, "dev": repr(sum(right) / len(right) * 2.5)}
+        tags |= {DEV_DIGEST: dev_digest(pd.DataFrame(table))}
         tracker.client.create_model_version(name, f"runs:/{run}/model", run, tags)
         return Registry(tracker, name)
 
@@ -317,6 +320,46 @@ def test_best_is_found_among_those_that_are_judged_as_the_champion_is(register: 
     registry.client.delete_registered_model_alias(registry.name, "champion")
     with pytest.raises(UserError, match="no version is judged by loss"):
         registry.find("best", "loss")
+
+
+def test_best_is_found_among_those_that_answered_the_sentences_of_the_champion(
+    register: Register, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register(20)
+    register(39, first=100)
+    registry = register(30)
+    low, elsewhere, high = registry.versions()
+    monkeypatch.setattr(models, "_registry", lambda: registry)
+    # without a champion, as the newest was judged
+    assert registry.find("best", "accuracy") == high
+    registry.promote(low)
+    models.promote("best", if_better=True)
+    said = capsys.readouterr().out
+    assert (registry.champion(), f"on other dev sentences: version {elsewhere.number}\n" in said) == (high.number, True)
+
+
+def test_a_champion_that_was_made_by_hand_is_replaced_only_without_a_condition_and_back_leads_to_the_last_of_ours(
+    register: Register, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for right in (20, 25, 30):
+        registry = register(right)
+    client, (one, two, three) = registry.client, registry.versions()
+    monkeypatch.setattr(models, "_registry", lambda: registry)
+    by_hand = client.create_model_version(registry.name, "runs:/abc/model").version
+    client.set_registered_model_alias(registry.name, "champion", by_hand)
+    with pytest.raises(UserError, match=f"version {by_hand}, the present champion, .* has no dev score"):
+        models.promote(one.run, if_better=True)
+    models.promote(one.run, if_better=False)
+    assert f"version {by_hand}, the present champion" in capsys.readouterr().out
+    registry.promote(two)
+    client.set_registered_model_alias(registry.name, "champion", str(three.number))
+    assert (registry.rollback(), registry.rollback()) == (two.number, one.number)
+    for version in (two, three):
+        registry.promote(version)
+    client.delete_model_version(registry.name, str(two.number))
+    assert (registry.rollback(), registry.champion()) == (one.number, one.number)
+    registry.promote(three)
+    assert registry.rollback() == one.number
 
 
 def test_versions_registered_by_hand_are_passed_over(register: Register) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ import pytest
 from tests.small import begin_project, commit_all
 
 from bilstm_attention import paths
+from bilstm_attention.cli import sync
+from bilstm_attention.errors import UserError
 from bilstm_attention.experiment import outbox
 from bilstm_attention.experiment.outbox import Letter
 from bilstm_attention.experiment.tracking import PARENT, Record, Tracker
@@ -118,7 +121,8 @@ def test_what_the_store_did_not_take_is_kept_and_sent_as_it_was(
     # its own copies: what it was written about may change
     (tmp_path / "b/page.html").write_text("changed")
     (tmp_path / "b/answers/gold.txt").unlink()
-    assert outbox.waiting() == ["what late is about", "what later is about"]
+    server = "http://127.0.0.1:9"
+    assert outbox.waiting() == [("what late is about", server), ("what later is about", server)]
     assert outbox.deliver() == []
     assert outbox.waiting() == []
     late, usual = content("late"), content("undisturbed")
@@ -142,8 +146,51 @@ def test_the_next_record_takes_along_what_the_same_store_missed(
     letter("met", tmp_path / "c").post()
     assert set(content("missed")) == set(content("met")) == {"one", "two", "parent"}
     # what another store missed waits for it, or for `sync`
-    assert outbox.waiting() == ["what for another is about"]
+    assert outbox.waiting() == [("what for another is about", "http://127.0.0.1:9")]
     assert outbox.deliver() == []
+    assert outbox.waiting() == []
+
+
+def test_sync_sends_what_another_store_missed_only_where_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        letter("of a server", tmp_path / "a").post()
+    with monkeypatch.context() as outage:
+        outage.setattr(outbox, "Tracker", _refuses)
+        letter("of this store", tmp_path / "b").post()
+    sync(everything=False)
+    said = capsys.readouterr().out
+    assert "1 of 1 kept records sent" in said
+    assert "1 more were missed by http://127.0.0.1:9: set MLFLOW_TRACKING_URI to it, or say --all" in said
+    assert set(content("of this store")) == {"one", "two", "parent"}
+    assert len(outbox.waiting()) == 1
+    sync(everything=True)
+    assert "1 of 1 kept records sent" in capsys.readouterr().out
+    assert set(content("of a server")) == {"one", "two", "parent"}
+    assert outbox.waiting() == []
+
+
+@pytest.mark.parametrize("content_of_it", ["", None])
+def test_a_damaged_letter_is_named_and_holds_up_no_other(
+    content_of_it: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    folder = paths.OUTBOX / "0-damaged"
+    folder.mkdir(parents=True)
+    if content_of_it is not None:
+        (folder / "letter.json").write_text(content_of_it)
+    with monkeypatch.context() as outage:
+        outage.setattr(outbox, "Tracker", _refuses)
+        letter(f"intact {content_of_it}", tmp_path / "a").post()
+    try:
+        (line,) = outbox.deliver()
+        assert line.startswith(f"{Path.cwd() / folder} is damaged and cannot be sent: ")
+        with pytest.raises(UserError, match="is damaged"):
+            sync(everything=False)
+    finally:
+        shutil.rmtree(folder)
+    assert set(content(f"intact {content_of_it}")) == {"one", "two", "parent"}
     assert outbox.waiting() == []
 
 

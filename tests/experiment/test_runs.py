@@ -16,6 +16,7 @@ from bilstm_attention.experiment.runs import (
     PIPELINE_DIGEST,
     best_seed,
     corpus_name,
+    model_name,
     record_evaluation,
     record_training,
     run_name,
@@ -92,7 +93,7 @@ def verdict_on(params: Params) -> Verdict:
     }
     dev, histories = {seed: DEV[seed] for seed in seeds}, dict.fromkeys(seeds, HISTORY)
     names = ("predictions", "dev_predictions", "confusion", "classes", "learning_curves")
-    tables = {name: pd.DataFrame() for name in names}
+    tables = {name: pd.DataFrame({"id": ["1"], "gold": ["Other"]}) for name in names}
     falls = {"mean": 31.0, "sd": None, "by_seed": {str(seed): 30.0 + seed for seed in seeds}}
     nothing = {**falls, "by_seed": {}}
     faithfulness = {"comprehensiveness": {"attention": falls}, "entropy": nothing, "rank_correlation": None, "rows": 9}
@@ -186,6 +187,7 @@ def test_several_seeds_stand_under_a_parent_with_the_aggregate(pipeline: Pipelin
     assert run_id == parent.info.run_id
     assert "<e1>" in example
     assert name == corpus_name(params)
+    assert len(tags.pop("dev.sha256")) == 64
     assert tags == {"run": "zhou u=100 seeds=0,1,2", "monitor": "accuracy", "dev": repr((60.0 + 70.0 + 70.0) / 3)}
 
 
@@ -198,6 +200,24 @@ def test_evaluating_again_adds_no_run(pipeline: Pipeline) -> None:
     after = runs_of(params)
     assert {name: run.info.run_id for name, run in after.items()} == before
     assert {run.data.tags.get("restored") for run in after.values()} == {None}
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_what_is_judged_otherwise_is_a_run_of_its_own(pipeline: Pipeline, seeds: tuple[int, ...]) -> None:
+    for repeats in (1000, 5000):
+        params = pipeline(*seeds, **{"evaluate.bootstrap": repeats})
+        if repeats == 1000:
+            train(params)
+        evaluate(params)
+    tracker = Tracker(corpus_name(params))
+    runs = tracker.client.search_runs([tracker.experiment], "metrics.test_accuracy_low > 0")
+    assert {run.data.params["evaluate.bootstrap"] for run in runs} == {"1000", "5000"}
+    assert len(runs) == 2
+
+
+def test_a_folder_whose_name_no_model_may_have_gives_one_that_it_may(pipeline: Pipeline) -> None:
+    params = with_overrides(Params(), {"data.folder": "data/ann's v1:2"})
+    assert (model_name(params), corpus_name(params)) == ("ann_s v1_2", "ann's v1:2")
 
 
 def test_other_models_make_another_parent(pipeline: Pipeline) -> None:

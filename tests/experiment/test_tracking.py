@@ -227,6 +227,17 @@ def test_runs_of_dead_processes_of_this_machine_are_ended_and_no_others(tracker:
     }
 
 
-def test_a_password_in_the_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://reader:secret@db.local/runs")
-    assert shown_uri() == "postgresql://reader:***@db.local/runs"
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://reader:secret@db.local/runs", "postgresql://reader:***@db.local/runs"),
+        ("postgresql://reader:sec/r@et@db.local/runs", "postgresql://reader:***@db.local/runs"),
+        ("postgresql:///runs?user=reader&password=secret&x=1", "postgresql:///runs?user=reader&password=***&x=1"),
+        ("https://secret@host/path?a=b@c", "https://***@host/path?a=b@c"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("sqlite:////home/a@b/runs.db", "sqlite:////home/a@b/runs.db"),
+    ],
+)
+def test_a_password_in_the_address_is_not_shown(address: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    assert shown_uri() == shown

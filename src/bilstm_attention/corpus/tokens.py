@@ -37,7 +37,8 @@ TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-CONTRACTION = re.compile(f"(?<=.)(?={SUFFIX}+$)")
+CONTRACTION = re.compile(rf"{SUFFIX}\Z")
+REMEMBERED = 64  # characters; a longer token is no word, and not kept
 LINE_BREAK = re.compile(r"[\r\n]")
 
 DROPPED = "data.tokens.punctuation: drop leaves tokens with a letter or a digit alone; keep it, or mend the sentence."
@@ -61,7 +62,12 @@ def tokenize(text: str, tokens: Tokens) -> list[str]:
     ['the', '<e1>', 'wheel', '</e1>', 'of', 'a', '<e2>', 'car', '</e2>', ',']
     """
     options = tokens.lowercase, tokens.numbers, tokens.punctuation, tokens.contractions
-    words = [word for token in TOKEN.findall(text.replace("\u2019", "'")) for word in _words(token, *options)]
+    found = TOKEN.findall(text.replace("\u2019", "'"))
+    words = [
+        word
+        for token in found
+        for word in (_words if len(token) <= REMEMBERED else _words.__wrapped__)(token, *options)
+    ]
     if tokens.context is None:
         return words
     markers = [place for place, word in enumerate(words) if word in MARKERS] or [0, len(words)]
@@ -73,10 +79,20 @@ def _words(token: str, lowercase: bool, numbers: str, punctuation: str, contract
     """What a token is written as: itself, its parts, or nothing. Texts repeat their tokens, hence the cache."""
     if token in MARKERS:
         return (token,)
-    parts = CONTRACTION.split(token) if contractions == "split" else [token]
+    parts = _contracted(token) if contractions == "split" else [token]
     return tuple(
         _written(part, lowercase, numbers) for part in parts if punctuation == "keep" or any(map(str.isalnum, part))
     )
+
+
+def _contracted(token: str) -> list[str]:
+    """A word and what is contracted with it, each a part."""
+    parts, end = list[str](), len(token)
+    # from the end, since to look ahead from everywhere takes the square of the length
+    while found := CONTRACTION.search(token, max(1, end - 3), end):
+        parts.append(found[0])
+        end = found.start()
+    return [token[:end], *reversed(parts)]
 
 
 def _written(token: str, lowercase: bool, numbers: str) -> str:

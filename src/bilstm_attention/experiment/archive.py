@@ -122,7 +122,8 @@ def _of_seed(tracker: Tracker, run: Any, seed: int) -> Any:
     digest = run.data.tags.get(f"{MODEL_DIGEST}.{seed}")
     if digest is None:
         return run
-    found = tracker.newest(MODEL_DIGEST, digest)
+    # the run may be of another corpus than the present one
+    found = tracker.newest(MODEL_DIGEST, digest, run.info.experiment_id)
     if found is None:
         raise UserError(f"run {run.info.run_id}: the run of its seed {seed} is not in the store any more.")
     return tracker.client.get_run(found)

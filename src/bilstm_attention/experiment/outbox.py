@@ -6,11 +6,12 @@ that it alone has, and what it has it does not get twice. So a letter that a fai
 
 import fcntl
 import json
+import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -125,7 +126,11 @@ def deliver(missed_by: str | None = None) -> list[str]:
     refused = []
     with _kept() as folders:
         for folder in folders:
-            letter = _read(folder)
+            try:
+                letter = _read(folder)
+            except (OSError, ValueError) as error:
+                refused.append(f"{folder} is damaged and cannot be sent: {reason_of(error)}")
+                continue
             if missed_by not in (None, letter["store"]):
                 continue
             try:
@@ -139,10 +144,16 @@ def deliver(missed_by: str | None = None) -> list[str]:
     return refused
 
 
-def waiting() -> list[str]:
-    """What each letter is about that is kept, the oldest first."""
+def waiting() -> list[tuple[str, str]]:
+    """Of each letter that is kept, the oldest first, what it is about and the store that missed it."""
+    found = []
     with _kept() as folders:
-        return [_read(folder)["about"] for folder in folders]
+        for folder in folders:
+            # of a damaged one `deliver` tells
+            with suppress(OSError, ValueError):
+                letter = _read(folder)
+                found.append((letter["about"], letter["store"]))
+    return found
 
 
 def _send(content: Mapping[str, Any], folder: Path = paths.PROJECT) -> dict[Identity, str]:
@@ -202,7 +213,11 @@ def _keep(content: Mapping[str, Any]) -> Path:
         steps.append(step | {"files": files})
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**content, "steps": steps}, indent=1, default=lambda number: number.item())
-    (folder / LETTER).write_text(text, encoding="utf-8")
+    with (folder / LETTER).open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        # a power cut may not leave a letter whose name is there and whose text is not
+        os.fsync(file.fileno())
     return folder.rename(outbox / name)
 
 

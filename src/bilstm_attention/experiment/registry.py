@@ -1,6 +1,8 @@
 """Models in MLflow: logged so that they answer raw text, registered by name, and one of them promoted to champion."""
 
+import hashlib
 import importlib.metadata
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from bilstm_attention.experiment.tracking import MODEL_DIGEST, Store, Tracker, r
 CHAMPION = "champion"
 # Dev answers of each seed, an artifact of the run: what two versions are compared by.
 DEV_ANSWERS = "dev_predictions.csv"
+# Tag of a version: the dev sentences that it was judged on.
+DEV_DIGEST = "dev.sha256"
 SERVING_PACKAGES = ("mlflow", "keras", "tensorflow", "numpy", "pandas", "pydantic", "ruamel.yaml", "rich")
 # what a request may hold, unless a model is loaded with another `model_config`
 SERVING_LIMITS = {"max_rows": 5000, "max_characters": 100_000}
@@ -34,6 +38,7 @@ class Version:
         monitor: the dev score that it is judged by.
         answers: the artifact of its run that holds its answers on dev.
         dev: that score, in percent (a loss as it is): the mean over the seeds of the run.
+        sentences: the digest of the dev sentences that it was judged on.
         champion: whether it is the one that is served.
     """
 
@@ -43,7 +48,14 @@ class Version:
     monitor: str
     answers: str
     dev: float
+    sentences: str
     champion: bool
+
+
+def dev_digest(answers: pd.DataFrame) -> str:
+    """The digest of dev sentences by their `id` and `gold`, in whatever order: scores on others do not compare."""
+    rows = sorted(zip(answers["id"].astype(str), answers["gold"], strict=True))
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def log_model(tracker: Tracker, run_id: str, folder: Path, example: str, name: str, tags: Mapping[str, str]) -> None:
@@ -179,6 +191,7 @@ class Registry:
                 monitor=version.tags["monitor"],
                 answers=version.tags.get("answers", DEV_ANSWERS),
                 dev=float(version.tags["dev"]),
+                sentences=version.tags.get(DEV_DIGEST, ""),
                 champion=int(version.version) == champion,
             )
             for version in found
@@ -194,19 +207,24 @@ class Registry:
     def find(self, wanted: str, monitor: str) -> Version:
         """The version of a run, by its id, or `best`, the one with the best dev score.
 
+        The best is one of those that were judged by the same score on the same sentences as the champion is, or, where
+        there is none, as the newest is.
+
         Args:
             wanted: which.
-            monitor: the score by which `best` is found, unless the champion is judged by another.
+            monitor: the score by which `best` is found where there is no champion.
 
         Raises:
             UserError: there is none.
         """
         versions = self.versions()
         if wanted == "best":
-            by = next((version.monitor for version in versions if version.champion), monitor)
-            alike = [version for version in versions if version.monitor == by]
-            if not alike:
-                raise UserError(f"{self.name}: no version is judged by {by}; name a run.")
+            like = next((version for version in versions if version.champion), None)
+            like = like or next((version for version in reversed(versions) if version.monitor == monitor), None)
+            if like is None:
+                raise UserError(f"{self.name}: no version is judged by {monitor}; name a run.")
+            by = like.monitor
+            alike = [each for each in versions if (each.monitor, each.sentences) == (by, like.sentences)]
             return max(alike, key=lambda version: goodness(by, version.dev))
         of_run = [version for version in versions if version.run == wanted]
         if not of_run:
@@ -249,15 +267,19 @@ class Registry:
     def rollback(self) -> int:
         """Makes the champion before the present one champion again; returns the number of its version.
 
+        Versions that were deleted since are passed over; so is nothing that another tool made champion.
+
         Raises:
             UserError: there was none.
         """
         self.versions()
-        line = self._line()
-        if len(line) < 2:
+        there = {int(each.version) for each in self.client.search_model_versions(f"name = '{self.name}'")}
+        present = self.champion()
+        before = next((number for number in reversed(self._line()) if number in there and number != present), None)
+        if before is None:
             raise UserError(f"{self.name}: there is no champion before the present one.")
-        self._reign(line[-2], "rolled back to")
-        return line[-2]
+        self._reign(before, "rolled back to")
+        return before
 
     def history(self) -> list[str]:
         """Every change of champion, the first one first."""
@@ -281,14 +303,15 @@ class Registry:
         return {tag: said for tag, said in tags.items() if tag.startswith(f"{CHAMPION}.")}
 
     def _line(self) -> list[int]:
-        """The champions that have not been taken back, the present one last."""
+        """The champions that have not been taken back, the last promoted one last."""
         line: list[int] = []
         for said in self.history():
             _, _, number, *how = said.split(" ", 3)
-            if how == ["promoted"]:
+            if how != ["promoted"]:
+                while line and line[-1] != int(number):
+                    line.pop()
+            if not line or line[-1] != int(number):
                 line.append(int(number))
-            else:
-                line.pop()
         return line
 
     def _answers(self, version: Version) -> pd.DataFrame:

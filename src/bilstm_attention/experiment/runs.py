@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from bilstm_attention import paths
 from bilstm_attention.corpus.tokens import MARKER
 from bilstm_attention.experiment.environment import sha256
 from bilstm_attention.experiment.outbox import Identity, Letter
+from bilstm_attention.experiment.registry import DEV_DIGEST, dev_digest
 from bilstm_attention.experiment.scoring import goodness
 from bilstm_attention.experiment.task import existing
 from bilstm_attention.experiment.tracking import MODEL_DIGEST, Record, fingerprints
@@ -35,7 +37,7 @@ def corpus_name(params: Params) -> str:
 
 def model_name(params: Params) -> str:
     """Under which models of these parameters are registered."""
-    return params.evaluate.register_as or corpus_name(params)
+    return params.evaluate.register_as or re.sub(r"[/:.%\"'\\]", "_", corpus_name(params))
 
 
 def run_name(params: Params, seeds: Sequence[int]) -> str:
@@ -53,7 +55,7 @@ def record_training(
     description: str,
     started: float,
 ) -> None:
-    """Records one trained model as a run; `evaluate` finds it by the model's digest.
+    """Records one trained model as a run; `evaluate` finds it by the digest of the model, or of the pipeline.
 
     Args:
         params: all parameters.
@@ -65,14 +67,20 @@ def record_training(
         started: seconds since 1970.
     """
     letter = Letter(corpus_name(params), f"the training of seed {seed}")
-    run = letter.run(_model(seed), _training(params, seed, dev, history, started, artifacts={"plots": [picture]}))
+    record = _training(params, seed, dev, history, started, artifacts={"plots": [picture]})
+    run = letter.run(_identity(params, seed), record)
     # one that was judged says more
     letter.describe(run, description, first=True)
     letter.post()
 
 
-def _model(seed: int) -> Identity:
-    return MODEL_DIGEST, sha256(paths.seed_folder(seed) / "model.keras")
+def _identity(params: Params, seed: int) -> Identity:
+    """What tells the run of a model from others; the only one of a pipeline is judged otherwise in another run."""
+    return _pipeline(params) if len(params.train.seeds) == 1 else (MODEL_DIGEST, _model(seed))
+
+
+def _model(seed: int) -> str:
+    return sha256(paths.seed_folder(seed) / "model.keras")
 
 
 def _training(
@@ -84,7 +92,7 @@ def _training(
         params=flatten(params),
         metrics={f"best_dev_{name}": value for name, value in dev.items()},
         history=[{str(name): value for name, value in row.items()} for row in history.to_dict("records")],
-        tags={"seed": str(seed), **more.pop("tags", {})},
+        tags={"seed": str(seed), MODEL_DIGEST: _model(seed), **more.pop("tags", {})},
         datasets=fingerprints({split: paths.PREPARED / f"{split}.parquet" for split in ("train", "dev")}),
         **more,
     )
@@ -115,7 +123,7 @@ def record_evaluation(
         # usually there; a store that was changed since has it not
         restored = {"restored": "true"}
         record = _training(params, seed, verdict.dev[seed], verdict.histories[seed], started, tags=restored)
-        runs[seed] = letter.run(_model(seed), record)
+        runs[seed] = letter.run(_identity(params, seed), record)
         scores = {name: value["by_seed"][str(seed)] for name, value in verdict.metrics["test"].items()}
         found = {f"test_{name}": value for name, value in scores.items()}
         found |= of_attention(verdict.faithfulness, seed)
@@ -136,7 +144,8 @@ def record_evaluation(
             model = model_folder(Path(folder) / "classifier", best, paths.PARAMS)
             monitor = params.train.monitor
             dev = sum(verdict.dev[seed][monitor] for seed in seeds) / len(seeds)
-            tags = {"run": run_name(params, seeds), "monitor": monitor, "dev": repr(dev)}
+            judged_on = dev_digest(verdict.dev_predictions)
+            tags = {"run": run_name(params, seeds), "monitor": monitor, "dev": repr(dev), DEV_DIGEST: judged_on}
             letter.log_model(whole, model, example_for(params), model_name(params), tags)
         letter.post()
 
@@ -159,7 +168,7 @@ def best_trained(params: Params) -> int:
 
 
 def _pipeline(params: Params) -> Identity:
-    """What makes the parent of several seeds another: their models, the test set, how they are judged."""
+    """What makes a run of a pipeline another: its models, the test set, how they are judged."""
     files = [*(paths.seed_folder(seed) / "model.keras" for seed in params.train.seeds), paths.PREPARED / "test.parquet"]
     what = [*map(sha256, files), params.evaluate.model_dump_json(exclude={"register_as"})]
     return PIPELINE_DIGEST, hashlib.sha256("".join(what).encode()).hexdigest()

@@ -13,7 +13,7 @@ from bilstm_attention import paths
 from bilstm_attention.experiment.environment import sha256
 from bilstm_attention.experiment.outbox import Identity, Letter
 from bilstm_attention.experiment.outcome import Outcome, Winner
-from bilstm_attention.experiment.registry import DEV_ANSWERS
+from bilstm_attention.experiment.registry import DEV_ANSWERS, DEV_DIGEST, dev_digest
 from bilstm_attention.experiment.runs import corpus_name, example_for, model_folder, model_name
 from bilstm_attention.experiment.study import Definition
 from bilstm_attention.experiment.tracking import Record, fingerprints
@@ -99,6 +99,7 @@ def record_outcome(
             model = model_folder(Path(folder) / "classifier", winner.model, definition.folder / "best.yaml")
             tags = {"run": f"sweep {definition.sweep.study}", "monitor": metric, "answers": answers.name}
             tags |= {"dev": repr(winner.finalist.score)}
+            tags |= {DEV_DIGEST: dev_digest(winner.dev)}
             letter.log_model(parent, model, example_for(base), model_name(base), tags)
         letter.post()
 

@@ -72,8 +72,12 @@ def _own_store(root: Path | None = None) -> str:
 
 
 def shown_uri() -> str:
-    """The store's address as it may be shown: without a password."""
-    return re.sub(r"(//[^/@:]*:)[^/@]*@", r"\1***@", store_uri())
+    """The store's address as it may be shown: without password or token."""
+    address = store_uri()
+    if address.startswith(("sqlite:", "file:")):
+        return address
+    address = re.sub(r"//([^:@?]*:)?[^?]*@", r"//\1***@", address)
+    return re.sub(r"(?i)([?&][^=&]*(?:pass|token|secret|key)[^=&]*=)[^&]*", r"\1***", address)
 
 
 def reason_of(error: Exception) -> str:
@@ -180,9 +184,9 @@ class Tracker(Store):
             for file in files:
                 (self.client.log_artifacts if file.is_dir() else self.client.log_artifact)(run_id, str(file), folder)
 
-    def newest(self, tag: str, value: str) -> str | None:
-        """The newest finished run with this tag; None if the store has none."""
-        return self._found(tag, value, "attributes.status = 'FINISHED'")
+    def newest(self, tag: str, value: str, experiment: str | None = None) -> str | None:
+        """The newest finished run with this tag, of this experiment or one of another id; None: there is none."""
+        return self._found(tag, value, "attributes.status = 'FINISHED'", experiment=experiment)
 
     def _cut_off(self, identity: str, record: Record) -> str | None:
         """A run of this identity that a failure cut off; one of other parameters cannot go on."""
@@ -191,10 +195,10 @@ class Tracker(Store):
         agree = all(str(record.params.get(name)) == value for name, value in given.items())
         return run_id if agree else None
 
-    def _found(self, tag: str, value: str, *conditions: str) -> str | None:
+    def _found(self, tag: str, value: str, *conditions: str, experiment: str | None = None) -> str | None:
         query = " and ".join([f"tags.`{tag}` = '{value}'", *conditions])
         order = ["attributes.start_time DESC"]
-        found = self.client.search_runs([self.experiment], query, order_by=order, max_results=1)
+        found = self.client.search_runs([experiment or self.experiment], query, order_by=order, max_results=1)
         return str(found[0].info.run_id) if found else None
 
     def has(self, run_id: str, tag: str, value: str) -> bool:
