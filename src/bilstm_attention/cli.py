@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -394,20 +395,15 @@ def sync(
     from bilstm_attention.experiment import outbox, tracking
 
     _enter_project()
-    store = tracking.shown_uri()
-    kept = outbox.waiting()
-    meant = [about for about, missed_by in kept if everything or missed_by == store]
+    kept, store = outbox.waiting(), tracking.shown_uri()
+    others = Counter(missed_by for _, missed_by in kept if missed_by != store and not everything)
     try:
         faults = outbox.deliver(None if everything else store)
     except Exception as error:
         faults = [tracking.reason_of(error)]
-    print(f"{store}: {len(kept) - len(outbox.waiting())} of {len(meant)} kept records sent.")
-    for other in sorted({missed_by for _, missed_by in kept} - ({store} if not everything else set())):
-        if not everything:
-            number = sum(missed_by == other for _, missed_by in kept)
-            print(
-                f"{number} more were missed by {other}: set MLFLOW_TRACKING_URI to it, or say --all to send them here."
-            )
+    print(f"{store}: {len(kept) - len(outbox.waiting())} of {len(kept) - others.total()} kept records sent.")
+    for other, number in others.items():
+        print(f"{number} more were missed by {other}: set MLFLOW_TRACKING_URI to it, or say --all to send them here.")
     if faults:
         raise UserError("\n".join(faults))
 

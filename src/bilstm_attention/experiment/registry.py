@@ -267,7 +267,8 @@ class Registry:
     def rollback(self) -> int:
         """Makes the champion before the present one champion again; returns the number of its version.
 
-        Versions that were deleted since are passed over; so is nothing that another tool made champion.
+        Versions that were deleted since are passed over. From a champion that another tool made, the way back leads to
+        the last that was promoted here.
 
         Raises:
             UserError: there was none.
