@@ -209,6 +209,8 @@ class TrackingServer:
         command += ["--workers", "1", "--artifacts-destination", str(self.folder / "artifacts")]
         # in the environment, since it may hold a password
         environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": self.database, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        # jobs on language models are none of ours, and take several processes
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
         environment.pop("MLFLOW_TRACKING_URI", None)
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(

@@ -431,6 +431,8 @@ def ui(
     address = ["--host", host, "--port", str(port), "--workers", "1"]
     # in the environment, since anyone on the machine may read a process's arguments, and an address may hold a password
     os.environ["MLFLOW_BACKEND_STORE_URI"] = store
+    # for judging language models: eight more processes, and four times the memory
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     arguments = ["ui", "--default-artifact-root", tracking.artifact_uri(), *address]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
 

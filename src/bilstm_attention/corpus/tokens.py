@@ -79,13 +79,13 @@ def _words(token: str, lowercase: bool, numbers: str, punctuation: str, contract
     """What a token is written as: itself, its parts, or nothing. Texts repeat their tokens, hence the cache."""
     if token in MARKERS:
         return (token,)
-    parts = _contracted(token) if contractions == "split" else [token]
+    parts = split_contractions(token) if contractions == "split" else [token]
     return tuple(
         _written(part, lowercase, numbers) for part in parts if punctuation == "keep" or any(map(str.isalnum, part))
     )
 
 
-def _contracted(token: str) -> list[str]:
+def split_contractions(token: str) -> list[str]:
     """A word and what is contracted with it, each a part."""
     parts, end = list[str](), len(token)
     # from the end, since to look ahead from everywhere takes the square of the length

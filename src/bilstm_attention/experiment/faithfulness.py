@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import entropy, kendalltau
 
 from bilstm_attention.corpus.batches import Rows, by_length, encode, pad
-from bilstm_attention.corpus.tokens import CONTRACTION, MARKERS, SPANS, Vocabulary
+from bilstm_attention.corpus.tokens import MARKERS, SPANS, Vocabulary, split_contractions
 from bilstm_attention.errors import DataError
 from bilstm_attention.experiment.prediction import predict, read_attention
 from bilstm_attention.experiment.scoring import spread_over_seeds
@@ -197,7 +197,7 @@ def _kind(token: str, in_entity: bool, relational: bool) -> str:
         return "entities"
     if not any(map(str.isalnum, token)):
         return "punctuation"
-    return "function_words" if FUNCTION_WORDS.issuperset(CONTRACTION.split(token.lower())) else "other_words"
+    return "function_words" if FUNCTION_WORDS.issuperset(split_contractions(token.lower())) else "other_words"
 
 
 def _shares(examples: pd.DataFrame, attention: Sequence[Floats]) -> pd.DataFrame:
