@@ -19,7 +19,7 @@ NAME = "bilstm_attention"
 ORDER = (
     {"errors", "paths", "blocks", "params", "overrides", "terminal", "cluster"},
     *({room} for room in ("corpus", "network", "experiment", "insight", "serving", "stages")),
-    {"sweeps", "comparisons", "models", "predictions", "reports"},
+    {"sweeps", "comparisons", "models", "predictions", "reports", "records"},
     {"cli"},
 )
 HEAVY = ("tensorflow", "keras", "mlflow")
@@ -109,6 +109,7 @@ def test_a_library_is_imported_in_its_rooms_alone(library: str, rooms: set[str])
         "sweeps",
         "comparisons",
         "models",
+        "records",
         "serving",
         "experiment.tracking",
         "experiment.outbox",

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -392,20 +391,10 @@ def sync(
     ] = False,
 ) -> None:
     """Sends MLflow what it has missed: records that were kept in experiments/outbox while the store did not answer."""
-    from bilstm_attention.experiment import outbox, tracking
+    from bilstm_attention import records
 
     _enter_project()
-    kept, store = outbox.waiting(), tracking.shown_uri()
-    others = Counter(missed_by for _, missed_by in kept if missed_by != store and not everything)
-    try:
-        faults = outbox.deliver(None if everything else store)
-    except Exception as error:
-        faults = [tracking.reason_of(error)]
-    print(f"{store}: {len(kept) - len(outbox.waiting())} of {len(kept) - others.total()} kept records sent.")
-    for other, number in others.items():
-        print(f"{number} more were missed by {other}: set MLFLOW_TRACKING_URI to it, or say --all to send them here.")
-    if faults:
-        raise UserError("\n".join(faults))
+    records.sync(everything)
 
 
 @app.command(rich_help_panel=RUNS)
@@ -419,22 +408,9 @@ def ui(
     ] = "127.0.0.1",
 ) -> None:
     """Opens the MLflow UI on the project's runs, for this machine alone unless --host says otherwise."""
-    from bilstm_attention.experiment import tracking
+    from bilstm_attention import records
 
-    store = tracking.store_uri()
-    if store.startswith("http"):
-        print(f"{tracking.shown_uri()} is a tracking server, and shows its runs itself.")
-        return
-    # MLflow opens on its side for language-model traces unless told otherwise
-    page = f"http://{host}:{port}/#/experiments?workflowType=machine_learning"
-    print(f"{page} shows {tracking.shown_uri()}; Ctrl-C ends it.", flush=True)
-    address = ["--host", host, "--port", str(port), "--workers", "1"]
-    # in the environment, since anyone on the machine may read a process's arguments, and an address may hold a password
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = store
-    # for judging language models: eight more processes, and four times the memory
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    arguments = ["ui", "--default-artifact-root", tracking.artifact_uri(), *address]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
+    records.browse(host, port)
 
 
 def _enter_project() -> None:

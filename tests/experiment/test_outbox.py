@@ -14,11 +14,11 @@ import pytest
 from tests.small import begin_project, commit_all
 
 from bilstm_attention import paths
-from bilstm_attention.cli import sync
 from bilstm_attention.errors import UserError
 from bilstm_attention.experiment import outbox
 from bilstm_attention.experiment.outbox import Letter
 from bilstm_attention.experiment.tracking import PARENT, Record, Tracker
+from bilstm_attention.records import sync
 
 PARAMS = {"train.epochs": 3, "train.seeds": [0, 1], "data.dev": None}
 HISTORY = [{"epoch": epoch, "loss": np.float64(1.0 / epoch)} for epoch in (1, 2, 3)]
@@ -163,7 +163,7 @@ def test_sync_sends_what_another_store_missed_only_where_asked(
     sync(everything=False)
     said = capsys.readouterr().out
     assert "1 of 1 kept records sent" in said
-    assert "1 more were missed by http://127.0.0.1:9: set MLFLOW_TRACKING_URI to it, or say --all" in said
+    assert "Missed by http://127.0.0.1:9: 1 more; set MLFLOW_TRACKING_URI to it, or say --all" in said
     assert set(content("of this store")) == {"one", "two", "parent"}
     assert len(outbox.waiting()) == 1
     sync(everything=True)
