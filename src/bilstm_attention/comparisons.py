@@ -14,17 +14,27 @@ def compare(file: Path, workers: int) -> None:
     """Trains, records and compares every variant of every table of a file; the page is written anew with each table.
 
     Data of every kind are prepared first, at every start, in a few seconds each. Trainings that are there are read, and
-    one that several tables want is made once. Two commands at once should not share any.
+    one that several tables want is made once.
 
     Args:
         file: of `experiments/comparisons`.
         workers: trainings at once.
+
+    Raises:
+        UserError: another process compares in this project.
     """
+    taken = UserError(f"{paths.TRAININGS}: another `compare` is at work, and may train the same; wait, or end it.")
+    with paths.alone_in(paths.TRAININGS, taken):
+        _compare(file, workers)
+
+
+def _compare(file: Path, workers: int) -> None:
     start_tensorflow()
     from bilstm_attention.experiment.comparison import read_page, trainings
 
     read, comparisons = read_page(file)
-    plans = [trainings(comparison, paths.TRAININGS / "data") for comparison in comparisons]
+    faithfulness = any("faithfulness" in comparison.table.show for comparison in comparisons)
+    plans = [trainings(comparison, paths.TRAININGS / "data", faithfulness) for comparison in comparisons]
     _prepare_data([training for planned in plans for training in planned])
     _check_scores(comparisons, plans)
     command = f"bilstm-attention compare {file} --workers {workers}"

@@ -1,5 +1,6 @@
 """The one place that spells a path; finds the project root, also from a DVC temporary copy."""
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -58,6 +59,23 @@ def main_root(root: Path | None = None) -> Path:
 def seed_folder(seed: int) -> Path:
     """Where `train` writes the model of one seed."""
     return MODELS / f"seed-{seed}"
+
+
+@contextmanager
+def alone_in(folder: Path, otherwise: UserError) -> Iterator[None]:
+    """Keeps a second process from a folder; the system frees it when its holder dies.
+
+    Args:
+        folder: made if it is not there.
+        otherwise: what is raised where another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise otherwise from None
+        yield
 
 
 @contextmanager

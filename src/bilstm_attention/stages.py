@@ -1,6 +1,7 @@
 """The DVC stages: each reads, calls one room, and writes. They run in the project root, as DVC runs them."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,11 @@ import numpy as np
 
 from bilstm_attention import paths
 from bilstm_attention.errors import ParamsError, UserError
-from bilstm_attention.params import Params, load_params
+from bilstm_attention.params import Params, Train, load_params
 from bilstm_attention.paths import write_json, written_whole
 from bilstm_attention.terminal import TrainingProgress, closing, start_tensorflow
 
+FIRST_WEIGHTS = 0.01  # their share of the moving average at the end, at most; more is said
 PAGE_ROWS = 400  # dev sentences on the attention page of a run
 TABLES = ("predictions", "dev_predictions", "confusion", "classes", "learning_curves")
 
@@ -53,7 +55,8 @@ def prepare(dask: str | None = None, params: Params | None = None, root: Path = 
     write_json(folder / "labels.json", labels)
     write_json(folder / "summary.json", counted)
     rows_of = {split: numbers["rows"] for split, numbers in counted["splits"].items()}
-    closing("prepare", {**rows_of, "labels": len(labels), "truncated": of_train["truncated"]})
+    twice = sum(counted["duplicates"].values())
+    closing("prepare", {**rows_of, "labels": len(labels), "truncated": of_train["truncated"], "duplicates": twice})
 
 
 def embed(params: Params | None = None, root: Path = paths.PROJECT) -> None:
@@ -83,6 +86,7 @@ def embed(params: Params | None = None, root: Path = paths.PROJECT) -> None:
 def train(seed: int) -> None:
     """One seed's model to `experiments/current/models/seed-N`, and its run to MLflow."""
     start_tensorflow()
+    from bilstm_attention.corpus.batches import steps_per_epoch
     from bilstm_attention.experiment import training
     from bilstm_attention.experiment.runs import record_training
     from bilstm_attention.experiment.task import load_task
@@ -95,6 +99,8 @@ def train(seed: int) -> None:
     if seed not in params.train.seeds:
         raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; add it to them first.")
     task = load_task()
+    steps = steps_per_epoch(task.train, params.train.batch_size, params.train.batch_tokens)
+    _warn_of_first_weights(params.train, steps)
     checkpoints = paths.main_root() / paths.CHECKPOINTS
     with TrainingProgress(f"seed {seed}", params.train.epochs, params.train.monitor) as progress:
         fitted = training.fit(
@@ -123,6 +129,19 @@ def train(seed: int) -> None:
         record_training(params, seed, fitted.dev, fitted.history, picture, description, started)
     # last, since DVC deletes the outputs of a stage that was killed before its end
     training.training_checkpoint(checkpoints, params.model, params.train, task, seed).remove()
+
+
+def _warn_of_first_weights(train: Train, steps: int) -> None:
+    """Says where the moving average begins, and does not forget: a training of few steps is then kept half made."""
+    total = train.epochs * steps
+    left = train.ema ** (total - 1)
+    if total > 1 and left > FIRST_WEIGHTS:
+        enough = math.floor(1000 * FIRST_WEIGHTS ** (1 / (total - 1))) / 1000
+        print(
+            f"warning: train.ema: {train.ema}: after {total:,} steps {100 * left:.0f} % of the averaged weights are"
+            f" still those of the first step; at most {enough} leaves {100 * FIRST_WEIGHTS:.0f} %, or train longer.",
+            file=sys.stderr,
+        )
 
 
 def evaluate() -> None:

@@ -50,6 +50,10 @@ def test_blocks_of_parameters_leave_the_rest_of_their_block_alone(
             ("{train.epochs: 2", "{data.dev: test.txt, train.epochs: 2"),
             "kinds: mean: folds are of train where the base names no dev file, and in all variants 5",
         ),
+        (
+            ("seeds:", "folds: 5\n    seeds:"),
+            "kinds: mean: train.restore_best_weights: true: the fold is dev, and would pick the epoch whose answers",
+        ),
     ],
 )
 def test_a_comparison_that_cannot_be_is_refused_before_any_training(

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def trained(
         "run": f"{variant}{seed}",
         "faithfulness": {"rows": 6, "comprehensiveness": measures, "sufficiency": measures, "entropy": 50.0},
     }
-    return Training("page", "table", variant, seed, None, Params(), True, root), found
+    return Training("page", "table", variant, seed, None, Params(), True, False, root), found
 
 
 @pytest.fixture
@@ -60,8 +61,9 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def comparison(*variants: str) -> Comparison:
-    table = Table(seeds=[0, 1], reference=variants[0], test=True, variants={name: Variant() for name in variants})
+def comparison(*variants: str, show: Sequence[str] = ()) -> Comparison:
+    named = {name: Variant() for name in variants}
+    table = Table(seeds=[0, 1], reference=variants[0], test=True, show=list(show), variants=named)
     return Comparison("page", "table", table, {name: Params() for name in variants}, {})
 
 
@@ -79,6 +81,13 @@ def test_scores_spread_ensemble_significance_and_runs(root: Path) -> None:
     assert 0 < table.loc["bb", "p"] <= 1
     assert table["weights_added"].tolist() == [0, 10]
     assert table["runs"].tolist() == ["a0 a1", "bb0 bb1"]
+    assert not [column for column in table if "comprehensiveness" in column]
+
+
+def test_how_faithful_the_attention_is_stands_where_it_is_shown(root: Path) -> None:
+    one = answers_of([trained(root, "a", seed, GOLD) for seed in (0, 1)])
+    row = tabulate(comparison("a", show=["faithfulness"]), {"a": one}).iloc[0]
+    assert (row["comprehensiveness_attention"], row["sufficiency_gradient_input"], row["entropy"]) == (1, 2, 50)
 
 
 def test_scores_by_class_are_those_of_the_relations_on_test(root: Path) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from bilstm_attention import paths
+from bilstm_attention.errors import UserError
 from bilstm_attention.experiment.scoring import official_f1
 from tests.pipeline.conftest import SMALL, Project
 
@@ -152,9 +154,9 @@ def test_what_two_tables_want_is_trained_once_and_stands_in_both(project: Projec
 def test_folds_are_judged_together_and_each_by_models_that_did_not_learn_from_it(project: Project) -> None:
     data, known = project.root / "experiments/trainings/data", trained(project)
     before = set(data.iterdir())
-    write(
-        project, "halves", ("seeds: [0, 1]", "seeds: [0]\n    folds: 2"), ("[faithfulness]", "[errors, faithfulness]")
-    )
+    last = ("{train.epochs", "{train.restore_best_weights: false, train.epochs")
+    folds = ("seeds: [0, 1]", "seeds: [0]\n    folds: 2")
+    write(project, "halves", last, folds, ("[faithfulness]", "[errors, faithfulness]"))
     compare(project, "halves")
     folders = sorted(set(data.iterdir()) - before)
     tables = {folder: pd.read_parquet(folder / "data/prepared/dev.parquet") for folder in folders}
@@ -237,6 +239,27 @@ def test_the_folds_of_a_corpus_without_a_test_file_are_those_that_the_pipeline_t
     assert metrics["test"]["official_f1"]["mean"] > 10
     same = [found for found in trained(project).values() if found["predicted"] == rows["predicted"].tolist()]
     assert len(same) == 1
+
+
+def test_what_is_recorded_later_says_what_it_was_trained_with(project: Project) -> None:
+    known = trained(project)
+    for file, found in known.items():
+        file.write_text(json.dumps(found | {"environment": {"mlflow.source.git.commit": "as it was"}}))
+    other = project.root / "other.db"
+    project.run(
+        *("bilstm-attention", "compare", "experiments/comparisons/two.yaml"),
+        extra={"MLFLOW_TRACKING_URI": f"sqlite:///{other}"},
+    )
+    with sqlite3.connect(other) as store:
+        commits = store.execute("select value from tags where key = 'mlflow.source.git.commit'").fetchall()
+    assert commits == [("as it was",)] * 4
+    assert set(trained(project)) == set(known)
+
+
+def test_two_comparisons_do_not_train_at_once(project: Project) -> None:
+    with paths.alone_in(project.root / paths.TRAININGS, UserError("busy")):
+        command = ("bilstm-attention", "compare", "experiments/comparisons/two.yaml")
+        assert "another `compare` is at work" in project.run(*command, check=False)
 
 
 def test_a_killed_comparison_takes_its_workers_along_and_goes_on(project: Project) -> None:

@@ -142,6 +142,7 @@ class Training:
         fold: of the training set, by which it is judged; None: by dev.
         params: all of them.
         test: whether the model answers the test set.
+        faithfulness: whether that of its attention is measured: where a table of the page shows it.
         root: the folder that holds its data.
     """
 
@@ -152,6 +153,7 @@ class Training:
     fold: int | None
     params: Params
     test: bool
+    faithfulness: bool
     root: Path
 
     @property
@@ -208,6 +210,11 @@ def _fault(table: Table, params: Params) -> str | None:
             f"folds are of train where the base names no dev file, and in all variants {table.folds}; here data.dev is"
             f" {data.dev}, data.folds {data.folds}"
         )
+    if table.folds is not None and data.test and params.train.restore_best_weights:
+        return (
+            "train.restore_best_weights: true: the fold is dev, and would pick the epoch whose answers it judges; set"
+            " it to false, and train.epochs to what all folds are to have"
+        )
     if data.fold is not None:
         return f"data.fold: {data.fold}: a table has all folds or none; set its `folds`"
     if params.train.seeds != Train().seeds:
@@ -234,11 +241,13 @@ def _check_alike(where: str, variants: Mapping[str, Params]) -> None:
         raise ParamsError(f"{where}: train.monitor: variants are judged by different scores; name one.")
 
 
-def trainings(comparison: Comparison, folder: Path) -> list[Training]:
+def trainings(comparison: Comparison, folder: Path, faithfulness: bool) -> list[Training]:
     """Every variant with every seed on every fold, all variants with the first seed and fold first.
 
     Args:
+        comparison: a table.
         folder: under which those of the same data share a folder, whatever comparison they are of.
+        faithfulness: whether it is measured; the same for all tables of a page, since they may share trainings.
     """
     table, planned = comparison.table, []
     for seed in table.seeds:
@@ -247,7 +256,8 @@ def trainings(comparison: Comparison, folder: Path) -> list[Training]:
                 if fold is not None:
                     params = with_overrides(params, {"data.fold": fold})
                 root = folder / digest(params.data.model_dump(), params.embeddings.model_dump())[:12]
-                planned.append(Training(comparison.page, comparison.name, name, seed, fold, params, table.test, root))
+                of = comparison.page, comparison.name, name, seed, fold
+                planned.append(Training(*of, params, table.test, faithfulness, root))
     return planned
 
 

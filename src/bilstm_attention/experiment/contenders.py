@@ -17,7 +17,7 @@ from bilstm_attention.experiment import faithfulness, prediction
 from bilstm_attention.experiment import training as loop
 from bilstm_attention.experiment.checkpoint import digest
 from bilstm_attention.experiment.comparison import Training
-from bilstm_attention.experiment.environment import made_with
+from bilstm_attention.experiment.environment import environment_tags, made_with
 from bilstm_attention.experiment.outbox import Letter
 from bilstm_attention.experiment.runs import corpus_name, of_attention
 from bilstm_attention.experiment.scoring import scores
@@ -38,8 +38,8 @@ def train_one(training: Training) -> dict[str, Any]:
 
     Returns:
         among others `dev`, scores of the kept epoch; `predicted`, `(N,)` labels of what it is judged on, and
-        `confidence`, the probability of each; `faithfulness` on dev; and where the model answered the test set `test`,
-        probabilities `(M, C)`, on disk in a file of its own.
+        `confidence`, the probability of each; where asked `faithfulness` on dev, and `test`, what the model answered
+        the test set, probabilities `(M, C)`, on disk in a file of its own.
     """
     params, seed = training.params, training.seed
     task, dev, vocabulary = _inputs(training.root)
@@ -49,11 +49,12 @@ def train_one(training: Training) -> dict[str, Any]:
     if training.test or training.judged == "test":
         judged["test"] = encode(load_split("test", root=training.root), vocabulary, task.labels)
     arrays = [part for rows in judged.values() for part in (rows.tokens, rows.starts, rows.labels)]
-    # by what was trained and judged, whichever comparison or parameters led to it
-    path = paths.TRAININGS / f"{digest(checkpoint.path.stem, _MEASURES, FAITHFULNESS_ROWS, *arrays)}.json"
+    # by what was trained, measured and judged, whichever comparison or parameters led to it
+    measures = [_MEASURES, FAITHFULNESS_ROWS] if training.faithfulness else []
+    path = paths.TRAININGS / f"{digest(checkpoint.path.stem, *measures, *arrays)}.json"
     answers = path.with_suffix(".npy")
     if not path.exists() or ("test" in judged and not answers.exists()):
-        started, code = time.time(), _code()
+        started, (code, environment) = time.time(), _made()
         fitted = loop.fit(
             params.model, params.train, task, seed, checkpoints=checkpoints, on_epoch=lambda row: end_orphan()
         )
@@ -64,13 +65,16 @@ def train_one(training: Training) -> dict[str, Any]:
             "best_epoch": fitted.best_epoch,
             "started": started,
             "made_with": code,
+            "environment": environment,
             "weights": sum(variable.numpy().size for variable in fitted.model.trainable_variables),
             "history": fitted.history.to_dict("records"),
             "predicted": prediction.named(probabilities[training.judged], task.labels),
             "confidence": [round(float(each), 4) for each in probabilities[training.judged].max(axis=1)],
-            "faithfulness": faithfulness.measure(fitted.model, dev, vocabulary, task.labels, FAITHFULNESS_ROWS, 0),
             "labels": list(task.labels),
         }
+        if training.faithfulness:
+            measured = faithfulness.measure(fitted.model, dev, vocabulary, task.labels, FAITHFULNESS_ROWS, 0)
+            found["faithfulness"] = measured
         if "test" in probabilities:
             with paths.written_whole(answers) as target, target.open("wb") as file:
                 np.save(file, probabilities["test"], allow_pickle=False)
@@ -84,9 +88,10 @@ def train_one(training: Training) -> dict[str, Any]:
 
 
 @cache
-def _code() -> str:
-    """What this process trains with, as it was before its first training."""
-    return made_with()
+def _made() -> tuple[str, dict[str, str]]:
+    """What this process trains with, for people and as tags, as it was before its first training."""
+    # the run is the recording process's, which says so by itself
+    return made_with(), {name: tag for name, tag in environment_tags().items() if name not in ("host", "process")}
 
 
 @lru_cache(maxsize=4)
@@ -104,8 +109,10 @@ def record(training: Training, found: Mapping[str, Any]) -> str | None:
     prepared = training.root / paths.PREPARED
     tags = {"comparison": training.page, "table": training.table, "variant": training.variant}
     tags |= {"seed": str(training.seed)} | ({} if training.fold is None else {"fold": str(training.fold)})
+    tags |= found["environment"]
     metrics = {f"best_dev_{score}": value for score, value in found["dev"].items()}
-    metrics |= of_attention(faithfulness.over_seeds({training.seed: found["faithfulness"]}))
+    if training.faithfulness:
+        metrics |= of_attention(faithfulness.over_seeds({training.seed: found["faithfulness"]}))
     letter = Letter(corpus_name(params), training.name)
     run = letter.run(
         (DIGEST, found["digest"]),

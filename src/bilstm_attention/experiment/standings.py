@@ -69,7 +69,8 @@ def answers_of(done: Sequence[tuple[Training, Mapping[str, Any]]]) -> Answers:
 
 
 def tabulate(comparison: Comparison, answers: Mapping[str, Answers]) -> pd.DataFrame:
-    """A row per variant: scores by seed, mean and sd, p against the reference, weights added, faithfulness, runs.
+    """A row per variant: scores by seed, mean and sd, p against the reference, weights added, runs, and what is shown
+    of faithfulness.
 
     With the test set also its scores, the 95 % interval of their mean and the ensemble's score; p is then of test.
     """
@@ -79,7 +80,6 @@ def tabulate(comparison: Comparison, answers: Mapping[str, Answers]) -> pd.DataF
     for name, one in answers.items():
         score = partial(_score, monitor, one.found[0]["labels"])
         judged = {seed: score(one.gold, predicted) for seed, predicted in one.predicted.items()}
-        measured = pd.json_normalize([found["faithfulness"] for found in one.found]).mean(numeric_only=True)
         row = {"variant": name, **{f"seed_{seed}": value for seed, value in judged.items()}}
         row |= scoring.spread_over_seeds(judged)
         if test:
@@ -94,14 +94,21 @@ def tabulate(comparison: Comparison, answers: Mapping[str, Answers]) -> pd.DataF
         row["p"] = _significance(one, reference, monitor, test)
         row["weights"] = one.found[0]["weights"]
         row["weights_added"] = row["weights"] - reference.found[0]["weights"]
-        row["faithfulness_rows"] = measured["rows"]
-        row |= {measure.replace(".", "_"): measured[measure] for measure in MEASURES}
-        row |= {f"share_{kind}": measured.get(f"attention_share.{kind}") for kind in SHARES}
+        if "faithfulness" in comparison.table.show:
+            row |= _faithfulness(one)
         row["runs"] = " ".join(str(found["run"]) for found in one.found)
         rows.append(row)
     table = pd.DataFrame(rows).drop(columns="by_seed")
     # numbers, also where none is known
     return table.astype({column: float for column in ("sd", "test_sd", "p") if column in table})
+
+
+def _faithfulness(one: Answers) -> dict[str, float | None]:
+    """Of the attention on dev, means over the trainings."""
+    measured = pd.json_normalize([found["faithfulness"] for found in one.found]).mean(numeric_only=True)
+    measures = {measure.replace(".", "_"): measured[measure] for measure in MEASURES}
+    shares = {f"share_{kind}": measured.get(f"attention_share.{kind}") for kind in SHARES}
+    return {"faithfulness_rows": measured["rows"], **measures, **shares}
 
 
 def _score(monitor: str, labels: Sequence[str], gold: Sequence[str], predicted: Sequence[str]) -> float:

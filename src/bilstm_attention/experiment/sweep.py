@@ -1,6 +1,5 @@
 """A sweep: trials handed to workers until the budget is spent, over as many starts as it takes, nothing lost."""
 
-import fcntl
 import os
 import random
 import signal
@@ -30,6 +29,7 @@ from bilstm_attention.experiment.study import (
 )
 from bilstm_attention.experiment.trials import FOUND, Job, confirmation, do, worker_name
 from bilstm_attention.experiment.workers import Died, run_jobs
+from bilstm_attention.paths import alone_in
 
 SECONDS_BETWEEN_LOOKS, SECONDS_TO_BEGIN = 2, 60  # at a database, while others finish the last trials
 FAILURES_AT_START = 3  # in a row, before anything worked, end the sweep: the fault is then everywhere
@@ -73,12 +73,8 @@ def locked(definition: Definition) -> Iterator[None]:
     Raises:
         SweepError: another has it.
     """
-    definition.folder.mkdir(parents=True, exist_ok=True)
-    with (definition.folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SweepError(f"{definition.folder}: the sweep runs already, in another process.") from None
+    taken = SweepError(f"{definition.folder}: the sweep runs already, in another process.")
+    with alone_in(definition.folder, taken):
         yield
 
 

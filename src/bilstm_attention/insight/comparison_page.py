@@ -1,6 +1,7 @@
 """What a comparison found as Markdown: the table of scores, and what else its file asks for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -8,6 +9,7 @@ from bilstm_attention.experiment.comparison import Comparison
 from bilstm_attention.experiment.standings import RANKINGS, SHARES, Errors
 from bilstm_attention.insight.tables import markdown_row
 
+SMALLEST_P = 0.001  # what a thousand random exchanges can show
 FAITHFULNESS = (
     "**Does the attention mean anything?** On {rows} dev sentences of each training, means of all; percentage points\n"
     "of the predicted class's probability. Comprehensiveness: what deleting the tokens on top of a ranking takes away\n"
@@ -49,20 +51,21 @@ def section(
 
 def _scores(comparison: Comparison, table: pd.DataFrame) -> str:
     given, monitor, judged = comparison.table, comparison.monitor, comparison.judged_on
-    of_test = [f"test {monitor}", "95 % interval", "ensemble"] if given.test else []
+    of_test = [f"test {monitor}", "test, by seed", "95 % interval", "ensemble"]
     p = f"p {'on test ' if given.test else ''}against {given.reference}"
-    heads = [*given.columns, "weights added", f"{judged} {monitor}", f"{judged}, by seed", *of_test]
+    heads = [*given.columns, "weights added", f"{judged} {monitor}", *(of_test if given.test else ["by seed"])]
     alone = len(table) == 1
     lines = _head("variant", *heads, *([] if alone else [p]))
     for row in table.to_dict("records"):
         said = given.variants[row["variant"]].words
-        by_seed = ", ".join(f"{row[f'seed_{seed}']:.1f}" for seed in given.seeds)
         cells = [f"`{row['variant']}`", *(said.get(column, "") for column in given.columns)]
-        cells += [f"{row['weights_added']:,}", _mean_and_sd(row["mean"], row["sd"]), by_seed]
+        cells += [f"{row['weights_added']:,}", _mean_and_sd(row["mean"], row["sd"])]
         if given.test:
-            cells += [_mean_and_sd(row["test_mean"], row["test_sd"]), f"{row['test_low']:.2f}–{row['test_high']:.2f}"]
-            cells += [f"{row['test_ensemble']:.2f}"]
-        lines.append(_row(*cells, *([] if alone else [_number(row["p"], 3)])))
+            cells += [_mean_and_sd(row["test_mean"], row["test_sd"]), _by_seed(row, "test_seed", given.seeds)]
+            cells += [f"{row['test_low']:.2f}–{row['test_high']:.2f}", f"{row['test_ensemble']:.2f}"]
+        else:
+            cells += [_by_seed(row, "seed", given.seeds)]
+        lines.append(_row(*cells, *([] if alone else [_p(row["p"])])))
     return "\n".join(lines)
 
 
@@ -151,6 +154,15 @@ def page(
     made = "\n".join(f"- {each}" for each in made_with)
     parts = [about.strip(), f"```sh\n{command}\n```", *sections, yet, runs, f"Trained with\n\n{made}"]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _by_seed(row: Mapping[Any, Any], name: str, seeds: Sequence[int]) -> str:
+    return ", ".join(f"{row[f'{name}_{seed}']:.1f}" for seed in seeds)
+
+
+def _p(p: float | None) -> str:
+    """As a bound where none of the random exchanges made as much difference."""
+    return f"≤ {SMALLEST_P:.3f}" if not pd.isna(p) and p < SMALLEST_P else _number(p, 3)
 
 
 def _mean_and_sd(mean: float, sd: float | None) -> str:
