@@ -19,7 +19,7 @@ from bilstm_attention.params import Params, Train, load_params
 from bilstm_attention.paths import write_json, written_whole
 from bilstm_attention.terminal import TrainingProgress, closing, start_tensorflow
 
-FIRST_WEIGHTS = 0.01  # their share of the moving average at the end, at most; more is said
+FIRST_WEIGHTS = 0.05  # their share of the moving average at the end, at most; more is said
 PAGE_ROWS = 400  # dev sentences on the attention page of a run
 TABLES = ("predictions", "dev_predictions", "confusion", "classes", "learning_curves")
 
