@@ -132,7 +132,7 @@ def train(seed: int) -> None:
 
 
 def _warn_of_first_weights(train: Train, steps: int) -> None:
-    """Says where the moving average begins, and does not forget: a training of few steps is then kept half made."""
+    """Warns where the moving average still holds much of the first step's weights when training ends."""
     total = train.epochs * steps
     left = train.ema ** (total - 1)
     if total > 1 and left > FIRST_WEIGHTS:
