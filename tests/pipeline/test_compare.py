@@ -188,7 +188,10 @@ def test_what_is_final_answers_the_test_set_as_the_pipeline_does(project: Projec
     # data of its own: the first variant reads a context of the entities
     own = ("kind: mean}", "kind: mean, data.tokens.context: 2}")
     write(project, "final", ("seeds:", "test: true\n    seeds:"), own, ("[faithfulness]", "[classes]"))
+    known = trained(project)
     compare(project, "final")
+    # no table of the page shows it
+    assert not [found for file, found in trained(project).items() if file not in known and "faithfulness" in found]
     row = table(project, "final").loc["mean"]
     assert row["test_mean"] > 10  # or equal scores would say nothing
     project.apply(*AS_MEAN, "data.tokens.context=2", "train.seeds=[0,1]", "train.threads=1", "evaluate.bootstrap=1000")
