@@ -186,15 +186,33 @@ def test_a_model_that_cannot_be_logged_leaves_its_run_finished(tracker: Tracker,
     assert tracker.client.get_run(run_id).info.status == "FINISHED"
 
 
-def test_a_model_that_could_not_be_logged_is_logged_the_next_time(
-    tracker: Tracker, model_folder: Path, tmp_path: Path
+class Cut(BaseException):
+    """What ends a process at once, for which MLflow sets no status."""
+
+
+@pytest.mark.parametrize("fault", [OSError("no answer"), Cut()])
+def test_a_model_that_was_half_logged_is_there_once_and_whole_after_the_next_time(
+    tracker: Tracker, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
 ) -> None:
+    from mlflow import MlflowClient
+
+    def fail(*_: object) -> None:
+        raise fault
+
+    def models() -> list[str]:
+        found = tracker.client.search_logged_models([tracker.experiment], f"source_run_id = '{run_id}'")
+        return [str(model.status) for model in found]
+
     run_id = tracker.record(Record("x", 0.0, {}))
-    with pytest.raises(Exception, match="absent"):
-        log_model(tracker, run_id, tmp_path / "absent", EXAMPLE, "absent", TAGS)
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_model_artifacts", fail)
+        with pytest.raises(type(fault)):
+            log_model(tracker, run_id, model_folder, EXAMPLE, "late", TAGS)
+    assert models() == ["PENDING" if isinstance(fault, Cut) else "FAILED"]
     log_model(tracker, run_id, model_folder, EXAMPLE, "late", TAGS)
-    models = [output.model_id for output in tracker.client.get_run(run_id).outputs.model_outputs]
-    assert [str(tracker.client.get_logged_model(model).status) for model in models].count("READY") == 1
+    assert models() == ["READY"]
+    fetched = fetch_model(run_id, tmp_path / "fetched")
+    assert (fetched / "model.keras").read_bytes() == (model_folder / "model.keras").read_bytes()
 
 
 GOLD = ["A", "B"] * 20

@@ -2,11 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -175,6 +178,36 @@ def test_an_orphan_is_a_worker_with_a_new_parent(monkeypatch: pytest.MonkeyPatch
     for parent, orphan in ((1234, False), (1, True)):
         monkeypatch.setattr(os, "getppid", lambda parent=parent: parent)
         assert orphaned() == orphan
+
+
+def test_a_worker_whose_parent_was_killed_ends_in_silence(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys, time
+from bilstm_attention.experiment.workers import run_jobs
+
+def kill_the_parent(job):
+    if job == 2:
+        os.kill(os.getppid(), signal.SIGKILL)
+    return job
+
+if __name__ == "__main__":
+    jobs = iter([1, 2])
+    for done in run_jobs(lambda busy: next(jobs, None), kill_the_parent, 1):
+        # job 2 is with the worker, and its result will not be read
+        time.sleep(60)
+"""
+    (tmp_path / "program.py").write_text(program)
+    done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (-signal.SIGKILL, "")
+
+
+@pytest.mark.parametrize("how", [EOFError(), ConnectionResetError()])
+def test_a_worker_ends_with_the_connection_however_that_ended(how: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = Mock(recv=Mock(side_effect=how))
+    monkeypatch.setattr(workers, "_parent", None)
+    monkeypatch.setattr(signal, "signal", Mock())
+    workers._serve(connection, square)
+    connection.send.assert_not_called()
 
 
 def test_what_is_no_worker_is_no_orphan_whoever_started_it(monkeypatch: pytest.MonkeyPatch) -> None:

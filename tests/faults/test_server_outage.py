@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +69,10 @@ def known(server: TrackingServer, name: str) -> dict[str, Any]:
         listed = client.list_artifacts(run, folder)
         return [path for file in listed for path in (files(run, file.path) if file.is_dir else [file.path])]
 
+    logged = Counter(
+        (model.source_run_id, str(model.status)) for model in client.search_logged_models([experiment.experiment_id])
+    )
+
     def told(run: Any) -> dict[str, Any]:
         tags = run.data.tags
         return {
@@ -83,7 +88,7 @@ def known(server: TrackingServer, name: str) -> dict[str, Any]:
             "datasets": sorted((each.dataset.name, each.dataset.digest) for each in run.inputs.dataset_inputs),
             # answers of a sweep are named by the digest of its winner's model
             "files": sorted(files(run.info.run_id)),
-            "models": len(run.outputs.model_outputs) if run.outputs else 0,
+            "models": {status: count for (of, status), count in logged.items() if of == run.info.run_id},
         }
 
     found = {names[run.info.run_id]: told(run) for run in runs}
@@ -111,6 +116,9 @@ def test_the_store_knows_trainings_evaluation_sweep_and_model(undisturbed: tuple
     trials = ["trial 0: lstm_units=4", "trial 1: lstm_units=6"]
     assert sorted(found) == sorted([*models, *trials, "sweep NAME", "registered"])
     assert found["registered"] == ["sweep NAME", models[-1]]
+    assert {name: found[name]["models"] for name in found["registered"]} == {
+        name: {"READY": 1} for name in found["registered"]
+    }
     assert {found[name]["parent"] for name in models[:-1]} == {models[-1]}
     assert {found[name]["parent"] for name in trials} == {"sweep NAME"}
     assert {"metrics.json", "dev_predictions.csv", "plots/overview.png"} <= set(found[models[-1]]["files"])

@@ -4,11 +4,11 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -16,6 +16,9 @@ from bilstm_attention.errors import DataError, UserError
 from bilstm_attention.experiment.environment import sha256
 from bilstm_attention.experiment.scoring import compare, goodness
 from bilstm_attention.experiment.tracking import MODEL_DIGEST, Store, Tracker, reason_of, shown_uri
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
 
 CHAMPION = "champion"
 # Dev answers of each seed, an artifact of the run: what two versions are compared by.
@@ -61,6 +64,8 @@ def dev_digest(answers: pd.DataFrame) -> str:
 def log_model(tracker: Tracker, run_id: str, folder: Path, example: str, name: str, tags: Mapping[str, str]) -> None:
     """Logs a model that takes raw text, unless the run has it, and registers it, unless it is.
 
+    What is left of an attempt that was cut off is deleted.
+
     Args:
         tracker: of the experiment of the run.
         run_id: run that the model belongs to.
@@ -70,8 +75,12 @@ def log_model(tracker: Tracker, run_id: str, folder: Path, example: str, name: s
         tags: of the version.
     """
     digest = sha256(folder / "model.keras")
-    model = _logged(tracker, run_id, digest) or _log(tracker, run_id, folder, example, digest)
     client = tracker.client
+    for left in _models(tracker, run_id, ready=False):
+        if left.tags.get(MODEL_DIGEST) == digest:
+            client.delete_logged_model(left.model_id)
+    had = [model.model_id for model in _models(tracker, run_id) if model.tags.get(MODEL_DIGEST) == digest]
+    model = had[0] if had else _log(tracker, run_id, folder, example, digest)
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
@@ -119,20 +128,16 @@ def _log(tracker: Tracker, run_id: str, folder: Path, example: str, digest: str)
     return str(logged.model_id)
 
 
-def _logged(store: Store, run_id: str, digest: str | None = None) -> str | None:
-    """The newest model that the run has, of all or of this digest."""
+def _models(store: Store, run_id: str, ready: bool = True) -> list["LoggedModel"]:
+    """The models of a run that are whole, or those that are not, the newest first."""
     from mlflow.entities import LoggedModelStatus
-    from mlflow.exceptions import MlflowException
 
-    outputs = store.client.get_run(run_id).outputs
-    ready = []
-    for output in outputs.model_outputs if outputs else ():
-        # one that was deleted is listed, and cannot be had
-        with suppress(MlflowException):
-            model = store.client.get_logged_model(output.model_id)
-            if model.status == LoggedModelStatus.READY and digest in (None, model.tags.get(MODEL_DIGEST)):
-                ready.append(model)
-    return str(max(ready, key=lambda model: model.creation_timestamp).model_id) if ready else None
+    found = store.client.search_logged_models(
+        [store.client.get_run(run_id).info.experiment_id],
+        f"source_run_id = '{run_id}'",
+        order_by=[{"field_name": "creation_timestamp", "ascending": False}],
+    )
+    return [model for model in found if (model.status == LoggedModelStatus.READY) == ready]
 
 
 def fetch_model(wanted: str, folder: Path) -> Path:
@@ -153,8 +158,8 @@ def fetch_model(wanted: str, folder: Path) -> Path:
 
     try:
         store = Store()
-        model = None if ":/" in wanted else _logged(store, wanted)
-        address = f"models:/{model}" if model else wanted
+        models = [] if ":/" in wanted else _models(store, wanted)
+        address = f"models:/{models[0].model_id}" if models else wanted
         whole = Path(mlflow.artifacts.download_artifacts(address, dst_path=str(folder)))
         return whole / str(Model.load(whole).flavors["python_function"]["data"])
     except Exception as error:

@@ -101,9 +101,13 @@ def _serve(connection: Connection, work: Work) -> None:
     while True:
         try:
             job = connection.recv()
-        except EOFError:
+        # a parent that was killed may leave results unread, and the connection is then reset
+        except (EOFError, ConnectionResetError):
             return
-        connection.send(work(job))
+        result = work(job)
+        # of a parent that has gone the next look tells
+        with suppress(ConnectionError):
+            connection.send(result)
 
 
 _parent: int | None = None
