@@ -101,14 +101,15 @@ def test_scores_by_class_are_those_of_the_relations_on_test(root: Path) -> None:
 def test_errors_are_told_apart_by_kind_and_distance_with_the_surest_as_examples(root: Path) -> None:
     better = [CAUSE, EFFECT, EFFECT, OTHER, OTHER, OTHER]
     errors = errors_of(answers_of([trained(root, "a", 0, WRONG, 0.6), trained(root, "a", 1, better)]))
-    assert errors.answered == 12
+    assert (errors.answered, errors.wrong) == (12, 6)
     assert errors.kinds == {
         "the right relation, the wrong direction": 2,
         "no relation where there is one": 2,
         "another relation": 1,
         "a relation where there is none": 1,
     }
-    right = errors.distances.set_index("distance")["right"].to_dict()
+    assert errors.counted == "tokens between the entities"
+    right = errors.distances.set_index("tokens")["right"].to_dict()
     assert right == {"0 to 2": 50.0, "3 to 5": 25.0, "6 to 9": 50.0, "10 and more": 100.0}
     assert errors.confusions["answers"].tolist() == [2, 2, 1, 1]
     example = errors.examples.set_index("id").loc["1"]
@@ -121,10 +122,15 @@ def test_errors_are_told_apart_by_kind_and_distance_with_the_surest_as_examples(
     }
 
 
-def test_plain_classes_have_one_kind_of_error_and_no_distances(root: Path) -> None:
+def test_of_plain_classes_errors_are_told_apart_by_the_length_of_the_sentence(root: Path) -> None:
     table = pd.read_parquet(root / paths.PREPARED / "dev.parquet")[["id", "tokens", "label", "length"]]
     table.assign(label=["hot", "cold"] * 3).to_parquet(root / paths.PREPARED / "dev.parquet")
     errors = errors_of(answers_of([trained(root, "a", 0, ["hot"] * 6, labels=["cold", "hot"])]))
-    assert errors.kinds == {"another class": 3}
-    assert not len(errors.distances)
-    assert errors.examples["first"].tolist() == [""]
+    assert (errors.wrong, errors.kinds) == (3, {})
+    # lengths are 7, 9, 10, 12, 16 and 19; every other answer is right
+    assert errors.counted == "tokens in the sentence"
+    assert errors.distances.astype({"tokens": str}).to_dict("records") == [
+        {"tokens": "1 to 10", "answers": 3, "right": pytest.approx(200 / 3)},
+        {"tokens": "11 to 20", "answers": 3, "right": pytest.approx(100 / 3)},
+    ]
+    assert errors.examples.columns.tolist() == ["id", "gold", "predicted", "confidence"]

@@ -18,8 +18,9 @@ from bilstm_attention.experiment.task import load_split
 RANKINGS = ("attention", "random", "gradient_input")
 MEASURES = [f"{of}.{by}" for of in ("comprehensiveness", "sufficiency") for by in RANKINGS] + ["entropy"]
 SHARES = ("entities", "entity_markers", "function_words", "punctuation", "other_words")
-# tokens between the two entities, at most
+# tokens, at most
 DISTANCES = {"0 to 2": 2, "3 to 5": 5, "6 to 9": 9, "10 and more": np.inf}
+LENGTHS = {"1 to 10": 10, "11 to 20": 20, "21 to 30": 30, "31 and more": np.inf}
 
 
 @dataclass(frozen=True)
@@ -147,16 +148,20 @@ class Errors:
 
     Args:
         answered: answers in all.
-        kinds: wrong answers by kind.
+        wrong: how many of them were wrong.
+        kinds: these by kind; empty where classes are no relations.
         confusions: the most frequent: `gold`, `predicted`, `answers`.
-        distances: by tokens between the entities: `distance`, `answers`, `right` in percent; empty without entities.
-        examples: the most certain wrong answer of each of `confusions`: `id`, `first`, `second` (the entities' words),
-            `gold`, `predicted`, `confidence` in percent.
+        counted: which tokens `distances` is by: those between the entities, or, without entities, all of the sentence.
+        distances: `tokens`, `answers`, `right` in percent.
+        examples: the most certain wrong answer of each of `confusions`: `id`, `gold`, `predicted`, `confidence` in
+            percent, and with entities their words, `first` and `second`.
     """
 
     answered: int
+    wrong: int
     kinds: dict[str, int]
     confusions: pd.DataFrame
+    counted: str
     distances: pd.DataFrame
     examples: pd.DataFrame
 
@@ -176,34 +181,30 @@ def errors_of(one: Answers, shown: int = 12) -> Errors:
         ],
         ignore_index=True,
     )
-    relational = scoring.is_relational(one.found[0]["labels"])
     wrong = table[table["label"] != table["predicted"]]
-    kinds = Counter(map(partial(_kind, relational), wrong["label"], wrong["predicted"]))
+    relational = scoring.is_relational(one.found[0]["labels"])
+    kinds = Counter(map(_kind, wrong["label"], wrong["predicted"])) if relational else Counter()
+    entities = "e1_start" in table
     confusions = wrong.groupby(["label", "predicted"], sort=False).size().sort_values(ascending=False, kind="stable")
     frequent = confusions.head(shown).rename("answers").reset_index().rename(columns={"label": "gold"})
     certain = wrong.sort_values("confidence", ascending=False, kind="stable").drop_duplicates(["label", "predicted"])
-    examples = frequent[["gold", "predicted"]].merge(certain.rename(columns={"label": "gold"}), how="left")
+    surest = frequent[["gold", "predicted"]].merge(certain.rename(columns={"label": "gold"}), how="left")
+    examples = surest[["id", "gold", "predicted"]].assign(confidence=100 * surest["confidence"])
+    if entities:
+        for entity, name in ((1, "first"), (2, "second")):
+            examples[name] = [_words(row, entity) for row in surest.itertuples()]
     return Errors(
         answered=len(table),
+        wrong=len(wrong),
         kinds=dict(kinds.most_common()),
         confusions=frequent,
-        distances=_by_distance(table),
-        examples=pd.DataFrame(
-            {
-                "id": examples["id"],
-                "first": [_words(row, 1) for row in examples.itertuples()],
-                "second": [_words(row, 2) for row in examples.itertuples()],
-                "gold": examples["gold"],
-                "predicted": examples["predicted"],
-                "confidence": 100 * examples["confidence"],
-            }
-        ),
+        counted="tokens between the entities" if entities else "tokens in the sentence",
+        distances=_by_distance(table) if entities else _by_tokens(table, table["length"], LENGTHS),
+        examples=examples,
     )
 
 
-def _kind(relational: bool, gold: str, predicted: str) -> str:
-    if not relational:
-        return "another class"
+def _kind(gold: str, predicted: str) -> str:
     if gold in NONE_LABELS:
         return "a relation where there is none"
     if predicted in NONE_LABELS:
@@ -213,18 +214,18 @@ def _kind(relational: bool, gold: str, predicted: str) -> str:
 
 
 def _words(row: Any, entity: int) -> str:
-    """The words of an entity; empty where none is marked."""
-    start, end = (getattr(row, f"e{entity}_{edge}", 0) for edge in ("start", "end"))
+    start, end = (getattr(row, f"e{entity}_{edge}") for edge in ("start", "end"))
     return " ".join(row.tokens[start:end])
 
 
 def _by_distance(table: pd.DataFrame) -> pd.DataFrame:
-    if "e1_start" not in table:
-        return pd.DataFrame()
     # a marker stands at either end
     between = table[["e1_start", "e2_start"]].max(axis=1) - table[["e1_end", "e2_end"]].min(axis=1) - 2
-    edges = [-np.inf, *DISTANCES.values()]
-    groups = pd.cut(between, edges, labels=list(DISTANCES))
+    return _by_tokens(table, between, DISTANCES)
+
+
+def _by_tokens(table: pd.DataFrame, tokens: pd.Series, edges: Mapping[str, float]) -> pd.DataFrame:
+    groups = pd.cut(tokens, [-np.inf, *edges.values()], labels=list(edges))
     right = (table["label"] == table["predicted"]).groupby(groups, observed=True)
-    found = right.agg(["size", "mean"]).reset_index(names="distance")
-    return pd.DataFrame({"distance": found["distance"], "answers": found["size"], "right": 100 * found["mean"]})
+    found = right.agg(["size", "mean"]).reset_index(names="tokens")
+    return pd.DataFrame({"tokens": found["tokens"], "answers": found["size"], "right": 100 * found["mean"]})

@@ -82,33 +82,31 @@ def _classes(classes: pd.DataFrame) -> str:
 
 
 def _errors(comparison: Comparison, errors: Errors) -> str:
-    wrong, judged = sum(errors.kinds.values()), comparison.judged_on
-    said = f"**What `{comparison.table.reference}` gets wrong** on {judged}: {wrong:,} of {errors.answered:,} answers."
-    if not wrong:
-        return said
-    lines = [
-        said,
-        "",
-        *_head("kind", "answers", "of the wrong ones"),
-        *(_row(kind, f"{count:,}", f"{100 * count / wrong:.0f} %") for kind, count in errors.kinds.items()),
-        "",
-    ]
-    if len(errors.distances):
-        lines += _head("tokens between the entities", "answers", "right")
+    reference, judged = comparison.table.reference, comparison.judged_on
+    lines = [f"**What `{reference}` gets wrong** on {judged}: {errors.wrong:,} of {errors.answered:,} answers."]
+    if not errors.wrong:
+        return lines[0]
+    if errors.kinds:
+        lines += ["", *_head("kind", "answers", "of the wrong ones")]
         lines += [
-            _row(row["distance"], f"{row['answers']:,}", f"{row['right']:.1f} %")
-            for row in errors.distances.to_dict("records")
+            _row(kind, f"{count:,}", f"{100 * count / errors.wrong:.0f} %") for kind, count in errors.kinds.items()
         ]
-        lines += [""]
+    lines += ["", *_head(errors.counted, "answers", "right")]
     lines += [
-        "The most frequent, and of each the wrong answer that the model was surest of (its number in the corpus, whose",
-        "sentences are not repeated here, and its two entities):",
+        _row(row["tokens"], f"{row['answers']:,}", f"{row['right']:.1f} %")
+        for row in errors.distances.to_dict("records")
+    ]
+    entities = {"first": "first entity", "second": "second entity"} if "first" in errors.examples else {}
+    lines += [
         "",
-        *_head("gold", "answered", "answers", "sentence", "first entity", "second entity", "probability"),
+        "The most frequent, and of each the wrong answer that the model was surest of (its number in the corpus, whose",
+        f"sentences are not repeated here{', and its two entities' if entities else ''}):",
+        "",
+        *_head("gold", "answered", "answers", "sentence", *entities.values(), "probability"),
     ]
     for often, surest in zip(errors.confusions.to_dict("records"), errors.examples.to_dict("records"), strict=True):
-        which = [str(surest["id"]), surest["first"], surest["second"], f"{surest['confidence']:.0f} %"]
-        lines.append(_row(often["gold"], often["predicted"], str(often["answers"]), *which))
+        which = [str(surest["id"]), *(surest[name] for name in entities), f"{surest['confidence']:.0f} %"]
+        lines.append(_row(often["gold"], often["predicted"], f"{often['answers']:,}", *which))
     return "\n".join(lines)
 
 
