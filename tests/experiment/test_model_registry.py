@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -161,16 +162,22 @@ def test_a_model_is_logged_and_registered_once(logged: Logged, model_folder: Pat
     assert version == Version(1, run_id, "zhou", "accuracy", DEV_ANSWERS, 50.0, "", champion=False)
 
 
-def test_a_run_whose_model_changes_has_the_new_one_as_another_version(
-    tracker: Tracker, model_folder: Path, tmp_path: Path
-) -> None:
+def another(model_folder: Path, folder: Path) -> Path:
+    """The same model with another weight."""
     from bilstm_attention.network.classifier import load_classifier, save_classifier
 
-    run_id = tracker.record(Record("x", 0.0, {}))
-    other = shutil.copytree(model_folder, tmp_path / "classifier")
+    other = shutil.copytree(model_folder, folder)
     model = load_classifier(other / "model.keras")
     model.trainable_variables[-1].assign(model.trainable_variables[-1] + 1)
     save_classifier(model, other / "model.keras")
+    return other
+
+
+def test_a_run_whose_model_changes_has_the_new_one_as_another_version(
+    tracker: Tracker, model_folder: Path, tmp_path: Path
+) -> None:
+    run_id = tracker.record(Record("x", 0.0, {}))
+    other = another(model_folder, tmp_path / "classifier")
     for folder in (model_folder, other, other):
         log_model(tracker, run_id, folder, EXAMPLE, "changing", TAGS)
     first, second = Registry(tracker, "changing").versions()
@@ -179,38 +186,41 @@ def test_a_run_whose_model_changes_has_the_new_one_as_another_version(
     assert (fetched / "model.keras").read_bytes() == (other / "model.keras").read_bytes()
 
 
-def test_a_model_that_cannot_be_logged_leaves_its_run_finished(tracker: Tracker, tmp_path: Path) -> None:
-    run_id = tracker.record(Record("x", 0.0, {}))
-    with pytest.raises(Exception, match="absent"):
-        log_model(tracker, run_id, tmp_path / "absent", EXAMPLE, "absent", TAGS)
-    assert tracker.client.get_run(run_id).info.status == "FINISHED"
-
-
 class Cut(BaseException):
     """What ends a process at once, for which MLflow sets no status."""
 
 
-@pytest.mark.parametrize("fault", [OSError("no answer"), Cut()])
-def test_a_model_that_was_half_logged_is_there_once_and_whole_after_the_next_time(
-    tracker: Tracker, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
-) -> None:
+def fail_to_log(tracker: Tracker, run_id: str, folder: Path, name: str, fault: BaseException) -> None:
     from mlflow import MlflowClient
 
-    def fail(*_: object) -> None:
-        raise fault
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MlflowClient, "log_model_artifacts", Mock(side_effect=fault))
+        with pytest.raises(type(fault)):
+            log_model(tracker, run_id, folder, EXAMPLE, name, TAGS)
 
+
+@pytest.mark.parametrize("fault", [OSError("no answer"), Cut()])
+def test_a_model_that_was_half_logged_is_there_once_and_whole_after_the_next_time(
+    tracker: Tracker, model_folder: Path, tmp_path: Path, fault: BaseException
+) -> None:
     def models() -> list[str]:
         found = tracker.client.search_logged_models([tracker.experiment], f"source_run_id = '{run_id}'")
         return [str(model.status) for model in found]
 
     run_id = tracker.record(Record("x", 0.0, {}))
-    with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "log_model_artifacts", fail)
-        with pytest.raises(type(fault)):
-            log_model(tracker, run_id, model_folder, EXAMPLE, "late", TAGS)
+    fail_to_log(tracker, run_id, model_folder, "late", fault)
+    assert tracker.client.get_run(run_id).info.status == "FINISHED"
     assert models() == ["PENDING" if isinstance(fault, Cut) else "FAILED"]
     log_model(tracker, run_id, model_folder, EXAMPLE, "late", TAGS)
     assert models() == ["READY"]
+    fetched = fetch_model(run_id, tmp_path / "fetched")
+    assert (fetched / "model.keras").read_bytes() == (model_folder / "model.keras").read_bytes()
+
+
+def test_of_a_run_the_newest_whole_model_is_fetched(tracker: Tracker, model_folder: Path, tmp_path: Path) -> None:
+    run_id = tracker.record(Record("x", 0.0, {}))
+    log_model(tracker, run_id, model_folder, EXAMPLE, "whole", TAGS)
+    fail_to_log(tracker, run_id, another(model_folder, tmp_path / "classifier"), "whole", Cut())
     fetched = fetch_model(run_id, tmp_path / "fetched")
     assert (fetched / "model.keras").read_bytes() == (model_folder / "model.keras").read_bytes()
 
