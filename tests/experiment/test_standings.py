@@ -109,7 +109,7 @@ def test_errors_are_told_apart_by_kind_and_distance_with_the_surest_as_examples(
         "a relation where there is none": 1,
     }
     assert errors.counted == "tokens between the entities"
-    right = errors.distances.set_index("tokens")["right"].to_dict()
+    right = errors.by_tokens.set_index("tokens")["right"].to_dict()
     assert right == {"0 to 2": 50.0, "3 to 5": 25.0, "6 to 9": 50.0, "10 and more": 100.0}
     assert errors.confusions["answers"].tolist() == [2, 2, 1, 1]
     example = errors.examples.set_index("id").loc["1"]
@@ -129,7 +129,7 @@ def test_of_plain_classes_errors_are_told_apart_by_the_length_of_the_sentence(ro
     assert (errors.wrong, errors.kinds) == (3, {})
     # lengths are 7, 9, 10, 12, 16 and 19; every other answer is right
     assert errors.counted == "tokens in the sentence"
-    assert errors.distances.astype({"tokens": str}).to_dict("records") == [
+    assert errors.by_tokens.astype({"tokens": str}).to_dict("records") == [
         {"tokens": "1 to 10", "answers": 3, "right": pytest.approx(200 / 3)},
         {"tokens": "11 to 20", "answers": 3, "right": pytest.approx(100 / 3)},
     ]

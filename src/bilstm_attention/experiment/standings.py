@@ -151,8 +151,8 @@ class Errors:
         wrong: how many of them were wrong.
         kinds: these by kind; empty where classes are no relations.
         confusions: the most frequent: `gold`, `predicted`, `answers`.
-        counted: which tokens `distances` is by: those between the entities, or, without entities, all of the sentence.
-        distances: `tokens`, `answers`, `right` in percent.
+        counted: which tokens `by_tokens` counts: those between the entities, or, without entities, the sentence's.
+        by_tokens: `tokens`, `answers`, `right` in percent.
         examples: the most certain wrong answer of each of `confusions`: `id`, `gold`, `predicted`, `confidence` in
             percent, and with entities their words, `first` and `second`.
     """
@@ -162,7 +162,7 @@ class Errors:
     kinds: dict[str, int]
     confusions: pd.DataFrame
     counted: str
-    distances: pd.DataFrame
+    by_tokens: pd.DataFrame
     examples: pd.DataFrame
 
 
@@ -184,22 +184,24 @@ def errors_of(one: Answers, shown: int = 12) -> Errors:
     wrong = table[table["label"] != table["predicted"]]
     relational = scoring.is_relational(one.found[0]["labels"])
     kinds = Counter(map(_kind, wrong["label"], wrong["predicted"])) if relational else Counter()
-    entities = "e1_start" in table
     confusions = wrong.groupby(["label", "predicted"], sort=False).size().sort_values(ascending=False, kind="stable")
     frequent = confusions.head(shown).rename("answers").reset_index().rename(columns={"label": "gold"})
     certain = wrong.sort_values("confidence", ascending=False, kind="stable").drop_duplicates(["label", "predicted"])
     surest = frequent[["gold", "predicted"]].merge(certain.rename(columns={"label": "gold"}), how="left")
     examples = surest[["id", "gold", "predicted"]].assign(confidence=100 * surest["confidence"])
-    if entities:
+    if "e1_start" in table:
         for entity, name in ((1, "first"), (2, "second")):
             examples[name] = [_words(row, entity) for row in surest.itertuples()]
+        counted, by_tokens = "tokens between the entities", _by_tokens(table, _between(table), DISTANCES)
+    else:
+        counted, by_tokens = "tokens in the sentence", _by_tokens(table, table["length"], LENGTHS)
     return Errors(
         answered=len(table),
         wrong=len(wrong),
         kinds=dict(kinds.most_common()),
         confusions=frequent,
-        counted="tokens between the entities" if entities else "tokens in the sentence",
-        distances=_by_distance(table) if entities else _by_tokens(table, table["length"], LENGTHS),
+        counted=counted,
+        by_tokens=by_tokens,
         examples=examples,
     )
 
@@ -218,10 +220,9 @@ def _words(row: Any, entity: int) -> str:
     return " ".join(row.tokens[start:end])
 
 
-def _by_distance(table: pd.DataFrame) -> pd.DataFrame:
+def _between(table: pd.DataFrame) -> pd.Series:
     # a marker stands at either end
-    between = table[["e1_start", "e2_start"]].max(axis=1) - table[["e1_end", "e2_end"]].min(axis=1) - 2
-    return _by_tokens(table, between, DISTANCES)
+    return table[["e1_start", "e2_start"]].max(axis=1) - table[["e1_end", "e2_end"]].min(axis=1) - 2
 
 
 def _by_tokens(table: pd.DataFrame, tokens: pd.Series, edges: Mapping[str, float]) -> pd.DataFrame:

@@ -94,7 +94,7 @@ def _errors(comparison: Comparison, errors: Errors) -> str:
     lines += ["", *_head(errors.counted, "answers", "right")]
     lines += [
         _row(row["tokens"], f"{row['answers']:,}", f"{row['right']:.1f} %")
-        for row in errors.distances.to_dict("records")
+        for row in errors.by_tokens.to_dict("records")
     ]
     entities = {"first": "first entity", "second": "second entity"} if "first" in errors.examples else {}
     lines += [
