@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -143,9 +144,13 @@ def test_experiments_of_dvc_keep_their_runs(first_repro: tuple[Project, str]) ->
 
 def test_several_seeds_get_a_parent_run_and_an_ensemble(first_repro: tuple[Project, str]) -> None:
     project, _ = first_repro
-    with changed(project, "train.seeds=[0,1]"):
+    with changed(project, "train.seeds=[0,1,2]"), ThreadPoolExecutor() as both:
+        project.run("dvc", "repro", "embed")
+        alone = both.map(lambda seed: project.run("dvc", "repro", "-s", f"train@{seed}"), (1, 2))
+        assert all(f"Running stage 'train@{seed}'" in printed for seed, printed in zip((1, 2), alone, strict=True))
+        project.apply("train.seeds=[0,1]")
         printed = project.run("dvc", "repro")
-        assert "Stage 'train@0' didn't change, skipping" in printed
+        assert all(f"Stage 'train@{seed}' didn't change, skipping" in printed for seed in (0, 1))
         metrics = json.loads(project.read("experiments/current/metrics.json"))
         parent = next(run for run in runs_of(project) if run.info.run_name == "zhou u=8 seeds=0,1")
         children = [run for run in runs_of(project) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
