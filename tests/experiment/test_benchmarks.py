@@ -1,6 +1,7 @@
 """The benchmark of training steps and of their parts, tiny, on a made-up corpus: its figures are all there."""
 
 import contextlib
+import importlib
 import json
 import math
 import subprocess
@@ -13,7 +14,9 @@ import pytest
 
 from bilstm_attention import paths, stages
 
-BENCHMARK = Path(__file__).parents[2] / "experiments/benchmarks/throughput.py"
+ROOT = Path(__file__).parents[2]
+BENCHMARK = ROOT / "experiments/benchmarks/throughput.py"
+RESULTS = ROOT / "experiments/results"
 PARAMS = """
 data: {format: classes, folder: corpus, train: {cold: cold.txt, hot: hot.txt}, test: null,
        dev_fraction: 0.25, test_fraction: 0.25}
@@ -84,3 +87,19 @@ def test_a_step_is_told_by_its_parts(found: dict[str, Any]) -> None:
     assert list(size["seconds_a_step"]) == ["call", "forward", "gradient", "step"]
     # which takes longer a busy machine does not tell
     assert min(size["seconds_a_step"].values()) > 0
+
+
+def test_the_tables_of_the_page_are_made_of_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARK.parent / "training"))
+    report = importlib.import_module("report")
+    measured = json.loads((RESULTS / "speed.json").read_text())
+    page = (RESULTS / "speed.md").read_text(encoding="utf-8")
+    made = {
+        title: report.written(table, markdown=True)
+        for name, found in measured.items()
+        if (measure := name.partition(" ")[0]) in report.TABLES
+        for title, table in report.tables(measure, found)
+    }
+    assert [title for title, table in made.items() if f"\n\n{table}\n\n" not in page] == []
+    assert sum("Ours by threads" in title for title in made) == 1
+    assert len(made) == 12

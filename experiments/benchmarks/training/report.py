@@ -3,7 +3,7 @@
 import os
 import platform
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -72,6 +72,28 @@ def _steps(found: Mapping[str, Any]) -> Titled:
             first, *_, last = np.ptp(list(size["losses"].values()), axis=0)
             title += f"; losses of {', '.join(size['losses'])} within {first:.0e}, after 3 steps within {last:.0e}"
         yield f"{title}; sgemm: {told}", pd.DataFrame(lines)
+    yield from _by_threads(found["sizes"])
+
+
+def _by_threads(sizes: Sequence[Mapping[str, Any]]) -> Titled:
+    """Ours with one thread and with two, where both were measured."""
+    lines = []
+    for size in sizes:
+        rounds = {
+            timing["threads"]: [each["seconds"] / each["steps"] for each in timing["rounds"]]
+            for timing in size["contenders"].get("ours", {}).get("timings", [])
+        }
+        if {1, 2} <= set(rounds):
+            lines.append(
+                {
+                    "batch": size["batch_size"],
+                    "dimension": size["dimension"],
+                    **{_threads(count): f"{1000 * statistics.median(rounds[count]):.2f}" for count in (1, 2)},
+                    "times": _spread([one / two for one, two in zip(rounds[1], rounds[2], strict=True)]),
+                }
+            )
+    if lines:
+        yield "Ours by threads, ms a step", pd.DataFrame(lines)
 
 
 def _parts(found: Mapping[str, Any]) -> Titled:
