@@ -146,8 +146,8 @@ def page(
     yet = f"**Not all is here yet:** {', '.join(missing)} missing; the command goes on." if missing else ""
     runs = (
         f"Every training is a run in MLflow, in {' and '.join(f'`{each}`' for each in experiments)}, under the tags"
-        " `comparison`, `table`, `variant`, `seed` and `fold` of the table that had it first. Ids of all runs, and all"
-        f" scores in full: [{name}.csv]({name}.csv)."
+        " `comparison`, `table`, `variant`, `seed` and `fold` of the table that trained it first, and"
+        f" under no other's. Ids of all runs, and all scores in full: [{name}.csv]({name}.csv)."
     )
     made = "\n".join(f"- {each}" for each in made_with)
     parts = [about.strip(), f"```sh\n{command}\n```", *sections, yet, runs, f"Trained with\n\n{made}"]

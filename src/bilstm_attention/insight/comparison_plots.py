@@ -6,15 +6,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bilstm_attention.insight.plots import INK, LOOKS, house_style, write
+from bilstm_attention.insight.plots import BAR, INK, LOOKS, house_style, write
 
 
 @house_style
 def compared(frame: pd.DataFrame, metric: str, path: Path) -> None:
     """A score (percent) of several variants, the best on top: a dot per seed, their mean as a bar across.
 
+    A variant so far below the rest that it would squeeze them is not drawn to scale: its mean stands at the edge.
+
     Args:
-        frame: `variant`, `mean`, and a column `seed_N` per seed.
+        frame: `variant`, `mean`, a column `seed_N` per seed, and, where known, `low` and `high`, its interval.
         metric: name of the score.
         path: the PNG to write.
     """
@@ -22,14 +24,28 @@ def compared(frame: pd.DataFrame, metric: str, path: Path) -> None:
     places = np.arange(len(ordered))
     figure = Figure(figsize=(8, 0.8 + 0.27 * len(ordered)), layout="constrained")
     axes = figure.subplots()
+    far = (ordered["mean"] < _fence(ordered["mean"])).to_numpy()
+    drawn, rows = ordered[~far], places[~far]
+    said = "bar: mean"
+    if "low" in ordered:
+        axes.hlines(rows, drawn["low"], drawn["high"], color=BAR, linewidth=6)
+        said += ", band: 95 % interval"
     for column in [name for name in ordered if str(name).startswith("seed_")]:
-        axes.plot(ordered[column], places, "o", color=INK, markerfacecolor="white", markersize=5)
-    axes.plot(ordered["mean"], places, "|", color=INK, markersize=13, markeredgewidth=2)
+        axes.plot(drawn[column], rows, "o", color=INK, markerfacecolor="white", markersize=5)
+    axes.plot(drawn["mean"], rows, "|", color=INK, markersize=13, markeredgewidth=2)
+    for place, mean in zip(places[far], ordered["mean"][far], strict=True):
+        axes.annotate(f"◂ {mean:.1f}", (0, place), (3, 0), axes.get_yaxis_transform(), "offset points", va="center")
     axes.set_yticks(places, ordered["variant"])
-    axes.set(ylim=(len(ordered) - 0.4, -0.6), xlabel=f"{metric.replace('_f1', ' F1')} in percent; bar: mean")
+    axes.set(ylim=(len(ordered) - 0.4, -0.6), xlabel=f"{metric.replace('_f1', ' F1')} in percent; {said}")
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=True)
     write(figure, path)
+
+
+def _fence(means: "pd.Series[float]") -> float:
+    """Three times the range between the quartiles below the first: Tukey's outer fence, below which all is far out."""
+    first, third = means.quantile([0.25, 0.75])
+    return float(first - 3 * (third - first))
 
 
 @house_style
