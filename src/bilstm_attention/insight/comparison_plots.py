@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from bilstm_attention.insight.plots import BAR, INK, LOOKS, house_style, write
 
@@ -13,7 +14,7 @@ from bilstm_attention.insight.plots import BAR, INK, LOOKS, house_style, write
 def compared(frame: pd.DataFrame, metric: str, path: Path) -> None:
     """A score (percent) of several variants, the best on top: a dot per seed, their mean as a bar across.
 
-    A variant so far below the rest that it would squeeze them is not drawn to scale: its mean stands at the edge.
+    A variant so far below the rest that they would get half of the width is left out: its mean stands at the edge.
 
     Args:
         frame: `variant`, `mean`, a column `seed_N` per seed, and, where known, `low` and `high`, its interval.
@@ -24,7 +25,7 @@ def compared(frame: pd.DataFrame, metric: str, path: Path) -> None:
     places = np.arange(len(ordered))
     figure = Figure(figsize=(8, 0.8 + 0.27 * len(ordered)), layout="constrained")
     axes = figure.subplots()
-    far = (ordered["mean"] < _fence(ordered["mean"])).to_numpy()
+    far = _far(ordered)
     drawn, rows = ordered[~far], places[~far]
     said = "bar: mean"
     if "low" in ordered:
@@ -42,10 +43,13 @@ def compared(frame: pd.DataFrame, metric: str, path: Path) -> None:
     write(figure, path)
 
 
-def _fence(means: "pd.Series[float]") -> float:
-    """Three times the range between the quartiles below the first: Tukey's outer fence, below which all is far out."""
-    first, third = means.quantile([0.25, 0.75])
-    return float(first - 3 * (third - first))
+def _far(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which variants are further below the rest than the rest is wide, among those beyond Tukey's outer fence."""
+    means = frame["mean"].to_numpy(np.float64)
+    first, third = np.quantile(means, [0.25, 0.75])
+    near = means >= first - 3 * (third - first)
+    rest = frame[near].drop(columns="variant").to_numpy(np.float64)
+    return np.asarray(~near & (means < rest.min() - np.ptp(rest)))
 
 
 @house_style
