@@ -1,4 +1,4 @@
-"""What the README and the changelog name is there."""
+"""What the README, the changelog and the pages of results name is there."""
 
 import re
 import subprocess
@@ -12,6 +12,7 @@ from bilstm_attention.cli import app
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```\w*\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+PAGES = sorted((ROOT / "experiments/results").glob("*.md"))
 SPAN = re.compile(r"`([^`\n]+)`")
 
 
@@ -22,10 +23,14 @@ def links(text: str) -> set[str]:
     return {target.partition("#")[0] for target in targets if not re.match(r"[a-z]+:|#", target)}
 
 
-def named_after(command: str) -> set[str]:
-    """The words that follow a command wherever the README's code calls it."""
-    code = "\n".join(FENCE.findall(README) + SPAN.findall(FENCE.sub("", README)))
-    return set(re.findall(rf"(?<![\w/-]){command} ([a-z][a-z-]*)", code))
+def code(text: str) -> str:
+    """All of it that is code."""
+    return "\n".join(FENCE.findall(text) + SPAN.findall(FENCE.sub("", text)))
+
+
+def named_after(command: str, text: str = README) -> set[str]:
+    """The words that follow a command wherever the text's code calls it."""
+    return set(re.findall(rf"(?<![\w/-]){command} ([a-z][a-z-]*)", code(text)))
 
 
 def tree() -> list[str]:
@@ -71,6 +76,15 @@ def test_every_command_that_the_readme_calls_exists() -> None:
     named = named_after("bilstm-attention")
     assert {"fetch", "apply"} <= named
     assert named <= set(typer.main.get_group(app).commands)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_of_results_calls_and_shows_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert named_after("bilstm-attention", text) <= set(typer.main.get_group(app).commands)
+    files = {*re.findall(r"\bexperiments/[\w/.-]+\.(?:yaml|py)\b", code(text))}
+    assert sorted(file for file in files if not (ROOT / file).is_file()) == []
+    assert sorted(target for target in links(text) if not (page.parent / target).is_file()) == []
 
 
 def test_every_make_target_that_the_readme_calls_exists() -> None:
