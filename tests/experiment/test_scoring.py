@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bilstm_attention.errors import DataError
-from bilstm_attention.experiment.official import SEMEVAL_LABELS, evaluate_official
+from bilstm_attention.experiment.official import SEMEVAL_LABELS, evaluate_official, relation_of
 from bilstm_attention.experiment.scoring import (
     baselines,
     bootstrap_interval,
@@ -165,10 +165,35 @@ def test_bootstrap_equals_a_plain_loop_over_resampled_items(metric: str) -> None
     means = []
     for _ in range(40):
         items = draw.integers(50, size=50)
-        again = [[labels[item] for item in items] for labels in (gold, *predictions)]
-        means.append(fmean(scores(again[0], labels, SEMEVAL_LABELS)[metric] for labels in again[1:]))
+        drawn = [[labels[item] for item in items] for labels in (gold, *predictions)]
+        means.append(
+            fmean(
+                by_scikit_learn(metric, drawn[0], again, {*gold, *predicted}, set(gold))
+                for again, predicted in zip(drawn[1:], predictions, strict=True)
+            )
+        )
     expected = np.quantile(means, [0.05, 0.95])
     assert bootstrap_interval(gold, predictions, metric, 40, seed=5, level=0.9) == pytest.approx(tuple(expected))
+
+
+def by_scikit_learn(metric: str, gold: list[str], predicted: list[str], found: set[str], real: set[str]) -> float:
+    """A score of a resample, averaged over the labels that all items and answers have, or all items (official)."""
+    if metric == "accuracy":
+        return 100 * sk.accuracy_score(gold, predicted)
+    if metric == "official_f1":
+        table = per_relation(gold, predicted, SEMEVAL_LABELS).set_index("relation")["f1"]
+        return float(table[sorted({relation_of(label) for label in real} - {"Other"})].mean())
+    labels = sorted(found - ({"Other"} if metric.endswith("without_other") else set()))
+    average = metric.partition("_")[0]
+    return 100 * sk.f1_score(gold, predicted, labels=labels, average=average, zero_division=0)
+
+
+def test_a_label_of_one_item_stays_in_the_mean_of_resamples_that_miss_it() -> None:
+    gold = ["a"] * 200 + ["b"] * 200 + ["c"]
+    predicted = ["a"] * 200 + ["b"] * 200 + ["a"]
+    assert scores(gold, predicted, ["a", "b", "c"])["macro_f1"] == pytest.approx(200 / 3, abs=0.1)
+    low, high = bootstrap_interval(gold, [predicted], "macro_f1", 200, seed=0)
+    assert (low, high) == pytest.approx((200 / 3, 200 / 3), abs=0.4)
 
 
 def test_bootstrap_interval_is_as_wide_as_theory_says_and_the_same_for_the_same_seed() -> None:

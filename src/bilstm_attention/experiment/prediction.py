@@ -33,7 +33,8 @@ def predict(model: keras.Model, rows: Rows) -> Any:
 @lru_cache(maxsize=2)
 def forward_pass(model: keras.Model) -> Any:
     """The model as one graph for word ids `(B, T)` of any shape; traced once per model, not once per shape or epoch."""
-    return tf.function(lambda tokens: model(tokens, training=False), input_signature=[TOKENS])
+    graph = tf.function(lambda tokens: model(tokens, training=False), input_signature=[TOKENS])
+    return graph.get_concrete_function()
 
 
 def named(probabilities: NDArray[np.float32], labels: Sequence[str]) -> list[str]:

@@ -59,31 +59,34 @@ def _relations(labels: Labels) -> Labels:
     return tuple(relation_of(label) for label in labels)
 
 
-def _official_f1(counts: Counts, labels: Labels) -> Any:
+def _official_f1(counts: Counts, labels: Labels, whole: Counts) -> Any:
     correct, predicted, gold = _tally(counts, _relations(labels), with_other=False)
-    return _mean_over(gold > 0, percent(2 * correct, predicted + gold))
+    present = _tally(whole, _relations(labels), with_other=False)[2] > 0
+    return _mean_over(present, percent(2 * correct, predicted + gold))
 
 
-def _macro_f1(counts: Counts, labels: Labels, with_other: bool = True) -> Any:
+def _macro_f1(counts: Counts, labels: Labels, whole: Counts, with_other: bool = True) -> Any:
     correct, predicted, gold = _tally(counts, labels, with_other)
-    return _mean_over(predicted + gold > 0, percent(2 * correct, predicted + gold))
+    _, predicted_at_all, gold_at_all = _tally(whole, labels, with_other)
+    return _mean_over(predicted_at_all + gold_at_all > 0, percent(2 * correct, predicted + gold))
 
 
-def _macro_f1_without_other(counts: Counts, labels: Labels) -> Any:
-    return _macro_f1(counts, labels, with_other=False)
+def _macro_f1_without_other(counts: Counts, labels: Labels, whole: Counts) -> Any:
+    return _macro_f1(counts, labels, whole, with_other=False)
 
 
-def _micro_f1_without_other(counts: Counts, labels: Labels) -> Any:
+def _micro_f1_without_other(counts: Counts, labels: Labels, _: Counts) -> Any:
     correct, predicted, gold = (items.sum(axis=-1) for items in _tally(counts, labels, with_other=False))
     return percent(2 * correct, predicted + gold)
 
 
-def _accuracy(counts: Counts, labels: Labels) -> Any:
+def _accuracy(counts: Counts, labels: Labels, _: Counts) -> Any:
     return percent(np.trace(counts, axis1=-2, axis2=-1), counts.sum(axis=(-2, -1)))
 
 
-# From counts (..., K, K) over K labels to percent (...).
-_METRICS: dict[str, Callable[[Counts, Labels], Any]] = {
+# From counts (..., K, K) over K labels to percent (...); a macro average is over the labels of the third, the counts of
+# the whole set of items: a rare label that a resample misses counts 0, as one without a right answer, and stays.
+_METRICS: dict[str, Callable[[Counts, Labels, Counts], Any]] = {
     "official_f1": _official_f1,
     "accuracy": _accuracy,
     "macro_f1": _macro_f1,
@@ -110,7 +113,7 @@ def scores(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str])
         DataError: a gold or predicted label that is not among `labels`.
     """
     counts = _counts(_pairs(gold, [predicted], labels), len(labels))[0]
-    return {name: float(_METRICS[name](counts, tuple(labels))) for name in metric_names(labels)}
+    return {name: float(_METRICS[name](counts, tuple(labels), counts)) for name in metric_names(labels)}
 
 
 def official_f1(gold: Sequence[str], predicted: Sequence[str]) -> float:
@@ -120,7 +123,8 @@ def official_f1(gold: Sequence[str], predicted: Sequence[str]) -> float:
         DataError: a label that is neither a directed relation nor a none label.
     """
     labels = _found(gold, predicted)
-    return float(_official_f1(_counts(_pairs(gold, [predicted], labels), len(labels))[0], labels))
+    counts = _counts(_pairs(gold, [predicted], labels), len(labels))[0]
+    return float(_official_f1(counts, labels, counts))
 
 
 def per_relation(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
@@ -174,7 +178,8 @@ def bootstrap_interval(
     """Percentile bootstrap interval (Efron 1979) of the mean over seeds of a metric, in percent.
 
     The N test items are drawn anew with replacement, the same draw for every seed, so the interval speaks of the choice
-    of items for these trained models; the spread between seeds is the `sd` of `summary_over_seeds`.
+    of items for these trained models; the spread between seeds is the `sd` of `summary_over_seeds`. Macro averages are
+    over the same labels in every draw, those of all N items and answers.
 
     Args:
         gold: `(N,)`.
@@ -188,7 +193,8 @@ def bootstrap_interval(
     pairs = _pairs(gold, predictions, labels)
     draw = np.random.default_rng(seed)
     items = pairs.shape[1]
-    means = [_mean_score(metric, pairs[:, draw.integers(items, size=items)], labels) for _ in range(repeats)]
+    whole = _counts(pairs, len(labels))
+    means = [_mean_score(metric, pairs[:, draw.integers(items, size=items)], labels, whole) for _ in range(repeats)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -267,8 +273,9 @@ def _found(*sequences: Sequence[str]) -> Labels:
     return tuple(none_last(set().union(*sequences)))
 
 
-def _mean_score(metric: str, pairs: Counts, labels: Labels) -> float:
-    return float(np.mean(_METRICS[metric](_counts(pairs, len(labels)), labels)))
+def _mean_score(metric: str, pairs: Counts, labels: Labels, whole: Counts | None = None) -> float:
+    counts = _counts(pairs, len(labels))
+    return float(np.mean(_METRICS[metric](counts, labels, counts if whole is None else whole)))
 
 
 def _counts(pairs: Counts, size: int) -> Counts:
