@@ -7,11 +7,27 @@ from bilstm_attention.errors import ParamsError
 from bilstm_attention.experiment.comparison import read_page
 from bilstm_attention.overrides import flatten
 
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "experiments/comparisons").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_shipped_comparison_is_legal_and_its_page_has_its_tables_and_words(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    page, comparisons = read_page(file.relative_to(ROOT))
+    assert comparisons
+    shown = (ROOT / f"experiments/results/{file.stem}.md").read_text(encoding="utf-8")
+    assert shown.startswith(page.about)
+    for comparison in comparisons:
+        assert comparison.table.about in shown
+        assert {name for name in comparison.variants if f"| `{name}` |" not in shown} == set()
+
 
 def test_blocks_of_parameters_leave_the_rest_of_their_block_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.chdir(ROOT)
     text = COMPARISON.replace("{model.attention.kind: mean}", "{model: {dropout: {embedding: 0.25}}}")
     text = text.replace("sample.yaml", "best.yaml").replace("seeds:", "overrides: {train.epochs: 3}\n    seeds:")
     (tmp_path / "two.yaml").write_text(text)
@@ -59,7 +75,7 @@ def test_blocks_of_parameters_leave_the_rest_of_their_block_alone(
 def test_a_comparison_that_cannot_be_is_refused_before_any_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], message: str
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.chdir(ROOT)
     text = COMPARISON.replace(*change)
     if "data.dev" in change[1]:
         text = text.replace("seeds:", "folds: 5\n    seeds:")
