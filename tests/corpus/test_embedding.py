@@ -190,8 +190,9 @@ def test_the_saved_report_tells_the_origins_again_and_covers_a_text_alike(tmp_pa
 
 
 COST = """
-import re, sys, time
+import gzip, re, sys, time
 from pathlib import Path
+import numpy as np
 def peak():
     # not getrusage, whose maximum a process inherits from the one that started it
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -201,13 +202,18 @@ from bilstm_attention.params import Embeddings
 counts = read_words(Path(sys.argv[1]))
 params = Embeddings(source="file", path=sys.argv[2], dimension=50, extra_words=400_000)
 before = time.process_time()
+with gzip.open(sys.argv[2], "rt") as file:
+    for line in file:
+        np.array(line.split(" ")[1:], dtype=np.float32)
+plain = time.process_time() - before
+before = time.process_time()
 embedding = build_embedding(counts, params, Path("."))
-print(time.process_time() - before, peak(),
+print((time.process_time() - before) / plain, peak(),
       len(embedding.vocabulary), coverage(counts, embedding.origins)["tokens"]["percent"])
 """
 
 
-def test_a_vocabulary_with_all_of_glove_is_built_in_seconds_and_in_little_memory(real_data, tmp_path):
+def test_a_vocabulary_with_all_of_glove_costs_little_more_than_parsing_its_numbers(real_data, tmp_path):
     glove, corpus = real_data / "glove/glove.6B.50d.txt.gz", real_data / "semeval2010-task8/TRAIN_FILE.TXT"
     sentences = re.findall(r'^\d+\t"(.*)"', corpus.read_text(), flags=re.MULTILINE)
     write_words(
@@ -219,8 +225,8 @@ def test_a_vocabulary_with_all_of_glove_is_built_in_seconds_and_in_little_memory
         text=True,
         check=True,
     )
-    seconds, megabytes, words, percent = map(float, done.stdout.split())
+    ratio, megabytes, words, percent = map(float, done.stdout.split())
     assert words > 400_000 + len(SPECIALS)
     assert percent > 97
-    assert seconds < 10  # of the processor: others may share it
+    assert ratio < 3  # of processor time, in one process: a slow or shared machine does not decide it
     assert megabytes < 500
