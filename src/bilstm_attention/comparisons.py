@@ -157,7 +157,7 @@ def _compared(comparison: Any, planned: Sequence[Any], done: Any, target: Path) 
     answers = {name: answers_of(of_one) for name, of_one in of_variants(planned, done).items()}
     table = tabulate(comparison, answers)
     of, score = ("test_", "test") if given.test else ("", comparison.judged_on)
-    parts = ("mean", *(f"seed_{seed}" for seed in given.seeds), *(("low", "high") if given.test else ()))
+    parts = ("mean", *(f"seed_{seed}" for seed in given.seeds), "low", "high")
     columns = {f"{of}{name}": name for name in parts}
     shown = table[["variant", *columns]].rename(columns=columns)
     picture = target.with_name(f"{target.name}-{comparison.name}.png")

@@ -7,7 +7,7 @@ import pytest
 
 from bilstm_attention import paths
 from bilstm_attention.experiment.comparison import Comparison, Table, Training, Variant
-from bilstm_attention.experiment.scoring import official_f1
+from bilstm_attention.experiment.scoring import bootstrap_interval, official_f1
 from bilstm_attention.experiment.standings import answers_of, by_class, errors_of, tabulate
 from bilstm_attention.params import Params
 
@@ -82,6 +82,17 @@ def test_scores_spread_ensemble_significance_and_runs(root: Path) -> None:
     assert table["weights_added"].tolist() == [0, 10]
     assert table["runs"].tolist() == ["a0 a1", "bb0 bb1"]
     assert not [column for column in table if "comprehensiveness" in column]
+
+
+def test_without_a_test_set_the_interval_is_of_what_was_judged(root: Path) -> None:
+    one = answers_of([trained(root, "a", seed, answers) for seed, answers in ((0, WRONG), (1, GOLD))])
+    named = {"a": Variant()}
+    asked = Comparison("page", "table", Table(seeds=[0, 1], reference="a", variants=named), {"a": Params()}, {})
+    row = tabulate(asked, {"a": one}).iloc[0]
+    expected = bootstrap_interval(GOLD, [WRONG, GOLD], "official_f1", Params().evaluate.bootstrap)
+    assert (row["low"], row["high"]) == pytest.approx(expected)
+    assert row["low"] < row["mean"] < row["high"]
+    assert not [column for column in row.index if column.startswith("test")]
 
 
 def test_how_faithful_the_attention_is_stands_where_it_is_shown(root: Path) -> None:

@@ -70,24 +70,28 @@ def answers_of(done: Sequence[tuple[Training, Mapping[str, Any]]]) -> Answers:
 
 
 def tabulate(comparison: Comparison, answers: Mapping[str, Answers]) -> pd.DataFrame:
-    """A row per variant: scores by seed, mean and sd, p against the reference, weights added, runs, and what is shown
-    of faithfulness.
+    """A row per variant: scores by seed, mean and sd, the 95 % interval of the mean, p against the reference, weights
+    added, runs, and what is shown of faithfulness.
 
-    With the test set also its scores, the 95 % interval of their mean and the ensemble's score; p is then of test.
+    With the test set also its scores and the ensemble's score; interval and p are then of test.
     """
     monitor, reference, test = comparison.monitor, answers[comparison.table.reference], comparison.table.test
 
     rows = []
     for name, one in answers.items():
         score = partial(_score, monitor, one.found[0]["labels"])
-        judged = {seed: score(one.gold, predicted) for seed, predicted in one.predicted.items()}
+        judged = {seed: score(one.gold, of_seed) for seed, of_seed in one.predicted.items()}
         row = {"variant": name, **{f"seed_{seed}": value for seed, value in judged.items()}}
-        row |= scoring.spread_over_seeds(judged)
-        if test:
-            tested = {seed: score(one.test_gold, predicted) for seed, predicted in one.test_predicted.items()}
-            draws = comparison.variants[name].evaluate
-            given = (one.test_gold, list(one.test_predicted.values()), monitor)
-            low, high = scoring.bootstrap_interval(*given, draws.bootstrap, draws.bootstrap_seed)
+        gold, predicted = (one.test_gold, one.test_predicted) if test else (one.gold, one.predicted)
+        draws = comparison.variants[name].evaluate
+        low, high = scoring.bootstrap_interval(
+            gold, list(predicted.values()), monitor, draws.bootstrap, draws.bootstrap_seed
+        )
+        if not test:
+            row |= scoring.summary_over_seeds(judged, low, high)
+        else:
+            row |= scoring.spread_over_seeds(judged)
+            tested = {seed: score(gold, of_seed) for seed, of_seed in predicted.items()}
             summary = scoring.summary_over_seeds(tested, low, high)
             row |= {f"test_seed_{seed}": value for seed, value in tested.items()}
             row |= {f"test_{key}": summary[key] for key in ("mean", "sd", "low", "high")}

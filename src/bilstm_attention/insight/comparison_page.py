@@ -53,7 +53,12 @@ def _scores(comparison: Comparison, table: pd.DataFrame) -> str:
     given, monitor, judged = comparison.table, comparison.monitor, comparison.judged_on
     of_test = [f"test {monitor}", "test, by seed", "95 % interval", "ensemble"]
     p = f"p {'on test ' if given.test else ''}against {given.reference}"
-    heads = [*given.columns, "weights added", f"{judged} {monitor}", *(of_test if given.test else ["by seed"])]
+    heads = [
+        *given.columns,
+        "weights added",
+        f"{judged} {monitor}",
+        *(of_test if given.test else ["by seed", "95 % interval"]),
+    ]
     alone = len(table) == 1
     lines = _head("variant", *heads, *([] if alone else [p]))
     for row in table.to_dict("records"):
@@ -64,7 +69,7 @@ def _scores(comparison: Comparison, table: pd.DataFrame) -> str:
             cells += [_mean_and_sd(row["test_mean"], row["test_sd"]), _by_seed(row, "test_seed", given.seeds)]
             cells += [f"{row['test_low']:.2f}–{row['test_high']:.2f}", f"{row['test_ensemble']:.2f}"]
         else:
-            cells += [_by_seed(row, "seed", given.seeds)]
+            cells += [_by_seed(row, "seed", given.seeds), f"{row['low']:.2f}–{row['high']:.2f}"]
         lines.append(_row(*cells, *([] if alone else [_p(row["p"])])))
     return "\n".join(lines)
 
