@@ -23,6 +23,10 @@ with quietly():
     pass
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden.json anew for this processor")
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """A folder with semeval2010-task8 (scorer-examples in it), glove and mr."""

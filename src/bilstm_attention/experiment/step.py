@@ -102,9 +102,10 @@ def training_step(
         with tf.GradientTape() as tape:
             penalties = [weight.regularizer(weight) / count for weight in penalised]
         of_penalties = dict(zip(map(id, penalised), tape.gradient(penalties, penalised), strict=True))
-        summed = [of_penalties.get(id(weight)) for weight in weights]
-        for gradients in found:
-            summed = [_added(before, gradient) for before, gradient in zip(summed, gradients, strict=True)]
+        summed = [
+            _added([of_penalties.get(id(weight)), *gradients])
+            for weight, *gradients in zip(weights, *found, strict=True)
+        ]
         if count > 1:
             summed = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, summed)
         optimizer.apply(_clipped(summed, clip_norm) if clip_norm else summed, weights)
@@ -144,13 +145,18 @@ def _share(tokens: tf.Tensor, labels: tf.Tensor, devices: int) -> tuple[tf.Tenso
     return tf.gather(tokens, taken), tf.gather(labels, taken), tf.cast(mine < rows, tf.float32)
 
 
-def _added(before: tf.Tensor | None, gradient: Any) -> tf.Tensor:
+def _added(gradients: list[Any]) -> tf.Tensor:
     """Their sum, dense: the norm of a sparse gradient would take each showing of a word apart."""
-    if before is None:
-        return tf.convert_to_tensor(gradient)
-    if isinstance(gradient, tf.IndexedSlices):
-        return tf.tensor_scatter_nd_add(before, gradient.indices[:, tf.newaxis], gradient.values)
-    return before + gradient
+    first, *rest = [gradient for gradient in gradients if gradient is not None]
+    if any(isinstance(gradient, tf.IndexedSlices) for gradient in rest):
+        total = tf.convert_to_tensor(first)
+        for gradient in rest:
+            total = tf.tensor_scatter_nd_add(total, gradient.indices[:, tf.newaxis], gradient.values)
+        return total
+    if len(rest) < 2:
+        return first + rest[0] if rest else tf.convert_to_tensor(first)
+    # a reduction, since TensorFlow adds up three or more in whatever order is cheapest, and last bits depend on it
+    return tf.reduce_sum(tf.stack([first, *rest]), axis=0)
 
 
 def _clipped(gradients: list[tf.Tensor], norm: float) -> Any:
