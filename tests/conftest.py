@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from bilstm_attention.console import suppress_native_stderr
 from bilstm_attention.errors import ParamsError
-from bilstm_attention.terminal import quietly
 from tests.servers import DaskCluster, PostgresServer, dask_cluster, postgres_server
 
 # what a test loads from a folder leaves nothing there that another would find
@@ -19,7 +19,7 @@ os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 ROOT = Path(__file__).parents[1]
 
 # whichever test imports TensorFlow first, it finds the settings with which the command runs it
-with quietly():
+with suppress_native_stderr():
     pass
 
 
@@ -69,7 +69,7 @@ def inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def tracker(inside: Path, request: pytest.FixtureRequest) -> Any:
     """The store of that project, opened at an experiment of the test's own."""
-    from bilstm_attention.experiment.tracking import Tracker
+    from bilstm_attention.tracking.store import Tracker
 
     return Tracker(request.node.name)
 

@@ -7,11 +7,11 @@ import optuna
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from bilstm_attention.experiment.space import read_sweep
-from bilstm_attention.experiment.study import Definition
-from bilstm_attention.experiment.sweep import confirmation_seeds
-from bilstm_attention.experiment.trials import FOUND, confirmation
-from bilstm_attention.params import Params
+from bilstm_attention.config import Params
+from bilstm_attention.search.space import read_sweep
+from bilstm_attention.search.study import SweepSpec
+from bilstm_attention.search.sweep import confirmation_seeds
+from bilstm_attention.search.trials import FOUND, confirmation
 
 UNITS, HOPS, KIND = "model.lstm_units", "model.attention.hops", "model.attention.kind"
 LABELS = ["a", "b"]
@@ -33,14 +33,14 @@ space: {model.lstm_units: [50, 100], model.attention.kind: [zhou, max, structure
 """
 
 
-def make_definition(folder: Path, text: str = SWEEP, storage: str | None = None, **overrides: Any) -> Definition:
+def make_definition(folder: Path, text: str = SWEEP, storage: str | None = None, **overrides: Any) -> SweepSpec:
     """The sweep that a text defines; `folder` becomes the root of a project."""
     for name in ("dvc.yaml", "params.yaml"):
         (folder / name).touch()
     (folder / "sweep.yaml").write_text(text)
     sweep, space = read_sweep(folder / "sweep.yaml", Params(), overrides)
     # whole, since a process opens the journal of a path once
-    definition = Definition(sweep, space, folder / "studies" / sweep.study, storage, heartbeat=1)
+    definition = SweepSpec(sweep, space, folder / "studies" / sweep.study, storage, heartbeat=1)
     definition.folder.mkdir(parents=True, exist_ok=True)
     return definition
 
@@ -61,7 +61,7 @@ def add(study: optuna.Study, units: int, *values: float, state: str = "COMPLETE"
     return number
 
 
-def confirm(definition: Definition, study: optuna.Study, number: int, *found: tuple[float, list[int]]) -> None:
+def confirm(definition: SweepSpec, study: optuna.Study, number: int, *found: tuple[float, list[int]]) -> None:
     """What the parameters of a trial gave with fresh seeds: a score and answers each."""
     for seed, (score, answers) in zip(confirmation_seeds(definition), found, strict=False):
         content = {"dev": {definition.sweep.metric: score}, "answers": answers, "seconds": 30.0}

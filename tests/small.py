@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bilstm_attention.corpus.tokens import Vocabulary
-from bilstm_attention.params import Params
+from bilstm_attention.config import Params
+from bilstm_attention.data.tokens import Vocabulary
 
 LABELS = ["Component-Whole(e1,e2)", "Component-Whole(e2,e1)", "Other"]
 WORDS = ["the", "wheel", "of", "car", "broke", "."]
@@ -31,7 +31,7 @@ def commit_all(root: Path) -> Path:
 
 def save_classifier_folder(folder: Path, units: int, seed: int, params: str = "{}\n") -> Path:
     """Writes what `serving.load_folder` reads, of an untrained classifier of these words; returns the folder."""
-    from bilstm_attention.network.classifier import build_classifier, save_classifier
+    from bilstm_attention.model.classifier import build_classifier, save_classifier
 
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = Vocabulary(WORDS)

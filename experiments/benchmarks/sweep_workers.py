@@ -21,11 +21,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from bilstm_attention import paths
-from bilstm_attention.experiment import sweep as sweeping
-from bilstm_attention.experiment import sweep_runs, trials
-from bilstm_attention.experiment.space import read_sweep
-from bilstm_attention.experiment.study import Definition, counted
-from bilstm_attention.params import load_params
+from bilstm_attention.config import load_params
+from bilstm_attention.search import sweep as sweeping
+from bilstm_attention.search import trials
+from bilstm_attention.search.space import read_sweep
+from bilstm_attention.search.study import SweepSpec, counted
+from bilstm_attention.tracking import sweep_runs
 
 SWEEP = """
 study: benchmark
@@ -91,20 +92,20 @@ def searched(
     file = folder / "sweep.yaml"
     file.write_text(SWEEP.format(epochs=epochs, threads=threads), encoding="utf-8")
     read, space = read_sweep(file, load_params(paths.PARAMS), {})
-    definition = Definition(read, space, folder)
+    definition = SweepSpec(read, space, folder)
 
     def on_trial(study: Any, trial: Any) -> None:
         if recorded and trial:
             sweep_runs.record_trials(definition, study, [trial])
 
     def crew(another: Any, work: Any) -> Any:
-        return sweeping.local_crew(workers)(another, partial(do, definition))
+        return sweeping.local_executor(workers)(another, partial(do, definition))
 
     with sweeping.locked(definition), sweeping.Stopping(print) as stopping:
         return sweeping.search(definition, budget, crew, math.inf, stopping, on_trial)
 
 
-def untrained(definition: Definition, job: trials.Job) -> int | None:
+def untrained(definition: SweepSpec, job: trials.Job) -> int | None:
     """A trial whose training takes no time; all else is done."""
     score = {"official_f1": 50.0}
 
@@ -112,7 +113,7 @@ def untrained(definition: Definition, job: trials.Job) -> int | None:
         on_epoch({"epoch": 1, "loss": 1.0, "dev_official_f1": 50.0})
         return SimpleNamespace(dev=score, best_epoch=1)
 
-    sys.modules["bilstm_attention.experiment.training"] = SimpleNamespace(fit=fit)  # type: ignore[assignment]
+    sys.modules["bilstm_attention.training.fit"] = SimpleNamespace(fit=fit)  # type: ignore[assignment]
     return trials.do(definition, job)
 
 

@@ -104,7 +104,7 @@ def fetch(
     from rich.console import Console
     from rich.table import Table
 
-    from bilstm_attention.corpus import catalog
+    from bilstm_attention.data import download as catalog
 
     if not names:
         table = Table("name", "what", "size", "licence", "source")
@@ -130,7 +130,7 @@ def sample(
     ] = None,
 ) -> None:
     """Writes the sample corpus again, byte for byte, or a larger one of its grammar."""
-    from bilstm_attention.corpus.sample import write_sample
+    from bilstm_attention.data.sample import write_sample
 
     if sentences is None:
         write_sample(folder or paths.project_root() / paths.SAMPLE)
@@ -148,7 +148,7 @@ def apply(
     overrides: Overrides = None,
 ) -> None:
     """Makes params.yaml the defaults plus CONFIG, or changes single parameters with -S; comments stay."""
-    from bilstm_attention.overrides import apply_overrides, parse_override, read_overrides
+    from bilstm_attention.config import apply_overrides, parse_override, read_overrides
 
     if not config and not overrides:
         raise ParamsError("nothing to apply: name a file of experiments/configs, or parameters as -S KEY=VALUE.")
@@ -167,7 +167,7 @@ def score(
     answers: Annotated[Path, typer.Argument(help="Answers to score, in the same form; IDs may be left out.")],
 ) -> None:
     """Scores answers as the official SemEval-2010 Task 8 scorer does: three views, the official one last."""
-    from bilstm_attention.experiment.official import answerable, evaluate_official, read_answers, report
+    from bilstm_attention.evaluation.semeval import answerable, evaluate_official, read_answers, report
 
     key = read_answers(gold)
     print(report(evaluate_official(key, read_answers(answers, answerable(key.values())))))
@@ -226,20 +226,20 @@ def sweep(
     Interrupted, the same command goes on; Ctrl-C once lets running trials end. What it finds goes to
     experiments/studies.
     """
-    from bilstm_attention.overrides import parse_override
-    from bilstm_attention.sweeps import Where
-    from bilstm_attention.sweeps import sweep as search
+    from bilstm_attention.config import parse_override
+    from bilstm_attention.search.commands import ExecutionOptions
+    from bilstm_attention.search.commands import sweep as search
 
     file = file.absolute()
     _enter_project()
-    where = Where(workers, storage, dask, heartbeat)
+    where = ExecutionOptions(workers, storage, dask, heartbeat)
     search(file, trials, hours, where, dict(parse_override(text) for text in overrides or ()))
 
 
 @app.command(rich_help_panel=RUNS)
 def sweeps(storage: Storage = None) -> None:
     """Lists the studies of the project, or of a database: trials, best score, whether one runs."""
-    from bilstm_attention.sweeps import list_sweeps
+    from bilstm_attention.search.commands import list_sweeps
 
     _enter_project()
     list_sweeps(storage)
@@ -254,7 +254,7 @@ def compare(
 
     Interrupted, the same command goes on from the last finished epoch of every training.
     """
-    from bilstm_attention import comparisons
+    from bilstm_attention.search import compare as comparisons
 
     file = file.absolute()
     _enter_project()
@@ -286,26 +286,6 @@ def explain(
     stages.explain(text or [], split, limit, seed, output)
 
 
-@app.command(rich_help_panel=RUNS)
-def report(
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[RUN]...", help="Ids of evaluated runs; by default the newest three of the corpus."),
-    ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="The page to write.")] = Path(
-        "report.html"
-    ),
-) -> None:
-    """Writes a page that puts runs, or the seeds of one, side by side: scores, significance, parameters, pictures."""
-    from bilstm_attention import reports
-    from bilstm_attention.experiment import tracking
-
-    output = output.absolute()
-    _enter_project()
-    with tracking.asked():
-        reports.report(runs or [], output)
-
-
 @app.command(rich_help_panel=MODELS)
 def predict(
     texts: Annotated[
@@ -334,7 +314,7 @@ def predict(
 
     A sentence of a relation corpus marks its entities as <e1>..</e1> and <e2>..</e2>.
     """
-    from bilstm_attention import predictions
+    from bilstm_attention.serving import predict as predictions
 
     if bool(source) != bool(target) or (source and (texts or as_json)):
         raise UserError("a table is --input TABLE --output TABLE, both, without sentences and --json.")
@@ -349,8 +329,8 @@ def predict(
 @app.command(rich_help_panel=MODELS)
 def models() -> None:
     """Lists the registered models of the corpus with their dev scores, the champion, and every change of it."""
-    from bilstm_attention import models
-    from bilstm_attention.experiment import tracking
+    from bilstm_attention.tracking import promote as models
+    from bilstm_attention.tracking import store as tracking
 
     _enter_project()
     with tracking.asked():
@@ -365,8 +345,8 @@ def promote(
     ] = False,
 ) -> None:
     """Makes a registered model the champion, the one that models:/NAME@champion serves; shows both dev scores."""
-    from bilstm_attention import models
-    from bilstm_attention.experiment import tracking
+    from bilstm_attention.tracking import promote as models
+    from bilstm_attention.tracking import store as tracking
 
     _enter_project()
     with tracking.asked():
@@ -376,8 +356,8 @@ def promote(
 @app.command(rich_help_panel=MODELS)
 def rollback() -> None:
     """Makes the champion before the present one champion again."""
-    from bilstm_attention import models
-    from bilstm_attention.experiment import tracking
+    from bilstm_attention.tracking import promote as models
+    from bilstm_attention.tracking import store as tracking
 
     _enter_project()
     with tracking.asked():
@@ -391,7 +371,7 @@ def sync(
     ] = False,
 ) -> None:
     """Sends MLflow what it has missed: records that were kept in experiments/outbox while the store did not answer."""
-    from bilstm_attention import records
+    from bilstm_attention.tracking import sync as records
 
     _enter_project()
     records.sync(everything)
@@ -408,7 +388,7 @@ def ui(
     ] = "127.0.0.1",
 ) -> None:
     """Opens the MLflow UI on the project's runs, for this machine alone unless --host says otherwise."""
-    from bilstm_attention import records
+    from bilstm_attention.tracking import sync as records
 
     records.browse(host, port)
 

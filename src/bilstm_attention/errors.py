@@ -31,7 +31,7 @@ class SweepError(UserError):
     """A sweep cannot begin or go on."""
 
 
-def listing(offenders: Iterable[str], shown: int = OFFENDERS_SHOWN, more: int = 0) -> str:
+def join_lines(offenders: Iterable[str], shown: int = OFFENDERS_SHOWN, more: int = 0) -> str:
     """Joins offenders into lines, the first `shown` of them, and says how many more there are.
 
     Args:
@@ -43,7 +43,7 @@ def listing(offenders: Iterable[str], shown: int = OFFENDERS_SHOWN, more: int = 
     return "\n".join([*lines, *([f"... and {more} more"] if more else [])])
 
 
-def nearest(name: str, legal: Iterable[str]) -> str:
+def did_you_mean(name: str, legal: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` when a legal name is close to the one given, else an empty string."""
     close = get_close_matches(name, list(legal), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

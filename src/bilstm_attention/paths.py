@@ -57,12 +57,12 @@ def main_root(root: Path | None = None) -> Path:
 
 
 def seed_folder(seed: int) -> Path:
-    """Where `train` writes the model of one seed."""
+    """ExecutionOptions `train` writes the model of one seed."""
     return MODELS / f"seed-{seed}"
 
 
 @contextmanager
-def alone_in(folder: Path, otherwise: UserError) -> Iterator[None]:
+def file_lock(folder: Path, otherwise: UserError) -> Iterator[None]:
     """Keeps a second process from a folder; the system frees it when its holder dies.
 
     Args:
@@ -79,7 +79,7 @@ def alone_in(folder: Path, otherwise: UserError) -> Iterator[None]:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a temporary name beside `path` to write to, and renames it: the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
@@ -92,5 +92,5 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON, keys in their order, whole or not at all."""
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from bilstm_attention import paths
+from bilstm_attention.config import Params, Train, load_params
+from bilstm_attention.console import TrainingProgress, closing, start_tensorflow
 from bilstm_attention.errors import ParamsError, UserError
-from bilstm_attention.params import Params, Train, load_params
-from bilstm_attention.paths import write_json, written_whole
-from bilstm_attention.terminal import TrainingProgress, closing, start_tensorflow
+from bilstm_attention.paths import atomic_write, write_json
 
 FIRST_WEIGHTS = 0.05  # their share of the moving average at the end, at most; more is said
 PAGE_ROWS = 400  # dev sentences on the attention page of a run
@@ -32,13 +32,13 @@ def prepare(dask: str | None = None, params: Params | None = None, root: Path = 
         params: by default those of `params.yaml`.
         root: the folder to write under.
     """
-    from bilstm_attention.corpus import tokens
-    from bilstm_attention.corpus.cluster import encode_on_cluster
-    from bilstm_attention.corpus.index import index_corpus
-    from bilstm_attention.corpus.preparing import encode_chunk, write_splits
-    from bilstm_attention.corpus.splits import SPLITS, make_splits
-    from bilstm_attention.corpus.summary import summarise
-    from bilstm_attention.experiment.official import none_last
+    from bilstm_attention.data import tokens
+    from bilstm_attention.data.cluster import encode_on_cluster
+    from bilstm_attention.data.index import index_corpus
+    from bilstm_attention.data.preparing import encode_chunk, write_splits
+    from bilstm_attention.data.splits import SPLITS, make_splits
+    from bilstm_attention.data.summary import summarize
+    from bilstm_attention.evaluation.semeval import none_last
 
     data, folder = (params or load_params(paths.PARAMS)).data, root / paths.PREPARED
     index = index_corpus(data)
@@ -46,11 +46,11 @@ def prepare(dask: str | None = None, params: Params | None = None, root: Path = 
     chunks = index.chunks
     encoded = encode_on_cluster(dask, chunks, data) if dask else (encode_chunk(chunk, data) for chunk in chunks)
     with ExitStack() as stack:
-        files = {name: stack.enter_context(written_whole(folder / f"{name}.parquet")) for name in SPLITS}
+        files = {name: stack.enter_context(atomic_write(folder / f"{name}.parquet")) for name in SPLITS}
         tallies = write_splits(encoded, splits, files, data)
-    with written_whole(folder / "words.csv") as path:
+    with atomic_write(folder / "words.csv") as path:
         tokens.write_words(tokens.word_table(tallies["train"].words), path)
-    counted = summarise(index.rows, splits, tallies)
+    counted = summarize(index.rows, splits, tallies)
     of_train, labels = counted["splits"]["train"], none_last(set(index.rows["label"][splits <= SPLITS.index("train")]))
     write_json(folder / "labels.json", labels)
     write_json(folder / "summary.json", counted)
@@ -66,17 +66,18 @@ def embed(params: Params | None = None, root: Path = paths.PROJECT) -> None:
         params: by default those of `params.yaml`.
         root: the folder that holds what `prepare` wrote, and to write under.
     """
-    from bilstm_attention.corpus import embedding, tokens
-    from bilstm_attention.experiment.task import existing, load_sentences
+    from bilstm_attention.data import embeddings as embedding
+    from bilstm_attention.data import tokens
+    from bilstm_attention.data.dataset import existing, load_sentences
 
     given, folder = (params or load_params(paths.PARAMS)).embeddings, root / paths.EMBEDDINGS
     counts = tokens.read_words(existing(root / paths.PREPARED / "words.csv"))
     # the training text is what `prepare` wrote; a file of vectors is the project's
     built = embedding.build_embedding(counts, given, root if given.source == "corpus" else paths.PROJECT)
     report = embedding.report(built, counts, tokens.count_words(load_sentences("dev", root)))
-    with written_whole(folder / "vocabulary.txt") as path:
+    with atomic_write(folder / "vocabulary.txt") as path:
         built.vocabulary.save(path)
-    with written_whole(folder / "matrix.npy") as path, path.open("wb") as file:
+    with atomic_write(folder / "matrix.npy") as path, path.open("wb") as file:
         np.save(file, built.matrix, allow_pickle=False)
     write_json(folder / "coverage.json", report)
     shares = {f"{split} tokens covered %": report[split]["tokens"]["percent"] for split in ("train", "dev")}
@@ -86,19 +87,19 @@ def embed(params: Params | None = None, root: Path = paths.PROJECT) -> None:
 def train(seed: int) -> None:
     """One seed's model to `experiments/current/models/seed-N`, and its run to MLflow."""
     start_tensorflow()
-    from bilstm_attention.corpus.batches import steps_per_epoch
-    from bilstm_attention.experiment import training
-    from bilstm_attention.experiment.runs import record_training
-    from bilstm_attention.experiment.task import load_task
-    from bilstm_attention.insight import plots
-    from bilstm_attention.insight.run_page import of_training
-    from bilstm_attention.network.classifier import save_classifier
+    from bilstm_attention.data.batches import steps_per_epoch
+    from bilstm_attention.data.dataset import load_dataset
+    from bilstm_attention.model.classifier import save_classifier
+    from bilstm_attention.reports import plots
+    from bilstm_attention.reports.run_page import of_training
+    from bilstm_attention.tracking.runs import record_training
+    from bilstm_attention.training import fit as training
 
     started = time.time()
     params = load_params(paths.PARAMS)
     if seed not in params.train.seeds:
         raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; add it to them first.")
-    task = load_task()
+    task = load_dataset()
     steps = steps_per_epoch(task.train, params.train.batch_size, params.train.batch_tokens)
     _warn_of_first_weights(params.train, steps)
     checkpoints = paths.main_root() / paths.CHECKPOINTS
@@ -114,7 +115,7 @@ def train(seed: int) -> None:
         )
     folder = paths.seed_folder(seed)
     save_classifier(fitted.model, folder / "model.keras")
-    with written_whole(folder / "history.csv") as path:
+    with atomic_write(folder / "history.csv") as path:
         fitted.history.to_csv(path, index=False)
     result = {"best_epoch": fitted.best_epoch, "epochs": len(fitted.history), "dev": fitted.dev}
     write_json(folder / "dev.json", result)
@@ -147,14 +148,15 @@ def _warn_of_first_weights(train: Train, steps: int) -> None:
 def evaluate() -> None:
     """Every seed's model scored on test: metrics, predictions, pictures; the numbers join each run in MLflow."""
     start_tensorflow()
-    from bilstm_attention.experiment import judging, runs
-    from bilstm_attention.experiment.environment import made_with
-    from bilstm_attention.experiment.official import write_answers
-    from bilstm_attention.experiment.training import use_threads
-    from bilstm_attention.insight import plots
-    from bilstm_attention.insight.attention_html import attention_page
-    from bilstm_attention.insight.reading import picked, read_split
-    from bilstm_attention.insight.run_page import of_evaluation, of_seed
+    from bilstm_attention.evaluation import evaluate as judging
+    from bilstm_attention.evaluation.semeval import write_answers
+    from bilstm_attention.reports import plots
+    from bilstm_attention.reports.attention_page import attention_page
+    from bilstm_attention.reports.reading import picked, read_split
+    from bilstm_attention.reports.run_page import of_evaluation, of_seed
+    from bilstm_attention.tracking import runs
+    from bilstm_attention.tracking.environment import made_with
+    from bilstm_attention.training.fit import use_threads
 
     started = time.time()
     params = load_params(paths.PARAMS)
@@ -164,11 +166,11 @@ def evaluate() -> None:
     write_json(paths.CURRENT / "metrics.json", verdict.metrics)
     write_json(paths.CURRENT / "test_coverage.json", verdict.coverage)
     for name in TABLES:
-        with written_whole(paths.CURRENT / f"{name}.csv") as path:
+        with atomic_write(paths.CURRENT / f"{name}.csv") as path:
             getattr(verdict, name).to_csv(path, index=name == "confusion")
     answers, table = paths.CURRENT / "answers", verdict.predictions
     for name in ("gold", "predicted", *(f"seed_{seed}" for seed in params.train.seeds)):
-        with written_whole(answers / f"{name}.txt") as path:
+        with atomic_write(answers / f"{name}.txt") as path:
             write_answers(path, table["id"], table[name])
     pictures = paths.CURRENT / "plots"
     curves = pictures / "learning_curves.png"
@@ -208,8 +210,8 @@ def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | Non
     Args:
         seed: whose model; by default the one that did best on dev, of equals the first listed.
     """
-    from bilstm_attention.experiment.runs import best_trained, corpus_name, run_name
-    from bilstm_attention.experiment.task import existing, load_labels, load_vocabulary
+    from bilstm_attention.data.dataset import existing, load_labels, load_vocabulary
+    from bilstm_attention.tracking.runs import best_trained, corpus_name, run_name
 
     params = load_params(paths.PARAMS)
     if seed is None:
@@ -219,11 +221,11 @@ def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | Non
     existing(paths.seed_folder(seed) / "dev.json")
     check_up_to_date("the last training", *(f"train@{each}" for each in params.train.seeds))
     start_tensorflow()
-    from bilstm_attention.experiment.training import use_threads
-    from bilstm_attention.insight.attention_html import attention_page
-    from bilstm_attention.insight.reading import read_sentences, read_split
-    from bilstm_attention.network.classifier import load_classifier
-    from bilstm_attention.serving import TextClassifier
+    from bilstm_attention.model.classifier import load_classifier
+    from bilstm_attention.reports.attention_page import attention_page
+    from bilstm_attention.reports.reading import read_sentences, read_split
+    from bilstm_attention.serving.classifier import TextClassifier
+    from bilstm_attention.training.fit import use_threads
 
     use_threads(params.train.threads)
     if split:
@@ -244,9 +246,9 @@ def show_scores(markdown: bool = False) -> None:
     """Prints the scores that `evaluate` wrote, as a table or as a Markdown page with the protocol."""
     from rich.console import Console
 
-    from bilstm_attention.experiment.environment import made_with
-    from bilstm_attention.experiment.task import existing
-    from bilstm_attention.insight.tables import score_document, score_table
+    from bilstm_attention.data.dataset import existing
+    from bilstm_attention.reports.tables import score_document, score_table
+    from bilstm_attention.tracking.environment import made_with
 
     metrics = json.loads(existing(paths.CURRENT / "metrics.json").read_text(encoding="utf-8"))
     if markdown:

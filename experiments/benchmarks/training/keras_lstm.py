@@ -7,20 +7,21 @@ from typing import Any
 
 from work import CHECKED_STEPS, SEED, Contender, Setup, Work, load_work
 
-from bilstm_attention.corpus.batches import pad, training_batches
-from bilstm_attention.params import Dropout, Model
-from bilstm_attention.terminal import start_tensorflow
+from bilstm_attention.config import Dropout, Model
+from bilstm_attention.console import start_tensorflow
+from bilstm_attention.data.batches import pad, training_batches
 
 start_tensorflow()
 
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from bilstm_attention.experiment import prediction, training  # noqa: E402
-from bilstm_attention.experiment import step as steps  # noqa: E402
-from bilstm_attention.experiment.optimizers import make_optimizer  # noqa: E402
-from bilstm_attention.network.classifier import build_classifier  # noqa: E402
-from bilstm_attention.network.recurrent import Kernel, bidirectional_lstm  # noqa: E402
+from bilstm_attention.model import predict as prediction  # noqa: E402
+from bilstm_attention.model.classifier import build_classifier  # noqa: E402
+from bilstm_attention.model.lstm import Kernel, bidirectional_lstm  # noqa: E402
+from bilstm_attention.training import fit as training  # noqa: E402
+from bilstm_attention.training import step as steps  # noqa: E402
+from bilstm_attention.training.optimizers import make_optimizer  # noqa: E402
 
 KERNELS: dict[str, Kernel] = {"ours": "auto", "keras": "keras"}
 LAYER_STEPS = 20

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from bilstm_attention.insight.plots import BAR, DIM, SEED_COLOURS, house_style, write
+from bilstm_attention.reports.plots import BAR, DIM, SEED_COLOURS, house_style, write
 
 NAMES = {
     "ours": "ours",

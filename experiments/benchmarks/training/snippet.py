@@ -10,8 +10,8 @@ from keras.layers import LSTM, Activation, Bidirectional, Dense, Embedding, Flat
 from numpy.typing import NDArray
 from work import Contender, Setup, Work, load_work
 
-from bilstm_attention.corpus.batches import Rows, pad
-from bilstm_attention.corpus.tokens import SPECIALS, UNK
+from bilstm_attention.data.batches import Rows, pad
+from bilstm_attention.data.tokens import SPECIALS, UNK
 
 LENGTH = 100
 # All its batches are alike, so that a few tell what the others take.

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bilstm_attention.corpus.batches import Rows, training_batches
-from bilstm_attention.experiment.task import Task, load_task
-from bilstm_attention.params import Model, Train
+from bilstm_attention.config import Model, Train
+from bilstm_attention.data.batches import Rows, training_batches
+from bilstm_attention.data.dataset import Dataset, load_dataset
 
 SEED = 0
 CHECKED_STEPS = 4
@@ -83,7 +83,7 @@ class Work:
             in the order i, f, c, o; attention `(U, 1)`, output `(U, C)`, output_bias `(C,)`.
     """
 
-    task: Task
+    task: Dataset
     batches: list[NDArray[np.int64]]
     mixed: list[NDArray[np.int64]]
     weights: dict[str, NDArray[np.float32]]
@@ -97,7 +97,7 @@ class Work:
 def load_work(setup: Setup) -> Work:
     """Reads the prepared data of the project, and draws from it what `setup` asks for."""
     draw = np.random.default_rng(SEED)
-    task = load_task()
+    task = load_dataset()
     train = task.train
     if setup.sentences:
         # short of sentences, all of them are repeated before any is drawn once more than another

@@ -1,0 +1,472 @@
+"""The typed schema of `params.yaml`: reading, overrides, and writing back with comments kept."""
+
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+from bilstm_attention.errors import ParamsError, did_you_mean, join_lines
+from bilstm_attention.paths import atomic_write
+
+
+class Block(BaseModel):
+    """A block of parameters: unknown keys are errors, and values are never changed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+Schema = TypeVar("Schema", bound=BaseModel)
+PLAIN = YAML(typ="safe", pure=True)
+
+
+def read_yaml(path: Path, yaml: YAML = PLAIN) -> Any:
+    """A YAML file of blocks.
+
+    Raises:
+        ParamsError: it is not there, is no YAML, or holds something else.
+    """
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file.") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: not a YAML file: {error}") from None
+    if not isinstance(document, Mapping):
+        raise ParamsError(f"{path}: holds {type(document).__name__}; parameters are blocks of `key: value`.")
+    return document
+
+
+def check(values: Mapping[str, Any], where: str, schema: type[Schema]) -> Schema:
+    """Checks plain values against a schema; `where` names their origin in errors."""
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise ParamsError(join_lines(_explain(fault, where, schema) for fault in error.errors())) from None
+
+
+def _explain(fault: Any, where: str, schema: type[BaseModel]) -> str:
+    # pydantic appends the branch of a union to the location; a key of params.yaml ends before it
+    location = [str(part) for part in fault["loc"] if not re.search(r"[\[(]|^(str|dict|int|float|none)$", str(part))]
+    key = ".".join(location)
+    if fault["type"] == "extra_forbidden":
+        siblings = _fields_at(schema, location[:-1])
+        return (
+            f"{where}: unknown parameter {key}{did_you_mean(location[-1], siblings) or '.'}"
+            f" Legal{' in ' + '.'.join(location[:-1]) if location[1:] else ''}: {', '.join(siblings)}."
+        )
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":
+        # those of parameters name them in full
+        named = not location or message.startswith(f"{location[0]}.")
+        return f"{where}: {message}." if named else f"{where}: {key}: {message}."
+    meant = (
+        did_you_mean(str(fault["input"]), re.findall(r"'([^']*)'", message)) if fault["type"] == "literal_error" else ""
+    )
+    return f"{where}: {key}: {message}; received {fault['input']!r}{meant or '.'}"
+
+
+def _fields_at(schema: type[BaseModel], location: Iterable[str]) -> list[str]:
+    block: Any = schema
+    for part in location:
+        # a mapping from names to blocks has blocks alike under every name
+        block = get_args(block)[1] if get_origin(block) is dict else block.model_fields[part].annotation
+    return list((get_args(block)[1] if get_origin(block) is dict else block).model_fields)
+
+
+# Read off their text: importing them takes TensorFlow, and a list here would be a second place to change.
+_MECHANISMS = (Path(__file__).parent / "model/attention.py").read_text(encoding="utf-8")
+ATTENTION_KINDS = set(re.findall(r'^@mechanism\("(\w+)"\)$', _MECHANISMS, re.MULTILINE))
+# Those that are of no use without marked entities.
+ENTITY_KINDS = {"entity"}
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Tokens(Block):
+    """How a sentence becomes tokens."""
+
+    lowercase: bool = True
+    numbers: Literal["keep", "zero"] = "zero"
+    punctuation: Literal["keep", "drop"] = "keep"
+    contractions: Literal["split", "keep"] = "split"
+    context: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    max_length: Annotated[int, Field(ge=1, le=10_000)] = 100
+
+
+class Data(Block):
+    """The corpus and its splits; read by `prepare`."""
+
+    format: Literal["semeval2010", "kbp37", "delimited", "classes"] = "semeval2010"
+    folder: str = "data/sample"
+    train: str | dict[str, str] = "train.txt"
+    dev: str | dict[str, str] | None = None
+    test: str | dict[str, str] | None = "test.txt"
+    train_rows: Annotated[int, Field(ge=2)] | None = None
+    text: str = "text"
+    label: str = "label"
+    dev_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    folds: Annotated[int, Field(ge=2, le=100)] = 10
+    fold: Annotated[int, Field(ge=0)] | None = None
+    tokens: Tokens = Tokens()
+
+    @model_validator(mode="after")
+    def _files_fit_the_format(self) -> "Data":
+        for split in ("train", "dev", "test"):
+            given = getattr(self, split)
+            if given is None:
+                continue
+            if isinstance(given, dict) != (self.format == "classes"):
+                wanted = "a mapping {label: file}" if self.format == "classes" else "one file's name"
+                raise ValueError(f"data.{split}: format {self.format} takes {wanted}, not {given!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _first_rows_are_a_sample(self) -> "Data":
+        if self.train_rows is not None and self.format == "classes":
+            raise ValueError(
+                f"data.train_rows: the first {self.train_rows} rows would be of the first class alone; leave it empty"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_folds(self) -> "Data":
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"data.fold: {self.fold} is none of 0 to {self.folds - 1}; data.folds is {self.folds}")
+        if self.fold is not None and self.dev is not None and self.test is not None:
+            raise ValueError("data.fold: with a file for dev and one for test nothing is split off; leave it empty")
+        return self
+
+    @model_validator(mode="after")
+    def _context_has_entities(self) -> "Data":
+        if self.tokens.context is not None and not self.relational:
+            raise ValueError(
+                f"data.tokens.context: {self.tokens.context} is of marked entities, which data.format: {self.format}"
+                " has not; leave it empty"
+            )
+        return self
+
+    @property
+    def relational(self) -> bool:
+        """Whether every sentence marks two entities."""
+        return self.format in ("semeval2010", "kbp37")
+
+
+class Embeddings(Block):
+    """The vocabulary and its vectors; read by `embed`."""
+
+    source: Literal["file", "corpus", "random"] = "corpus"
+    path: str = "data/prepared/train.parquet"
+    member: str | None = None
+    dimension: Annotated[int, Field(ge=1, le=4096)] = 50
+    min_count: Annotated[int, Field(ge=1)] = 1
+    extra_words: Annotated[int, Field(ge=0)] = 0
+    max_words: Annotated[int, Field(ge=1)] | None = None
+    hyphens: Literal["average", "unknown"] = "average"
+    window: Annotated[int, Field(ge=1, le=100)] = 5
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 10
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _path_fits_the_source(self) -> "Embeddings":
+        if self.source != "random" and (self.source == "corpus") != self.path.endswith(".parquet"):
+            wanted = (
+                "the training text, data/prepared/train.parquet" if self.source == "corpus" else "a file of vectors"
+            )
+            raise ValueError(f"embeddings.path: source {self.source} takes {wanted}, not {self.path}")
+        return self
+
+
+class Attention(Block):
+    """How the states of the LSTM become one vector."""
+
+    kind: Annotated[str, AfterValidator(lambda kind: _known_attention(kind))] = "zhou"
+    tanh_output: bool = True
+    temperature: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
+    dropout: Fraction = 0.0
+    size: Annotated[int, Field(ge=1, le=4096)] = 100
+    hops: Annotated[int, Field(ge=1, le=64)] = 4
+    penalty: Annotated[float, Field(ge=0.0, le=100.0)] = 0.1
+    heads: Annotated[int, Field(ge=1, le=64)] = 4
+    key_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 128
+    per_feature: bool = False
+    place: Literal["after", "before"] = "after"
+
+    @model_validator(mode="after")
+    def _place_fits_the_kind(self) -> "Attention":
+        if self.place == "before" and self.kind != "dense_time":
+            raise ValueError(
+                f"model.attention.place: before the LSTM stands dense_time alone; {self.kind} goes after it"
+            )
+        return self
+
+
+class Positions(Block):
+    """Vectors for each token's distance to either entity."""
+
+    size: Annotated[int, Field(ge=0, le=1024)] = 0
+    limit: Annotated[int, Field(ge=1, le=1000)] = 30
+
+
+class Dropout(Block):
+    """Dropout rates, as fractions."""
+
+    embedding: Fraction = 0.3
+    lstm: Fraction = 0.3
+    sentence: Fraction = 0.5
+
+
+class Model(Block):
+    """The network; read by `train`."""
+
+    train_embeddings: bool = True
+    frozen_copy: bool = False
+    lstm_units: Annotated[int, Field(ge=1, le=4096)] = 100
+    lstm_layers: Annotated[int, Field(ge=1, le=8)] = 1
+    lstm_kernel: Literal["auto", "fused", "keras"] = "auto"
+    merge: Literal["concat", "sum"] = "sum"
+    attention: Attention = Attention()
+    positions: Positions = Positions()
+    entity_words: bool = False
+    entity_states: bool = False
+    dropout: Dropout = Dropout()
+    l2: Annotated[float, Field(ge=0.0, le=1.0)] = 1e-5
+
+    @model_validator(mode="after")
+    def _a_copy_has_an_original(self) -> "Model":
+        if self.frozen_copy and not self.train_embeddings:
+            raise ValueError(
+                "model.frozen_copy: with model.train_embeddings: false both would be the same; leave it out"
+            )
+        return self
+
+    @property
+    def entity_parameters(self) -> list[str]:
+        """The parameters set so that the network looks at the entities of a relation corpus."""
+        kind = self.attention.kind
+        asked = {
+            f"model.attention.kind: {kind}": kind in ENTITY_KINDS,
+            f"model.positions.size: {self.positions.size}": self.positions.size > 0,
+            "model.entity_words: true": self.entity_words,
+            "model.entity_states: true": self.entity_states,
+        }
+        return [parameter for parameter, asking in asked.items() if asking]
+
+
+class Schedule(Block):
+    """How the learning rate moves over the epochs."""
+
+    kind: Literal["constant", "cosine"] = "constant"
+    warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
+
+
+class Train(Block):
+    """Training; read by `train`, one instance per seed."""
+
+    seeds: list[Annotated[int, Field(ge=0, le=2**31 - 1)]] = Field([0], min_length=1)
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
+    patience: Annotated[int, Field(ge=1)] = 8
+    restore_best_weights: bool = True
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
+    batch_tokens: Annotated[int, Field(ge=1, le=2**24)] | None = None
+    optimizer: Literal["adam", "adamw", "nadam", "rmsprop", "sgd", "adadelta", "adagrad"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0.0, le=100.0)] = 3e-3
+    schedule: Schedule = Schedule()
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = 5.0
+    label_smoothing: Fraction = 0.0
+    r_drop: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
+    adversarial: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
+    ema: Fraction = 0.0
+    monitor: Literal["official_f1", "accuracy", "macro_f1", "loss"] = "official_f1"
+    threads: Annotated[int, Field(ge=1, le=1024)] = 2
+    devices: Annotated[int, Field(ge=1, le=1024)] = 1
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "Train":
+        if self.schedule.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"train.schedule.warmup_epochs: {self.schedule.warmup_epochs} is more than train.epochs, {self.epochs}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> "Train":
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"train.seeds: {self.seeds} repeats a seed; each seed trains one model")
+        return self
+
+
+class Evaluate(Block):
+    """Judging on the test set; read by `evaluate`."""
+
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    bootstrap_seed: Annotated[int, Field(ge=0)] = 0
+    faithfulness: Annotated[int, Field(ge=0, le=100_000)] = 200
+    faithfulness_seed: Annotated[int, Field(ge=0)] = 0
+    log_model: bool = True
+    register_as: Annotated[str, Field(pattern=r"^[^/:.%\"'\\]+$")] | None = None
+
+
+class Params(Block):
+    """Everything in `params.yaml`: one block per stage, and `model` beside `train`."""
+
+    data: Data = Data()
+    embeddings: Embeddings = Embeddings()
+    model: Model = Model()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _network_fits_the_corpus(self) -> "Params":
+        asked = self.model.entity_parameters
+        if asked and not self.data.relational:
+            raise ValueError(
+                f"{asked[0]} needs marked entities, which data.format: {self.data.format} has not;"
+                " it is for semeval2010 and kbp37"
+            )
+        steps, longest = self.model.attention.steps, self.data.tokens.max_length
+        if self.model.attention.kind == "dense_time" and steps < longest:
+            raise ValueError(
+                f"model.attention.steps: {steps} is less than data.tokens.max_length, {longest}: dense_time has no"
+                " weight for the tokens beyond; raise the one or lower the other"
+            )
+        return self
+
+
+def load_params(path: Path) -> Params:
+    """Reads and checks a `params.yaml`.
+
+    Raises:
+        ParamsError: lists every unknown key, wrong type and value out of range, with what is legal.
+    """
+    return check(read_yaml(path), str(path), Params)
+
+
+def _known_attention(kind: str) -> str:
+    if kind not in ATTENTION_KINDS:
+        legal = ", ".join(sorted(ATTENTION_KINDS))
+        raise ValueError(
+            f"model.attention.kind: {kind!r} is no mechanism{did_you_mean(kind, ATTENTION_KINDS) or '.'} Legal: {legal}"
+        )
+    return kind
+
+
+def flatten(params: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as `{"model.lstm_units": 100, ...}`; lists, and mappings of labels to files, stay whole."""
+    return dict(_leaves(params.model_dump() if isinstance(params, BaseModel) else params))
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`"model.lstm_units=200"` to `("model.lstm_units", 200)`; the value is read as YAML.
+
+    Raises:
+        ParamsError: no `=`, or a value that is not YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ParamsError(f"-S {text}: an override is written key=value, for example -S model.lstm_units=200.")
+    try:
+        return key.strip(), PLAIN.load(value)
+    except YAMLError as error:
+        raise ParamsError(f"-S {text}: the value is not YAML: {error}") from None
+
+
+def with_overrides(params: Params, overrides: Mapping[str, Any], where: str = "override") -> Params:
+    """`params` with dotted keys replaced, checked again."""
+    values = params.model_dump()
+    for key, value in overrides.items():
+        _assign(values, key, value)
+    return check(values, where, Params)
+
+
+def _with_comments() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 120
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _assign(values: Any, key: str, value: Any) -> None:
+    *blocks, last = key.split(".")
+    for block in blocks:
+        inner = values.get(block)
+        if not isinstance(inner, Mapping):
+            # leaves the fault where the schema check will name it
+            values[block] = inner = {}
+        values = inner
+    values[last] = value
+
+
+def _on_one_line(value: Any) -> Any:
+    """Lists are written as `[0, 1]`, the way params.yaml shows them; text with line breaks or controls in quotes."""
+    if isinstance(value, str) and not value.isprintable():
+        return DoubleQuotedScalarString(value)
+    if not isinstance(value, list):
+        return value
+    line = CommentedSeq(value)
+    line.fa.set_flow_style()
+    return line
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted overrides of a nested file; `data.train: {pos: a, neg: b}` is one value, not two."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and name not in ("data.train", "data.dev", "data.test"):
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def read_overrides(path: Path) -> dict[str, Any]:
+    """What a file of `experiments/configs` makes of the defaults: every parameter, as dotted keys.
+
+    All of them, so that what an experiment means does not depend on the one applied before.
+    """
+    given = flatten(read_yaml(path))
+    with_overrides(Params(), given, where=str(path))
+    return {**flatten(Params()), **given}
+
+
+def apply_overrides(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes overrides into a `params.yaml` in place, comments kept; nothing is written unless the whole is legal.
+
+    Returns:
+        those that changed a parameter, as dotted keys.
+
+    Raises:
+        ParamsError: as `load_params`.
+    """
+    before = load_params(path)
+    after = flatten(with_overrides(before, overrides, where=f"{path} with overrides"))
+    changed = {key: value for key, value in after.items() if flatten(before)[key] != value}
+    yaml = _with_comments()
+    document = read_yaml(path, yaml)
+    for key, value in changed.items():
+        _assign(document, key, _on_one_line(value))
+    text = io.StringIO()
+    yaml.dump(document, text)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+    return changed
+
+
+def config_text(params: Params, comment: str) -> str:
+    """A named experiment as a file of `experiments/configs` has it: what differs from the defaults, under a comment."""
+    usual, document = flatten(Params()), dict[str, Any]()
+    for key, value in flatten(params).items():
+        if value != usual[key]:
+            _assign(document, key, _on_one_line(value))
+    text = io.StringIO()
+    _with_comments().dump(document, text)
+    return f"# {comment}\n{text.getvalue()}"

@@ -1,1 +1,0 @@
-"""From raw files to numbered tokens; knows pandas and NumPy, never TensorFlow."""

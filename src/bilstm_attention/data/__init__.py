@@ -1,0 +1,1 @@
+"""Corpora, splits, tokens, word vectors, and the arrays that training reads."""

@@ -1,0 +1,211 @@
+"""Does attention mean anything: what erasing the tokens it picks does, and where its weights lie, on dev.
+
+Shape letters: N sentences, T tokens of one of them, K weight vectors over it (hops, heads or features), P bins.
+Differences of probabilities are in percentage points; shares, and the entropy as a share of its highest, in percent.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from numpy.typing import NDArray
+from scipy.stats import entropy, kendalltau
+
+from bilstm_attention.data.batches import Rows, by_length, encode, pad
+from bilstm_attention.data.tokens import MARKERS, SPANS, Vocabulary, split_contractions
+from bilstm_attention.errors import DataError
+from bilstm_attention.evaluation.metrics import spread_over_seeds
+from bilstm_attention.model.predict import predict, read_attention
+
+Floats = NDArray[np.float64]
+
+PERCENTS = (1, 5, 10, 20, 50)  # of the tokens of a sentence, the bins of ERASER (DeYoung et al. 2020)
+MEASURES = ("comprehensiveness", "sufficiency")
+RANDOM_ORDERS = 3
+GRADIENT_BATCH = 64
+DIGITS = 3
+KINDS = ("entities", "entity_markers", "function_words", "punctuation", "other_words")
+# Words of closed classes, and what `data.tokens.contractions: split` leaves of can't, don't, won't and their like.
+_CLOSED_CLASSES = """
+    a an the this that these those some any each every all both either neither no another such one
+    i me my mine myself you your yours yourself yourselves he him his himself she her hers herself it its itself
+    we us our ours ourselves they them their theirs themselves who whom whose which what where when why how there
+    somebody someone something anybody anyone anything everybody everyone everything nobody none nothing
+    about above across after against along among amid around as at before behind below beneath beside besides between
+    beyond by despite down during except for from in inside into like near of off on onto out outside over past per
+    since than through throughout to toward towards under underneath until till up upon via with within without
+    and but or nor so yet if unless because although though while whereas whether
+    be am is are was were been being have has had having do does did doing done
+    will would shall should can could may might must ought cannot ca wo sha not n't 's 're 've 'll 'd 'm
+"""
+FUNCTION_WORDS = frozenset(_CLOSED_CLASSES.split())
+
+
+def over_seeds(measured: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """What `measure` found for the model of every seed as one.
+
+    Numbers become `mean`, `sd` and `by_seed`, curves their mean over the seeds. An `sd` of one seed is None, and so is
+    a correlation that no seed has. `rows` and `token_share` know no seed.
+    """
+    first = next(iter(measured.values()))
+    return {**_together(measured), **{name: first[name] for name in ("rows", "token_share")}}
+
+
+def _together(found: Mapping[int, Any]) -> Any:
+    first = next(iter(found.values()))
+    if isinstance(first, dict):
+        return {name: _together({seed: values[name] for seed, values in found.items()}) for name in first}
+    if isinstance(first, list):
+        return _rounded(np.mean(list(found.values()), axis=0))
+    numbers = {seed: value for seed, value in found.items() if value is not None}
+    return spread_over_seeds(numbers) if numbers else None
+
+
+def measure(
+    model: keras.Model, examples: pd.DataFrame, vocabulary: Vocabulary, labels: Sequence[str], rows: int, seed: int
+) -> dict[str, Any]:
+    """How faithful the attention of one classifier is to what it predicts, by itself and beside two other rankings.
+
+    With p the probability of the class predicted on the whole sentence, and k tokens that a ranking puts on top:
+    comprehensiveness is p(whole) - p(without the k tokens), high where they were needed; sufficiency is p(whole) -
+    p(the k tokens alone), low where they were enough (DeYoung et al. 2020, ERASER, arXiv:1911.03429). Each
+    is given by bin (`curves`) and as the mean of the five bins, which stands for the area over its curve. Tokens are
+    deleted, the rest keep their order; entity markers are tokens like all others. A bin is rounded up to whole tokens,
+    so in sentences of up to 20 tokens the first two bins are the same.
+
+    The rankings: `attention`, the weights, where K > 1 their mean; `random`, the mean of three orders;
+    `gradient_input`, the gradient of p to a token's word vector times that vector. Equals stand in random order.
+
+    Args:
+        model: the classifier.
+        examples: a prepared split, see `tokens.encode_examples`.
+        vocabulary: that of the model.
+        labels: class names in the order of their numbers.
+        rows: sentences measured, drawn from those of two tokens or more: from one, none can be taken.
+        seed: of the sentences and of every random order.
+
+    Returns:
+        `rows`, sentences measured; `comprehensiveness` and `sufficiency` by ranking; `curves`: `percent`, the bins, and
+        both measures by ranking, a number for each bin; `rank_correlation`, Kendall's tau-b in [-1, 1] of weights and
+        `gradient_input`, mean of the sentences, None where all weights of all sentences are equal; `entropy` of the
+        weights, mean of the K, in percent of log T: 0 one token, 100 uniform; `attention_share` of each kind of token,
+        and `token_share`, what uniform weights would give it, means of the sentences.
+
+    Raises:
+        DataError: no sentence has two tokens.
+    """
+    draw = np.random.default_rng(seed)
+    erasable = np.flatnonzero(examples["tokens"].map(len) > 1)
+    if not len(erasable):
+        raise DataError("no dev sentence has two tokens, so none can lose one; evaluate.faithfulness: 0 asks for none.")
+    chosen = examples.iloc[np.sort(draw.choice(erasable, min(rows, len(erasable)), replace=False))]
+    encoded = encode(chosen, vocabulary, labels)
+    probabilities, weights = read_attention(model, encoded)
+    heads = [np.atleast_2d(row).astype(np.float64) for row in weights]
+    attention = [row.mean(axis=0) for row in heads]
+    gradients = gradient_input(model, encoded)
+    unranked = [np.zeros(length) for length in encoded.lengths]
+    rankings = {"attention": [attention], "random": [unranked] * RANDOM_ORDERS, "gradient_input": [gradients]}
+    falls = {
+        name: np.mean([_falls(model, encoded, probabilities, scores, draw) for scores in orders], axis=0)
+        for name, orders in rankings.items()
+    }
+    curves = {name: {ranking: fall[at] for ranking, fall in falls.items()} for at, name in enumerate(MEASURES)}
+    taus = [kendalltau(*pair).statistic for pair in zip(attention, gradients, strict=True)]
+    entropies = [100 * entropy(row, axis=-1).mean() / np.log(row.shape[-1]) for row in heads]
+    shares = _shares(chosen, attention)
+    found: dict[str, Any] = _rounded(
+        {
+            "rows": len(chosen),
+            **{name: {ranking: curve.mean() for ranking, curve in by.items()} for name, by in curves.items()},
+            "curves": {"percent": PERCENTS, **curves},
+            "rank_correlation": None if np.isnan(taus).all() else np.nanmean(taus),
+            "entropy": np.mean(entropies),
+            "attention_share": shares["attention"].to_dict(),
+            "token_share": shares["tokens"].to_dict(),
+        }
+    )
+    return found
+
+
+def _rounded(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {name: _rounded(value) for name, value in found.items()}
+    return None if found is None else np.round(found, DIGITS).tolist()
+
+
+def sizes(length: int) -> list[int]:
+    """k of each bin for a sentence of T tokens: its share of T rounded up, but at most T - 1."""
+    return [min(-(-percent * length // 100), length - 1) for percent in PERCENTS]
+
+
+def _falls(
+    model: keras.Model, rows: Rows, whole: NDArray[np.float32], scores: Sequence[Floats], draw: np.random.Generator
+) -> Floats:
+    """Both measures `(2, P)`, mean of the sentences, for a ranking by falling scores `(T,)`."""
+    parts = []
+    for tokens, values in zip(rows, scores, strict=True):
+        order = np.lexsort((draw.random(len(tokens)), -values))
+        for k in sizes(len(tokens)):
+            parts += [np.delete(tokens, order[:k]), tokens[np.sort(order[:k])]]
+    # only their tokens are read
+    left = predict(model, Rows.of(parts, np.zeros(len(parts), np.int32))).reshape(len(rows), len(PERCENTS), 2, -1)
+    predicted = whole.argmax(axis=1)
+    fallen = (whole[:, None, None] - left.astype(np.float64))[np.arange(len(rows)), ..., predicted]
+    return np.asarray(100 * fallen.mean(axis=0).T)
+
+
+def gradient_input(model: keras.Model, rows: Rows) -> list[Floats]:
+    """For each sentence `(T,)`: of each word vector v the signed dp/dv . v, p the highest class probability."""
+    embedding = model.get_layer("embedding")
+    view = keras.Model(model.input, [embedding.output, model.output])
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)])
+    def products(tokens: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            # frozen vectors are watched by nobody else
+            tape.watch([variable.value for variable in embedding.variables])
+            vectors, probabilities = view(tokens, training=False)
+            highest = tf.reduce_max(probabilities, axis=-1)
+        return tf.reduce_sum(tape.gradient(highest, vectors) * vectors, axis=-1)
+
+    # traced here: TensorFlow warns of functions that their first call traces, once a fifth model has one
+    graph = products.get_concrete_function()
+    lengths = rows.lengths
+    found = {
+        number: row[: lengths[number]].astype(np.float64)
+        for batch in by_length(rows, GRADIENT_BATCH)
+        for number, row in zip(batch, graph(tf.constant(pad(rows, batch))).numpy(), strict=True)
+    }
+    return [found[number] for number in range(len(rows))]
+
+
+def token_kinds(tokens: Sequence[str], spans: Sequence[Sequence[int]] = ()) -> list[str]:
+    """One of `KINDS` for each token; `spans`, half-open, are the entities of a relation row."""
+    inside = {place for span in spans for place in range(*span)}
+    return [_kind(token, place in inside, bool(spans)) for place, token in enumerate(tokens)]
+
+
+def _kind(token: str, in_entity: bool, relational: bool) -> str:
+    if relational and token in MARKERS:
+        return "entity_markers"
+    if in_entity:
+        return "entities"
+    if not any(map(str.isalnum, token)):
+        return "punctuation"
+    return "function_words" if FUNCTION_WORDS.issuperset(split_contractions(token.lower())) else "other_words"
+
+
+def _shares(examples: pd.DataFrame, attention: Sequence[Floats]) -> pd.DataFrame:
+    """By kind, the percent of the weights and of the tokens that it has, means of the sentences."""
+    relational = set(SPANS) <= set(examples)
+    spans = examples[list(SPANS)].to_numpy().reshape(-1, 2, 2).tolist() if relational else [()] * len(examples)
+    kinds = chain.from_iterable(map(token_kinds, examples["tokens"], spans))
+    uniform = [np.full(len(row), 1 / len(row)) for row in attention]
+    columns = {"attention": np.concatenate(attention), "tokens": np.concatenate(uniform)}
+    sums = pd.DataFrame(columns).groupby(list(kinds)).sum()
+    return 100 / len(examples) * sums.reindex(KINDS if relational else KINDS[2:], fill_value=0.0)

@@ -1,0 +1,306 @@
+"""The official SemEval-2010 Task 8 score: answer files, the three evaluations, and their report.
+
+Written from the task's description and held to its published example results (Hendrickx et al. 2010). It fits any
+corpus whose labels are `Name(e1,e2)`, `Name(e2,e1)` or a none label, such as KBP37.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import starmap
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bilstm_attention.errors import DataError, did_you_mean, join_lines
+
+SEMEVAL_RELATIONS = (
+    *("Cause-Effect", "Component-Whole", "Content-Container", "Entity-Destination", "Entity-Origin"),
+    *("Instrument-Agency", "Member-Collection", "Message-Topic", "Product-Producer"),
+)
+NONE_LABELS = ("Other", "no_relation")  # SemEval-2010, KBP37
+SEMEVAL_LABELS = (*(name + way for name in SEMEVAL_RELATIONS for way in ("(e1,e2)", "(e2,e1)")), "Other")
+_DIRECTED = re.compile(r"([\w:/-]+)\((?:e1,e2|e2,e1)\)")
+
+
+class Average(NamedTuple):
+    """Precision, recall and F1 over the relations of a view, the none label left out, in percent."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+class Share(NamedTuple):
+    """So many items of so many."""
+
+    part: int
+    whole: int
+
+    @property
+    def percent(self) -> float:
+        """The part in percent of the whole."""
+        return float(percent(self.part, self.whole))
+
+
+@dataclass(frozen=True)
+class View:
+    """One way of judging the same answers; a ratio over nothing is 0, scores are in percent.
+
+    Attributes:
+        title: what this view counts as right.
+        confusion: items; rows the labels of the key, columns those and then labels answered but absent from the key.
+        skipped: items of each row that have no answer.
+        wrong_direction: items of each row answered with the right relation the wrong way round, where the view keeps
+            them out of `confusion`; else 0.
+        per_relation: per row `correct`, `predicted`, `gold` (items) and `precision`, `recall`, `f1`.
+        micro: from the summed counts of the rows but the none label; answers absent from the key count nowhere.
+        macro: the mean over the rows but the none label.
+        coverage: items with an answer.
+        accuracy_of_answered: right answers among the items with an answer.
+        accuracy: right answers among all items: one without an answer is wrong.
+        accuracy_if_skipped_is_other: the same, but one without an answer is taken for the none label.
+    """
+
+    title: str
+    confusion: pd.DataFrame
+    skipped: pd.Series
+    wrong_direction: pd.Series
+    per_relation: pd.DataFrame
+    micro: Average
+    macro: Average
+    coverage: Share
+    accuracy_of_answered: Share
+    accuracy: Share
+    accuracy_if_skipped_is_other: Share
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels of the key, the none label last."""
+        return list(self.confusion.index)
+
+
+@dataclass(frozen=True)
+class OfficialResult:
+    """The three views of the official scorer, in its order; the last gives the official score."""
+
+    directed: View
+    undirected: View
+    official: View
+
+    @property
+    def score(self) -> float:
+        """Macro F1 over the relations of the key, direction taken into account, in percent."""
+        return self.official.macro.f1
+
+
+def is_directed(label: str) -> bool:
+    """Whether a label has the form `Name(e1,e2)` or `Name(e2,e1)`."""
+    return _DIRECTED.fullmatch(label) is not None
+
+
+def relation_of(label: str) -> str:
+    """The relation's name without its direction; a none label is its own name.
+
+    Raises:
+        DataError: the label has neither form.
+    """
+    if label in NONE_LABELS:
+        return label
+    if match := _DIRECTED.fullmatch(label):
+        return match[1]
+    raise DataError(
+        f"label {label!r} is no relation; legal are Name(e1,e2), Name(e2,e1) and {' or '.join(NONE_LABELS)}."
+    )
+
+
+def read_answers(path: Path | str, labels: Collection[str] | None = None) -> dict[str, str]:
+    """Reads the official answer format, one `ID<TAB>label` a line in any order, into a label for each id.
+
+    Args:
+        path: a UTF-8 file; blank lines are passed over, LF and CRLF both end a line.
+        labels: the legal labels; None stands for every relation with a direction, and the none labels.
+
+    Raises:
+        DataError: the file cannot be read, or lines are malformed, hold an unknown label, or answer an id again.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as fault:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({fault}).") from fault
+    answers: dict[str, str] = {}
+    first_line: dict[str, int] = {}
+    offenders = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        key, tab, label = line.partition("\t")
+        if not (tab and key.strip() and label):
+            offenders.append(f"{path}:{number}: {line!r} is not ID<TAB>label")
+        elif key in first_line:
+            offenders.append(f"{path}:{number}: id {key!r} was answered in line {first_line[key]} already")
+        elif label not in labels if labels else not (is_directed(label) or label in NONE_LABELS):
+            offenders.append(f"{path}:{number}: unknown label {label!r}{did_you_mean(label, labels or SEMEVAL_LABELS)}")
+        first_line.setdefault(key, number)
+        answers[key] = label
+    if offenders:
+        raise DataError(
+            f"{path}: faulty lines: {len(offenders)}. A line is ID<TAB>label, each id once, "
+            f"the label such as {next(iter(labels or SEMEVAL_LABELS))!r}.\n{join_lines(offenders)}"
+        )
+    return answers
+
+
+def answerable(gold: Iterable[str]) -> list[str]:
+    """The labels that may answer a key: SemEval's where all of the key's are, else both directions of its relations."""
+    found = set(gold)
+    if found <= set(SEMEVAL_LABELS):
+        return list(SEMEVAL_LABELS)
+    relations = {relation_of(label) for label in found} - set(NONE_LABELS)
+    return [f"{name}({order})" for name in sorted(relations) for order in ("e1,e2", "e2,e1")] + list(NONE_LABELS)
+
+
+def write_answers(path: Path | str, ids: Iterable[object], labels: Iterable[str]) -> None:
+    """Writes the official answer format, one `ID<TAB>label` a line.
+
+    Raises:
+        ValueError: not as many ids as labels.
+    """
+    lines = [f"{key}\t{label}\n" for key, label in zip(ids, labels, strict=True)]
+    Path(path).write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def evaluate_official(gold: Mapping[str, str], answers: Mapping[str, str]) -> OfficialResult:
+    """Scores answers against the key as the official scorer does, three times over.
+
+    Args:
+        gold: the key, a label for each id.
+        answers: a label for each id; ids may be left out.
+
+    Raises:
+        DataError: an empty key, an answer to an id that the key lacks, or a label that is no relation.
+    """
+    if not gold:
+        raise DataError("the key holds no ids; give the file that holds the true labels.")
+    if unknown := [key for key in answers if key not in gold]:
+        raise DataError(
+            f"answers to ids that the key does not hold: {len(unknown)}. "
+            f"Score against the key of the same items.\n{join_lines(unknown)}"
+        )
+    pairs = [(label, answers.get(key)) for key, label in gold.items()]
+    turned = [_is_turned(*pair) for pair in pairs]
+    wrong = Counter(relation_of(label) for (label, _), is_turned in zip(pairs, turned, strict=True) if is_turned)
+    rest = [_relations(*pair) for pair, is_turned in zip(pairs, turned, strict=True) if not is_turned]
+    return OfficialResult(
+        _view("1. Relation and direction as one label", pairs, Counter()),
+        _view("2. Relation alone, direction ignored", [_relations(*pair) for pair in pairs], Counter()),
+        _view("3. Relation, direction taken into account (official)", rest, wrong),
+    )
+
+
+def _relations(label: str, answer: str | None) -> tuple[str, str | None]:
+    return relation_of(label), None if answer is None else relation_of(answer)
+
+
+def _is_turned(label: str, answer: str | None) -> bool:
+    return answer is not None and label != answer and relation_of(label) == relation_of(answer)
+
+
+def _view(title: str, pairs: Sequence[tuple[str, str | None]], wrong_direction: Counter[str]) -> View:
+    counted = Counter(pairs)
+    rows = none_last({label for label, _ in pairs} | set(wrong_direction))
+    columns = rows + none_last({answer for _, answer in pairs if answer is not None} - set(rows))
+    confusion = pd.DataFrame([[counted[row, column] for column in columns] for row in rows], rows, columns)
+    skipped = pd.Series([counted[row, None] for row in rows], rows)
+    wrong = pd.Series([wrong_direction[row] for row in rows], rows)
+    # A right relation the wrong way round was predicted and was gold, so it weighs on precision and on recall.
+    tallies = pd.DataFrame(
+        {
+            "correct": [counted[row, row] for row in rows],
+            "predicted": confusion[rows].sum() + wrong,
+            "gold": confusion.sum(axis=1) + wrong + skipped,
+        },
+        index=rows,
+    )
+    scored = pd.DataFrame(np.column_stack(prf(*tallies.to_numpy().T)), rows, pd.Index(Average._fields))
+    real = ~scored.index.isin(NONE_LABELS)
+    micro = Average(*map(float, prf(*tallies[real].to_numpy().sum(axis=0))))
+    macro = Average(*map(float, scored[real].mean().fillna(0.0)))
+    correct, total = int(tallies["correct"].sum()), int(tallies["gold"].sum())
+    answered = total - int(skipped.sum())
+    skipped_others = int(skipped[~real].sum())
+    shares = [(answered, total), (correct, answered), (correct, total), (correct + skipped_others, total)]
+    return View(title, confusion, skipped, wrong, tallies.join(scored), micro, macro, *starmap(Share, shares))
+
+
+def none_last(labels: Iterable[str]) -> list[str]:
+    """Labels or relations in alphabetical order, the none label last."""
+    return sorted(labels, key=lambda label: (label in NONE_LABELS, label))
+
+
+def prf(correct: Any, predicted: Any, gold: Any) -> tuple[Any, Any, Any]:
+    """Precision, recall and F1 in percent from counts of items, element by element; a ratio over nothing is 0."""
+    # 2PR / (P + R) = 2 correct / (predicted + gold)
+    return percent(correct, predicted), percent(correct, gold), percent(2 * correct, predicted + gold)
+
+
+def percent(part: Any, whole: Any) -> Any:
+    """`100 part / whole` element by element, 0 where `whole` is 0."""
+    return 100.0 * ratio(part, whole)
+
+
+def ratio(part: Any, whole: Any) -> Any:
+    """`part / whole` element by element, 0 where `whole` is 0."""
+    shape = np.broadcast_shapes(np.shape(part), np.shape(whole))
+    return np.divide(part, whole, out=np.zeros(shape), where=np.asarray(whole) > 0)
+
+
+def report(result: OfficialResult) -> str:
+    """The three views as plain text; the last line ends with the official score in percent, to two decimals."""
+    sections = [_section(view) for view in (result.directed, result.undirected, result.official)]
+    last = f"Official score (macro F1, direction taken into account, without Other): {result.score:.2f}"
+    return "\n\n".join([*sections, last])
+
+
+def _section(view: View) -> str:
+    shares = {
+        "answered": view.coverage,
+        "accuracy over the answered": view.accuracy_of_answered,
+        "accuracy, skipped is wrong": view.accuracy,
+        "accuracy, skipped is Other": view.accuracy_if_skipped_is_other,
+    }
+    table = view.per_relation.astype(object)
+    sums = table.loc[~table.index.isin(NONE_LABELS), ["correct", "predicted", "gold"]].sum()
+    averages = [[*map(int, sums), *view.micro], ["", "", "", *view.macro]]
+    names = pd.Index(["micro average without Other", "macro average without Other"])
+    return "\n".join(
+        [
+            view.title,
+            "",
+            *_matrix(view),
+            "",
+            *(f"{name:<28}{n.part:>6} of {n.whole:>6} = {n.percent:6.2f} %" for name, n in shares.items()),
+            "",
+            pd.concat([table, pd.DataFrame(averages, names, table.columns)]).to_string(float_format="{:.2f}".format),
+        ]
+    )
+
+
+def _matrix(view: View) -> list[str]:
+    matrix = view.confusion.copy()
+    names = [f"{position:>2} {name}" for position, name in enumerate(matrix.columns, start=1)]
+    matrix.index = pd.Index(names[: len(matrix)])
+    matrix.columns = pd.Index([str(position) for position in range(1, len(names) + 1)])
+    matrix["sum"] = matrix.sum(axis=1)
+    matrix["wrong way"], matrix["skipped"] = view.wrong_direction.to_numpy(), view.skipped.to_numpy()
+    matrix["gold"] = view.per_relation["gold"].to_numpy()
+    matrix.loc["all"] = matrix.sum()
+    absent = ", ".join(name.strip() for name in names[len(view.labels) :])
+    return [
+        "Items by true label (rows) and answer (columns)",
+        matrix.to_string(),
+        *([f"Answered but absent from the key: {absent}"] if absent else []),
+    ]

@@ -1,1 +1,0 @@
-"""Running and judging: training, scoring, tracking, sweeping."""

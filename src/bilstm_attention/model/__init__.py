@@ -1,0 +1,1 @@
+"""The network: bidirectional LSTM, attention mechanisms, entities, classifier."""

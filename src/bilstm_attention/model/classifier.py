@@ -1,0 +1,253 @@
+"""The classifier: words in, class probabilities out; saving and loading it byte for byte."""
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from bilstm_attention.config import Model
+from bilstm_attention.errors import DataError
+from bilstm_attention.model.attention import attention_layer
+from bilstm_attention.model.entities import EntityStates, EntityTokens, RelativePositions
+from bilstm_attention.model.lstm import Merge, bidirectional_lstm, decay
+from bilstm_attention.model.pooling import MECHANISMS, PACKAGE
+from bilstm_attention.paths import atomic_write
+
+PAD_ID = 0
+ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class WordEmbedding(keras.layers.Layer):
+    """Looks up word vectors; the first `trained_rows` rows are learned, the rest stay as they were read.
+
+    Words that the training text never shows get no gradient, yet an optimizer with moments would update their rows at
+    every step; kept apart, they cost a lookup and nothing more.
+
+    A vector that is learned moves away from those of like words that training never shows; joined to what was read, the
+    network still finds them together.
+
+    Args:
+        rows: V, words in the vocabulary.
+        dimension: D.
+        trained_rows: rows from 0 that are learned; 0 freezes all.
+        l2: weight decay of the learned rows.
+        frozen_copy: joins every vector to itself as it was read.
+
+    Call arguments:
+        tokens: int tensor `(B, T)`, each in `[0, V)`; row 0 is padding.
+
+    Returns:
+        float tensor `(B, T, D)`, with `frozen_copy` `(B, T, 2 D)`.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        dimension: int,
+        trained_rows: int,
+        l2: float = 0.0,
+        frozen_copy: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if not 0 <= trained_rows <= rows:
+            raise ValueError(f"trained_rows must lie in [0, rows]. Received: trained_rows={trained_rows}, rows={rows}.")
+        self.rows, self.dimension, self.trained_rows, self.l2 = rows, dimension, trained_rows, l2
+        self.frozen_copy = frozen_copy
+        # the row in `fixed` at which the words begin that it holds
+        self.fixed_from = 0 if frozen_copy else trained_rows
+        self.between: Callable[[Any], Any] | None = None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Makes `learned (trained_rows, D)` and `fixed`, the other rows or all of them, whichever is not empty."""
+        learned, fixed = (self.trained_rows, self.dimension), (self.rows - self.fixed_from, self.dimension)
+        if learned[0]:
+            self.learned = self.add_weight(shape=learned, regularizer=decay(self.l2), name="learned")
+        if fixed[0]:
+            self.fixed = self.add_weight(shape=fixed, trainable=False, name="fixed")
+
+    def set_matrix(self, matrix: np.ndarray) -> None:
+        """Sets every row from `matrix`, float `(V, D)`."""
+        if matrix.shape != (self.rows, self.dimension):
+            raise ValueError(f"matrix must have shape {(self.rows, self.dimension)}. Received: {matrix.shape}.")
+        parts = [matrix[: self.trained_rows], matrix[self.fixed_from :]]
+        self.set_weights([part for part in parts if len(part)])
+
+    @contextmanager
+    def moved(self, by: Any = None) -> Iterator[list[Any]]:
+        """While it lasts the vectors are moved by a tensor `(B, T, D)`; gives those that were read, as a list."""
+        read: list[Any] = []
+
+        def between(vectors: Any) -> Any:
+            read.append(vectors)
+            return vectors if by is None else vectors + by
+
+        self.between = between
+        try:
+            yield read
+        finally:
+            self.between = None
+
+    def call(self, tokens: Any) -> Any:
+        """`(B, T) -> (B, T, D)` or `(B, T, 2 D)`."""
+        vectors = self._look_up(tokens)
+        return vectors if self.between is None else self.between(vectors)
+
+    def _look_up(self, tokens: Any) -> Any:
+        if self.trained_rows == self.rows and not self.frozen_copy:
+            return ops.take(self.learned, tokens, axis=0)
+        vectors = fixed = ops.take(self.fixed, ops.maximum(tokens - self.fixed_from, 0), axis=0)
+        if self.trained_rows:
+            known = tokens < self.trained_rows
+            learned = ops.take(self.learned, ops.where(known, tokens, 0), axis=0)
+            vectors = ops.where(ops.expand_dims(known, -1), learned, fixed)
+        return ops.concatenate([vectors, fixed], axis=-1) if self.frozen_copy else vectors
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that rebuild this layer."""
+        own = {"rows": self.rows, "dimension": self.dimension, "trained_rows": self.trained_rows, "l2": self.l2}
+        return {**super().get_config(), **own, "frozen_copy": self.frozen_copy}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class RealTokens(keras.layers.Layer):
+    """The mask of tokens, int `(B, T)`: bool `(B, T)`, True on all but padding.
+
+    A layer, since Keras numbers a bare operation by the models built before it and writes that number to the file.
+    """
+
+    def call(self, tokens: Any) -> Any:
+        """`(B, T) -> (B, T)`."""
+        return ops.not_equal(tokens, PAD_ID)
+
+
+def build_classifier(model: Model, matrix: np.ndarray, training_words: int, classes: int, seed: int) -> keras.Model:
+    """Builds the network of `params.model`, its weights drawn from `seed`.
+
+    tokens `(B, T)` -> embedding `(B, T, D)` -> BiLSTM `(B, T, H)` -> attention `(B, H)` -> probabilities `(B, C)`
+
+    For relation corpora, when asked: relative positions join the embedding, and the entities' words and states the
+    sentence.
+
+    Args:
+        model: `params.model`.
+        matrix: word vectors, float `(V, D)`, row 0 zero (padding).
+        training_words: rows from 0 that training can show: special tokens and training words.
+        classes: C.
+        seed: of every weight and every dropout mask; sets Keras' global seed.
+    """
+    keras.utils.set_random_seed(seed)
+    rows, dimension = matrix.shape
+    trained_rows = training_words if model.train_embeddings else 0
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    mask = RealTokens(name="mask")(tokens)
+    embedding = WordEmbedding(rows, dimension, trained_rows, model.l2, model.frozen_copy, name="embedding")
+    embedding_dropout = keras.layers.Dropout(model.dropout.embedding, name="embedding_dropout")
+    before = model.attention.place == "before"
+    # tanh_output is of the sentence's vector: before the LSTM there is none yet
+    attention = attention_layer(model.attention.model_copy(update={"tanh_output": False} if before else {}), model.l2)
+    asked = "entities" in attention.needs or model.positions.size or model.entity_words or model.entity_states
+    entities = EntityTokens(name="entities")(tokens) if asked else None
+    words = vectors = embedding(tokens)
+    if model.positions.size:
+        positions = RelativePositions(model.positions.size, model.positions.limit, model.l2, name="positions")
+        words = keras.layers.Concatenate(name="words_and_positions")([words, positions(entities)])
+    words = embedding_dropout(words)
+    pooling = attention
+    if before:
+        words, _ = attention(words, mask=mask)
+        pooling = MECHANISMS["last"](model.attention.tanh_output, name="pooling")
+    states, directions = bidirectional_lstm(
+        words,
+        mask,
+        units=model.lstm_units,
+        layers=model.lstm_layers,
+        merge=model.merge,
+        dropout=model.dropout.lstm,
+        l2=model.l2,
+        kernel=model.lstm_kernel,
+    )
+    context = {"mask": mask}
+    if "last" in pooling.needs:
+        last = Merge(model.merge, name="last")(directions)
+        context["last"] = keras.layers.Dropout(model.dropout.lstm, name="last_dropout")(last)
+    if "entities" in pooling.needs:
+        context["entities"] = entities
+    sentence, _ = pooling(states, **context)
+    of_entities = {"entity_words": vectors} if model.entity_words else {}
+    of_entities |= {"entity_states": states} if model.entity_states else {}
+    if of_entities:
+        joined = [sentence, *(EntityStates(name=name)(read, entities) for name, read in of_entities.items())]
+        sentence = keras.layers.Concatenate(name="sentence_and_entities")(joined)
+    sentence = keras.layers.Dropout(model.dropout.sentence, name="sentence_dropout")(sentence)
+    output = keras.layers.Dense(classes, activation="softmax", kernel_regularizer=decay(model.l2), name="probabilities")
+    classifier = keras.Model(tokens, output(sentence), name="classifier")
+    embedding.set_matrix(matrix)
+    return classifier
+
+
+def attention_view(classifier: keras.Model) -> keras.Model:
+    """The same network, weights shared, that returns probabilities `(B, C)` and attention weights.
+
+    The weights are `(B, T)`, or `(B, K, T)` with K hops, heads or features, as `get_layer("attention").axis` says.
+    """
+    _, weights = classifier.get_layer("attention").output
+    return keras.Model(classifier.input, [classifier.output, weights], name="attention_view")
+
+
+def save_classifier(classifier: keras.Model, path: Path) -> None:
+    """Writes a `.keras` file whose bytes depend on the network and its weights alone.
+
+    Keras writes the date, entry times and ids of the moment into the archive; the date is left out, times are fixed and
+    ids are numbered in order of appearance. The file appears whole or not at all.
+    """
+    with TemporaryDirectory() as folder, atomic_write(path) as target:
+        saved = Path(folder) / "model.keras"
+        classifier.save(saved)
+        with zipfile.ZipFile(saved) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+            for name in sorted(source.namelist()):
+                archive.writestr(zipfile.ZipInfo(name, ZIP_EPOCH), _normalised(name, source.read(name)))
+
+
+def _normalised(name: str, content: bytes) -> bytes:
+    if not name.endswith(".json"):
+        return content
+    document = json.loads(content)
+    if name == "metadata.json":
+        document.pop("date_saved", None)
+    numbers: dict[int, int] = {}
+    return json.dumps(_renumbered(document, numbers), sort_keys=True).encode()
+
+
+def _renumbered(node: Any, numbers: dict[int, int]) -> Any:
+    if isinstance(node, dict):
+        return {
+            key: numbers.setdefault(value, len(numbers)) if key == "shared_object_id" else _renumbered(value, numbers)
+            for key, value in node.items()
+        }
+    return [_renumbered(item, numbers) for item in node] if isinstance(node, list) else node
+
+
+def load_classifier(path: Path) -> keras.Model:
+    """Reads a classifier back, in `safe_mode`.
+
+    Raises:
+        DataError: the file is not there, is not a whole `.keras` archive, or holds a mechanism that is not registered.
+    """
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: not there, or not a whole .keras file; `dvc repro` trains it again.")
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        # Keras wraps a fault in the config of every layer around it; the last line is the fault itself
+        fault = str(error).rpartition("\n")[2].removeprefix("Exception encountered: ")
+        reason = fault.partition(" Full object config: ")[0]
+        raise DataError(f"{path}: cannot be loaded ({reason}); `dvc repro` trains it again.") from error

@@ -1,1 +1,0 @@
-"""The model: bidirectional LSTM, attention, classifier (Keras)."""

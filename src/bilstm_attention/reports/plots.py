@@ -1,0 +1,284 @@
+"""The pictures of a run, as PNG files whose bytes are the same from run to run.
+
+Drawn through `Figure` alone, in the house style whatever a user's matplotlibrc says: no pyplot, no state left behind.
+No text is read as mathematics, so `$` and `_` in a token or a label stand as they are. The letters are those of DejaVu
+Sans, which comes with matplotlib; scripts that it lacks, Chinese for instance, show as boxes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.image import imread
+from matplotlib.patches import Rectangle
+from matplotlib.textpath import text_to_path
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from bilstm_attention.data.tokens import MARKERS
+from bilstm_attention.evaluation.metrics import signed_score
+from bilstm_attention.paths import atomic_write
+from bilstm_attention.reports.reading import AttentionExample
+
+INK, DIM, BAR = "black", "#555555", "#9ecae1"
+SEED_COLOURS = mpl.color_sequences["petroff10"]  # Petroff 2021: distinct for the common kinds of colour blindness
+SHADES = mpl.colormaps["Blues"]
+# Of the curves of rankings, told apart without colour too.
+LOOKS: tuple[dict[str, Any], ...] = (
+    {"color": SEED_COLOURS[0], "marker": "o"},
+    {"color": DIM, "marker": "s", "linestyle": ":", "markerfacecolor": "white"},
+    {"color": SEED_COLOURS[1], "marker": "^", "linestyle": (0, (5, 1.5))},
+)
+DARKEST = 0.45  # of SHADES behind a token, so that dark letters stay readable
+# Of the attention picture, in points: the page, its margins, a caption, a line, letters, digits.
+PAGE, EDGE, CAPTION, LINE, SIZE, DIGITS = 720.0, 16.0, 27.0, 28.0, 10.0, 6.5
+
+house_style = style.context(
+    [
+        "default",
+        {
+            "figure.dpi": 130,
+            "text.parse_math": False,
+            "font.size": 9,
+            "axes.titlesize": 10,
+            "axes.titlelocation": "left",
+            "axes.edgecolor": DIM,
+            "axes.axisbelow": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "grid.color": "#e4e4e4",
+            "legend.frameon": False,
+            "lines.linewidth": 1.3,
+            "lines.markersize": 4.5,
+        },
+    ]
+)
+
+
+@house_style
+def learning_curves(histories: Mapping[str, pd.DataFrame], monitor: str, path: Path, best: bool = True) -> None:
+    """Losses and the monitored dev score by epoch, one colour per training, the epoch that was kept marked.
+
+    Args:
+        histories: by name, for instance `seed 0`; columns epoch, loss, dev_loss and `dev_<monitor>`, scores in percent.
+        monitor: `train.monitor`; the best epoch has the lowest `loss`, or the highest of any other score.
+        path: the PNG to write.
+        best: whether the best epoch was kept, of equals the first; else the last was.
+    """
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    losses, scores = figure.subplots(1, 2)
+    lower_is_better = monitor == "loss"
+    for position, (name, history) in enumerate(histories.items()):
+        colour = SEED_COLOURS[position % len(SEED_COLOURS)]
+        epochs, score = history["epoch"], history[f"dev_{monitor}"]
+        point = "o" if len(history) == 1 else ""  # a line through one epoch shows nothing
+        losses.plot(epochs, history["loss"], marker=point, color=colour)
+        losses.plot(
+            epochs, history["dev_loss"], marker=point, color=colour, linestyle=(0, (3, 1.5)), markerfacecolor="white"
+        )
+        scores.plot(epochs, score, color=colour)
+        kept = int(score.map(partial(signed_score, monitor)).argmax()) if best else -1
+        epoch, value = int(epochs.iloc[kept]), float(score.iloc[kept])
+        label = f"{name}: {value:.{3 if lower_is_better else 1}f} at epoch {epoch}"
+        scores.plot([epoch], [value], "o", color=colour, markeredgecolor="white", markersize=8, zorder=3, label=label)
+    last = max(history["epoch"].max() for history in histories.values())
+    margin = max(0.5, 0.03 * last)
+    score_name = monitor.replace("_f1", " F1") + ("" if lower_is_better else " (percent)")
+    for axes, title in (
+        (losses, "loss: train solid, dev dashed"),
+        (scores, f"dev {score_name}, {'best' if best else 'last'} epoch marked"),
+    ):
+        axes.set(title=title, xlabel="epoch", xlim=(1 - margin, last + margin))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+        axes.grid(visible=True)
+    figure.legend(loc="outside right upper")
+    write(figure, path)
+
+
+@house_style
+def overview(pictures: Sequence[Path], path: Path) -> None:
+    """Pictures one under another, 800 pixels wide: as much as a column of MLflow's page shows without scrolling."""
+    images = [imread(picture) for picture in pictures]
+    heights = [8 * image.shape[0] / image.shape[1] for image in images]
+    figure = Figure(figsize=(8, sum(heights)), dpi=100)
+    rows = figure.subplots(len(images), height_ratios=heights, squeeze=False, gridspec_kw={"hspace": 0})
+    figure.subplots_adjust(0, 0, 1, 1)
+    for axes, image in zip(rows[:, 0], images, strict=True):
+        axes.imshow(image, aspect="auto", interpolation="antialiased")
+        axes.set_axis_off()
+    write(figure, path)
+
+
+@house_style
+def confusion_matrix(counts: pd.DataFrame, path: Path) -> None:
+    """Counts `(K, K)`, gold rows by predicted columns, each cell shaded by its share of the row."""
+    rows, columns = [str(label) for label in counts.index], [str(label) for label in counts.columns]
+    size, longest = len(rows), max(map(_width, [*rows, *columns])) / 72
+    cell = float(np.clip(3 / size, 0.4, 1.0))  # inches, as the longest label
+    upright = longest > 0.9 * cell
+    shape = max(4.8, longest + size * cell + 0.9), size * cell + (longest if upright else 0.2) + 0.5
+    figure = Figure(figsize=shape, layout="compressed")
+    axes = figure.subplots()
+    cells = counts.to_numpy()
+    # a root, since mistakes worth seeing are a few hundredths of a row
+    norm = PowerNorm(0.5, vmin=0, vmax=1)
+    shares = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap=SHADES, norm=norm)
+    for row, column in zip(*np.nonzero(cells), strict=True):
+        colour = "white" if norm(shares[row, column]) > 0.6 else INK
+        axes.text(column, row, str(cells[row, column]), ha="center", va="center", color=colour, size=8)
+    axes.set_xticks(range(size), columns, rotation=90 if upright else 0)
+    axes.set_yticks(range(size), rows)
+    between = np.arange(size + 1) - 0.5
+    axes.set_xticks(between, minor=True)
+    axes.set_yticks(between, minor=True)
+    axes.tick_params(which="both", length=0)
+    axes.grid(which="minor")
+    axes.spines[:].set_visible(False)
+    figure.suptitle("rows: gold; columns: predicted; shade: share of the row", size=10)
+    figure.colorbar(image, shrink=0.6, aspect=25).outline.set_visible(False)
+    write(figure, path)
+
+
+@house_style
+def scores_by_class(frame: pd.DataFrame, path: Path) -> None:
+    """F1, precision and recall (percent) by class, the best on top.
+
+    Args:
+        frame: the class in the first column, whatever its name; precision, recall, f1, and support in items.
+        path: the PNG to write.
+    """
+    ordered = frame.sort_values("f1", ascending=False, kind="stable")
+    places = np.arange(len(ordered))
+    figure = Figure(figsize=(8, 1.1 + 0.32 * len(ordered)), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(places, ordered["f1"], color=BAR, height=0.7, label="F1")
+    precision = axes.plot(ordered["precision"], places, ">", color=INK, clip_on=False, label="precision")
+    recall = axes.plot(ordered["recall"], places, "o", color=INK, markerfacecolor="none", clip_on=False, label="recall")
+    for place, f1 in enumerate(ordered["f1"]):
+        axes.text(102, place, f"{f1:.1f}", va="center_baseline")
+    names = [f"{name}  ({items:,})" for name, items in zip(ordered.iloc[:, 0], ordered["support"], strict=True)]
+    axes.set_yticks(places, names)
+    axes.set(xlim=(0, 100), ylim=(len(names) - 0.4, -0.6), xlabel="percent; in brackets: gold items")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=True, axis="x")
+    figure.legend(handles=[bars, *precision, *recall], loc="outside upper center", ncols=3)
+    write(figure, path)
+
+
+@house_style
+def faithfulness_curves(curves: Mapping[str, Any], path: Path) -> None:
+    """How far the predicted class's probability falls without the tokens that a ranking puts on top, and with no other.
+
+    Args:
+        curves: `percent`, of the tokens of a sentence; `comprehensiveness` and `sufficiency`, each by ranking, in
+            percentage points for every percent; see `evaluation.faithfulness.measure`.
+        path: the PNG to write.
+    """
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    percents = [f"{percent:g}" for percent in curves["percent"]]
+    panels = {"comprehensiveness": ("higher", "removed"), "sufficiency": ("lower", "kept")}
+    for axes, (measure, (better, done)) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
+        for (name, falls), look in zip(curves[measure].items(), LOOKS, strict=False):
+            axes.plot(percents, falls, **look, label=name.replace("gradient_input", "gradient × input"))
+        axes.set(title=f"{measure}: {better} is better", xlabel=f"top percent of the tokens, {done}")
+        axes.tick_params(labelleft=True)
+        axes.grid(visible=True)
+        axes.axhline(0, color=DIM, linewidth=0.8)
+    figure.supylabel("fall of the probability (percentage points)", size=9)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    write(figure, path)
+
+
+@house_style
+def attention_picture(examples: Sequence[AttentionExample], path: Path) -> None:
+    """Sentences with each token shaded by its weight relative to the heaviest of its sentence.
+
+    Where a mechanism has several distributions, their mean is shown.
+
+    Raises:
+        ValueError: an example has not as many weights as tokens.
+    """
+    # set in points from the upper left corner: a caption over each sentence, the digits under its tokens
+    means = [example.mean_weights for example in examples]
+    digits = [_heaviest(weights) for weights in means]
+    places = [list(_places(example.tokens, written)) for example, written in zip(examples, digits, strict=True)]
+    heights = [CAPTION + LINE * (1 + max((line for _, _, line in boxes), default=0)) for boxes in places]
+    height = 2.5 * EDGE + sum(heights)
+    figure = Figure(figsize=(PAGE / 72, height / 72))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, PAGE), ylim=(height, 0))
+    axes.set_axis_off()
+    heading = "Attention weights. Shade: relative to the sentence's heaviest token; digits: the three heaviest."
+    axes.text(EDGE, EDGE, heading, size=8, color=DIM, va="center")
+    top = 2 * EDGE
+    for example, weights, written, boxes, tall in zip(examples, means, digits, places, heights, strict=True):
+        _caption(axes, example, top, tall)
+        shades = weights / max(weights.max(initial=0.0), np.finfo(float).tiny)
+        for index, ((x, width, line), token, shade) in enumerate(zip(boxes, example.tokens, shades, strict=True)):
+            y, middle = top + CAPTION + LINE * line, x + width / 2
+            # the lightest of the shades is not white
+            colour = SHADES(DARKEST * shade) if shade > 0.02 else "none"
+            axes.add_patch(Rectangle((x, y - 8), width, 16, facecolor=colour))
+            axes.text(
+                middle, y + 3.5, _short(token), size=_size(token), color=DIM if token in MARKERS else INK, ha="center"
+            )
+            axes.text(middle, y + 15, written.get(index, ""), size=DIGITS, color=DIM, ha="center")
+        top += tall
+    write(figure, path)
+
+
+def _caption(axes: Axes, example: AttentionExample, top: float, tall: float) -> None:
+    """The labels; a wrong prediction is told by a cross, bold letters and a bar at the edge, not by colour."""
+    x, y = EDGE + 2.5, top + 6
+    predicted = f"{_short(example.predicted, 40)} ({100 * example.probability:.0f} %)"
+    if example.verdict != "wrong":
+        axes.text(x, y, f"{'✓ ' * (example.verdict == 'right')}{predicted}", size=8.5, color=DIM, va="center")
+    else:
+        text = f"✗ predicted {predicted}, gold {_short(str(example.gold), 40)}"
+        axes.text(x, y, text, size=8.5, va="center", weight="bold")
+        axes.add_patch(Rectangle((EDGE - 8, top), 3, tall - 10, color=INK))
+
+
+def _heaviest(weights: NDArray[np.floating]) -> dict[int, str]:
+    """The three largest weights by index, of equals the first, as they are written."""
+    return {int(index): f"{weights[index]:.2f}" for index in np.argsort(-weights, kind="stable")[:3]}
+
+
+def _places(tokens: Sequence[str], digits: Mapping[int, str]) -> Iterator[tuple[float, float, int]]:
+    """The left edge and width of each token's box, and its line; a box is as wide as its token and digits need."""
+    x, line = EDGE, 0
+    for index, token in enumerate(tokens):
+        width = 5 + max(_width(_short(token), _size(token)), _width(digits.get(index, ""), DIGITS))
+        if x > EDGE and x + width > PAGE - EDGE:
+            x, line = EDGE, line + 1
+        yield x, width, line
+        x += width + 1
+
+
+def _size(token: str) -> float:
+    return 0.8 * SIZE if token in MARKERS else SIZE
+
+
+def _width(text: str, size: float = 9.0) -> float:
+    """Of a text set in one line, in points."""
+    return float(text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0])
+
+
+def _short(text: str, longest: int = 50) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def write(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG, whole or not at all; the same figure gives the same bytes."""
+    with atomic_write(path) as temporary:
+        # left to itself, matplotlib writes its version into the file
+        figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -1,0 +1,316 @@
+"""What a sweep tries: a file of `experiments/sweeps`, checked against the schema of parameters beforehand."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import BaseTrial
+from pydantic import Field, StringConstraints
+
+from bilstm_attention.config import Block, Params, check, flatten, read_yaml, with_overrides
+from bilstm_attention.errors import ParamsError, did_you_mean, join_lines
+
+# Samplers for which Optuna wants a package that this project does not install.
+NEEDED_BY = {"gp": "torch", "cmaes": "cmaes"}
+
+
+class Sampler(Block):
+    """How the next trial is chosen; `grid` tries everything there is."""
+
+    kind: Literal["tpe", "random", "grid", "gp", "cmaes"] = "tpe"
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+
+
+class Pruner(Block):
+    """When a trial is given up by its dev scores so far; none before `warmup_epochs` of it, which are for `median`."""
+
+    kind: Literal["none", "median", "hyperband"] = "median"
+    warmup_epochs: Annotated[int, Field(ge=0, le=1000)] = 0
+
+
+class Confirm(Block):
+    """The best trials are trained again on fresh seeds before one is named."""
+
+    top: Annotated[int, Field(ge=0, le=1000)] = 5
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 5
+
+
+class Sweep(Block):
+    """A file of `experiments/sweeps`.
+
+    Args:
+        study: name of the study; its outcome goes to `experiments/studies/<study>`.
+        metric: dev score that is searched for.
+        against: what it is weighed against, the less the better: milliseconds that one sentence takes, or weights
+            besides the word vectors; the outcome is then a Pareto front.
+        sampler: how trials are chosen.
+        pruner: when they are given up.
+        confirm: what is trained again at the end.
+        fixed: parameters that all trials share, by dotted name, over those of `params.yaml`; `train.threads` is 1
+            unless it stands here.
+        space: what is tried, by dotted name: a list of values; `low` and `high` with `step` or `log`; either with
+            `when`, the values of other parameters of the space under which it is tried at all.
+    """
+
+    study: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    metric: Literal["official_f1", "accuracy", "macro_f1"] = "official_f1"
+    against: Literal["latency_ms", "parameters"] | None = None
+    sampler: Sampler = Sampler()
+    pruner: Pruner = Pruner()
+    confirm: Confirm = Confirm()
+    fixed: dict[str, Any] = Field(default_factory=dict)
+    space: Annotated[dict[str, Any], Field(min_length=1)]
+
+    @property
+    def objectives(self) -> list[str]:
+        """Their names, the dev score first."""
+        return [self.metric, *([self.against] if self.against else [])]
+
+
+class Range(Block):
+    """Numbers from `low` to `high`, both included."""
+
+    low: int | float
+    high: int | float
+    step: int | float | None = None
+    log: bool = False
+    when: dict[str, Any] = Field(default_factory=dict)
+
+
+class Choice(Block):
+    """One of `values`."""
+
+    values: Annotated[list[str | bool | int | float | None], Field(min_length=1)]
+    when: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A parameter of the space.
+
+    Args:
+        key: its dotted name.
+        distribution: its values.
+        when: for other parameters of the space, the values under which this one is tried.
+    """
+
+    key: str
+    distribution: BaseDistribution
+    when: Mapping[str, tuple[Any, ...]]
+
+    def tried(self, chosen: Mapping[str, Any]) -> bool:
+        """Whether this parameter is tried beside those chosen before it."""
+        return all(key in chosen and chosen[key] in values for key, values in self.when.items())
+
+    def suggest(self, trial: BaseTrial) -> Any:
+        """A value for one trial."""
+        match self.distribution:
+            case CategoricalDistribution(choices=choices):
+                return trial.suggest_categorical(self.key, choices)
+            case IntDistribution(low=low, high=high, step=step, log=log):
+                return trial.suggest_int(self.key, low, high, step=step, log=log)
+            case FloatDistribution(low=low, high=high, step=step, log=log):
+                return trial.suggest_float(self.key, low, high, step=step, log=log)
+        raise TypeError(f"{self.key}: no values are drawn from {self.distribution}.")
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is one of this parameter's."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            return value in self.distribution.choices
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and bool(self.distribution._contains(self.distribution.to_internal_repr(value)))
+
+    def every(self) -> list[Any]:
+        """All values, for a grid.
+
+        Raises:
+            ParamsError: a range without steps has no end of values.
+        """
+        match self.distribution:
+            case CategoricalDistribution(choices=choices):
+                return list(choices)
+            case IntDistribution(low=low, high=high, step=step, log=False):
+                return list(range(low, high + 1, step))
+            case FloatDistribution(low=low, high=high, step=float(step)):
+                # in decimals: 0.1 + 2 * 0.1 is more than 0.3 in binary
+                first, between = Decimal(str(low)), Decimal(str(step))
+                return [float(first + number * between) for number in range(round((high - low) / step) + 1)]
+        raise ParamsError(f"space.{self.key}: a grid tries every value; give a list of values, or low, high and step.")
+
+    def extremes(self) -> list[Any]:
+        """The values that are checked: every choice, or both ends."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            return list(self.distribution.choices)
+        return [self.distribution.low, self.distribution.high]  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Space:
+    """The parameters of a sweep, each after those that its `when` names.
+
+    Args:
+        base: the parameters that all trials share.
+        dimensions: what is tried.
+    """
+
+    base: Params
+    dimensions: tuple[Dimension, ...]
+
+    def suggest(self, trial: BaseTrial) -> dict[str, Any]:
+        """What one trial changes of `base`, by dotted name."""
+        chosen: dict[str, Any] = {}
+        for dimension in self.dimensions:
+            if dimension.tried(chosen):
+                chosen[dimension.key] = dimension.suggest(trial)
+        return chosen
+
+    def grid(self) -> list[dict[str, Any]]:
+        """Every combination that conditions leave, that of `current` first where it is one of them."""
+        combinations: list[dict[str, Any]] = [{}]
+        for dimension in self.dimensions:
+            grown = []
+            for chosen in combinations:
+                choices = [{dimension.key: value} for value in dimension.every()] if dimension.tried(chosen) else [{}]
+                grown += [{**chosen, **choice} for choice in choices]
+            combinations = grown
+        return sorted(combinations, key=lambda chosen: chosen != self.current())
+
+    def current(self) -> dict[str, Any]:
+        """The values that `base` has now, of those parameters of the space that allow them: the first trial."""
+        now, chosen = flatten(self.base), dict[str, Any]()
+        for dimension in self.dimensions:
+            if dimension.tried(chosen) and dimension.holds(now[dimension.key]):
+                chosen[dimension.key] = now[dimension.key]
+        return chosen
+
+
+def read_sweep(path: Path, params: Params, overrides: Mapping[str, Any]) -> tuple[Sweep, Space]:
+    """Reads a file of `experiments/sweeps`, and checks every key and value of it against the schema of parameters.
+
+    Args:
+        path: the file.
+        params: those of `params.yaml`.
+        overrides: parameters that all trials share, by dotted name, over those of the file.
+
+    Raises:
+        ParamsError: lists what is unknown, illegal, or tried under a condition that never holds.
+    """
+    sweep = check(read_yaml(path), str(path), Sweep)
+    fixed = {**flatten(sweep.fixed), **overrides}
+    # a core does more trials with a worker of its own than as the second thread of another's
+    base = with_overrides(params, {"train.threads": 1, **fixed}, where=f"{path}: fixed")
+    known = flatten(base)
+    faults = [
+        f"{path}: space: unknown parameter {key}{did_you_mean(key, known) or '.'}"
+        for key in sweep.space
+        if key not in known
+    ]
+    for key in sorted(fixed.keys() & sweep.space.keys()):
+        place = "with -S" if key in overrides else "in fixed"
+        faults.append(f"{path}: {key} stands {place} and in space; it can be in one.")
+    faults += [
+        f"{path}: {key}: trials learn from what params.yaml has prepared; change it there, then `dvc repro embed`."
+        for key in [*fixed, *sweep.space]
+        if key.partition(".")[0] in ("data", "embeddings")
+    ]
+    if "train.seeds" in {*fixed, *sweep.space}:
+        faults.append(f"{path}: train.seeds: each trial has a seed of its own, from sampler.seed; leave it out.")
+    if sweep.against and sweep.pruner.kind != "none":
+        faults.append(f"{path}: against: with two objectives no trial can be given up early; pruner: {{kind: none}}.")
+    package = NEEDED_BY.get(sweep.sampler.kind)
+    if package and not find_spec(package):
+        faults.append(f"{path}: sampler.kind: {sweep.sampler.kind} needs the package {package}: pip install {package}.")
+    if faults:
+        raise ParamsError(join_lines(faults))
+    dimensions = {key: _dimension(key, given, known[key], f"{path}: space.{key}") for key, given in sweep.space.items()}
+    faults = [fault for dimension in dimensions.values() for fault in _faults_of_when(dimension, dimensions, str(path))]
+    if faults:
+        raise ParamsError(join_lines(faults))
+    space = Space(base, tuple(_in_order(dimensions, str(path))))
+    _check_values(space, str(path))
+    if sweep.sampler.kind == "grid":
+        try:
+            space.grid()
+        except ParamsError as error:
+            raise ParamsError(f"{path}: {error}") from None
+    return sweep, space
+
+
+def _dimension(key: str, given: Any, now: Any, where: str) -> Dimension:
+    if isinstance(given, list):
+        given = {"values": given}
+    if not isinstance(given, Mapping):
+        raise ParamsError(f"{where}: {given!r} is nothing to choose from; give a list of values, or low and high.")
+    if "values" in given:
+        choice = check(given, where, Choice)
+        values = [float(value) if _is_float(now) and type(value) is int else value for value in choice.values]
+        if len({(type(value), value) for value in values}) < len(values):
+            raise ParamsError(f"{where}: {values} has a value twice.")
+        return Dimension(key, CategoricalDistribution(values), _conditions(choice.when))
+    span = check(given, where, Range)
+    numbers = [number for number in (span.low, span.high, span.step) if number is not None]
+    if not all(map(math.isfinite, numbers)) or span.low > span.high:
+        raise ParamsError(f"{where}: low {span.low}, high {span.high}: finite numbers are legal, low at most high.")
+    distribution: Any = FloatDistribution if _is_float(now) or any(map(_is_float, numbers)) else IntDistribution
+    steps = {} if span.step is None else {"step": span.step}
+    try:
+        return Dimension(key, distribution(span.low, span.high, log=span.log, **steps), _conditions(span.when))
+    except ValueError as error:
+        raise ParamsError(f"{where}: {error}") from None
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, float)
+
+
+def _conditions(when: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    return {key: tuple(value) if isinstance(value, list) else (value,) for key, value in when.items()}
+
+
+def _faults_of_when(dimension: Dimension, dimensions: Mapping[str, Dimension], where: str) -> Iterator[str]:
+    for key, values in dimension.when.items():
+        named = f"{where}: space.{dimension.key}: when {key}"
+        if key not in dimensions:
+            yield f"{named}: not in the space{did_you_mean(key, dimensions) or '.'} A condition is on what is tried."
+            continue
+        if not values:
+            yield f"{named}: names no value."
+        strange = [value for value in values if not dimensions[key].holds(value)]
+        if strange:
+            yield f"{named}: {', '.join(map(repr, strange))} is never tried there."
+
+
+def _in_order(dimensions: Mapping[str, Dimension], where: str) -> Iterator[Dimension]:
+    """Conditions before what depends on them."""
+    waiting, done = dict(dimensions), set[str]()
+    while waiting:
+        ready = [key for key, dimension in waiting.items() if set(dimension.when) <= done]
+        if not ready:
+            names = ", ".join(waiting)
+            raise ParamsError(f"{where}: space: {names}: each waits for another; a condition cannot depend on itself.")
+        for key in ready:
+            done.add(key)
+            yield waiting.pop(key)
+
+
+def _check_values(space: Space, where: str) -> None:
+    """Every choice and both ends of every range, under the first values of their conditions, must be legal."""
+    under: dict[str, dict[str, Any]] = {}
+    faults = []
+    for dimension in space.dimensions:
+        conditions: dict[str, Any] = {}
+        for key, values in dimension.when.items():
+            conditions |= {**under[key], key: values[0]}
+        under[dimension.key] = conditions
+        for value in dimension.extremes():
+            try:
+                with_overrides(space.base, {**conditions, dimension.key: value}, f"{where}: space.{dimension.key}")
+            except ParamsError as error:
+                faults.append(str(error))
+    if faults:
+        raise ParamsError(join_lines(dict.fromkeys(faults)))

@@ -1,0 +1,236 @@
+"""What the trainings of a comparison amount to: scores, spread, intervals, significance, and what went wrong."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bilstm_attention.data.dataset import load_split
+from bilstm_attention.evaluation import metrics as scoring
+from bilstm_attention.evaluation.semeval import NONE_LABELS, relation_of
+from bilstm_attention.model.predict import to_labels
+from bilstm_attention.search.comparison import Comparison, Training
+
+RANKINGS = ("attention", "random", "gradient_input")
+MEASURES = [f"{of}.{by}" for of in ("comprehensiveness", "sufficiency") for by in RANKINGS] + ["entropy"]
+SHARES = ("entities", "entity_markers", "function_words", "punctuation", "other_words")
+# tokens, at most
+DISTANCES = {"0 to 2": 2, "3 to 5": 5, "6 to 9": 9, "10 and more": np.inf}
+LENGTHS = {"1 to 10": 10, "11 to 20": 20, "21 to 30": 30, "31 and more": np.inf}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the models of one variant answered.
+
+    Args:
+        gold: right labels of what it was judged on, all folds together, `(N,)`.
+        predicted: by seed, `(N,)`.
+        test_gold: right labels of the test set, `(M,)`; empty where it was not asked.
+        test_predicted: by seed, `(M,)`.
+        ensemble: labels of the mean of the seeds' probabilities, `(M,)`.
+        done: the trainings, each with what it gave.
+    """
+
+    gold: list[str]
+    predicted: dict[int, list[str]]
+    test_gold: list[str]
+    test_predicted: dict[int, list[str]]
+    ensemble: list[str]
+    done: Sequence[tuple[Training, Mapping[str, Any]]]
+
+    @property
+    def found(self) -> list[Mapping[str, Any]]:
+        """What each training gave."""
+        return [found for _, found in self.done]
+
+
+def answers_of(done: Sequence[tuple[Training, Mapping[str, Any]]]) -> Answers:
+    """Gathers the trainings of one variant, in the order of `trainings`."""
+    roots = {training.root: training.judged for training, _ in done}
+    gold = [label for root, split in roots.items() for label in load_split(split, ["label"], root)["label"]]
+    predicted: dict[int, list[str]] = defaultdict(list)
+    for training, found in done:
+        predicted[training.seed] += found["predicted"]
+    tested = [(training, found) for training, found in done if training.test]
+    return Answers(
+        gold=gold,
+        predicted=dict(predicted),
+        test_gold=load_split("test", ["label"], tested[0][0].root)["label"].tolist() if tested else [],
+        test_predicted={training.seed: to_labels(found["test"], found["labels"]) for training, found in tested},
+        ensemble=to_labels(np.mean([found["test"] for _, found in tested], axis=0), tested[0][1]["labels"])
+        if tested
+        else [],
+        done=done,
+    )
+
+
+def tabulate(comparison: Comparison, answers: Mapping[str, Answers]) -> pd.DataFrame:
+    """A row per variant: scores by seed, mean and sd, the 95 % interval of the mean, p against the reference, weights
+    added, runs, and what is shown of faithfulness.
+
+    With the test set also its scores and the ensemble's score; interval and p are then of test.
+    """
+    monitor, reference, test = comparison.monitor, answers[comparison.table.reference], comparison.table.test
+
+    rows = []
+    for name, one in answers.items():
+        score = partial(_score, monitor, one.found[0]["labels"])
+        judged = {seed: score(one.gold, of_seed) for seed, of_seed in one.predicted.items()}
+        row = {"variant": name, **{f"seed_{seed}": value for seed, value in judged.items()}}
+        gold, predicted = (one.test_gold, one.test_predicted) if test else (one.gold, one.predicted)
+        draws = comparison.variants[name].evaluate
+        low, high = scoring.bootstrap_interval(
+            gold, list(predicted.values()), monitor, draws.bootstrap, draws.bootstrap_seed
+        )
+        if not test:
+            row |= scoring.summary_over_seeds(judged, low, high)
+        else:
+            row |= scoring.spread_over_seeds(judged)
+            tested = {seed: score(gold, of_seed) for seed, of_seed in predicted.items()}
+            summary = scoring.summary_over_seeds(tested, low, high)
+            row |= {f"test_seed_{seed}": value for seed, value in tested.items()}
+            row |= {f"test_{key}": summary[key] for key in ("mean", "sd", "low", "high")}
+            row["test_ensemble"] = score(one.test_gold, one.ensemble)
+        row["p"] = _significance(one, reference, monitor, test)
+        row["weights"] = one.found[0]["weights"]
+        row["weights_added"] = row["weights"] - reference.found[0]["weights"]
+        if "faithfulness" in comparison.table.show:
+            row |= _faithfulness(one)
+        row["runs"] = " ".join(str(found["run"]) for found in one.found)
+        rows.append(row)
+    table = pd.DataFrame(rows).drop(columns="by_seed")
+    # numbers, also where none is known
+    return table.astype({column: float for column in ("sd", "test_sd", "p") if column in table})
+
+
+def _faithfulness(one: Answers) -> dict[str, float | None]:
+    """Of the attention on dev, means over the trainings."""
+    measured = pd.json_normalize([found["faithfulness"] for found in one.found]).mean(numeric_only=True)
+    measures = {measure.replace(".", "_"): measured[measure] for measure in MEASURES}
+    shares = {f"share_{kind}": measured.get(f"attention_share.{kind}") for kind in SHARES}
+    return {"faithfulness_rows": measured["rows"], **measures, **shares}
+
+
+def _score(monitor: str, labels: Sequence[str], gold: Sequence[str], predicted: Sequence[str]) -> float:
+    return scoring.scores(gold, predicted, labels)[monitor]
+
+
+def _significance(one: Answers, other: Answers, monitor: str, test: bool) -> float | None:
+    """p of the difference; None for the reference itself, and where items are not the same."""
+    golds = (one.test_gold, other.test_gold) if test else (one.gold, other.gold)
+    if one is other or golds[0] != golds[1]:
+        return None
+    first, second = (list((each.test_predicted if test else each.predicted).values()) for each in (one, other))
+    return scoring.compare(golds[0], first, second, monitor)
+
+
+def by_class(answers: Mapping[str, Answers]) -> pd.DataFrame:
+    """F1 on test of each relation, or class, in percent, mean over seeds: a row each, its items, a column per variant.
+
+    The none label comes last; it is no part of the official score.
+    """
+    columns: dict[str, pd.Series] = {}
+    for name, one in answers.items():
+        labels = one.found[0]["labels"]
+        of_seeds = [
+            scoring.per_relation(one.test_gold, predicted, labels).set_index("relation")
+            for predicted in one.test_predicted.values()
+        ]
+        columns.setdefault("items", of_seeds[0]["support"])
+        columns[name] = pd.concat([table["f1"] for table in of_seeds], axis=1).mean(axis=1)
+    return pd.DataFrame(columns).reset_index(names="class")
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What one variant got wrong where it was judged, on dev or the folds; never of a test file.
+
+    Args:
+        answered: answers in all.
+        wrong: how many of them were wrong.
+        kinds: these by kind; empty where classes are no relations.
+        confusions: the most frequent: `gold`, `predicted`, `answers`.
+        counted: which tokens `by_tokens` counts: those between the entities, or, without entities, the sentence's.
+        by_tokens: `tokens`, `answers`, `right` in percent.
+        examples: the most certain wrong answer of each of `confusions`: `id`, `gold`, `predicted`, `confidence` in
+            percent, and with entities their words, `first` and `second`.
+    """
+
+    answered: int
+    wrong: int
+    kinds: dict[str, int]
+    confusions: pd.DataFrame
+    counted: str
+    by_tokens: pd.DataFrame
+    examples: pd.DataFrame
+
+
+def errors_of(one: Answers, shown: int = 12) -> Errors:
+    """Looks at every answer of one variant, of all seeds and folds.
+
+    Args:
+        shown: confusions, and examples, at most.
+    """
+    table = pd.concat(
+        [
+            load_split(training.judged, root=training.root).assign(
+                predicted=found["predicted"], confidence=found["confidence"]
+            )
+            for training, found in one.done
+        ],
+        ignore_index=True,
+    )
+    wrong = table[table["label"] != table["predicted"]]
+    relational = scoring.is_relational(one.found[0]["labels"])
+    kinds = Counter(map(_kind, wrong["label"], wrong["predicted"])) if relational else Counter()
+    confusions = wrong.groupby(["label", "predicted"], sort=False).size().sort_values(ascending=False, kind="stable")
+    frequent = confusions.head(shown).rename("answers").reset_index().rename(columns={"label": "gold"})
+    certain = wrong.sort_values("confidence", ascending=False, kind="stable").drop_duplicates(["label", "predicted"])
+    surest = frequent[["gold", "predicted"]].merge(certain.rename(columns={"label": "gold"}), how="left")
+    examples = surest[["id", "gold", "predicted"]].assign(confidence=100 * surest["confidence"])
+    if "e1_start" in table:
+        for entity, name in ((1, "first"), (2, "second")):
+            examples[name] = [_words(row, entity) for row in surest.itertuples()]
+        counted, by_tokens = "tokens between the entities", _by_tokens(table, _between(table), DISTANCES)
+    else:
+        counted, by_tokens = "tokens in the sentence", _by_tokens(table, table["length"], LENGTHS)
+    return Errors(
+        answered=len(table),
+        wrong=len(wrong),
+        kinds=dict(kinds.most_common()),
+        confusions=frequent,
+        counted=counted,
+        by_tokens=by_tokens,
+        examples=examples,
+    )
+
+
+def _kind(gold: str, predicted: str) -> str:
+    if gold in NONE_LABELS:
+        return "a relation where there is none"
+    if predicted in NONE_LABELS:
+        return "no relation where there is one"
+    same = relation_of(gold) == relation_of(predicted)
+    return "the right relation, the wrong direction" if same else "another relation"
+
+
+def _words(row: Any, entity: int) -> str:
+    start, end = (getattr(row, f"e{entity}_{edge}") for edge in ("start", "end"))
+    return " ".join(row.tokens[start:end])
+
+
+def _between(table: pd.DataFrame) -> pd.Series:
+    # a marker stands at either end
+    return table[["e1_start", "e2_start"]].max(axis=1) - table[["e1_end", "e2_end"]].min(axis=1) - 2
+
+
+def _by_tokens(table: pd.DataFrame, tokens: pd.Series, edges: Mapping[str, float]) -> pd.DataFrame:
+    groups = pd.cut(tokens, [-np.inf, *edges.values()], labels=list(edges))
+    right = (table["label"] == table["predicted"]).groupby(groups, observed=True)
+    found = right.agg(["size", "mean"]).reset_index(names="tokens")
+    return pd.DataFrame({"tokens": found["tokens"], "answers": found["size"], "right": 100 * found["mean"]})

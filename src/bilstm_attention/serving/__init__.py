@@ -1,0 +1,1 @@
+"""Raw text in, label, probabilities and attention out."""

@@ -1,0 +1,166 @@
+"""Raw text in, label, probabilities and attention out; MLflow loads this module to serve a logged model."""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bilstm_attention.config import Data, load_params
+from bilstm_attention.data.batches import Rows
+from bilstm_attention.data.formats import marking_fault
+from bilstm_attention.data.tokens import MARKERS, Vocabulary, encode_examples, tokenize
+from bilstm_attention.errors import DataError, join_lines
+
+EMPTY_ENTITIES = {MARKERS[:2], MARKERS[2:]}
+
+
+class TextClassifier:
+    """A trained classifier that takes sentences as they are written.
+
+    Args:
+        model: the Keras classifier.
+        vocabulary: words by id.
+        labels: class names in the order of their numbers.
+        data: how sentences were tokenised in training.
+    """
+
+    def __init__(self, model: Any, vocabulary: Vocabulary, labels: Sequence[str], data: Data):
+        self.model, self.vocabulary, self.labels, self.data = model, vocabulary, list(labels), data
+
+    def answer(self, texts: Sequence[str], attention: bool = False, first: int = 0) -> pd.DataFrame:
+        """Classifies N sentences; a relation sentence marks both entities, as `<e1>..</e1>` and `<e2>..</e2>`.
+
+        Args:
+            texts: the sentences.
+            attention: whether to tell what the model attended to.
+            first: number of the first row, for errors.
+
+        Returns:
+            a row per sentence: `label`, the most probable one; `score`, its probability; `probabilities`, those of all
+            labels by name; with `attention` also `tokens`, T words as the model read them, and `weights`, T numbers
+            that sum to 1, of several distributions their mean.
+
+        Raises:
+            DataError: no text, empty sentences, or entities not marked, by row.
+        """
+        from bilstm_attention.model.predict import predict, read_attention
+
+        tokens = self.tokens(texts, first)
+        rows = self.encoded(tokens)
+        probabilities, weights = np.empty((0, len(self.labels)), np.float32), list[Any]()
+        if attention and texts:
+            probabilities, weights = read_attention(self.model, rows)
+        elif texts:
+            probabilities = predict(self.model, rows)
+        answers = pd.DataFrame(
+            {
+                "label": pd.Series([self.labels[number] for number in probabilities.argmax(axis=1)], dtype="str"),
+                "score": probabilities.max(axis=1).astype(float),
+                "probabilities": [dict(zip(self.labels, row, strict=True)) for row in probabilities.tolist()],
+            }
+        )
+        if attention:
+            answers["tokens"] = tokens
+            answers["weights"] = [
+                np.reshape(row, (-1, len(words))).mean(axis=0, dtype=float).tolist()
+                for row, words in zip(weights, tokens, strict=True)
+            ]
+        return answers
+
+    def rows(self, texts: Sequence[str]) -> Rows:
+        """Sentences as the network reads them."""
+        return self.encoded(self.tokens(texts))
+
+    def encoded(self, rows: Sequence[Sequence[str]]) -> Rows:
+        """Sentences of `tokens`, numbered."""
+        return Rows.of([self.vocabulary.encode(row) for row in rows], np.zeros(len(rows), np.int32))
+
+    def tokens(self, texts: Sequence[str], first: int = 0) -> list[list[str]]:
+        """Sentences as words, cut and marked as in training; errors call the first one row `first`."""
+        faults = [f"row {number}: {fault}" for number, text in enumerate(texts, first) if (fault := self._fault(text))]
+        if faults:
+            raise DataError(join_lines(faults))
+        rows = [tokenize(text, self.data.tokens) for text in texts]
+        if all(map(self._as_it_is, rows)):
+            # a table costs a sentence alone about as much time as its forward pass
+            return rows
+        sources = [f"row {number}" for number in range(first, first + len(texts))]
+        examples = pd.DataFrame({"id": sources, "text": list(texts), "label": "", "source": sources})
+        return list(encode_examples(examples, self.data)["tokens"])
+
+    def _as_it_is(self, row: Sequence[str]) -> bool:
+        """Whether `encode_examples` has nothing to cut and nothing to complain of."""
+        return 0 < len(row) <= self.data.tokens.max_length and EMPTY_ENTITIES.isdisjoint(pairwise(row))
+
+    def _fault(self, text: Any) -> str:
+        if not isinstance(text, str):
+            return f"{text!r} is no text."
+        if not text.strip():
+            return "an empty sentence."
+        wrong = marking_fault(text) if self.data.relational else ""
+        return wrong and f"{wrong}; a relation sentence marks both entities as <e1>..</e1> and <e2>..</e2>."
+
+
+def load_folder(folder: Path) -> TextClassifier:
+    """Reads `model.keras`, `vocabulary.txt`, `labels.json` and `params.yaml` from a folder."""
+    from bilstm_attention.console import start_tensorflow
+
+    start_tensorflow()
+    from bilstm_attention.model.classifier import load_classifier
+
+    labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+    vocabulary = Vocabulary.load(folder / "vocabulary.txt")
+    return TextClassifier(
+        load_classifier(folder / "model.keras"), vocabulary, labels, load_params(folder / "params.yaml").data
+    )
+
+
+class Served:
+    """A classifier as MLflow calls it; what it cannot answer is a request that MLflow's server refuses with status 400.
+
+    Args:
+        classifier: the classifier.
+        max_rows: sentences at once.
+        max_characters: of a sentence.
+    """
+
+    def __init__(self, classifier: TextClassifier, max_rows: int, max_characters: int):
+        self.classifier, self.max_rows, self.max_characters = classifier, max_rows, max_characters
+
+    def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """Answers the column `text` of a table, see `TextClassifier.answer`, which `params` may tell `attention`."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            texts = self._checked(model_input)
+            return self.classifier.answer(texts, bool(params and params.get("attention")))
+        except DataError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+
+    def _checked(self, model_input: pd.DataFrame) -> list[Any]:
+        if "text" not in model_input:
+            raise DataError(f"columns {list(model_input)}: a table of sentences has a column `text`.")
+        # what is missing is NaN in a table
+        texts = [None if isinstance(text, float) else text for text in model_input["text"]]
+        if len(texts) > self.max_rows:
+            raise DataError(
+                f"{len(texts):,} rows: at most {self.max_rows:,} at once; send them in parts, or load the model with"
+                f" model_config={{'max_rows': {len(texts)}}}."
+            )
+        faults = [
+            f"row {number}: {len(text):,} characters; a sentence has at most {self.max_characters:,}."
+            for number, text in enumerate(texts)
+            if isinstance(text, str) and len(text) > self.max_characters
+        ]
+        if faults:
+            raise DataError(join_lines(faults))
+        return texts
+
+
+def _load_pyfunc(path: str, model_config: Mapping[str, int]) -> Served:
+    """What MLflow calls to load a logged model."""
+    return Served(load_folder(Path(path)), **model_config)

@@ -1,0 +1,1 @@
+"""One training loop, one step, one way to predict."""

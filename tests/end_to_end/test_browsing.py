@@ -1,0 +1,141 @@
+"""What people look at once `dvc repro` and a sweep have run against a tracking server on PostgreSQL."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser import MILLISECONDS, headless_browser, looked_at
+from tests.end_to_end.conftest import Project, copy_project
+from tests.servers import PostgresServer, TrackingServer
+
+pytestmark = pytest.mark.slow
+SWEEP = """
+study: units
+metric: official_f1
+sampler: {kind: grid}
+pruner: {kind: none}
+confirm: {top: 1, seeds: 2}
+fixed: {train.epochs: 2}
+space: {model.lstm_units: [4, 6, 8]}
+"""
+
+
+@dataclass
+class Recorded:
+    """A project whose pipeline and sweep a server knows.
+
+    Args:
+        runs: by name.
+        table: the page of the server that lists them.
+    """
+
+    project: Project
+    server: TrackingServer
+    runs: dict[str, Run]
+    table: str
+
+    def page(self, name: str) -> str:
+        return f"{self.table.partition('?')[0]}/{self.runs[name].info.run_id}"
+
+
+@pytest.fixture(scope="module")
+def recorded(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
+    project = copy_project(tmp_path_factory.mktemp("browsed"))
+    project.apply("train.seeds=[0,1]", "evaluate.faithfulness=20")
+    (project.root / "experiments/sweeps/units.yaml").write_text(SWEEP)
+    with postgres.fresh_database() as database:
+        server = TrackingServer(database, tmp_path_factory.mktemp("server"))
+        server.start()
+        try:
+            store = {"MLFLOW_TRACKING_URI": server.url}
+            printed = project.run("dvc", "repro", extra=store)
+            printed += project.run(
+                "bilstm-attention", "sweep", "experiments/sweeps/units.yaml", "--trials", "3", extra=store
+            )
+            assert "warning" not in printed
+            client = MlflowClient(server.url)
+            experiment = client.get_experiment_by_name("sample").experiment_id
+            runs = {run.info.run_name: run for run in client.search_runs([experiment])}
+            address = f"{server.url}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+            yield Recorded(project, server, runs, address)
+        finally:
+            server.kill()
+
+
+@pytest.fixture(scope="module")
+def browser(recorded: Recorded) -> Iterator[Browser]:
+    with headless_browser() as started:
+        yield started
+
+
+def test_dvc_repro_tells_a_server_everything_and_nobody_else(recorded: Recorded) -> None:
+    whole, seeds = "zhou u=8 seeds=0,1", ["zhou u=8 seed=0", "zhou u=8 seed=1"]
+    # the grid is gone through in an order of its own
+    trials = {re.sub(r"^trial \d", "trial", name) for name in recorded.runs if name.startswith("trial")}
+    assert trials == {f"trial: lstm_units={units}" for units in (4, 6, 8)}
+    assert set(recorded.runs) >= {whole, *seeds, "sweep units"}
+    assert len(recorded.runs) == 7
+    assert {run.info.status for run in recorded.runs.values()} == {"FINISHED"}
+    metrics = json.loads(recorded.project.read("experiments/current/metrics.json"))
+    found = recorded.runs[whole].data.metrics
+    assert found["test_official_f1_mean"] == pytest.approx(metrics["test"]["official_f1"]["mean"], abs=1e-9)
+    for seed, name in enumerate(seeds):
+        of_seed = recorded.runs[name].data.metrics["best_dev_official_f1"]
+        assert of_seed == pytest.approx(metrics["dev"]["official_f1"]["by_seed"][str(seed)], abs=1e-9)
+    assert not (recorded.project.root / "experiments/mlflow.db").exists()
+    assert not list((recorded.project.root / "experiments").glob("outbox/[!.]*"))
+
+
+def test_the_list_of_runs(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.goto(recorded.table)
+    looked_at(page, tmp_path / "runs.png", "zhou u=8 seeds=0,1", "sweep units")
+
+
+def whole_description(page: Page, address: str) -> None:
+    """Opens the page of a run, and what it says first, whole."""
+    page.goto(address)
+    page.get_by_text("Show more").click(timeout=MILLISECONDS)
+    # MLflow's own, which covers a third of the page when it is first seen
+    page.locator("[data-component-id='mlflow.assistant.chat_panel.close']").click()
+
+
+def test_the_page_of_a_run_and_of_what_its_model_attends_to(
+    recorded: Recorded, browser: Browser, tmp_path: Path
+) -> None:
+    page = browser.new_page(viewport={"width": 1600, "height": 1400})
+    whole_description(page, recorded.page("zhou u=8 seeds=0,1"))
+    looked_at(page, tmp_path / "run.png", "test official_f1", "What the model attends to", "test_official_f1_mean")
+    with page.context.expect_page() as tab:
+        page.get_by_role("link", name="seed-0").click()
+    attention = tab.value.frame_locator("iframe")
+    expect(attention.get_by_text("of 300 sentences shown")).to_be_visible(timeout=MILLISECONDS)
+    attention.get_by_label("errors only").check()
+    expect(attention.locator("output")).not_to_contain_text("300 of 300")
+    looked_at(tab.value, tmp_path / "attention.png", "seed-0.html")
+
+
+def test_the_page_of_a_sweep(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:
+    page = browser.new_page(viewport={"width": 1600, "height": 1400})
+    whole_description(page, recorded.page("sweep units"))
+    pictures = page.locator("img[src*=get-artifact]")
+    assert pictures.count() >= 3
+    for picture in pictures.all():
+        expect(picture).not_to_have_js_property("naturalWidth", 0, timeout=MILLISECONDS)
+    looked_at(page, tmp_path / "sweep.png", "On fresh seeds")
+
+
+def test_a_report_on_the_seeds(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:
+    run = recorded.runs["zhou u=8 seeds=0,1"].info.run_id
+    store = {"MLFLOW_TRACKING_URI": recorded.server.url}
+    recorded.project.run("bilstm-attention", "report", run, "-o", "report.html", extra=store)
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.goto((recorded.project.root / "report.html").as_uri())
+    looked_at(page, tmp_path / "report.png", "Scores", "seed 0", "seed 1")

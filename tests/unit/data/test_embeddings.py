@@ -1,0 +1,232 @@
+"""The vocabulary, the matrix and the coverage, on vectors small enough to check by hand."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bilstm_attention.config import Embeddings, Tokens
+from bilstm_attention.data.embeddings import build_embedding, coverage, read_origins, report
+from bilstm_attention.data.tokens import SPECIALS, count_words, tokenize, write_words
+from bilstm_attention.errors import DataError
+
+FILE = "the 1 2\nof 3 4\nIBM 5 6\nibm 7 8\nwell 10 20\nknown 30 40\n, 9 9\n"
+
+
+def table(**counts: int) -> pd.DataFrame:
+    return pd.DataFrame({"word": list(counts), "count": list(counts.values())})
+
+
+def build(folder: Path, counts: pd.DataFrame, text: str = FILE, **params):
+    (folder / "v.txt").write_text(text)
+    return build_embedding(counts, Embeddings(source="file", path="v.txt", dimension=2, **params), folder)
+
+
+def words_of(embedding) -> list[str]:
+    return embedding.vocabulary.words[len(SPECIALS) :]
+
+
+def test_the_specials_come_first_and_padding_is_zero(tmp_path):
+    embedding = build(tmp_path, table(the=3))
+    assert embedding.vocabulary.words == ["<pad>", "<unk>", "<e1>", "</e1>", "<e2>", "</e2>", "the"]
+    assert embedding.matrix.dtype == np.float32
+    assert embedding.matrix.shape == (7, 2)
+    assert not embedding.matrix[0].any()
+    assert embedding.matrix[1:].any(axis=1).all()
+    np.testing.assert_array_equal(embedding.matrix[6], [1, 2])
+
+
+def test_words_are_ordered_by_count_then_by_spelling_and_rare_ones_left_out(tmp_path):
+    counts = table(b=2, c=5, a=2, rare=1)
+    assert words_of(build(tmp_path, counts, min_count=2)) == ["c", "a", "b"]
+
+
+def test_markers_in_the_counts_are_no_words(tmp_path):
+    counts = pd.DataFrame({"word": ["<e1>", "the", "<pad>"], "count": [9, 3, 1]})
+    assert words_of(build(tmp_path, counts)) == ["the"]
+
+
+def test_extra_words_are_those_among_the_first_of_the_file_that_training_lacks(tmp_path):
+    embedding = build(tmp_path, table(zebra=3, of=1), extra_words=3)
+    assert words_of(embedding) == ["zebra", "of", "the", "IBM"]
+    assert embedding.origins == {"zebra": "missing", "of": "exact", "the": "exact", "IBM": "exact"}
+    np.testing.assert_array_equal(embedding.matrix[-3:], [[3, 4], [1, 2], [5, 6]])
+
+
+def test_an_extra_word_spelt_like_a_special_is_left_out(tmp_path):
+    embedding = build(tmp_path, table(of=1), text="<unk> 1 1\nof 3 4\n", extra_words=2)
+    assert embedding.vocabulary.words == [*SPECIALS, "of"]
+
+
+def test_the_cap_counts_words_alone_and_prefers_training_words(tmp_path):
+    counts = table(zebra=3, of=1, the=1)
+    assert words_of(build(tmp_path, counts, extra_words=3, max_words=2)) == ["zebra", "of"]
+    assert words_of(build(tmp_path, counts, extra_words=9, max_words=4)) == ["zebra", "of", "the", "IBM"]
+
+
+def test_a_word_is_looked_up_as_it_is_then_in_lower_case_then_by_its_parts(tmp_path):
+    counts = pd.DataFrame({"word": ["IBM", "THE", "Well-known", "well-nigh", "x-y", "-"], "count": [6, 5, 4, 3, 2, 1]})
+    embedding = build(tmp_path, counts)
+    assert list(embedding.origins.values()) == ["exact", "lower", "hyphen", "hyphen", "missing", "missing"]
+    np.testing.assert_array_equal(embedding.matrix[6:10], [[5, 6], [1, 2], [20, 30], [10, 20]])
+
+
+def test_hyphenated_words_stay_without_a_vector_when_told_so(tmp_path):
+    counts = pd.DataFrame({"word": ["well-known"], "count": [1]})
+    assert build(tmp_path, counts, hyphens="unknown").origins == {"well-known": "missing"}
+
+
+def test_drawn_rows_have_the_variance_of_the_loaded_ones(tmp_path):
+    generator = np.random.default_rng(0)
+    text = "".join(f"w{i} {a} {b}\n" for i, (a, b) in enumerate(generator.normal(0, 3, (3000, 2))))
+    counts = pd.DataFrame({"word": [f"new{i}" for i in range(3000)], "count": 1})
+    drawn = build(tmp_path, counts, text=text, extra_words=3000).matrix[len(SPECIALS) : len(SPECIALS) + 3000]
+    assert drawn.std() == pytest.approx(3, rel=0.05)
+    assert drawn.mean() == pytest.approx(0, abs=0.2)
+
+
+def test_drawn_rows_depend_on_the_seed_alone(tmp_path):
+    first, again, other = (build(tmp_path, table(zebra=1, the=1), seed=seed) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first.matrix, again.matrix)
+    assert not np.array_equal(first.matrix[-1], other.matrix[-1])
+
+
+def test_a_random_source_draws_every_row(tmp_path):
+    params = Embeddings(source="random", dimension=300)
+    embedding = build_embedding(table(the=2, of=1), params, tmp_path)
+    assert embedding.origins == {"the": "missing", "of": "missing"}
+    assert 0.2 < np.abs(embedding.matrix[1:]).max() <= 0.25
+    assert not embedding.matrix[0].any()
+
+
+def test_the_training_text_gives_every_word_a_vector(tmp_path):
+    pd.DataFrame({"tokens": [["<e1>", "a", "</e1>", "b"], ["a", "c"]]}).to_parquet(tmp_path / "train.parquet")
+    params = Embeddings(source="corpus", path="train.parquet", dimension=4, epochs=1)
+    embedding = build_embedding(table(a=2, b=1, c=1), params, tmp_path)
+    assert words_of(embedding) == ["a", "b", "c"]
+    assert set(embedding.origins.values()) == {"exact"}
+    for word, row in embedding.vectors.rows.items():
+        np.testing.assert_array_equal(
+            embedding.matrix[embedding.vocabulary.words.index(word)], embedding.vectors.matrix[row]
+        )
+
+
+@pytest.mark.parametrize("content", [None, b"not parquet"])
+def test_a_training_table_that_cannot_be_read_names_the_stage_that_writes_it(tmp_path, content):
+    if content:
+        (tmp_path / "train.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"train\.parquet: not the training table that `prepare` writes"):
+        build_embedding(table(a=1), Embeddings(source="corpus", path="train.parquet"), tmp_path)
+
+
+def test_a_count_that_no_word_reaches_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"embeddings\.min_count = 4"):
+        build(tmp_path, table(the=3), min_count=4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    counts=st.dictionaries(st.text("aB-", min_size=1, max_size=4), st.integers(1, 5), min_size=1),
+    held=st.sets(st.text("aB-", min_size=1, max_size=4), min_size=1),
+    extra=st.integers(0, 5),
+    cap=st.none() | st.integers(1, 8),
+    hyphens=st.sampled_from(["average", "unknown"]),
+)
+def test_every_word_has_one_finite_row_and_its_own_vector_if_there_is_one(
+    tmp_path_factory, counts, held, extra, cap, hyphens
+):
+    own = {word: (row, -row) for row, word in enumerate(sorted(held), start=1)}
+    text = "".join(f"{word} {a} {b}\n" for word, (a, b) in own.items())
+    frame = pd.DataFrame({"word": list(counts), "count": list(counts.values())})
+    embedding = build(tmp_path_factory.mktemp("e"), frame, text, extra_words=extra, max_words=cap, hyphens=hyphens)
+    assert len(set(embedding.vocabulary.words)) == len(embedding.vocabulary.words) == len(embedding.matrix)
+    assert len(words_of(embedding)) <= (cap or len(counts) + extra)
+    assert np.isfinite(embedding.matrix).all()
+    for word, row in zip(words_of(embedding), embedding.matrix[len(SPECIALS) :], strict=True):
+        assert (embedding.origins[word] == "exact") == (word in own)
+        if word in own:
+            np.testing.assert_array_equal(row, own[word])
+
+
+def test_coverage_by_hand():
+    origins = {"a": "exact", "B": "lower", "c-d": "hyphen", "e": "missing"}
+    counts = pd.DataFrame({"word": ["a", "B", "c-d", "e", "f", "g", "<e1>"], "count": [10, 4, 2, 1, 3, 0, 99]})
+    assert coverage(counts, origins) == {
+        "types": {"total": 6, "exact": 1, "lower": 1, "hyphen": 1, "missing": 1, "unknown": 2, "percent": 50.0},
+        "tokens": {"total": 20, "exact": 10, "lower": 4, "hyphen": 2, "missing": 1, "unknown": 3, "percent": 80.0},
+        "misses": [["f", 3], ["e", 1], ["g", 0]],
+    }
+
+
+def test_coverage_of_nothing_is_nothing():
+    empty = pd.DataFrame({"word": pd.Series([], dtype=str), "count": pd.Series([], dtype=int)})
+    assert coverage(empty, {"a": "exact"})["tokens"]["percent"] == 0
+
+
+def test_fifty_misses_are_listed_the_most_frequent_first():
+    counts = pd.DataFrame({"word": [f"w{i:02}" for i in range(60)], "count": range(60)})
+    misses = coverage(counts, {})["misses"]
+    assert misses == [[f"w{i:02}", i] for i in range(59, 9, -1)]
+
+
+def test_the_saved_report_tells_the_origins_again_and_covers_a_text_alike(tmp_path):
+    counts = pd.DataFrame({"word": ["IBM", "THE", "well-known", "zebra"], "count": [4, 3, 2, 1]})
+    embedding = build(tmp_path, counts, text=FILE + "broken 1\n", extra_words=1)
+    saved = json.loads(json.dumps(report(embedding, counts, table(of=1, the=2))))
+    assert read_origins(embedding.vocabulary, saved) == embedding.origins
+    assert saved["rows"] == {"lower": ["THE"], "hyphen": ["well-known"], "missing": ["zebra"]}
+    assert saved["train"]["tokens"]["percent"] == 90.0
+    assert saved["dev"]["misses"] == [["of", 1]]
+    assert saved["vocabulary"] == len(SPECIALS) + 5
+    assert saved["vectors_read"] == 7
+    assert saved["faults"] == {"not the right count of numbers": {"count": 1, "lines": [8]}}
+
+
+COST = """
+import gzip, re, sys, time
+from pathlib import Path
+import numpy as np
+def peak():
+    # not getrusage, whose maximum a process inherits from the one that started it
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+from bilstm_attention.data.embeddings import build_embedding, coverage
+from bilstm_attention.data.tokens import read_words
+from bilstm_attention.config import Embeddings
+counts = read_words(Path(sys.argv[1]))
+params = Embeddings(source="file", path=sys.argv[2], dimension=50, extra_words=400_000)
+before = time.process_time()
+with gzip.open(sys.argv[2], "rt") as file:
+    for line in file:
+        np.array(line.split(" ")[1:], dtype=np.float32)
+plain = time.process_time() - before
+before = time.process_time()
+embedding = build_embedding(counts, params, Path("."))
+print((time.process_time() - before) / plain, peak(),
+      len(embedding.vocabulary), coverage(counts, embedding.origins)["tokens"]["percent"])
+"""
+
+
+def test_a_vocabulary_with_all_of_glove_costs_little_more_than_parsing_its_numbers(real_data, tmp_path):
+    glove, corpus = real_data / "glove/glove.6B.50d.txt.gz", real_data / "semeval2010-task8/TRAIN_FILE.TXT"
+    sentences = re.findall(r'^\d+\t"(.*)"', corpus.read_text(), flags=re.MULTILINE)
+    write_words(
+        count_words(tokenize(sentence, Tokens(numbers="keep")) for sentence in sentences), tmp_path / "words.csv"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", COST, str(tmp_path / "words.csv"), str(glove)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ratio, megabytes, words, percent = map(float, done.stdout.split())
+    assert words > 400_000 + len(SPECIALS)
+    assert percent > 97
+    assert ratio < 3  # of processor time, in one process: a slow or shared machine does not decide it
+    assert megabytes < 500

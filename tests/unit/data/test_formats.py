@@ -1,0 +1,232 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tests.unit.data.tables import read_split
+
+from bilstm_attention.config import Data
+from bilstm_attention.data.formats import marking_fault, split_files
+from bilstm_attention.data.index import index_corpus
+from bilstm_attention.errors import DataError
+
+FIRST = '1\t"A <e1>kettle</e1> stood on the <e2>stove</e2>."'
+SECOND = '2\t"The <e2>shed</e2> kept "old" <e1>rakes</e1> dry."'
+SEMEVAL = f"{FIRST}\r\nOther\r\nComment:\r\n\r\n{SECOND}\r\nContent-Container(e1,e2) \r\nComment: a shed\r\n\r\n"
+
+
+def semeval(folder: Path, content: str | bytes, name: str = "train.txt") -> Data:
+    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    return Data(format="semeval2010", folder=str(folder), train=name, test=None)
+
+
+def delimited(folder: Path, name: str, content: str, **columns: str) -> Data:
+    (folder / name).write_bytes(content.encode())
+    return Data(format="delimited", folder=str(folder), train=name, test=None, **columns)
+
+
+def faults(data: Data) -> list[str]:
+    with pytest.raises(DataError) as caught:
+        index_corpus(data)
+    return str(caught.value).replace(data.folder + "/", "").split("\n")
+
+
+def test_a_semeval_file_becomes_one_row_per_block_without_its_outer_quotes(tmp_path):
+    found = read_split(semeval(tmp_path, SEMEVAL), "train")
+    expected = pd.DataFrame(
+        {
+            "id": ["1", "2"],
+            "text": [FIRST[3:-1], 'The <e2>shed</e2> kept "old" <e1>rakes</e1> dry.'],
+            "label": ["Other", "Content-Container(e1,e2)"],
+            "source": [f"{tmp_path}/train.txt:1", f"{tmp_path}/train.txt:5"],
+        }
+    )
+    pd.testing.assert_frame_equal(found, expected)
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r", "\r\n"])
+def test_line_endings_a_byte_order_mark_and_a_missing_last_blank_line_change_nothing(tmp_path, ending):
+    plain = read_split(semeval(tmp_path, SEMEVAL), "train")
+    other = b"\xef\xbb\xbf" + SEMEVAL.rstrip().replace("\r\n", ending).encode()
+    pd.testing.assert_frame_equal(read_split(semeval(tmp_path, other), "train"), plain)
+
+
+def test_a_line_separator_inside_a_sentence_does_not_end_it(tmp_path):
+    found = read_split(semeval(tmp_path, SEMEVAL.replace("stood on", "stood\x85on\u2028\x0b")), "train")
+    assert "stood\x85on" in found["text"][0]
+    assert found["source"][1].endswith(":5")
+
+
+def test_a_kbp37_block_has_no_comment_and_may_be_followed_by_two_blank_lines(tmp_path):
+    block = '{}\t" <e2> Ada </e2> works at <e1> the mill </e1> . "\nper:employee_of(e2,e1)  \n\n\n'
+    (tmp_path / "train.txt").write_text(block.format(7) + block.format(8))
+    found = read_split(Data(format="kbp37", folder=str(tmp_path), train="train.txt", test=None), "train")
+    assert found["id"].tolist() == ["7", "8"]
+    assert found["label"].tolist() == ["per:employee_of(e2,e1)"] * 2
+    assert found["text"][0] == "<e2> Ada </e2> works at <e1> the mill </e1> ."
+    assert found["source"][1].endswith(":5")
+
+
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [
+        (SEMEVAL.replace("Comment:\r\n", ""), "train.txt:1: sentence 1 opens a block of 2 lines"),
+        (SEMEVAL.replace("Comment:\r\n\r\n", "Comment:\r\n"), "train.txt:1: sentence 1 opens a block of 6 lines"),
+        (SEMEVAL.replace("Comment: a", "Remark: a"), "train.txt:7: found 'Remark: a shed' under sentence 2"),
+        (SEMEVAL.replace('2\t"', "2\t"), "train.txt:5: found '2\\tThe"),
+        (SEMEVAL.replace('2\t"', '2 "'), "train.txt:5: found '2 \"The"),
+        (SEMEVAL.replace("2\t", "1\t"), "train.txt:5: id 1 stands already at train.txt:1"),
+        (SEMEVAL.replace(SECOND, '2\t" "'), "train.txt:5: sentence 2 is empty"),
+        (SEMEVAL.replace("</e1> stood", " stood"), "train.txt:1: sentence 1 has <e1> <e2> </e2> but no </e1>"),
+        (SEMEVAL.replace("dry", "<e2>dry"), "train.txt:5: sentence 2 has <e2> more than once"),
+        (SEMEVAL.replace("rakes", " "), "train.txt:5: sentence 2 has nothing between <e1> and </e1>"),
+    ],
+)
+def test_a_malformed_block_is_named_by_file_and_line(tmp_path, broken, expected):
+    (line,) = faults(semeval(tmp_path, broken))
+    assert line.startswith(expected)
+
+
+def test_twenty_faults_are_listed_in_the_order_of_the_file_and_the_rest_counted(tmp_path):
+    good = "".join(f'{n}\t"<e1>a</e1> <e2>b</e2>"\nOther\nComment:\n\n' for n in range(30))
+    lines = faults(semeval(tmp_path, good.replace("</e2>", "").replace("3\t", "3 ")))
+    assert len(lines) == 21
+    assert [line.split(":")[1] for line in lines[:4]] == ["1", "5", "9", "13"]
+    assert "found '3 " in lines[3]
+    assert lines[-1] == "... and 10 more"
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("the<e1>cat</e1>s and <e2>dogs</e2>", ""),
+        ("<e2>cats</e2><e1>dogs</e1>", ""),
+        ("</e1>cats<e1> and <e2>dogs</e2>", "order </e1> <e1> <e2> </e2>"),
+        ("<e1>cats <e2>and</e1> dogs</e2>", "order <e1> <e2> </e1> </e2>"),
+        ("<e1>cats <e2>and</e2> dogs</e1>", "order <e1> <e2> </e2> </e1>"),
+        ("cats and dogs", "no markers"),
+    ],
+)
+def test_markers_may_touch_words_and_swap_but_not_cross(text, wrong):
+    assert wrong in marking_fault(text)
+    assert bool(marking_fault(text)) == bool(wrong)
+
+
+def test_bytes_that_are_not_utf8_are_named_by_line_and_place(tmp_path):
+    (line,) = faults(semeval(tmp_path, SEMEVAL.encode().replace(b"shed</e2>", b"sh\x96d</e2>")))
+    assert line.startswith("train.txt:5: byte 14 of the line is 0x96, which is not UTF-8")
+
+
+def test_a_missing_file_names_its_neighbours_and_for_a_fetched_corpus_the_command(tmp_path):
+    folder = tmp_path / "data/external/mill"
+    folder.mkdir(parents=True)
+    (folder / "train.txt").write_text(SEMEVAL)
+    (line,) = faults(Data(folder=str(folder), train="trian.txt", test=None))
+    assert "did you mean 'train.txt'" in line
+    assert "`bilstm-attention fetch NAME`" in line
+    (line,) = faults(Data(folder=str(tmp_path / "nowhere"), train="train.txt", test=None))
+    assert "not there" in line
+    assert "fetch" not in line
+
+
+def test_a_file_without_sentences_is_an_error(tmp_path):
+    assert "no sentence in it" in faults(semeval(tmp_path, "\n\n"))[0]
+
+
+def test_a_split_without_a_file_has_no_place(tmp_path):
+    data = semeval(tmp_path, SEMEVAL)
+    assert split_files(data, "dev") == []
+    assert [str(place) for place in split_files(data, "train")] == [f"{tmp_path}/train.txt:1"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+def test_a_table_written_by_pandas_comes_back_with_words_that_look_like_missing_values(tmp_path, ending):
+    table = pd.DataFrame({"said": ["NA", 'a "fine", day', "1"], "kind": ["null", "NaN", "None"], "id": ["x", "y", "z"]})
+    path = tmp_path / f"t.{ending}"
+    if ending == "jsonl":
+        table.to_json(path, orient="records", lines=True)
+    else:
+        table.to_csv(path, sep="," if ending == "csv" else "\t", index=False)
+    data = Data(format="delimited", folder=str(tmp_path), train=path.name, test=None, text="said", label="kind")
+    found = read_split(data, "train")
+    assert found[["id", "text", "label"]].values.tolist() == table[["id", "said", "kind"]].values.tolist()
+    assert found["source"].str.split(":").str[-1].tolist() == (
+        ["1", "2", "3"] if ending == "jsonl" else ["2", "3", "4"]
+    )
+
+
+def test_line_numbers_stay_right_after_a_field_with_line_breaks_and_ids_count_the_rows(tmp_path):
+    found = read_split(delimited(tmp_path, "t.csv", 'text,label\r\n"one\r\ntwo",a\r\n\r\nthree,b\r\n'), "train")
+    assert found["source"].str.split(":").str[-1].tolist() == ["2", "5"]
+    assert found["id"].tolist() == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        (
+            "t.csv",
+            "texts,label\na,b\n",
+            "t.csv:1: no column 'text'; did you mean 'texts'? Set data.text to one of texts, ",
+        ),
+        ("t.csv", "text,label\na,b,c\nd,e\n", "t.csv:2: 3 fields where the header names 2"),
+        ("t.csv", 'text,label\n"a"b,c\nd,e\n', "t.csv:2: the record that begins here cannot be read"),
+        ("t.csv", 'text,label\na,b\n"c,d\n', "t.csv:3: the record that begins here cannot be read"),
+        ("t.tsv", 'text\tlabel\n"a\tb\nc\td"\n', "t.tsv:2: a quote opens here and closes on a later line"),
+        ("t.tsv", "text\tlabel\na\t \nc\td\n", "t.tsv:2: sentence 1 has no label"),
+        ("t.csv", "id,text,label\n5,a,b\n5,c,d\n", "t.csv:3: id 5 stands already at t.csv:2"),
+        ("t.jsonl", '{"text": "a", "label": 1}\n{"text": "a"\n', "t.jsonl:2: not JSON"),
+        ("t.jsonl", "[1]\n", "t.jsonl:1: not a JSON object"),
+        ("t.jsonl", '{"text": "a"}\n', "t.jsonl:1: no column 'label'. Set data.label to one of text."),
+        ("t.jsonl", '{"text": null, "label": "a"}\n', "t.jsonl:1: 'text' is 'null'; legal is a string"),
+        ("t.jsonl", '{"text": "a", "label": true}\n', "t.jsonl:1: 'label' is 'true'; legal is a string"),
+        ("t.jsonl", '{"text": "\\ud800", "label": "a"}\n', "t.jsonl:1: 'text' is"),
+        ("t.xlsx", "", "t.xlsx: ends in '.xlsx'; data.format delimited reads .csv, .tsv and .jsonl"),
+    ],
+)
+def test_a_bad_record_is_named_by_file_and_line(tmp_path, name, content, expected):
+    (line,) = faults(delimited(tmp_path, name, content))
+    assert line.startswith(expected)
+
+
+def test_a_whole_number_is_a_legal_label(tmp_path):
+    lines = "".join(json.dumps({"text": "über", "label": n}, ensure_ascii=False) + "\n" for n in (0, 1))
+    found = read_split(delimited(tmp_path, "t.jsonl", lines), "train")
+    assert found["label"].tolist() == ["0", "1"]
+    assert found["text"][0] == "über"
+
+
+def test_class_files_give_their_label_and_an_id_of_label_and_line(tmp_path):
+    (tmp_path / "good.txt").write_text("fine film \nnice\n", encoding="utf-8")
+    (tmp_path / "bad.txt").write_text("dull\n", encoding="utf-8")
+    files = {"pos": "good.txt", "neg": "bad.txt"}
+    found = read_split(Data(format="classes", folder=str(tmp_path), train=files, test=None), "train")
+    assert found[["id", "text", "label"]].values.tolist() == [
+        ["pos-1", "fine film", "pos"],
+        ["pos-2", "nice", "pos"],
+        ["neg-1", "dull", "neg"],
+    ]
+    (tmp_path / "bad.txt").write_text("dull\n\nslow\n", encoding="utf-8")
+    assert faults(Data(format="classes", folder=str(tmp_path), train=files, test=None)) == [
+        "bad.txt:2: sentence neg-2 is empty."
+    ]
+
+
+def test_every_missing_class_file_is_listed(tmp_path):
+    data = Data(format="classes", folder=str(tmp_path), train={"pos": "a.txt", "neg": "b.txt"}, test=None)
+    assert [line.split(":")[0] for line in faults(data)] == ["a.txt", "b.txt"]
+
+
+def test_the_real_semeval_files_are_read_whole(real_data):
+    data = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
+    train, test = read_split(data, "train"), read_split(data, "test")
+    assert (len(train), len(test)) == (8000, 2717)
+    assert train["label"].nunique() == 19
+    assert (train["label"] == "Entity-Destination(e2,e1)").sum() == 1
+    assert test["id"].tolist() == [str(n) for n in range(8001, 10718)]
+
+
+def test_the_real_movie_reviews_are_read_whole(real_data):
+    files = {"pos": "rt-polarity.pos", "neg": "rt-polarity.neg"}
+    found = read_split(Data(format="classes", folder=str(real_data / "mr"), train=files, test=None), "train")
+    assert found["label"].value_counts().to_dict() == {"pos": 5331, "neg": 5331}

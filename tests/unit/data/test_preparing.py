@@ -1,0 +1,182 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.data.tables import read_split
+
+from bilstm_attention.config import Data
+from bilstm_attention.data import preparing
+from bilstm_attention.data.formats import Row, read, split_files
+from bilstm_attention.data.index import index_corpus, read_chunk
+from bilstm_attention.data.preparing import encode_chunk, no_rows, write_splits
+from bilstm_attention.data.splits import SPLITS, make_splits
+from bilstm_attention.data.tokens import encode_examples
+from bilstm_attention.errors import DataError
+
+WORDS = ["oak", "a b", "Ünder", "x\x85y", "\u2028z", "naïve", 'say "so"']
+ENDINGS = ["\n", "\r\n", "\r"]
+
+
+def semeval(texts: list[str], ending: str) -> tuple[str, str]:
+    blocks = [
+        f'{n}\t"<e1>{text}</e1> met <e2>b{n}</e2>"\n{"ab"[n % 2]}\nComment:\n\n' + "\n" * (n % 3)
+        for n, text in enumerate(texts, 1)
+    ]
+    return "semeval2010", "".join(blocks).replace("\n", ending)
+
+
+def kbp37(texts: list[str], ending: str) -> tuple[str, str]:
+    return "kbp37", semeval(texts, ending)[1].replace(f"Comment:{ending}", "")
+
+
+def table(separator: str) -> Callable[[list[str], str], tuple[str, str]]:
+    def written(texts: list[str], ending: str) -> tuple[str, str]:
+        broken = ending if separator == "," else " "
+        rows = [(f"{text}{broken}{n}".replace('"', '""'), "ab"[n % 2]) for n, text in enumerate(texts)]
+        lines = [f'"{text}"{separator}{label}' for text, label in rows]
+        return "delimited", ending.join([f"text{separator}label", *lines, "", ""])
+
+    return written
+
+
+def jsonl(texts: list[str], ending: str) -> tuple[str, str]:
+    records = [{"text": f"{text} {n}", "label": "ab"[n % 2]} for n, text in enumerate(texts)]
+    return "delimited", "".join(f"{json.dumps(record, ensure_ascii=False)}{ending}{ending}" for record in records)
+
+
+FORMATS = {"txt": semeval, "kbp": kbp37, "csv": table(","), "tsv": table("\t"), "jsonl": jsonl}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=12), st.sampled_from(ENDINGS), st.booleans(), st.data())
+def test_reading_on_from_any_row_gives_the_rows_from_there(tmp_path_factory, name, texts, ending, marked, drawn):
+    folder = tmp_path_factory.mktemp("corpus")
+    kind, content = FORMATS[name](texts, ending)
+    (folder / f"t.{name}").write_bytes(b"\xef\xbb\xbf" * marked + content.encode())
+    data = Data(format=kind, folder=str(folder), train=f"t.{name}", test=None)
+    rows = list(read(split_files(data, "train")[0], data))
+    assert len(rows) == len(texts)
+    assert all(isinstance(row, Row) for row in rows)
+    number = drawn.draw(st.integers(0, len(rows) - 1))
+    assert list(read(rows[number].place, data)) == rows[number:]
+
+
+def test_reading_on_in_a_file_of_a_class_gives_its_rows(tmp_path):
+    (tmp_path / "good.txt").write_bytes("fine film\r\nnice\nÜber\n".encode())
+    data = Data(format="classes", folder=str(tmp_path), train={"pos": "good.txt"}, test=None)
+    rows = list(read(split_files(data, "train")[0], data))
+    assert [row.id for row in rows] == ["pos-1", "pos-2", "pos-3"]
+    assert list(read(rows[2].place, data)) == rows[2:]
+
+
+def corpus(folder: Path, rows: int = 60) -> Data:
+    """Relations of three labels, some sentences twice; dev and test come from train."""
+    texts = [f"The <e1>oak {n % 50}</e1> hid an <e2>owl</e2>, {'far ' * (n % 7)}off." for n in range(rows)]
+    blocks = [f'{n}\t"{text}"\n{"abc"[n % 3]}\nComment:\n\n' for n, text in enumerate(texts)]
+    (folder / "train.txt").write_text("".join(blocks))
+    return Data.model_validate(
+        {"folder": str(folder), "test": None, "dev_fraction": 0.2, "tokens": {"max_length": 14, "numbers": "keep"}}
+    )
+
+
+def prepared(data: Data, folder: Path, chunk_rows: int) -> tuple[dict[str, bytes], dict]:
+    folder.mkdir()
+    index = index_corpus(data, chunk_rows)
+    files = {name: folder / f"{name}.parquet" for name in SPLITS}
+    encoded = (encode_chunk(chunk, data) for chunk in index.chunks)
+    tallies = write_splits(encoded, make_splits(index.rows, data), files, data)
+    return {name: path.read_bytes() for name, path in files.items()}, tallies
+
+
+@pytest.mark.parametrize("group", [7, 50_000])
+def test_the_bytes_do_not_depend_on_the_size_of_a_chunk(tmp_path, monkeypatch, group):
+    monkeypatch.setattr(preparing, "ROW_GROUP", group)
+    data = corpus(tmp_path)
+    whole, tallies = prepared(data, tmp_path / "whole", 1000)
+    for chunk_rows in (1, 7, 59):
+        parts, again = prepared(data, tmp_path / str(chunk_rows), chunk_rows)
+        assert parts == whole
+        for name in SPLITS:
+            assert again[name].words == tallies[name].words
+            assert np.concatenate(again[name].lengths).tolist() == np.concatenate(tallies[name].lengths).tolist()
+            assert again[name].truncated == tallies[name].truncated
+    sizes = pq.ParquetFile(tmp_path / "whole/train.parquet").metadata
+    assert sizes.row_group(0).num_rows == min(group, sizes.num_rows)
+
+
+def test_each_file_is_what_pandas_writes_of_the_encoded_rows(tmp_path):
+    data = corpus(tmp_path)
+    written, tallies = prepared(data, tmp_path / "out", 7)
+    numbers, table = make_splits(index_corpus(data).rows, data), read_split(data, "train")
+    for number, name in enumerate(SPLITS):
+        rows = encode_examples(table[numbers == number], data)
+        rows.to_parquet(tmp_path / "pandas.parquet", index=False)
+        assert written[name] == (tmp_path / "pandas.parquet").read_bytes()
+        assert tallies[name].truncated == (rows["length"] > 14).sum() > 0
+        assert tallies[name].words["owl"] == len(rows)
+
+
+def test_the_index_numbers_sentences_and_names_labels_files_and_lines(tmp_path):
+    data = corpus(tmp_path)
+    rows = index_corpus(data, 7).rows
+    assert rows["key"].nunique() == 60
+    assert rows["label"].cat.categories.tolist() == ["a", "b", "c"]
+    assert (rows["file"] == f"{tmp_path}/train.txt").all()
+    assert rows["line"].tolist() == list(range(1, 240, 4))
+    (tmp_path / "train.txt").write_text((tmp_path / "train.txt").read_text().replace("far ", ""))
+    keys = index_corpus(data, 7).rows["key"]
+    assert pd.factorize(keys)[0].tolist() == [n % 50 for n in range(60)]
+
+
+def faults(act: Callable[[], object]) -> list[str]:
+    with pytest.raises(DataError) as caught:
+        act()
+    return str(caught.value).split("\n")
+
+
+def test_faults_of_all_chunks_are_listed_in_the_order_of_the_file_and_all_are_counted(tmp_path):
+    data = corpus(tmp_path)
+    path = tmp_path / "train.txt"
+    good = path.read_text()
+    path.write_text(good.replace("</e2>", ""))
+    lines = faults(lambda: index_corpus(data, 7))
+    assert [int(line.split(":")[1]) for line in lines[:-1]] == list(range(1, 80, 4))
+    assert lines[-1] == "... and 40 more"
+    path.write_text(good.replace("oak ", "oak oak oak oak oak oak oak oak oak oak oak oak "))
+    lines = faults(lambda: prepared(data, tmp_path / "out", 7))
+    assert [int(line.split(":")[1]) for line in lines[:-1]] == list(range(1, 80, 4))
+    assert lines[0].endswith("more than data.tokens.max_length, 14; raise it to 20.")
+    assert lines[-1] == "... and 40 more"
+
+
+def test_an_id_is_told_as_repeated_across_chunks_and_files_and_not_across_splits(tmp_path):
+    data = corpus(tmp_path)
+    path = tmp_path / "train.txt"
+    path.write_text(path.read_text().replace('59\t"', '3\t"'))
+    assert faults(lambda: index_corpus(data, 7)) == [f"{path}:237: id 3 stands already at {path}:13; ids differ."]
+    corpus(tmp_path)
+    both = data.model_copy(update={"test": "train.txt"})
+    assert len(index_corpus(both, 7).rows) == 120
+
+
+def test_a_file_that_changed_since_it_was_indexed_is_told(tmp_path):
+    data = corpus(tmp_path)
+    chunks = index_corpus(data, 7).chunks
+    path = tmp_path / "train.txt"
+    path.write_text(path.read_text().replace("oak 8<", "elm 8<"))
+    assert len(read_chunk(chunks[0], data)) == 7
+    with pytest.raises(DataError, match=f"{path}:29: reads differently a second time"):
+        read_chunk(chunks[1], data)
+
+
+def test_a_chunk_of_no_rows_has_the_columns_of_any(tmp_path):
+    data = corpus(tmp_path)
+    found = encode_chunk(index_corpus(data, 7).chunks[0], data)
+    pd.testing.assert_frame_equal(found[:0], no_rows(data), check_index_type=False)

@@ -1,0 +1,172 @@
+import doctest
+
+import pandas as pd
+import pytest
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+from tests.unit.data.tables import read_split, split_tables
+
+from bilstm_attention.config import Data
+from bilstm_attention.data import splits as module
+from bilstm_attention.data.splits import sentence_key
+from bilstm_attention.errors import DataError
+
+
+def examples(labels: list[str], texts: list[str] | None = None, name: str = "train.txt") -> pd.DataFrame:
+    numbers = [str(n) for n in range(1, len(labels) + 1)]
+    texts = texts or [f"sentence number {n}" for n in numbers]
+    sources = [f"{name}:{n}" for n in numbers]
+    return pd.DataFrame({"id": numbers, "text": texts, "label": labels, "source": sources})
+
+
+def keys(split: pd.DataFrame) -> set[str]:
+    return set(split["text"].map(sentence_key))
+
+
+def test_the_example_of_the_docstring_holds():
+    assert doctest.testmod(module) == doctest.TestResults(failed=0, attempted=1)
+
+
+def test_fractions_are_exact_and_every_label_has_its_share():
+    train, dev, test = split_tables(examples(["a"] * 500 + ["b"] * 300 + ["c"] * 200), None, None, Data())
+    assert test["label"].value_counts().to_dict() == {"a": 100, "b": 60, "c": 40}
+    assert dev["label"].value_counts().to_dict() == {"a": 40, "b": 24, "c": 16}
+    assert len(train) == 720
+
+
+def test_rounding_does_not_starve_a_split_of_many_small_labels():
+    labels = [f"label {n}" for n in range(30) for _ in range(4)]
+    _, dev, _ = split_tables(examples(labels), None, examples(labels, name="test.txt"), Data(dev_fraction=0.1))
+    assert len(dev) == 12
+
+
+def test_the_seed_alone_decides():
+    rows = examples(["a", "b"] * 100)
+    first, again, other = (split_tables(rows, None, None, Data(split_seed=seed)) for seed in (3, 3, 4))
+    for one, two in zip(first, again, strict=True):
+        pd.testing.assert_frame_equal(one, two)
+    assert first[1]["id"].tolist() != other[1]["id"].tolist()
+
+
+def test_rows_stay_in_the_order_of_the_file():
+    for split in split_tables(examples(["a", "b"] * 100), None, None, Data()):
+        assert split["id"].astype(int).is_monotonic_increasing
+        assert split.index.tolist() == list(range(len(split)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 25), st.sampled_from("aaaabbbcd")), min_size=30, max_size=80),
+    st.floats(0.05, 0.95),
+    st.integers(0, 5),
+)
+def test_no_sentence_straddles_nothing_is_lost_and_train_knows_every_label(rows, fraction, seed):
+    train = examples([label for _, label in rows], [f"Word<e1>{n}</e1> <e2>x</e2>"[n % 2 :] for n, _ in rows])
+    try:
+        parts = split_tables(train, None, None, Data(dev_fraction=0.3, test_fraction=fraction, split_seed=seed))
+    except DataError:
+        reject()  # too few sentences, or one label alone: held by tests of their own
+    assert sorted(int(n) for part in parts for n in part["id"]) == list(range(1, len(rows) + 1))
+    assert sum(len(keys(part)) for part in parts) == len(keys(train))
+    assert set(parts[0]["label"]) == set(train["label"])
+
+
+def test_a_label_with_one_sentence_stays_in_train():
+    train, dev, test = split_tables(examples(["a"] * 40 + ["b"] * 40 + ["rare"]), None, None, Data(test_fraction=0.9))
+    assert "rare" in set(train["label"])
+    assert "rare" not in {*dev["label"], *test["label"]}
+
+
+def test_given_splits_are_taken_as_they_are():
+    given = [examples(["a", "b"], name=f"{name}.txt") for name in ("train", "dev", "test")]
+    for before, after in zip(given, split_tables(*given, Data()), strict=True):
+        pd.testing.assert_frame_equal(after, before)
+
+
+def test_of_the_first_rows_of_train_the_rest_is_unused_but_its_labels_are_known():
+    train = examples(["a", "b"] * 20 + ["rare"])
+    test = examples(["rare", "a"], name="test.txt")
+    used, dev, kept = split_tables(train, None, test, Data(train_rows=10, dev_fraction=0.2))
+    assert sorted([*used["id"], *dev["id"]], key=int) == [str(number) for number in range(1, 11)]
+    assert len(dev) == 2
+    pd.testing.assert_frame_equal(kept, test)
+    more, dev, kept = split_tables(train, None, None, Data(train_rows=100, dev_fraction=0.2))
+    assert len(more) + len(dev) + len(kept) == 41
+
+
+def test_labels_that_train_never_shows_are_listed_by_file_and_line():
+    dev = examples(["pos", "positve"], name="dev.txt")
+    test = examples(["odd", "neg"], name="test.txt")
+    with pytest.raises(DataError) as caught:
+        split_tables(examples(["positive", "pos", "neg"]), dev, test, Data())
+    assert str(caught.value).split("\n") == [
+        "dev.txt:2: label 'positve' does not stand in train; did you mean 'positive'?",
+        "test.txt:1: label 'odd' does not stand in train.",
+        "Labels of train: neg, pos, positive.",
+    ]
+
+
+def test_a_corpus_too_small_to_split_says_which_parameter_to_change():
+    with pytest.raises(DataError, match=r"train.txt:1: 2 different .* data.test_fraction = 0.2; .* in data.test"):
+        split_tables(examples(["a", "b"]), None, None, Data())
+    held = examples(["a", "b"], name="dev.txt")
+    with pytest.raises(DataError, match=r"data.dev_fraction = 0.1; .* in data.dev"):
+        split_tables(examples(["a", "b", "a"]), None, held, Data())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.sampled_from("aaaabbbcd")), min_size=20, max_size=80),
+    st.integers(2, 8),
+    st.booleans(),
+)
+def test_folds_part_the_sentences_and_train_knows_every_label(rows, folds, of_test):
+    """With a test file folds are of dev, without one of test."""
+    train = examples([label for _, label in rows], [f"Word<e1>{n}</e1> <e2>x</e2>"[n % 2 :] for n, _ in rows])
+    test = None if of_test else examples(["a"], name="test.txt")
+    held: list[set[str]] = []
+    for fold in range(folds):
+        try:
+            parts = split_tables(train, None, test, Data(fold=fold, folds=folds))
+        except DataError:
+            reject()
+        held.append(keys(parts[2 if of_test else 1]))
+        rest = [part for part in parts if part is not parts[2] or of_test]
+        assert sum(len(keys(part)) for part in rest) == len(keys(train))
+        assert set(parts[0]["label"]) == set(train["label"])
+    assert sum(map(len, held)) == len(set().union(*held))
+    assert max(map(len, held)) <= -(-len(keys(train)) // folds)
+
+
+def test_folds_leave_out_no_sentence_and_have_equal_shares_of_every_label():
+    rows = examples(["a"] * 53 + ["b"] * 31 + ["c"] * 20 + ["rare"])
+    tests = [split_tables(rows, None, None, Data(fold=fold, folds=5))[2] for fold in range(5)]
+    assert sorted(int(n) for test in tests for n in test["id"]) == list(range(1, 105))
+    counts = pd.DataFrame([test["label"].value_counts() for test in tests])
+    assert (counts.max() - counts.min()).max() == 1
+
+
+def test_folds_are_dealt_by_the_seed_and_fewer_sentences_than_folds_are_an_error():
+    rows = examples(["a", "b"] * 20)
+    one, other = (split_tables(rows, None, None, Data(fold=1, split_seed=seed))[2] for seed in (0, 1))
+    assert one["id"].tolist() != other["id"].tolist()
+    with pytest.raises(DataError, match=r"train.txt:1: 6 different sentences make no 7 folds; lower data.folds"):
+        split_tables(examples(["a", "b"] * 3), None, None, Data(fold=0, folds=7))
+    with pytest.raises(DataError, match=r"fold 9 of 10 has no sentence that train can spare; lower data.folds"):
+        split_tables(examples(["a"] * 9 + ["b"]), None, None, Data(fold=9, folds=10))
+
+
+def test_one_label_alone_is_an_error():
+    with pytest.raises(DataError, match="train has the label 'a' alone"):
+        split_tables(examples(["a"] * 50), None, None, Data())
+
+
+def test_the_real_corpus_splits_by_sentence_and_keeps_its_rarest_label_in_train(real_data):
+    data = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
+    whole = read_split(data, "train")
+    train, dev, _ = split_tables(whole, None, read_split(data, "test"), data)
+    assert not keys(train) & keys(dev)
+    assert len(dev) == pytest.approx(800, abs=10)
+    assert (train["label"] == "Entity-Destination(e2,e1)").sum() == 1
+    expected = whole["label"].value_counts() * 0.1
+    assert (dev["label"].value_counts().reindex(expected.index, fill_value=0) - expected).abs().max() < 4

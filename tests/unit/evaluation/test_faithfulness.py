@@ -1,0 +1,340 @@
+"""Faithfulness of attention, on classifiers whose probabilities a hand can compute."""
+
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bilstm_attention.config import Params, with_overrides
+from bilstm_attention.console import start_tensorflow
+from bilstm_attention.data.batches import Rows
+from bilstm_attention.data.tokens import SPANS, Vocabulary
+from bilstm_attention.errors import DataError
+
+start_tensorflow()
+import keras  # noqa: E402
+from tests.unit.model.small_classifier import CLASSES, LEARNED, SMALL, WORDS, built, drawn_matrix, moved  # noqa: E402
+
+from bilstm_attention.evaluation import faithfulness  # noqa: E402
+from bilstm_attention.evaluation.faithfulness import PERCENTS, gradient_input, measure, over_seeds, sizes, token_kinds  # noqa: E402
+from bilstm_attention.model.classifier import WordEmbedding, build_classifier  # noqa: E402
+from bilstm_attention.model.predict import predict  # noqa: E402
+
+# What each word adds to the log-odds of the first of two classes.
+EFFECTS = {"great": 2.0, "poor": -1.0, "nice": 0.5, "film": 0.0, "good": 1.0}
+FILLERS = [f"filler{number}" for number in range(60)]
+VOCABULARY = Vocabulary([*EFFECTS, *FILLERS])
+LABELS = ["pos", "neg"]
+Weigh = Callable[[Sequence[int]], list]
+
+
+def odds(*words: str) -> float:
+    """The probability, in percent, of the first class."""
+    return 100 / (1 + np.exp(-sum(EFFECTS.get(word, 0.0) for word in words)))
+
+
+@pytest.fixture(scope="module")
+def additive() -> keras.Model:
+    """Log-odds are the sum of the words' effects."""
+    tokens = keras.Input((None,), dtype="int32")
+    embedding = WordEmbedding(len(VOCABULARY), 2, len(VOCABULARY), name="embedding")
+    model = keras.Model(tokens, keras.layers.Softmax()(keras.ops.sum(embedding(tokens), axis=1)))
+    embedding.set_matrix(np.array([[EFFECTS.get(word, 0.0), 0.0] for word in VOCABULARY.words], np.float32))
+    return model
+
+
+@pytest.fixture
+def attend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Weigh], None]:
+    """Sets the attention weights that a row of word ids gets."""
+
+    def to(weigh: Weigh) -> None:
+        weighed = lambda rows: [np.array(weigh(row.tolist()), np.float32) for row in rows]  # noqa: E731
+        monkeypatch.setattr(faithfulness, "read_attention", lambda model, rows: (predict(model, rows), weighed(rows)))
+
+    return to
+
+
+def examples(*sentences: str) -> pd.DataFrame:
+    return pd.DataFrame({"tokens": [sentence.split() for sentence in sentences], "label": "pos"})
+
+
+def measured(model: keras.Model, table: pd.DataFrame, rows: int = 200, seed: int = 0) -> dict:
+    return measure(model, table, VOCABULARY, LABELS, rows, seed)
+
+
+def of_words(weights: dict[str, float]) -> Weigh:
+    return lambda row: [weights.get(VOCABULARY.words[number], 0.0) for number in row]
+
+
+def uniform(row: Sequence[int]) -> list[float]:
+    return [1 / len(row)] * len(row)
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [
+        (1, [0, 0, 0, 0, 0]),  # nothing may be taken: such rows are left out
+        (2, [1, 1, 1, 1, 1]),
+        (3, [1, 1, 1, 1, 2]),
+        (20, [1, 1, 2, 4, 10]),
+        (70, [1, 4, 7, 14, 35]),
+        (100, [1, 5, 10, 20, 50]),
+        (101, [2, 6, 11, 21, 51]),
+    ],
+)
+def test_each_bin_takes_its_share_rounded_up_and_leaves_a_token(length: int, expected: list[int]) -> None:
+    assert sizes(length) == expected
+
+
+def test_measures_of_attention_and_of_the_gradient_equal_hand_computed_ones(additive, attend) -> None:
+    attend(of_words({"great": 0.4, "nice": 0.3, "film": 0.2, "good": 0.06, "poor": 0.04}))
+    found = measured(additive, examples("great poor nice film good"))
+    whole = odds(*EFFECTS)  # of five tokens the bins take 1, 1, 1, 1, 3
+    without = [whole - odds("poor", "nice", "film", "good")] * 4 + [whole - odds("poor", "good")]
+    alone = [whole - odds("great")] * 4 + [whole - odds("great", "nice", "film")]
+    np.testing.assert_allclose(found["curves"]["comprehensiveness"]["attention"], without, atol=1e-3)
+    np.testing.assert_allclose(found["curves"]["sufficiency"]["attention"], alone, atol=1e-3)
+    assert found["comprehensiveness"]["attention"] == pytest.approx(np.mean(without), abs=1e-3)
+    assert found["sufficiency"]["attention"] == pytest.approx(np.mean(alone), abs=1e-3)
+    # signed: what speaks against the class comes last
+    without[4], alone[4] = whole - odds("poor", "film"), whole - odds("great", "good", "nice")
+    assert alone[4] < 0
+    np.testing.assert_allclose(found["curves"]["comprehensiveness"]["gradient_input"], without, atol=1e-3)
+    np.testing.assert_allclose(found["curves"]["sufficiency"]["gradient_input"], alone, atol=1e-3)
+
+
+def test_the_class_is_that_predicted_on_the_whole_sentence(additive, attend) -> None:
+    attend(of_words({"poor": 1.0}))
+    found = measured(additive, examples("film poor"))
+    # 73.1 percent for the second class; without the word, 50
+    assert found["comprehensiveness"]["attention"] == pytest.approx(100 - odds("poor") - 50, abs=1e-3)
+    assert found["sufficiency"]["attention"] == pytest.approx(0, abs=1e-3)
+
+
+def test_random_orders_stand_between_a_ranking_that_finds_the_word_and_one_that_does_not(additive, attend) -> None:
+    table = examples(*(" ".join([*FILLERS[at : at + 9], "great", *FILLERS[at + 9 : at + 19]]) for at in range(20)))
+    high = odds("great") - 50
+    attend(of_words({"great": 1.0}))
+    found = measured(additive, table)
+    for ranking in ("attention", "gradient_input"):
+        assert found["comprehensiveness"][ranking] == pytest.approx(high, abs=1e-3)
+        assert found["sufficiency"][ranking] == pytest.approx(0, abs=1e-3)
+    attend(lambda row: [float(VOCABULARY.words[number] != "great") for number in row])
+    missed = measured(additive, table)
+    assert missed["comprehensiveness"]["attention"] == pytest.approx(0, abs=1e-3)
+    assert missed["sufficiency"]["attention"] == pytest.approx(high, abs=1e-3)
+    # of 20 tokens a random 1, 1, 2, 4 and 10 are taken: 18 percent of the words, on average
+    for each in (found, missed):
+        assert each["comprehensiveness"]["random"] == pytest.approx(0.18 * high, rel=0.4)
+        assert each["sufficiency"]["random"] == pytest.approx(0.82 * high, rel=0.1)
+
+
+def test_equals_are_taken_in_random_order(additive, attend) -> None:
+    attend(uniform)
+    for sentence in (["great", *FILLERS[:19]], [*FILLERS[:19], "great"]):
+        curve = measured(additive, examples(*[" ".join(sentence)] * 100))["curves"]["comprehensiveness"]["attention"]
+        # by position it would be all or nothing
+        assert curve[4] == pytest.approx((odds("great") - 50) / 2, rel=0.3)
+        assert curve == sorted(curve)
+
+
+def test_tokens_are_deleted_and_the_rest_keep_their_order(additive, attend, monkeypatch) -> None:
+    attend(of_words({"nice": 0.5, "great": 0.3, "good": 0.2}))
+    seen: list[list[str]] = []
+
+    def watched(model: keras.Model, rows: Rows) -> np.ndarray:
+        seen.extend([VOCABULARY.words[number] for number in row] for row in rows)
+        return predict(model, rows)
+
+    monkeypatch.setattr(faithfulness, "predict", watched)
+    measured(additive, examples("great poor film good nice"))
+    first, alone = ["great", "poor", "film", "good"], ["nice"]
+    assert seen[:10] == [first, alone] * 4 + [["poor", "film"], ["great", "good", "nice"]]
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["some vectors learned, some fixed", "all fixed"])
+def test_gradient_by_input_is_what_scaling_a_word_vector_does_to_the_probability(frozen: bool) -> None:
+    params = with_overrides(Params(), {**SMALL, "model.train_embeddings": not frozen})
+    model = moved(build_classifier(params.model, drawn_matrix(), LEARNED, CLASSES, seed=0))
+    draw = np.random.default_rng(5)
+    tokens = [draw.permutation(np.arange(1, WORDS))[:length].astype(np.int32) for length in (7, 1, 3)]
+    rows = Rows.of(tokens, np.zeros(3, np.int32))
+    classes, embedding, step = predict(model, rows).argmax(axis=1), model.get_layer("embedding"), 0.02
+    matrix = np.concatenate(embedding.get_weights())
+
+    def scaled(word: int, by: float) -> np.ndarray:
+        changed = matrix.copy()
+        changed[word] *= by
+        embedding.set_matrix(changed)
+        return predict(model, rows)[np.arange(3), classes]
+
+    found = gradient_input(model, rows)
+    assert max(abs(np.concatenate(found))) > 0.02
+    for number, row in enumerate(tokens):
+        slopes = [(scaled(word, 1 + step)[number] - scaled(word, 1 - step)[number]) / (2 * step) for word in row]
+        np.testing.assert_allclose(found[number], slopes, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ([0.0, 1.0, 0.0, 0.0], 0),
+        ([0.25] * 4, 100),
+        ([0.5, 0.5, 0.0, 0.0], 50),
+        ([[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]], 0),  # the mean of the entropies, not the entropy of the mean
+        ([[0.25] * 4, [0.0, 1.0, 0.0, 0.0]], 50),
+    ],
+)
+def test_entropy_runs_from_one_token_to_uniform_weights(weights: list, expected: float, additive, attend) -> None:
+    attend(lambda row: weights)
+    found = measured(additive, examples("great poor nice film", "film film good poor"))
+    assert found["entropy"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_several_weights_of_a_token_rank_by_their_mean(additive, attend) -> None:
+    attend(lambda row: [[0.4, 0.6, 0.0], [0.4, 0.0, 0.6]])
+    found = measured(additive, examples("great film film"))
+    assert found["comprehensiveness"]["attention"] == pytest.approx(odds("great") - 50, abs=1e-3)
+    assert found["attention_share"] == {"function_words": 0, "punctuation": 0, "other_words": 100}
+
+
+def test_correlation_is_that_of_weights_and_gradient(additive, attend) -> None:
+    table = examples("great poor nice film good", "film good nice")
+    attend(of_words({word: effect + 1 for word, effect in EFFECTS.items()}))
+    assert measured(additive, table)["rank_correlation"] == 1
+    attend(of_words({word: 2 - effect for word, effect in EFFECTS.items()}))
+    assert measured(additive, table)["rank_correlation"] == -1
+    attend(uniform)
+    assert measured(additive, table)["rank_correlation"] is None
+    # two sentences with a correlation, 1 and -1, and one without
+    attend(lambda row: {5: [5, 0, 3, 2, 4], 3: [2, 0, 1], 2: [1, 1]}[len(row)])
+    assert measured(additive, examples(*(" ".join(row) for row in table["tokens"]), "film good"))[
+        "rank_correlation"
+    ] == pytest.approx(0)
+
+
+RELATION = "The <e1> U.S. ' dog </e1> did n't see <e2> it </e2> , Ann 's don't 00 !?"
+RELATION_KINDS = {
+    "entity_markers": ["<e1>", "</e1>", "<e2>", "</e2>"],
+    "entities": ["U.S.", "'", "dog", "it"],
+    "function_words": ["The", "did", "n't", "'s", "don't"],
+    "punctuation": [",", "!?"],
+    "other_words": ["see", "Ann", "00"],
+}
+
+
+def relation() -> pd.DataFrame:
+    row = RELATION.split()
+    spans = [row.index("<e1>") + 1, row.index("</e1>"), row.index("<e2>") + 1, row.index("</e2>")]
+    return examples(RELATION).assign(**dict(zip(SPANS, spans, strict=True)))
+
+
+def test_shares_are_those_counted_by_hand(additive, attend) -> None:
+    row = RELATION.split()
+    weights = np.arange(1, len(row) + 1) / np.arange(1, len(row) + 1).sum()
+    attend(lambda _: weights.tolist())
+    found = measured(additive, relation())
+    assert found["token_share"] == pytest.approx(
+        {kind: 100 * len(words) / len(row) for kind, words in RELATION_KINDS.items()}, abs=1e-3
+    )
+    assert found["attention_share"] == pytest.approx(
+        {kind: 100 * sum(weights[row.index(word)] for word in words) for kind, words in RELATION_KINDS.items()},
+        abs=1e-3,
+    )
+
+
+def test_sentences_weigh_the_same_however_long(additive, attend) -> None:
+    attend(uniform)
+    found = measured(additive, examples("the film", "film poor good nice great film film film"))
+    assert found["attention_share"] == found["token_share"]
+    assert found["token_share"] == {"function_words": 25, "punctuation": 0, "other_words": 75}
+
+
+@given(st.lists(st.sampled_from([*RELATION.split(), "''", "we'll", "été", "—"]), min_size=1), st.data())
+def test_each_token_is_of_one_kind_and_entities_come_before_the_kind_of_word(tokens: list[str], data) -> None:
+    start = data.draw(st.integers(0, len(tokens) - 1))
+    end = data.draw(st.integers(start + 1, len(tokens)))
+    plain, marked = token_kinds(tokens), token_kinds(tokens, [(start, end)])
+    assert {*plain} <= {"function_words", "punctuation", "other_words"}
+    for place, (token, one, other) in enumerate(zip(tokens, plain, marked, strict=True)):
+        expected = "entities" if start <= place < end else one
+        assert other == ("entity_markers" if token in RELATION_KINDS["entity_markers"] else expected)
+
+
+def long_table() -> pd.DataFrame:
+    draw = np.random.default_rng(2)
+    return examples(*(" ".join(draw.choice([*EFFECTS, *FILLERS], draw.integers(1, 9))) for _ in range(80)))
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_other_sentences(additive, attend) -> None:
+    attend(uniform)
+    table = long_table()
+    assert measured(additive, table, 20) == measured(additive, table, 20)
+    assert measured(additive, table, 20) != measured(additive, table, 20, seed=1)
+    assert measured(additive, table, 20)["rows"] == 20
+
+
+def test_sentences_stand_once_in_dev_order_those_of_one_token_left_out(additive, attend) -> None:
+    table = long_table()
+    seen: list[tuple[int, ...]] = []
+    attend(lambda row: seen.append(tuple(row)) or uniform(row))
+    longer = [tuple(VOCABULARY.encode(row)) for row in table["tokens"] if len(row) > 1]
+    assert measured(additive, table, 10_000)["rows"] == len(longer) < len(table)
+    assert seen == longer
+    seen.clear()
+    measured(additive, table, 15)
+    at = [longer.index(row) for row in seen]
+    assert at == sorted(set(at))
+    assert len(at) == 15
+    assert at != list(range(15))
+
+
+def test_a_split_without_two_tokens_in_a_sentence_is_an_error(additive) -> None:
+    with pytest.raises(DataError, match=r"no dev sentence has two tokens.*evaluate\.faithfulness"):
+        measured(additive, examples("great", "poor"))
+
+
+def test_seeds_are_summed_up() -> None:
+    def found(value: float, correlation: float | None) -> dict:
+        curves = {"percent": [1, 50], "sufficiency": {"attention": [value, 2 * value]}}
+        return {
+            "rows": 7,
+            "entropy": value,
+            "rank_correlation": correlation,
+            "curves": curves,
+            "token_share": {"other_words": 40.5},
+        }
+
+    both = over_seeds({3: found(1.0, None), 5: found(4.0, 0.5)})
+    assert both == {
+        "rows": 7,
+        "entropy": {"mean": 2.5, "sd": pytest.approx(4.5**0.5), "by_seed": {"3": 1.0, "5": 4.0}},
+        "rank_correlation": {"mean": 0.5, "sd": None, "by_seed": {"5": 0.5}},
+        "curves": {"percent": [1, 50], "sufficiency": {"attention": [2.5, 5.0]}},
+        "token_share": {"other_words": 40.5},
+    }
+    alone = over_seeds({3: found(1.0, None)})
+    assert alone["entropy"] == {"mean": 1.0, "sd": None, "by_seed": {"3": 1.0}}
+    assert alone["rank_correlation"] is None
+
+
+@pytest.mark.parametrize(("kind", "seeds"), [("structured", [0, 4]), ("mean", [4])])
+def test_classifiers_of_several_distributions_and_of_none_are_measured_alike(kind: str, seeds: list[int]) -> None:
+    words = [f"word{number}" for number in range(WORDS - 6)]
+    draw = np.random.default_rng(1)
+    table = examples(*(" ".join(draw.choice([*words, "unseen"], 6)) for _ in range(12))).assign(label="b")
+    labels = ["a", "b", "c"][:CLASSES]
+    models = {seed: moved(built(kind, seed)) for seed in seeds}
+    found = over_seeds(
+        {seed: measure(model, table, Vocabulary(words), labels, 10, 0) for seed, model in models.items()}
+    )
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["rows"] == 10
+    assert list(found["comprehensiveness"]["attention"]["by_seed"]) == list(map(str, seeds))
+    assert len(found["curves"]["sufficiency"]["gradient_input"]) == len(PERCENTS)
+    assert (found["rank_correlation"] is None) == (kind == "mean")
+    assert (found["entropy"]["mean"] == 100) == (kind == "mean")

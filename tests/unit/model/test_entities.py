@@ -1,0 +1,162 @@
+"""The entities of a relation sentence: found, measured from, and averaged."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from tests.unit.model.small_classifier import E1, E1_END, E2, E2_END, built, moved, padded, relation, relation_rows
+from tests.unit.model.transcription import bilstm, means, softmax, zhou
+
+from bilstm_attention.data.tokens import SPECIALS, Vocabulary
+from bilstm_attention.model.classifier import attention_view
+from bilstm_attention.model.entities import MARKER_IDS, EntityStates, EntityTokens, RelativePositions, entity_states
+
+A, B, C, D, E = range(6, 11)
+ABSENT: list[int] = []
+
+
+def found(row: list[int]) -> list[list[int]]:
+    """Where each entity stands."""
+    return [np.flatnonzero(entity).tolist() for entity in EntityTokens()(np.array([row], "int32")).numpy()[0]]
+
+
+def test_the_markers_are_those_of_every_vocabulary() -> None:
+    markers = ("<e1>", "</e1>", "<e2>", "</e2>")
+    assert tuple(number for pair in MARKER_IDS for number in pair) == tuple(map(SPECIALS.index, markers))
+    assert Vocabulary(["word"]).encode(markers).tolist() == [E1, E1_END, E2, E2_END]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ([A, E1, B, E1_END, C, E2, D, E2_END, E], [[2], [6]]),
+        ([E1, A, E1_END, E2, B, E2_END], [[1], [4]]),
+        ([E1, A, B, C, E1_END, E2, D, E, E2_END, 0, 0], [[1, 2, 3], [6, 7]]),
+        ([A, E2, B, C, E2_END, D, E1, E, E1_END], [[7], [2, 3]]),
+        ([A, B, C], [ABSENT, ABSENT]),
+        ([E1, A, E1_END, B, 0], [[1], ABSENT]),
+        ([A, E1, B, C, E2, D, E2_END, 0, 0], [ABSENT, [5]]),
+        ([A, B, E1_END, C, E2, D, E2_END], [ABSENT, [5]]),
+        ([A, E1_END, B, E1, C, 0], [ABSENT, ABSENT]),
+        ([E1, E1_END, E2, D, E2_END], [ABSENT, [3]]),
+        ([0, 0], [ABSENT, ABSENT]),
+    ],
+    ids=[
+        *("one word each", "adjacent", "long and padded", "e2 first", "no marker", "no second entity"),
+        *("no closing marker", "no opening marker", "closed before opened", "no word between", "padding alone"),
+    ],
+)
+def test_an_entity_is_the_words_between_its_markers(row: list[int], expected: list[list[int]]) -> None:
+    assert found(row) == expected
+
+
+# Relative positions
+
+
+def distances(row: list[int], limit: int) -> Any:
+    """The distances to both entities, `(2, T)`, read from tables whose vector for a distance is that distance."""
+    layer = RelativePositions(size=1, limit=limit)
+    entities = EntityTokens()(np.array([row], "int32"))
+    layer.build(entities.shape)
+    layer.set_weights([np.stack([np.arange(-limit, limit + 1), 100 + np.arange(-limit, limit + 1)])[..., None]])
+    first, second = layer(entities).numpy()[0].T.tolist()
+    return [first, [value - 100 for value in second]]
+
+
+RELATION = [A, E1, B, C, E1_END, D, E2, E, E2_END, A]
+
+
+def test_distance_is_zero_on_an_entity_and_counts_tokens_to_its_left_and_right() -> None:
+    assert distances(RELATION, limit=20) == [
+        [-2, -1, 0, 0, 1, 2, 3, 4, 5, 6],
+        [-7, -6, -5, -4, -3, -2, -1, 0, 1, 2],
+    ]
+
+
+def test_distances_beyond_the_limit_count_as_it() -> None:
+    assert distances(RELATION, limit=2) == [
+        [-2, -1, 0, 0, 1, 2, 2, 2, 2, 2],
+        [-2, -2, -2, -2, -2, -2, -1, 0, 1, 2],
+    ]
+
+
+def test_padding_moves_no_distance() -> None:
+    longer = distances([*RELATION, 0, 0, 0], limit=20)
+    assert [row[: len(RELATION)] for row in longer] == distances(RELATION, limit=20)
+
+
+def test_every_token_is_at_distance_zero_from_an_entity_that_is_not_there() -> None:
+    assert distances([A, E2, B, E2_END], limit=5) == [[0, 0, 0, 0], [-2, -1, 0, 1]]
+
+
+def test_each_entity_has_vectors_of_its_own_side_by_side() -> None:
+    layer = RelativePositions(size=3, limit=2, l2=0.5)
+    entities = EntityTokens()(np.array([RELATION], "int32"))
+    layer.build(entities.shape)
+    (drawn,) = layer.set_weights([np.random.default_rng(0).normal(size=(2, 5, 3))]) or layer.get_weights()
+    joined = layer(entities).numpy()
+    assert joined.shape == (1, len(RELATION), 6)
+    np.testing.assert_array_equal(joined[0, 0], np.concatenate([drawn[0, 0], drawn[1, 0]]))
+    np.testing.assert_array_equal(joined[0, 7], np.concatenate([drawn[0, 4], drawn[1, 2]]))
+    assert float(sum(layer.losses)) == pytest.approx(0.5 * (drawn.astype("float64") ** 2).sum(), rel=1e-6)
+    assert RelativePositions.from_config(layer.get_config()).get_config() == layer.get_config()
+
+
+# States of the entities
+
+
+def test_the_state_of_an_entity_is_the_mean_over_its_words() -> None:
+    states = np.array([[[1, 2], [3, 4], [5, 8], [7, 6]], [[1, 1], [2, 2], [90, 90], [90, 90]]], "float32")
+    entities = np.array(
+        [[[True, True, False, False], [False, False, True, False]], [[False, True, False, False], [False] * 4]]
+    )
+    expected = [[2, 3, 5, 8], [2, 2, 0, 0]]
+    np.testing.assert_array_equal(entity_states(states, entities), expected)
+    np.testing.assert_array_equal(EntityStates()(states, entities), expected)
+
+
+def test_a_row_without_entities_gives_zeros_and_its_gradient_is_zero() -> None:
+    states = tf.Variable(np.full((1, 3, 2), 7.0, "float32"))
+    with tf.GradientTape() as tape:
+        means_of_nothing = entity_states(states, tf.zeros((1, 2, 3), tf.bool))
+    np.testing.assert_array_equal(means_of_nothing, [[0, 0, 0, 0]])
+    np.testing.assert_array_equal(tape.gradient(means_of_nothing, states), np.zeros((1, 3, 2)))
+
+
+# The whole network with all of these, and with vectors that are learned beside themselves as they were read
+
+
+@pytest.fixture(scope="module")
+def classifier() -> keras.Model:
+    overrides: dict[str, Any] = {"model.positions.size": 2, "model.positions.limit": 3, "model.frozen_copy": True}
+    overrides |= {"model.entity_words": True, "model.entity_states": True}
+    return moved(built("zhou", **overrides))
+
+
+@settings(max_examples=6, deadline=None)
+@given(relation_rows)
+def test_a_sentence_with_positions_and_what_is_known_of_entities_equals_the_float64_transcription(
+    classifier: keras.Model, row: list[int]
+) -> None:
+    doubles = {layer.name: [weight.astype("float64") for weight in layer.get_weights()] for layer in classifier.layers}
+    (tables,), (kernel, bias) = doubles["positions"], doubles["probabilities"]
+    spans = [(row.index(opening) + 1, row.index(closing)) for opening, closing in ((E1, E1_END), (E2, E2_END))]
+    learned, read = doubles["embedding"]
+    vectors = np.concatenate([np.concatenate([learned, read[len(learned) :]]), read], axis=1)[row]
+    words = []
+    for t, word in enumerate(vectors):
+        away = [t - start if t < start else max(0, t - end + 1) for start, end in spans]
+        words.append(np.concatenate([word, *(tables[i, np.clip(away[i], -3, 3) + 3] for i in (0, 1))]))
+    h = np.add(*bilstm(np.array(words), doubles["bilstm_1"]))
+    entities = np.array([[start <= t < end for t in range(len(row))] for start, end in spans])
+    alpha = softmax(zhou(h, h[0], entities, *doubles["attention"]))
+    sentence = np.concatenate([np.tanh(alpha @ h), *means(vectors, entities), *means(h, entities)])
+    wanted = softmax(sentence @ kernel + bias)
+
+    beside = relation([A, B], [C], [D], [E, A], [B] * 9)  # a longer row, so that this one is padded
+    probabilities, weights = attention_view(classifier)(padded([row, beside]), training=False)
+    np.testing.assert_allclose(probabilities[0], wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(weights[0, : len(row)], alpha, rtol=0, atol=1e-5)

@@ -1,0 +1,165 @@
+"""The well-known Keras attention snippet, written out, against this project's network under `keras_snippet.yaml`."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bilstm_attention.config import Params, read_overrides, with_overrides
+from bilstm_attention.model.attention import MECHANISMS
+from bilstm_attention.model.classifier import attention_view, build_classifier
+
+CONFIG = Path(__file__).parents[3] / "experiments/configs/keras_snippet.yaml"
+WORDS, DIMENSION, LENGTH, UNITS, CLASSES = 1000, 300, 100, 20, 2
+REAL = 20
+# the snippet's names of our layers that hold trained weights
+SAME = {"bilstm_1": "bilstm", "attention": "attention", "probabilities": "probabilities"}
+
+
+def snippet(matrix: NDArray[Any]) -> keras.Model:
+    """Probabilities `(B, 2)` and weights `(B, 100)`; nothing in it knows of padding."""
+    from keras.layers import LSTM, Activation, Bidirectional, Dense, Embedding, Flatten, Permute, RepeatVector, multiply
+
+    inputs = keras.Input((LENGTH,), dtype="int32")
+    embedded = Embedding(WORDS, DIMENSION, weights=[matrix], trainable=False)(inputs)
+    activations = Bidirectional(LSTM(UNITS, return_sequences=True), name="bilstm")(embedded)
+    attention = Dense(1, activation="tanh", name="attention")(activations)
+    attention = Flatten()(attention)
+    weights = Activation("softmax")(attention)
+    attention = RepeatVector(2 * UNITS)(weights)
+    attention = Permute([2, 1])(attention)
+    sentence = multiply([activations, attention])
+    sentence = keras.ops.sum(sentence, axis=1)
+    probabilities = Dense(CLASSES, activation="softmax", name="probabilities")(sentence)
+    return keras.Model(inputs, [probabilities, weights])
+
+
+def snippet_and_classifier(seed: int) -> tuple[keras.Model, keras.Model]:
+    """The snippet and our classifier with the same weights, as Keras draws them, and word vectors like GloVe's."""
+    matrix = np.random.default_rng(seed).normal(scale=0.38, size=(WORDS, DIMENSION)).astype("float32")
+    matrix[0] = 0
+    params = with_overrides(Params(), read_overrides(CONFIG), where=str(CONFIG))
+    assert (params.embeddings.dimension, params.data.tokens.max_length) == (DIMENSION, LENGTH)
+    classifier = build_classifier(params.model, matrix, WORDS, CLASSES, seed=seed)
+    original = snippet(matrix)
+    for ours, theirs in SAME.items():
+        original.get_layer(theirs).set_weights(classifier.get_layer(ours).get_weights())
+    return original, classifier
+
+
+@pytest.fixture(scope="module")
+def both() -> tuple[keras.Model, keras.Model]:
+    """The snippet and ours, each returning probabilities and attention weights, with biases that are not zero."""
+    original, classifier = snippet_and_classifier(seed=0)
+    draw = np.random.default_rng(0)
+    for ours, theirs in SAME.items():
+        layer = original.get_layer(theirs)
+        layer.set_weights([0.3 * draw.normal(size=weight.shape) for weight in layer.get_weights()])
+        classifier.get_layer(ours).set_weights(layer.get_weights())
+    return original, attention_view(classifier)
+
+
+def rows(real: int, seed: int = 1) -> NDArray[Any]:
+    """32 sentences of `real` words, padded to 100."""
+    tokens = np.random.default_rng(seed).integers(1, WORDS, size=(32, LENGTH)).astype("int32")
+    tokens[:, real:] = 0
+    return tokens
+
+
+def test_on_full_rows_both_give_the_same_probabilities_and_weights(both: tuple[keras.Model, keras.Model]) -> None:
+    theirs, ours = (model.predict_on_batch(rows(LENGTH)) for model in both)
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(ours[1], theirs[1], rtol=0, atol=1e-6)
+    assert np.ptp(ours[0][:, 0]) > 0.01
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_untrained_the_snippet_attends_to_padding_and_ours_does_not(seed: int) -> None:
+    """Measured over the three seeds: 76 to 83 % of the snippet's attention lies on the 80 padded steps of 100."""
+    original, classifier = snippet_and_classifier(seed)
+    tokens = rows(REAL, seed)
+    theirs, ours = (model.predict_on_batch(tokens) for model in (original, attention_view(classifier)))
+    lost = theirs[1][:, REAL:].sum(axis=1)
+    print(f"seed {seed}: {lost.min():.1%} to {lost.max():.1%} of the snippet's attention lies on padding")
+    assert ((lost > 0.70) & (lost < 0.90)).all()
+    assert (ours[1][:, REAL:] == 0.0).all()
+    np.testing.assert_allclose(ours[1][:, :REAL].sum(axis=1), 1, rtol=0, atol=1e-6)
+    assert np.abs(ours[0] - theirs[0]).max() > 0.01
+
+
+def test_both_train_the_same_weights_without_dropout_or_decay(both: tuple[keras.Model, keras.Model]) -> None:
+    _, ours = both
+    trained = [sorted(tuple(weight.shape) for weight in model.trainable_weights) for model in both]
+    assert trained[0] == trained[1]
+    assert ours.losses == []
+    assert {layer.rate for layer in ours.layers if isinstance(layer, keras.layers.Dropout)} == {0.0}
+
+
+# The other well-known block, attention_3d_block of philipperemy/keras-attention-mechanism in its first form, written
+# from its equation `a_d = softmax(W x_d + b)` over the time axis of every feature d
+
+STEPS, FEATURES = 30, 8
+every_form = pytest.mark.parametrize("place", ["after", "before"])
+every_sharing = pytest.mark.parametrize("per_feature", [True, False])
+
+
+def block(per_feature: bool) -> keras.Model:
+    """States `(B, 30, 8)` to states scaled by their weights, and the weights `(B, 30, 8)`; padding is unknown to it."""
+    from keras.layers import Dense, Multiply, Permute, RepeatVector
+
+    states = keras.Input((STEPS, FEATURES))
+    by_feature = Permute((2, 1))(states)
+    weights = Dense(STEPS, activation="softmax", name="over_time")(by_feature)
+    if not per_feature:
+        weights = RepeatVector(FEATURES)(keras.ops.mean(weights, axis=1))
+    weights = Permute((2, 1))(weights)
+    return keras.Model(states, [Multiply()([states, weights]), weights])
+
+
+def block_and_layer(per_feature: bool, place: str) -> tuple[keras.Model, Any]:
+    original, layer = block(per_feature), MECHANISMS["dense_time"](STEPS, per_feature, place)
+    layer.build((None, None, FEATURES))
+    draw = np.random.default_rng(4)
+    layer.set_weights([0.3 * draw.normal(size=weight.shape) for weight in layer.get_weights()])
+    original.get_layer("over_time").set_weights(layer.get_weights())
+    return original, layer
+
+
+def drawn_states(real: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """16 sentences of `real` words, zero in the padding as word vectors are there, and the mask."""
+    states = np.random.default_rng(5).normal(size=(16, STEPS, FEATURES)).astype("float32")
+    states[:, real:] = 0
+    return states, np.broadcast_to(np.arange(STEPS) < real, (16, STEPS))
+
+
+@every_form
+@every_sharing
+def test_on_full_rows_dense_time_is_the_block(per_feature: bool, place: str) -> None:
+    original, layer = block_and_layer(per_feature, place)
+    states, mask = drawn_states(STEPS)
+    scaled, weights = (part.numpy() for part in original(states))
+    found, found_weights = (part.numpy() for part in layer(states, mask=mask))
+    np.testing.assert_allclose(found, scaled if place == "before" else scaled.sum(axis=1), rtol=0, atol=1e-6)
+    wanted_weights = np.swapaxes(weights, 1, 2) if per_feature else weights[..., 0]
+    np.testing.assert_allclose(found_weights, wanted_weights, rtol=0, atol=1e-6)
+    assert np.ptp(weights) > 0.1
+
+
+@every_sharing
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_untrained_the_block_attends_to_padding_and_dense_time_does_not(seed: int, per_feature: bool) -> None:
+    """Measured over the three seeds: 62 to 70 % of the block's attention lies on the 20 padded steps of 30."""
+    keras.utils.set_random_seed(seed)
+    original, layer = block(per_feature), MECHANISMS["dense_time"](STEPS, per_feature)
+    layer.build((None, None, FEATURES))
+    layer.set_weights(original.get_layer("over_time").get_weights())
+    states, mask = drawn_states(10)
+    lost = original(states)[1].numpy()[:, 10:].sum(axis=1).mean(axis=1)
+    print(f"seed {seed}: {lost.min():.1%} to {lost.max():.1%} of the block's attention lies on padding")
+    assert ((lost > 0.50) & (lost < 0.80)).all()
+    _, weights = layer(states, mask=mask)
+    assert (weights.numpy()[..., 10:] == 0).all()
+    np.testing.assert_allclose(weights.numpy().sum(axis=-1), 1, rtol=0, atol=1e-6)

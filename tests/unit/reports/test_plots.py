@@ -1,0 +1,338 @@
+"""The pictures: their bytes, and what stands in them."""
+
+import struct
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import same_color
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+
+from bilstm_attention.reports import comparison_plots, plots
+from bilstm_attention.reports.plots import AttentionExample
+
+RELATIONS = ["Cause-Effect", "Component-Whole", "Content-Container", "Entity-Destination", "Entity-Origin"]
+RELATIONS += ["Instrument-Agency", "Member-Collection", "Message-Topic", "Product-Producer"]
+DIRECTED = [f"{relation}({order})" for relation in RELATIONS for order in ("e1,e2", "e2,e1")] + ["Other"]
+NOT_MATHEMATICS = r"$\frac{$ a_b $x_1$"  # drawing it as mathematics is an error
+
+
+def history(scores: list[float], monitor: str = "official_f1") -> pd.DataFrame:
+    epochs = np.arange(1, len(scores) + 1)
+    return pd.DataFrame({"epoch": epochs, "loss": 1 / epochs, "dev_loss": 2 / epochs, f"dev_{monitor}": scores})
+
+
+def counts(labels: list[str]) -> pd.DataFrame:
+    cells = np.diag(np.arange(10, 10 + len(labels)))
+    cells[0, 1] = 7
+    return pd.DataFrame(cells, index=labels, columns=labels)
+
+
+def by_class(labels: list[str]) -> pd.DataFrame:
+    f1 = np.linspace(100, 0, len(labels))[::-1]
+    columns = {"precision": f1, "recall": f1[::-1], "f1": f1, "support": 1000 + np.arange(len(labels))}
+    return pd.DataFrame({"relation": labels, **columns})
+
+
+def falls(percents: list[float], seed: int = 0) -> dict:
+    rankings = ("attention", "random", "gradient_input")
+    draw = np.random.default_rng(seed)
+    measures = ("comprehensiveness", "sufficiency")
+    found = {name: {ranking: draw.uniform(-5, 90, len(percents)).tolist() for ranking in rankings} for name in measures}
+    return {"percent": percents, **found}
+
+
+def example(tokens: str, weights: list[float], predicted: str = "neg", gold: str = "neg") -> AttentionExample:
+    return AttentionExample(tokens.split(), np.array([weights], dtype=np.float32), gold, [(predicted, 0.875)])
+
+
+PICTURES = {
+    "curves of five seeds": (plots.learning_curves, {s: history([50, 60, 55 + s]) for s in range(5)}, "official_f1"),
+    "curves of many seeds": (plots.learning_curves, {s: history([50.0] * 200) for s in range(12)}, "official_f1"),
+    "curves of one epoch": (plots.learning_curves, {3: history([50], "loss")}, "loss"),
+    "confusion of 19": (plots.confusion_matrix, counts(DIRECTED)),
+    "confusion of 2": (plots.confusion_matrix, counts(["neg", "pos"])),
+    "classes, 10": (plots.scores_by_class, by_class([*RELATIONS, "Other"])),
+    "classes, 2": (plots.scores_by_class, by_class(["neg", "pos"])),
+    "faithfulness": (plots.faithfulness_curves, falls([1, 5, 10, 20, 50])),
+    "attention": (plots.attention_picture, [example("<e1> a </e1> b", [0.1, 0.5, 0.3, 0.1]), example("a", [1], "pos")]),
+    "attention to nothing": (plots.attention_picture, []),
+}
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Calls a picture and returns its figure, laid out."""
+    figures: list[Figure] = []
+    write = plots.write
+    for room in (plots, comparison_plots):
+        monkeypatch.setattr(room, "write", lambda figure, path: (write(figure, path), figures.append(figure)))
+
+    def draw(picture, *data) -> Figure:
+        picture(*data, tmp_path / "picture.png")
+        return figures[-1]
+
+    return draw
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+
+
+def boxes(figure: Figure) -> list[Rectangle]:
+    return [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_is_a_png_of_a_size_to_look_at_with_the_same_bytes_again(name: str, tmp_path: Path) -> None:
+    picture, *data = PICTURES[name]
+    first, second = tmp_path / "new" / "folder" / "first.png", tmp_path / "second.png"
+    picture(*data, first)
+    picture(*data, second)
+    content = first.read_bytes()
+    assert content == second.read_bytes()
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    assert all(50 < side < 2500 for side in struct.unpack(">II", content[16:24]))
+    assert b"matplotlib" not in content.lower()
+    assert [path.name for path in first.parent.iterdir()] == ["first.png"]
+
+
+def test_neither_the_settings_of_the_user_nor_those_of_the_picture_leak(tmp_path: Path) -> None:
+    picture, *data = PICTURES["classes, 2"]
+    picture(*data, tmp_path / "plain.png")
+    with mpl.rc_context({"font.size": 20, "axes.facecolor": "red", "savefig.bbox": "tight"}):
+        before = dict(mpl.rcParams)
+        picture(*data, tmp_path / "styled.png")
+        assert dict(mpl.rcParams) == before
+    assert (tmp_path / "styled.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
+
+
+def test_pyplot_stays_unimported() -> None:
+    code = "import sys, bilstm_attention.reports.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("name", [name for name, call in PICTURES.items() if call[0] is not plots.attention_picture])
+def test_no_text_is_cut_off_by_the_edge(name: str, drawn) -> None:
+    figure = drawn(*PICTURES[name])
+    page, found = figure.bbox, figure.get_tightbbox().transformed(figure.dpi_scale_trans)
+    assert min(found.x0, found.y0) >= -1
+    assert found.x1 <= page.x1 + 1
+    assert found.y1 <= page.y1 + 1
+
+
+@pytest.mark.parametrize(
+    ("monitor", "expected"), [("official_f1", [(2, 70.0), (3, 81.5)]), ("loss", [(1, 60.0), (2, 79.25)])]
+)
+def test_the_first_best_epoch_of_each_seed_is_marked(monitor: str, expected: list, drawn) -> None:
+    histories = {"seed 0": history([60, 70, 70], monitor), "seed 7": history([80, 79.25, 81.5], monitor)}
+    if monitor == "loss":
+        histories = {seed: frame.drop(columns="loss").assign(loss=1.0) for seed, frame in histories.items()}
+    figure = drawn(plots.learning_curves, histories, monitor)
+    marks = [line for line in figure.axes[1].lines if line.get_marker() == "o"]
+    assert [(mark.get_xdata()[0], mark.get_ydata()[0]) for mark in marks] == expected
+    (epoch, value), digits = expected[1], 3 if monitor == "loss" else 1
+    assert f"seed 7: {value:.{digits}f} at epoch {epoch}" in texts(figure)
+
+
+def test_each_seed_has_one_colour_in_both_panels(drawn) -> None:
+    figure = drawn(plots.learning_curves, {f"seed {seed}": history([50, 60]) for seed in range(10)}, "official_f1")
+    left, right = ([line.get_color() for line in axes.lines] for axes in figure.axes)
+    assert left == right  # two curves a seed; a curve and its mark a seed
+    assert len(set(left)) == 10
+
+
+def test_one_epoch_shows_as_points_at_a_whole_epoch(drawn) -> None:
+    figure = drawn(plots.learning_curves, {0: history([50])}, "official_f1")
+    assert [line.get_marker() for line in figure.axes[0].lines] == ["o", "o"]
+    low, high = figure.axes[0].get_xlim()
+    assert [tick for tick in figure.axes[0].get_xticks() if low <= tick <= high] == [1]
+
+
+@pytest.mark.parametrize("labels", [DIRECTED, ["neg", "pos"]], ids=["19", "2"])
+def test_the_confusion_matrix_writes_every_count_but_zero_and_shades_by_row(labels: list[str], drawn) -> None:
+    figure = drawn(plots.confusion_matrix, counts(labels))
+    axes = figure.axes[0]
+    written = {(int(text.get_position()[1]), int(text.get_position()[0])): text.get_text() for text in axes.texts}
+    assert written == {(0, 1): "7"} | {(k, k): str(10 + k) for k in range(len(labels))}
+    shares = axes.images[0].get_array()
+    np.testing.assert_allclose(shares[0, :2], [10 / 17, 7 / 17])
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == labels
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == labels
+    assert "rows: gold; columns: predicted; shade: share of the row" in texts(figure)
+
+
+def test_labels_under_the_confusion_matrix_do_not_overlap(drawn) -> None:
+    for labels in (DIRECTED, ["neg", "pos"]):
+        ticks = [
+            tick.get_window_extent() for tick in drawn(plots.confusion_matrix, counts(labels)).axes[0].get_xticklabels()
+        ]
+        assert all(left.x1 < right.x0 for left, right in pairwise(ticks))
+
+
+def test_a_class_without_gold_items_has_an_unshaded_row(drawn) -> None:
+    cells = counts(["neg", "pos"])
+    cells.loc["pos"] = 0
+    shares = drawn(plots.confusion_matrix, cells).axes[0].images[0].get_array()
+    np.testing.assert_array_equal(shares[1], [0, 0])
+
+
+def test_classes_stand_by_f1_with_their_support_and_marks(drawn) -> None:
+    frame = pd.DataFrame(
+        {"class": ["b", "c", "a"], "precision": [1.0, 2, 3], "recall": [4.0, 5, 6], "f1": [20.0, 90, 20]}
+    ).assign(support=[5, 1234, 7])
+    axes = drawn(plots.scores_by_class, frame).axes[0]
+    assert axes.yaxis_inverted()
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["c  (1,234)", "b  (5)", "a  (7)"]
+    assert [bar.get_width() for bar in axes.patches] == [90, 20, 20]
+    assert {line.get_label(): list(line.get_xdata()) for line in axes.lines} == {
+        "precision": [2, 1, 3],
+        "recall": [5, 4, 6],
+    }
+    assert [text.get_text() for text in axes.texts] == ["90.0", "20.0", "20.0"]
+
+
+def test_each_ranking_has_its_falls_and_a_look_of_its_own_without_colour_in_both_panels(drawn) -> None:
+    curves = falls([1.0, 5.0, 10.0])
+    figure = drawn(plots.faithfulness_curves, curves)
+    for axes, (name, better) in zip(
+        figure.axes, [("comprehensiveness", "higher"), ("sufficiency", "lower")], strict=True
+    ):
+        assert axes.get_title(loc="left") == f"{name}: {better} is better"
+        lines = [line for line in axes.lines if not line.get_label().startswith("_")]
+        drawn_falls = {line.get_label(): list(line.get_ydata()) for line in lines}
+        assert drawn_falls == {
+            label: curves[name][ranking]
+            for label, ranking in (
+                ("attention", "attention"),
+                ("random", "random"),
+                ("gradient × input", "gradient_input"),
+            )
+        }
+        assert len({line.get_marker() for line in lines}) == len({line.get_linestyle() for line in lines}) == 3
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "5", "10"]
+
+
+def test_the_titles_of_the_two_panels_of_faithfulness_keep_apart(drawn) -> None:
+    left, right = drawn(plots.faithfulness_curves, falls([1, 5, 10, 20, 50])).axes
+    assert left._left_title.get_window_extent().x1 < right._left_title.get_window_extent().x0
+
+
+def test_tokens_are_shaded_relative_to_the_heaviest_of_their_sentence(drawn) -> None:
+    sentences = [example("a b c", [0.4, 0.2, 0.0]), example("d", [0.1])]
+    heaviest, half, none, other = (box.get_facecolor() for box in boxes(drawn(plots.attention_picture, sentences)))
+    assert same_color(heaviest, other)
+    assert same_color(heaviest, plots.SHADES(plots.DARKEST))
+    assert same_color(half, plots.SHADES(plots.DARKEST / 2))
+    assert none[3] == 0
+
+
+def test_the_three_heaviest_weights_stand_under_their_tokens(drawn) -> None:
+    figure = drawn(plots.attention_picture, [example("a b c d e", [0.3, 0.05, 0.3, 0.31, 0.04])])
+    places = {text.get_text(): text.get_position() for text in figure.axes[0].texts}
+    digits = [text for text in figure.axes[0].texts if text.get_text().startswith("0.")]
+    assert [text.get_text() for text in digits] == ["0.30", "0.30", "0.31"]
+    assert [text.get_position()[0] for text in digits] == [places[token][0] for token in "acd"]
+    assert all(text.get_position()[1] > places["a"][1] for text in digits)
+
+
+def test_long_sentences_wrap_and_long_tokens_are_cut_within_the_page(drawn) -> None:
+    tokens = "word " * 60 + "w" * 500
+    figure = drawn(plots.attention_picture, [example(tokens, [1 / 61] * 61), example("b", [1.0])])
+    page = figure.bbox
+    drawn_boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert all(page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 for box in drawn_boxes)
+    corners = [(box.get_y(), box.get_x()) for box in boxes(figure)]
+    assert corners == sorted(corners)
+    assert len({y for y, _ in corners}) >= 4
+    assert any(text.endswith("w…") for text in texts(figure))
+
+
+def test_a_wrong_prediction_is_told_without_colour(drawn) -> None:
+    right, wrong = example("a", [1.0], "pos", "pos"), example("a", [1.0], "pos", "neg")
+    figure = drawn(plots.attention_picture, [right])
+    assert "✓ pos (88 %)" in texts(figure)
+    assert len(boxes(figure)) == 1
+    figure = drawn(plots.attention_picture, [wrong])
+    caption = next(text for text in figure.axes[0].texts if text.get_text() == "✗ predicted pos (88 %), gold neg")
+    assert caption.get_weight() == "bold"
+    assert len(boxes(figure)) == 2
+
+
+def test_entity_markers_are_dimmed(drawn) -> None:
+    figure = drawn(plots.attention_picture, [example("<e1> dog </e1>", [0.2, 0.3, 0.5])])
+    looks = {text.get_text(): (text.get_color(), text.get_size()) for text in figure.axes[0].texts}
+    assert looks["<e1>"] == looks["</e1>"] == (plots.DIM, 0.8 * plots.SIZE)
+    assert looks["dog"] == (plots.INK, plots.SIZE)
+
+
+def test_dollars_and_underscores_show_as_they_are(drawn) -> None:
+    tokens = NOT_MATHEMATICS.split()
+    label = tokens[0]
+    attention = drawn(plots.attention_picture, [example(NOT_MATHEMATICS, [0.5, 0.3, 0.2], label, label)])
+    matrix = drawn(plots.confusion_matrix, counts(tokens))
+    bars = drawn(plots.scores_by_class, by_class(tokens))
+    assert {*tokens, f"✓ {label} (88 %)"} <= set(texts(attention))
+    assert set(tokens) <= set(texts(matrix))
+    assert f"{label}  (1,000)" in texts(bars)
+    # as mathematics `$x_1$` would be two letters wide
+    found = [text for figure in (attention, matrix, bars) for text in figure.findobj(Text) if text.get_text()]
+    assert not any(text.get_parse_math() for text in found)
+
+
+def test_weights_that_do_not_match_the_tokens_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    for weights in ([0.5], [0.5, 0.25, 0.25]):
+        with pytest.raises(ValueError, match="zip"):
+            plots.attention_picture([example("a b", weights)], tmp_path / "picture.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_score_along_a_parameter_is_drawn_by_curve(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "curve": ["plain", "plain", "best", "best"],
+            "value": [8000, 1000, 1000, 8000],
+            "mean": [80.0, 60.0, 65.0, 84.0],
+            "seed_0": [79.0, 61.0, 64.0, 83.0],
+            "seed_1": [81.0, 59.0, 66.0, 85.0],
+        }
+    )
+    pictures = [tmp_path / name for name in ("one.png", "two.png")]
+    for picture in pictures:
+        comparison_plots.along(frame, "data.train_rows", "test official_f1", picture)
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
+    assert pictures[0].read_bytes().startswith(b"\x89PNG")
+
+
+def compared(**columns: list[float]) -> pd.DataFrame:
+    scores = [78.8, 78.5, 78.3, 77.9, 77.6, 59.6]
+    seeds = {"seed_0": [score - 0.5 for score in scores], "seed_1": [score + 0.5 for score in scores]}
+    return pd.DataFrame({"variant": list("abcdef"), "mean": scores, **seeds, **columns})
+
+
+def test_a_variant_far_below_the_others_stands_at_the_edge_with_its_mean(drawn) -> None:
+    figure = drawn(comparison_plots.compared, compared(), "dev official_f1")
+    assert figure.axes[0].get_xlim()[0] > 75
+    assert "◂ 59.6" in texts(figure)
+    # as wide as the intervals are, it is not far
+    for near in (compared()[:5], compared(low=[50.0] * 6, high=[90.0] * 6)):
+        assert not any(text.startswith("◂") for text in texts(drawn(comparison_plots.compared, near, "dev loss")))
+
+
+def test_intervals_are_drawn_where_they_are_known(drawn) -> None:
+    known = compared(low=[77.0, 77.5, 76.0, 76.5, 75.5, 57.0], high=[80.0, 79.5, 79.0, 79.4, 78.2, 61.0])
+    figure = drawn(comparison_plots.compared, known, "test official_f1")
+    (bands,) = figure.axes[0].collections
+    assert [(band[0][0], band[1][0]) for band in bands.get_segments()] == [
+        *zip(known["low"][:5], known["high"][:5], strict=True)
+    ]
+    assert "test official F1 in percent; bar: mean, band: 95 % interval" in texts(figure)
+    assert not drawn(comparison_plots.compared, compared(), "dev loss").axes[0].collections

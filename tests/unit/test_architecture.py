@@ -1,0 +1,105 @@
+"""Imports run one way, heavy libraries wait until they are needed, and nothing is pickled."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+import bilstm_attention
+
+PACKAGE = Path(bilstm_attention.__file__).parent
+NAME = "bilstm_attention"
+# Each may import those before it, and what stands beside it.
+ORDER = (
+    {"errors", "paths", "console", "config"},
+    *({name} for name in ("data", "model", "evaluation", "training", "reports", "tracking", "search", "serving")),
+    {"stages"},
+    {"cli"},
+)
+HEAVY = ("tensorflow", "keras", "mlflow")
+TREES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text(encoding="utf-8"))
+    for path in PACKAGE.rglob("*.py")
+}
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rank(module: str) -> int:
+    return next(number for number, names in enumerate(ORDER) if module.partition(".")[0] in names)
+
+
+def own_imports(module: str) -> list[str]:
+    return [name.removeprefix(f"{NAME}.") for name in imports(TREES[module]) if name.startswith(f"{NAME}.")]
+
+
+@pytest.mark.parametrize("module", sorted(name for name in TREES if not name.endswith("__init__")))
+def test_imports_run_one_way(module: str) -> None:
+    assert [name for name in own_imports(module) if rank(name) > rank(module)] == []
+
+
+def test_no_two_modules_import_each_other() -> None:
+    def reached(module: str, seen: frozenset[str]) -> frozenset[str]:
+        parts = {name if name in TREES else name.rpartition(".")[0] for name in own_imports(module)} & set(TREES)
+        for part in parts - seen:
+            seen = reached(part, seen | {part})
+        return seen
+
+    assert [module for module in TREES if module in reached(module, frozenset())] == []
+
+
+@pytest.mark.parametrize(
+    ("library", "packages"),
+    [("mlflow", {"tracking", "serving"}), ("optuna", {"search", "reports"}), ("dask", {"data", "search"})],
+)
+def test_library_stays_in_its_packages(library: str, packages: set[str]) -> None:
+    users = {module for module, tree in TREES.items() if library in {name.partition(".")[0] for name in imports(tree)}}
+    assert {module.partition(".")[0] for module in users} <= packages
+
+
+@pytest.mark.parametrize("module", sorted(TREES))
+def test_nothing_is_pickled(module: str) -> None:
+    tree = TREES[module]
+    assert not {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"} & {
+        name.partition(".")[0] for name in imports(tree)
+    }
+    called = [node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "attr")]
+    assert not {"Lambda", "read_pickle", "to_pickle", "enable_unsafe_deserialization"} & set(called)
+    keywords = [node for node in ast.walk(tree) if isinstance(node, ast.keyword)]
+    values = {keyword.arg: keyword.value.value for keyword in keywords if isinstance(keyword.value, ast.Constant)}
+    assert not values.get("allow_pickle", False)
+    assert values.get("safe_mode", True)
+
+
+def test_command_starts_without_heavy_libraries(tmp_path: Path) -> None:
+    """`--help`, and a command that reads params alone."""
+    root = PACKAGE.parents[1]
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "params.yaml").write_text((root / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    loaded = f"print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+    for arguments in (["--help"], ["apply", "-S", "model.lstm_units=64"]):
+        code = f"import json, sys; sys.argv = {['bilstm-attention', *arguments]}; from {NAME}.cli import main\n"
+        code += f"try: main()\nexcept SystemExit as end: assert not end.code, end.code\n{loaded}"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_every_dependency_of_dvc_on_the_package_exists() -> None:
+    root = PACKAGE.parents[1]
+    stages = YAML(typ="safe").load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    listed = [name for stage in stages.values() for name in stage["deps"] if name.startswith("src/")]
+    assert listed
+    assert [name for name in listed if not (root / name).exists()] == []

@@ -1,0 +1,169 @@
+"""Overrides keep params.yaml readable and whole; a named experiment means the same whatever was applied before."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from tests.conftest import refusal
+
+from bilstm_attention.config import (
+    Params,
+    apply_overrides,
+    flatten,
+    load_params,
+    parse_override,
+    read_overrides,
+    with_overrides,
+)
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "experiments/configs").glob("*.yaml"))
+
+
+def test_flatten_names_every_leaf_and_keeps_mappings_of_labels_to_files_whole() -> None:
+    files = {"positive (+)": "a.txt"}
+    flat = flatten(with_overrides(Params(), {"data.format": "classes", "data.train": files, "data.test": None}))
+    assert flat["data.train"] == files
+    assert flat["model.attention.kind"] == "zhou"
+    assert not any(isinstance(value, dict) for key, value in flat.items() if key != "data.train")
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("model.lstm_units=200", ("model.lstm_units", 200)),
+        (" train.learning_rate = 1e-4", ("train.learning_rate", 1e-4)),
+        ("train.seeds=[0, 1]", ("train.seeds", [0, 1])),
+        ("data.dev=", ("data.dev", None)),
+        ("data.train={pos: a.txt}", ("data.train", {"pos": "a.txt"})),
+        ("data.text=a=b", ("data.text", "a=b")),
+        ("data.folder=no", ("data.folder", "no")),
+    ],
+)
+def test_an_override_is_read_as_yaml(text: str, parsed: tuple[str, Any]) -> None:
+    assert parse_override(text) == parsed
+
+
+@pytest.mark.parametrize("text", ["model.lstm_units", "=3", "train.seeds=[0"])
+def test_what_is_no_override_is_refused_as_it_was_given(text: str) -> None:
+    assert refusal(lambda: parse_override(text)).startswith(f"-S {text}: ")
+
+
+def test_a_nested_file_is_read_as_dotted_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "named.yaml"
+    path.write_text(
+        "data:\n  format: classes\n  train: {pos: a, neg: b}\n  test:\nmodel:\n  attention:\n    kind: mean\n"
+    )
+    given = {
+        "data.format": "classes",
+        "data.train": {"pos": "a", "neg": "b"},
+        "data.test": None,
+        "model.attention.kind": "mean",
+    }
+    assert read_overrides(path) == {**flatten(Params()), **given}
+
+
+def test_a_named_experiment_means_the_same_whatever_was_applied_before(file: Path) -> None:
+    written = {}
+    for first in CONFIGS:
+        for second in CONFIGS:
+            apply_overrides(file, read_overrides(first))
+            apply_overrides(file, read_overrides(second))
+            assert written.setdefault(second, load_params(file)) == load_params(file)
+
+
+def test_the_sample_experiment_is_the_file_as_it_comes(file: Path) -> None:
+    before = file.read_text()
+    apply_overrides(file, read_overrides(ROOT / "experiments/configs/zhou2016.yaml"))
+    apply_overrides(file, read_overrides(ROOT / "experiments/configs/sample.yaml"))
+    assert load_params(file) == Params()
+    assert comments(file.read_text()) == comments(before)
+
+
+def comments(text: str) -> list[str]:
+    return re.findall(r"# .*", text)
+
+
+def test_applying_keeps_comments_order_and_every_other_line(file: Path) -> None:
+    before = file.read_text()
+    apply_overrides(file, {"train.seeds": [0, 1], "model.lstm_units": 20, "train.clip_norm": None})
+    after = file.read_text()
+    assert comments(after) == comments(before)
+    changed = [new for old, new in zip(before.splitlines(), after.splitlines(), strict=True) if old != new]
+    assert [line.partition("#")[0].strip() for line in changed] == ["lstm_units: 20", "seeds: [0, 1]", "clip_norm:"]
+
+
+def test_a_mapping_of_files_is_applied_whole_and_taken_back(file: Path) -> None:
+    before = file.read_text()
+    applied = apply_overrides(
+        file, {"data.format": "classes", "data.train": {"pos": "a", "neg": "b"}, "data.test": None}
+    )
+    assert applied == {"data.format": "classes", "data.train": {"pos": "a", "neg": "b"}, "data.test": None}
+    assert load_params(file).data.train == {"pos": "a", "neg": "b"}
+    apply_overrides(file, {"data.format": "semeval2010", "data.train": "train.txt", "data.test": "test.txt"})
+    assert load_params(file) == Params()
+    assert comments(file.read_text()) == comments(before)
+
+
+def test_nothing_is_written_when_the_whole_would_be_illegal(file: Path) -> None:
+    before, made = file.read_bytes(), file.stat().st_mtime_ns
+    message = refusal(lambda: apply_overrides(file, {"train.epochs": 3, "model.lstm_units": 0}))
+    assert f"{file} with overrides: model.lstm_units" in message
+    assert (file.read_bytes(), file.stat().st_mtime_ns) == (before, made)
+
+
+def test_a_failing_write_leaves_the_old_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = file.read_bytes()
+
+    def full(self: Path, *args: Any, **kwargs: Any) -> None:
+        self.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="no space"):
+        apply_overrides(file, {"train.epochs": 3})
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+VALUES = {
+    "data.folder": st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=200),
+    "data.dev": st.none() | st.sampled_from(["dev.txt", "no", "0", "1e3", "null", "~", "a: b", "#x"]),
+    "data.split_seed": st.integers(0, 2**40),
+    "model.lstm_units": st.integers(1, 4096),
+    "model.l2": st.floats(0.0, 1.0),
+    "model.train_embeddings": st.booleans(),
+    "train.seeds": st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=40, unique=True),
+    "train.learning_rate": st.floats(0.0, 100.0, exclude_min=True),
+    "train.clip_norm": st.none() | st.floats(1e-9, 1e9),
+    "train.optimizer": st.sampled_from(["adam", "sgd"]),
+}
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(overrides={"data.folder": "\x85"}).via("a line break that YAML would fold")
+@example(overrides={"data.folder": "a\u2028b \x7f\t\u00ad\ufeff "}).via("what does not print")
+@given(overrides=st.fixed_dictionaries({}, optional=VALUES))
+def test_what_is_applied_is_loaded_again_and_nothing_else_moves(overrides: dict[str, Any], tmp_path: Path) -> None:
+    file = Path(shutil.copy(ROOT / "params.yaml", tmp_path))
+    applied = apply_overrides(file, overrides)
+    usual = flatten(Params())
+    assert flatten(load_params(file)) == {**usual, **overrides}
+    assert applied == {key: value for key, value in overrides.items() if usual[key] != value}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_named_experiment_applies_to_the_projects_file(config: Path, file: Path) -> None:
+    before = comments(file.read_text())
+    changes = read_overrides(config)
+    apply_overrides(file, changes)
+    assert flatten(load_params(file)) == changes
+    assert comments(file.read_text()) == before
+
+
+def test_there_are_named_experiments() -> None:
+    assert {path.stem for path in CONFIGS} >= {"seed", "zhou2016"}

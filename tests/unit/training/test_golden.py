@@ -1,0 +1,166 @@
+"""Three short trainings whose weights and scores may not change unless a change of results is meant.
+
+Last bits differ between processors, so weights are compared by digest on those that `golden.json` knows, and scores
+within a tolerance elsewhere. After a change of results that is meant, `pytest --update-golden` writes the digests of
+this machine anew; the commit says why they changed.
+"""
+
+import csv
+import hashlib
+import importlib.metadata
+import io
+import json
+import platform
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from bilstm_attention import paths, stages
+from bilstm_attention.config import apply_overrides, load_params
+from bilstm_attention.data.dataset import load_dataset
+from bilstm_attention.evaluation.evaluate import judge
+from bilstm_attention.model.classifier import save_classifier
+from bilstm_attention.training.fit import fit
+
+ROOT = Path(__file__).parents[3]
+GOLDEN = Path(__file__).with_name("golden.json")
+TOLERANCE = 4.0  # percentage points, where the processor is unknown
+SMALL = {"embeddings.epochs": 2, "evaluate.bootstrap": 100, "evaluate.faithfulness": 20, "train.threads": 1}
+CASES: dict[str, dict[str, Any]] = {
+    "sample": {"train.epochs": 3, "train.seeds": [0, 1]},
+    "every_ingredient": {
+        "data.tokens.context": 3,
+        "model.frozen_copy": True,
+        "model.lstm_units": 24,
+        "model.lstm_layers": 2,
+        "model.merge": "concat",
+        "model.positions.size": 10,
+        "model.entity_words": True,
+        "model.entity_states": True,
+        "train.epochs": 3,
+        "train.batch_size": 16,
+        "train.learning_rate": 0.01,
+        "train.schedule.kind": "cosine",
+        "train.label_smoothing": 0.1,
+        "train.adversarial": 0.5,
+        "train.ema": 0.9,
+        "train.restore_best_weights": False,
+    },
+    "plain_classes": {
+        "data.format": "delimited",
+        "data.train": "plain.csv",
+        "data.test": None,
+        "model.attention.kind": "feedforward",
+        "model.attention.tanh_output": False,
+        "model.merge": "concat",
+        "model.lstm_units": 20,
+        "train.epochs": 8,
+        "train.batch_size": 8,
+        "train.learning_rate": 0.01,
+        "train.monitor": "accuracy",
+    },
+}
+
+
+def processor() -> str:
+    """Kind of processor, and the versions that its last bits depend on."""
+    info = dict(
+        tuple(map(str.strip, line.split(":", 1)))
+        for line in Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+        if ":" in line
+    )
+    kind = [info.get(key, "") for key in ("vendor_id", "cpu family", "model")]
+    vectors = "avx512" if "avx512f" in info.get("flags", "") else "avx2" if "avx2" in info.get("flags", "") else ""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras", "numpy", "gensim")]
+    return ", ".join([" ".join([*kind, vectors, platform.machine()]), *versions])
+
+
+def weights_digest(path: Path) -> str:
+    """Digest of all weights of a saved model, whatever its layers are called."""
+    found = []
+
+    def collect(_: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            values = np.asarray(item)
+            found.append(hashlib.sha256(f"{values.shape}{values.dtype}".encode() + values.tobytes()).hexdigest())
+
+    with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
+        file.visititems(collect)
+    return hashlib.sha256("".join(sorted(found)).encode()).hexdigest()[:16]
+
+
+def write_plain_classes(source: Path, target: Path) -> None:
+    """A table of the sample's first sentences without markers, labelled by relation."""
+    blocks = source.read_text(encoding="utf-8").split("\n\n")[:400]
+    with target.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["text", "label"])
+        for block in blocks:
+            sentence, label, *_ = block.splitlines()
+            text = sentence.split("\t")[1].strip('"')
+            for marker in ("<e1>", "</e1>", "<e2>", "</e2>"):
+                text = text.replace(marker, "")
+            table.writerow([text, label.partition("(")[0]])
+
+
+def run_case(name: str, project: Path) -> dict[str, Any]:
+    """Digests and scores of one case, run in `project`, the working directory."""
+    for file in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / file, project)
+    shutil.copytree(ROOT / "data/sample", project / "data/sample")
+    write_plain_classes(project / "data/sample/train.txt", project / "data/sample/plain.csv")
+    apply_overrides(project / paths.PARAMS, {**SMALL, **CASES[name]})
+    params = load_params(paths.PARAMS)
+    stages.prepare()
+    stages.embed()
+    task, digests, dev = load_dataset(), {}, {}
+    for seed in params.train.seeds:
+        fitted = fit(params.model, params.train, task, seed)
+        model = paths.seed_folder(seed) / "model.keras"
+        save_classifier(fitted.model, model)
+        paths.write_json(
+            model.with_name("dev.json"),
+            {"best_epoch": fitted.best_epoch, "epochs": len(fitted.history), "dev": fitted.dev},
+        )
+        fitted.history.to_csv(model.with_name("history.csv"), index=False)
+        digests[str(seed)], dev[str(seed)] = weights_digest(model), fitted.dev
+    metrics = judge(params.train.seeds, params.evaluate).metrics
+    numbers = json.dumps(metrics, sort_keys=True)
+    test = {score: summary["by_seed"] for score, summary in metrics["test"].items()}
+    return {
+        "weights": digests,
+        "metrics": hashlib.sha256(numbers.encode()).hexdigest()[:16],
+        "scores": {"dev": dev, "test": test, "ensemble": metrics["ensemble"]},
+    }
+
+
+def flat(scores: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    found: dict[str, float] = {}
+    for key, value in scores.items():
+        found |= flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_training_gives_golden_results(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    result = run_case(name, tmp_path)
+    digests = {key: result[key] for key in ("weights", "metrics")}
+    if request.config.getoption("--update-golden"):
+        golden["scores"][name] = result["scores"]
+        golden["digests"].setdefault(processor(), {})[name] = digests
+        GOLDEN.write_text(json.dumps(golden, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    elif known := golden["digests"].get(processor()):
+        assert digests == known[name]
+    else:
+        expected = {key: value for key, value in flat(golden["scores"][name]).items() if not key.endswith("/loss")}
+        found = flat(result["scores"])
+        assert {key: found[key] for key in expected} == pytest.approx(expected, abs=TOLERANCE)
