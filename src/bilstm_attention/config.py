@@ -1,7 +1,11 @@
-"""The typed schema of `params.yaml`: reading, overrides, and writing back with comments kept."""
+"""The typed schema of `params.yaml`: reading it, overriding it, and writing it back with its comments.
+
+Order: the schema, one class per block; reading and checking; overrides and named experiments.
+"""
 
 import io
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -22,69 +26,12 @@ class Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-Schema = TypeVar("Schema", bound=BaseModel)
-PLAIN = YAML(typ="safe", pure=True)
-
-
-def read_yaml(path: Path, yaml: YAML = PLAIN) -> Any:
-    """A YAML file of blocks.
-
-    Raises:
-        ParamsError: it is not there, is no YAML, or holds something else.
-    """
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file.") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: not a YAML file: {error}") from None
-    if not isinstance(document, Mapping):
-        raise ParamsError(f"{path}: holds {type(document).__name__}; parameters are blocks of `key: value`.")
-    return document
-
-
-def check(values: Mapping[str, Any], where: str, schema: type[Schema]) -> Schema:
-    """Checks plain values against a schema; `where` names their origin in errors."""
-    try:
-        return schema.model_validate(values)
-    except ValidationError as error:
-        raise ParamsError(join_lines(_explain(fault, where, schema) for fault in error.errors())) from None
-
-
-def _explain(fault: Any, where: str, schema: type[BaseModel]) -> str:
-    # pydantic appends the branch of a union to the location; a key of params.yaml ends before it
-    location = [str(part) for part in fault["loc"] if not re.search(r"[\[(]|^(str|dict|int|float|none)$", str(part))]
-    key = ".".join(location)
-    if fault["type"] == "extra_forbidden":
-        siblings = _fields_at(schema, location[:-1])
-        return (
-            f"{where}: unknown parameter {key}{did_you_mean(location[-1], siblings) or '.'}"
-            f" Legal{' in ' + '.'.join(location[:-1]) if location[1:] else ''}: {', '.join(siblings)}."
-        )
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "value_error":
-        # those of parameters name them in full
-        named = not location or message.startswith(f"{location[0]}.")
-        return f"{where}: {message}." if named else f"{where}: {key}: {message}."
-    meant = (
-        did_you_mean(str(fault["input"]), re.findall(r"'([^']*)'", message)) if fault["type"] == "literal_error" else ""
-    )
-    return f"{where}: {key}: {message}; received {fault['input']!r}{meant or '.'}"
-
-
-def _fields_at(schema: type[BaseModel], location: Iterable[str]) -> list[str]:
-    block: Any = schema
-    for part in location:
-        # a mapping from names to blocks has blocks alike under every name
-        block = get_args(block)[1] if get_origin(block) is dict else block.model_fields[part].annotation
-    return list((get_args(block)[1] if get_origin(block) is dict else block).model_fields)
-
-
-# Read off their text: importing them takes TensorFlow, and a list here would be a second place to change.
-_MECHANISMS = (Path(__file__).parent / "model/attention.py").read_text(encoding="utf-8")
-ATTENTION_KINDS = set(re.findall(r'^@mechanism\("(\w+)"\)$', _MECHANISMS, re.MULTILINE))
-# Those that are of no use without marked entities.
-ENTITY_KINDS = {"entity"}
+# Mechanisms of model/attention.py; a list here, since importing them takes TensorFlow. A test holds the two equal.
+ATTENTION_KINDS = (
+    *("feedforward", "zhou", "context", "luong_dot", "luong_general", "bahdanau", "structured", "multihead"),
+    *("entity", "dense_time", "mean", "max", "last"),
+)
+ENTITY_KINDS = ("entity",)  # need marked entities
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -121,12 +68,10 @@ class Data(Block):
     @model_validator(mode="after")
     def _files_fit_the_format(self) -> "Data":
         for split in ("train", "dev", "test"):
-            given = getattr(self, split)
-            if given is None:
-                continue
-            if isinstance(given, dict) != (self.format == "classes"):
-                wanted = "a mapping {label: file}" if self.format == "classes" else "one file's name"
-                raise ValueError(f"data.{split}: format {self.format} takes {wanted}, not {given!r}")
+            value = getattr(self, split)
+            if value is not None and isinstance(value, dict) != (self.format == "classes"):
+                legal = "a mapping {label: file}" if self.format == "classes" else "one file's name"
+                raise ValueError(f"data.{split}: format {self.format} takes {legal}, not {value!r}")
         return self
 
     @model_validator(mode="after")
@@ -149,14 +94,14 @@ class Data(Block):
     def _context_has_entities(self) -> "Data":
         if self.tokens.context is not None and not self.relational:
             raise ValueError(
-                f"data.tokens.context: {self.tokens.context} is of marked entities, which data.format: {self.format}"
-                " has not; leave it empty"
+                f"data.tokens.context: {self.tokens.context} is counted from marked entities, which data.format:"
+                f" {self.format} does not have; leave it empty"
             )
         return self
 
     @property
     def relational(self) -> bool:
-        """Whether every sentence marks two entities."""
+        """Whether sentences mark two entities."""
         return self.format in ("semeval2010", "kbp37")
 
 
@@ -186,9 +131,9 @@ class Embeddings(Block):
 
 
 class Attention(Block):
-    """How the states of the LSTM become one vector."""
+    """How the LSTM's states become one vector."""
 
-    kind: Annotated[str, AfterValidator(lambda kind: _known_attention(kind))] = "zhou"
+    kind: Annotated[str, AfterValidator(lambda kind: _check_attention_kind(kind))] = "zhou"
     tanh_output: bool = True
     temperature: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
     dropout: Fraction = 0.0
@@ -198,16 +143,6 @@ class Attention(Block):
     heads: Annotated[int, Field(ge=1, le=64)] = 4
     key_size: Annotated[int, Field(ge=1, le=4096)] = 32
     steps: Annotated[int, Field(ge=1, le=10_000)] = 128
-    per_feature: bool = False
-    place: Literal["after", "before"] = "after"
-
-    @model_validator(mode="after")
-    def _place_fits_the_kind(self) -> "Attention":
-        if self.place == "before" and self.kind != "dense_time":
-            raise ValueError(
-                f"model.attention.place: before the LSTM stands dense_time alone; {self.kind} goes after it"
-            )
-        return self
 
 
 class Positions(Block):
@@ -253,13 +188,13 @@ class Model(Block):
     def entity_parameters(self) -> list[str]:
         """The parameters set so that the network looks at the entities of a relation corpus."""
         kind = self.attention.kind
-        asked = {
+        uses_entities = {
             f"model.attention.kind: {kind}": kind in ENTITY_KINDS,
             f"model.positions.size: {self.positions.size}": self.positions.size > 0,
             "model.entity_words: true": self.entity_words,
             "model.entity_states: true": self.entity_states,
         }
-        return [parameter for parameter, asking in asked.items() if asking]
+        return [parameter for parameter, used in uses_entities.items() if used]
 
 
 class Schedule(Block):
@@ -277,8 +212,7 @@ class Train(Block):
     patience: Annotated[int, Field(ge=1)] = 8
     restore_best_weights: bool = True
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
-    batch_tokens: Annotated[int, Field(ge=1, le=2**24)] | None = None
-    optimizer: Literal["adam", "adamw", "nadam", "rmsprop", "sgd", "adadelta", "adagrad"] = "adam"
+    optimizer: Literal["adam", "adadelta", "rmsprop", "sgd"] = "adam"
     learning_rate: Annotated[float, Field(gt=0.0, le=100.0)] = 3e-3
     schedule: Schedule = Schedule()
     clip_norm: Annotated[float, Field(gt=0.0)] | None = 5.0
@@ -287,8 +221,6 @@ class Train(Block):
     adversarial: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
     ema: Fraction = 0.0
     monitor: Literal["official_f1", "accuracy", "macro_f1", "loss"] = "official_f1"
-    threads: Annotated[int, Field(ge=1, le=1024)] = 2
-    devices: Annotated[int, Field(ge=1, le=1024)] = 1
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> "Train":
@@ -306,7 +238,7 @@ class Train(Block):
 
 
 class Evaluate(Block):
-    """Judging on the test set; read by `evaluate`."""
+    """Scores on the test set; read by `evaluate`."""
 
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
     bootstrap_seed: Annotated[int, Field(ge=0)] = 0
@@ -317,7 +249,7 @@ class Evaluate(Block):
 
 
 class Params(Block):
-    """Everything in `params.yaml`: one block per stage, and `model` beside `train`."""
+    """All of `params.yaml`."""
 
     data: Data = Data()
     embeddings: Embeddings = Embeddings()
@@ -327,10 +259,10 @@ class Params(Block):
 
     @model_validator(mode="after")
     def _network_fits_the_corpus(self) -> "Params":
-        asked = self.model.entity_parameters
-        if asked and not self.data.relational:
+        entity_parameters = self.model.entity_parameters
+        if entity_parameters and not self.data.relational:
             raise ValueError(
-                f"{asked[0]} needs marked entities, which data.format: {self.data.format} has not;"
+                f"{entity_parameters[0]} needs marked entities, which data.format: {self.data.format} does not have;"
                 " it is for semeval2010 and kbp37"
             )
         steps, longest = self.model.attention.steps, self.data.tokens.max_length
@@ -342,6 +274,83 @@ class Params(Block):
         return self
 
 
+def _check_attention_kind(kind: str) -> str:
+    # a process may have registered mechanisms of its own
+    attention = sys.modules.get("bilstm_attention.model.attention")
+    legal = attention.MECHANISMS if attention else ATTENTION_KINDS
+    if kind not in legal:
+        hint = did_you_mean(kind, legal) or "."
+        raise ValueError(f"model.attention.kind: {kind!r} is no mechanism{hint} Legal: {', '.join(legal)}")
+    return kind
+
+
+Schema = TypeVar("Schema", bound=BaseModel)
+PLAIN = YAML(typ="safe", pure=True)
+
+
+def read_yaml(path: Path, yaml: YAML = PLAIN) -> Any:
+    """A YAML file of blocks.
+
+    Raises:
+        ParamsError: it is not there, is no YAML, or holds something else.
+    """
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file.") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: not a YAML file: {error}") from None
+    if not isinstance(document, Mapping):
+        raise ParamsError(f"{path}: holds {type(document).__name__}; parameters are blocks of `key: value`.")
+    return document
+
+
+def check(values: Mapping[str, Any], where: str, schema: type[Schema]) -> Schema:
+    """Checks plain values against a schema.
+
+    Args:
+        values: nested mappings.
+        where: their origin, for errors.
+        schema: of the outermost block.
+
+    Raises:
+        ParamsError: lists every unknown key, wrong type and value out of range, with what is legal.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise ParamsError(join_lines(_explain(fault, where, schema) for fault in error.errors())) from None
+
+
+def _explain(fault: Any, where: str, schema: type[BaseModel]) -> str:
+    # pydantic appends the branch of a union to the location; a key of params.yaml ends before it
+    location = [str(part) for part in fault["loc"] if not re.search(r"[\[(]|^(str|dict|int|float|none)$", str(part))]
+    key = ".".join(location)
+    if fault["type"] == "extra_forbidden":
+        siblings = _fields_at(schema, location[:-1])
+        return (
+            f"{where}: unknown parameter {key}{did_you_mean(location[-1], siblings) or '.'}"
+            f" Legal{' in ' + '.'.join(location[:-1]) if location[1:] else ''}: {', '.join(siblings)}."
+        )
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":
+        # our own checks name the parameter in full
+        names_key = not location or message.startswith(f"{location[0]}.")
+        return f"{where}: {message}." if names_key else f"{where}: {key}: {message}."
+    hint = (
+        did_you_mean(str(fault["input"]), re.findall(r"'([^']*)'", message)) if fault["type"] == "literal_error" else ""
+    )
+    return f"{where}: {key}: {message}; received {fault['input']!r}{hint or '.'}"
+
+
+def _fields_at(schema: type[BaseModel], location: Iterable[str]) -> list[str]:
+    block: Any = schema
+    for part in location:
+        # a mapping from names to blocks has blocks alike under every name
+        block = get_args(block)[1] if get_origin(block) is dict else block.model_fields[part].annotation
+    return list((get_args(block)[1] if get_origin(block) is dict else block).model_fields)
+
+
 def load_params(path: Path) -> Params:
     """Reads and checks a `params.yaml`.
 
@@ -349,15 +358,6 @@ def load_params(path: Path) -> Params:
         ParamsError: lists every unknown key, wrong type and value out of range, with what is legal.
     """
     return check(read_yaml(path), str(path), Params)
-
-
-def _known_attention(kind: str) -> str:
-    if kind not in ATTENTION_KINDS:
-        legal = ", ".join(sorted(ATTENTION_KINDS))
-        raise ValueError(
-            f"model.attention.kind: {kind!r} is no mechanism{did_you_mean(kind, ATTENTION_KINDS) or '.'} Legal: {legal}"
-        )
-    return kind
 
 
 def flatten(params: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
@@ -408,7 +408,7 @@ def _assign(values: Any, key: str, value: Any) -> None:
 
 
 def _on_one_line(value: Any) -> Any:
-    """Lists are written as `[0, 1]`, the way params.yaml shows them; text with line breaks or controls in quotes."""
+    """Lists as `[0, 1]`, the way params.yaml shows them; text with line breaks or control characters in quotes."""
     if isinstance(value, str) and not value.isprintable():
         return DoubleQuotedScalarString(value)
     if not isinstance(value, list):
@@ -429,20 +429,20 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def read_overrides(path: Path) -> dict[str, Any]:
-    """What a file of `experiments/configs` makes of the defaults: every parameter, as dotted keys.
+    """Every parameter of a named experiment, as dotted keys: the defaults and what its file changes.
 
-    All of them, so that what an experiment means does not depend on the one applied before.
+    All of them, so that an experiment does not depend on the one applied before.
     """
-    given = flatten(read_yaml(path))
-    with_overrides(Params(), given, where=str(path))
-    return {**flatten(Params()), **given}
+    overrides = flatten(read_yaml(path))
+    with_overrides(Params(), overrides, where=str(path))
+    return {**flatten(Params()), **overrides}
 
 
 def apply_overrides(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Writes overrides into a `params.yaml` in place, comments kept; nothing is written unless the whole is legal.
 
     Returns:
-        those that changed a parameter, as dotted keys.
+        the parameters that changed, as dotted keys.
 
     Raises:
         ParamsError: as `load_params`.
@@ -462,10 +462,10 @@ def apply_overrides(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_text(params: Params, comment: str) -> str:
-    """A named experiment as a file of `experiments/configs` has it: what differs from the defaults, under a comment."""
-    usual, document = flatten(Params()), dict[str, Any]()
+    """The text of a named experiment: a comment, and the parameters that differ from the defaults."""
+    defaults, document = flatten(Params()), dict[str, Any]()
     for key, value in flatten(params).items():
-        if value != usual[key]:
+        if value != defaults[key]:
             _assign(document, key, _on_one_line(value))
     text = io.StringIO()
     _with_comments().dump(document, text)

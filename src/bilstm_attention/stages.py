@@ -93,20 +93,19 @@ def train(seed: int) -> None:
     from bilstm_attention.reports import plots
     from bilstm_attention.reports.run_page import of_training
     from bilstm_attention.tracking.runs import record_training
-    from bilstm_attention.training import fit as training
+    from bilstm_attention.training.fit import run_training, training_checkpoint
 
     started = time.time()
     params = load_params(paths.PARAMS)
     if seed not in params.train.seeds:
         raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; add it to them first.")
     task = load_dataset()
-    steps = steps_per_epoch(task.train, params.train.batch_size, params.train.batch_tokens)
+    steps = steps_per_epoch(task.train, params.train.batch_size)
     _warn_of_first_weights(params.train, steps)
     checkpoints = paths.main_root() / paths.CHECKPOINTS
     with TrainingProgress(f"seed {seed}", params.train.epochs, params.train.monitor) as progress:
-        fitted = training.fit(
-            params.model,
-            params.train,
+        fitted = run_training(
+            params,
             task,
             seed,
             checkpoints=checkpoints,
@@ -129,7 +128,7 @@ def train(seed: int) -> None:
         description = of_training(params, fitted.dev, fitted.best_epoch, len(fitted.history))
         record_training(params, seed, fitted.dev, fitted.history, picture, description, started)
     # last, since DVC deletes the outputs of a stage that was killed before its end
-    training.training_checkpoint(checkpoints, params.model, params.train, task, seed).remove()
+    training_checkpoint(checkpoints, params, task, seed).remove()
 
 
 def _warn_of_first_weights(train: Train, steps: int) -> None:
@@ -160,7 +159,7 @@ def evaluate() -> None:
 
     started = time.time()
     params = load_params(paths.PARAMS)
-    use_threads(params.train.threads)
+    use_threads()
     _forget_other_seeds(params)
     verdict = judging.judge(params.train.seeds, params.evaluate)
     write_json(paths.CURRENT / "metrics.json", verdict.metrics)
@@ -227,7 +226,7 @@ def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | Non
     from bilstm_attention.serving.classifier import TextClassifier
     from bilstm_attention.training.fit import use_threads
 
-    use_threads(params.train.threads)
+    use_threads()
     if split:
         examples = read_split(split, seed, limit)
     else:

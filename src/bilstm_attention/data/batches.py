@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -63,51 +62,26 @@ def encode(examples: pd.DataFrame, vocabulary: Vocabulary, labels: Sequence[str]
     )
 
 
-def training_batches(
-    rows: Rows, batch_size: int, seed: int, epoch: int, tokens: int | None = None
-) -> list[NDArray[np.int64]]:
-    """The row numbers of every batch of an epoch, in order; each row stands in exactly one.
+def training_batches(rows: Rows, batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+    """The row numbers of every batch of an epoch, in order; each row is in exactly one.
 
     Rows are shuffled, cut into pools, sorted by length within a pool, cut into batches, and the batches shuffled. The
     order depends on `(seed, epoch)` alone, so an epoch can be run again without those before it.
-
-    Args:
-        batch_size: sentences per batch, where `tokens` does not say otherwise.
-        tokens: budget of a batch of B sentences, the longest of T tokens: as many sentences as keep `B * T <= tokens`;
-            one that is longer than that stands alone.
     """
     rng = np.random.default_rng((seed, epoch))
-    order = rng.permutation(len(rows))
-    lengths = rows.lengths
-    if tokens:
-        batch_size = max(1, int(tokens / lengths.mean()))  # about as many, in a pool of every length
+    order, lengths = rng.permutation(len(rows)), rows.lengths
     size = batch_size * BATCHES_PER_POOL
     batches: list[NDArray[np.int64]] = []
     for start in range(0, len(order), size):
         pool = order[start : start + size]
         pool = pool[np.argsort(lengths[pool], kind="stable")]
-        ends = _ends(lengths[pool], tokens) if tokens else range(batch_size, len(pool) + batch_size, batch_size)
-        batches.extend(pool[at:end] for at, end in pairwise((0, *ends)))
+        batches.extend(pool[at : at + batch_size] for at in range(0, len(pool), batch_size))
     return [batches[number] for number in rng.permutation(len(batches))]
 
 
-def _ends(lengths: NDArray[np.int64], tokens: int) -> Iterator[int]:
-    """Where each batch within the budget ends in a pool of rising `lengths`."""
-    end = 0
-    while end < len(lengths):
-        ahead = lengths[end : end + max(1, tokens // lengths[end])]
-        cells = ahead * np.arange(1, len(ahead) + 1)
-        end += max(1, int(np.searchsorted(cells, tokens, side="right")))
-        yield end
-
-
-def steps_per_epoch(rows: Rows, batch_size: int, tokens: int | None = None) -> int:
-    """Batches of an epoch; with a budget of `tokens` an estimate, since each epoch's pools hold other rows.
-
-    Defined as the batches of epoch 0 of seed 0, which is drawn as every epoch is but, epochs being counted from 1,
-    never trained.
-    """
-    return len(training_batches(rows, batch_size, seed=0, epoch=0, tokens=tokens))
+def steps_per_epoch(rows: Rows, batch_size: int) -> int:
+    """Batches of an epoch."""
+    return -(-len(rows) // batch_size)
 
 
 def by_length(rows: Rows, batch_size: int) -> Iterator[NDArray[np.int64]]:

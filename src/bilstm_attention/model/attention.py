@@ -1,23 +1,156 @@
-"""The attention mechanisms: each one score function, by equation and paper; and the poolings without attention.
+"""Attention mechanisms: states to scores, scores to weights, weights to one vector; and pooling without attention.
 
-To change one, change its `score`; to add one, write a class like these. Shape letters: B batch, T time steps, H size of
-a state, K distributions per sentence (hops, heads, features), A `model.attention.size`.
+To change a mechanism, change its `score`. To add one, write a class like these, and its name into `ATTENTION_KINDS` of
+config.py. Shapes: B batch, T time steps, H state, K distributions per sentence (hops, heads), A `model.attention.size`.
 """
 
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
 from bilstm_attention.config import Attention
 from bilstm_attention.model.entities import entity_states
-from bilstm_attention.model.pooling import MASKED, MECHANISMS, AttentionPooling, Context, arguments, mechanism
+from bilstm_attention.model.lstm import decay
+
+PACKAGE = "bilstm_attention"
+# Far below any score, yet finite in float32: exp() of it is exactly 0, and its gradient is 0 rather than NaN.
+MASKED = -1e30
+
+
+class Context(NamedTuple):
+    """What a mechanism may read beside the states.
+
+    Args:
+        mask: bool `(B, T)`, True on real tokens.
+        last: `(B, H)`, the last real state of each direction, merged as the states are: the forward one of the last
+            token, the backward one of the first; for mechanisms with it in `needs`.
+        entities: bool `(B, 2, T)`, True on the words of each entity; for mechanisms with it in `needs`.
+    """
+
+    mask: Any
+    last: Any = None
+    entities: Any = None
+
+
+class AttentionPooling(keras.layers.Layer):
+    """Pools a sequence of states into one vector by learned weights; `score` is what a mechanism defines.
+
+    1. scores: `e = score(H) / temperature`, `(B, T, H) -> (B, T)`, or `(B, K, T)` for several distributions
+    2. weights: `a = softmax(e)` over the real tokens alone; a padded step weighs exactly 0
+    3. pooled: `r = sum_t a_t h_t`, `(B, H)`, or `(B, K H)`: the sums of all distributions, one after the other
+    4. with `tanh_output`, `h* = tanh(r)` (Zhou et al. 2016, equation 12)
+
+    Args:
+        tanh_output: whether step 4 is taken.
+        temperature: above 1 flattens the weights, below 1 sharpens them.
+        dropout: rate at which weights are dropped in training, the rest scaled up (Vaswani et al. 2017).
+        l2: weight decay of the score's weights, biases left out.
+
+    Call arguments:
+        states: float tensor `(B, T, H)`.
+        mask, last, entities: see `Context`; without a mask every step is real. Every row holds at least one real token.
+
+    Returns:
+        pooled `(B, H)` or `(B, K H)`; and the weights, float32 `(B, T)` or `(B, K, T)`, non-negative, the last axis
+        summing to 1.
+    """
+
+    needs: frozenset[str] = frozenset()
+    axis = ""  # what K counts, where a mechanism has several distributions
+
+    def __init__(
+        self, tanh_output: bool = False, temperature: float = 1.0, dropout: float = 0.0, l2: float = 0.0, **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        self.tanh_output, self.temperature, self.dropout, self.l2 = tanh_output, temperature, dropout, l2
+        self.supports_masking = True
+        self.penalties: tuple[Any, ...] = ()
+        if dropout:
+            self.dropping = keras.layers.Dropout(dropout, name="dropping", dtype="float32")
+
+    def score(self, states: Any, context: Context) -> Any:
+        """Scores `(B, T)` or `(B, K, T)` of states `(B, T, H)`; padded steps may hold anything finite."""
+        raise NotImplementedError
+
+    def weigh(self, states: Any, context: Context) -> Any:
+        """Weights, float32 `(B, T)` or `(B, K, T)`."""
+        return masked_softmax(ops.cast(self.score(states, context), "float32") / self.temperature, context.mask)
+
+    def pool(self, states: Any, weights: Any, context: Context) -> Any:
+        """The weighted sums, `(B, H)` or `(B, K H)`."""
+        weights = ops.cast(weights, states.dtype)
+        if len(weights.shape) == 2:
+            return ops.einsum("bt,bth->bh", weights, states)
+        hops, size = weights.shape[1], states.shape[2]
+        return ops.reshape(ops.matmul(weights, states), (-1, hops * size))
+
+    def call(
+        self, states: Any, mask: Any = None, last: Any = None, entities: Any = None, training: Any = None
+    ) -> tuple[Any, Any]:
+        """`(B, T, H) -> (B, H), (B, T)`, or `(B, K H), (B, K, T)`."""
+        self.penalties = ()
+        context = Context(ops.ones(ops.shape(states)[:2], "bool") if mask is None else mask, last, entities)
+        weights = self.weigh(states, context)
+        pooled = self.pool(states, self.dropping(weights, training=training) if self.dropout else weights, context)
+        return (ops.tanh(pooled) if self.tanh_output else pooled), weights
+
+    def add_loss(self, loss: Any) -> None:
+        """Adds a penalty of the last call; the training step reads `penalties`, which leave out those of weights."""
+        super().add_loss(loss)
+        self.penalties = (*self.penalties, loss)
+
+    def learned(self, name: str, *shape: int | None) -> Any:
+        """A trained weight of the score, drawn as Keras draws kernels, with weight decay."""
+        return self.add_weight(shape=shape, initializer="glorot_uniform", regularizer=decay(self.l2), name=name)
+
+    def bias(self, name: str, *shape: int | None) -> Any:
+        """A trained weight that starts at zero, without weight decay."""
+        return self.add_weight(shape=shape, initializer="zeros", name=name)
+
+    def compute_mask(self, states: Any, mask: Any = None) -> None:
+        """None: no output has padded steps."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments, those of the mechanism included."""
+        return {**super().get_config(), **{name: getattr(self, name) for name in arguments(type(self))}}
+
+
+def masked_softmax(scores: Any, mask: Any) -> Any:
+    """Softmax of scores `(B, T)` or `(B, K, T)` over the steps where mask `(B, T)` is True; 0 at the others."""
+    mask = mask if len(scores.shape) == 2 else ops.expand_dims(mask, 1)
+    return ops.softmax(ops.where(mask, scores, MASKED), axis=-1)
+
+
+MECHANISMS: dict[str, type[AttentionPooling]] = {}
+
+
+def mechanism(kind: str) -> Callable[[type[AttentionPooling]], type[AttentionPooling]]:
+    """Registers a layer as a `model.attention.kind`, to be searched, saved and loaded like the rest.
+
+    Its `__init__` may take any parameter of `model.attention` by name, and then keeps it in an attribute of that name.
+    """
+
+    def register(layer: type[AttentionPooling]) -> type[AttentionPooling]:
+        MECHANISMS[kind] = keras.saving.register_keras_serializable(PACKAGE, name=f"{kind}_attention")(layer)
+        return MECHANISMS[kind]
+
+    return register
+
+
+def arguments(layer: type[AttentionPooling]) -> list[str]:
+    """Names of the constructor arguments of a mechanism and its base classes."""
+    classes = [part for part in layer.__mro__ if issubclass(part, AttentionPooling) and "__init__" in vars(part)]
+    parameters = [each for part in classes for each in inspect.signature(vars(part)["__init__"]).parameters.values()]
+    return list(dict.fromkeys(p.name for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD))
 
 
 def attention_layer(params: Attention, l2: float, name: str = "attention") -> AttentionPooling:
-    """The mechanism of `params.kind`, given those of the parameters that it takes."""
+    """The mechanism `params.kind`, with those of `params` that its constructor takes."""
     layer = MECHANISMS[params.kind]
-    options = {key: value for key, value in params.model_dump().items() if key in arguments(layer)}
-    return layer(**options, l2=l2, name=name)
+    return layer(**params.model_dump(include=set(arguments(layer))), l2=l2, name=name)
 
 
 @mechanism("feedforward")
@@ -29,11 +162,9 @@ class FeedForward(AttentionPooling):
     """
 
     def build(self, states_shape: tuple[int | None, ...]) -> None:
-        """Makes `w (H, 1)` and `b (1,)`."""
         self.w, self.b = self.learned("w", states_shape[-1], 1), self.bias("b", 1)
 
     def score(self, states: Any, context: Context) -> Any:
-        """`(B, T, H) -> (B, T)`."""
         return ops.squeeze(ops.tanh(ops.matmul(states, self.w) + self.b), axis=-1)
 
 
@@ -46,11 +177,9 @@ class Zhou(AttentionPooling):
     """
 
     def build(self, states_shape: tuple[int | None, ...]) -> None:
-        """Makes `w (H, 1)`."""
         self.w = self.learned("w", states_shape[-1], 1)
 
     def score(self, states: Any, context: Context) -> Any:
-        """`(B, T, H) -> (B, T)`."""
         return ops.squeeze(ops.matmul(ops.tanh(states), self.w), axis=-1)
 
 
@@ -67,23 +196,21 @@ class ContextVector(AttentionPooling):
         self.size = size
 
     def build(self, states_shape: tuple[int | None, ...]) -> None:
-        """Makes `W (H, A)`, `b (A,)` and `u_w (A, 1)`."""
+        # `W (H, A)`, `b (A,)` and `u_w (A, 1)`
         self.w, self.b = self.learned("w", states_shape[-1], self.size), self.bias("b", self.size)
         self.u = self.learned("u", self.size, 1)
 
     def score(self, states: Any, context: Context) -> Any:
-        """`(B, T, H) -> (B, T)`."""
         return ops.squeeze(ops.matmul(ops.tanh(ops.matmul(states, self.w) + self.b), self.u), axis=-1)
 
 
 @mechanism("luong_dot")
 class LuongDot(AttentionPooling):
-    """`e_t = q . h_t` (Luong et al. 2015, D15-1166, section 3.1, dot), `q` the last real states. It has no weights."""
+    """`e_t = q . h_t` (Luong et al. 2015, D15-1166, section 3.1, dot), `q` the last real states; no weights."""
 
     needs = frozenset({"last"})
 
     def score(self, states: Any, context: Context) -> Any:
-        """`(B, T, H), (B, H) -> (B, T)`."""
         return ops.einsum("bth,bh->bt", states, context.last)
 
 
@@ -94,22 +221,14 @@ class LuongGeneral(AttentionPooling):
     needs = frozenset({"last"})
 
     def build(self, states_shape: tuple[int | None, ...]) -> None:
-        """Makes `W (H, H)`."""
         self.w = self.learned("w", states_shape[-1], states_shape[-1])
 
     def score(self, states: Any, context: Context) -> Any:
-        """`(B, T, H), (B, H) -> (B, T)`."""
         return ops.einsum("bth,bh->bt", states, ops.matmul(context.last, self.w))
 
 
 class Additive(AttentionPooling):
-    """`e_t = v . tanh(W h_t + U q)` (Bahdanau et al. 2015, arXiv:1409.0473, section A.1.2), `q` given by `query`.
-
-    The paper has W and U the other way round.
-
-    Args:
-        size: A, width of the hidden layer.
-    """
+    """`e_t = v . tanh(W h_t + U q)` (Bahdanau et al. 2015, A.1.2, which swaps W and U), `q` from `query`."""
 
     queries = 1  # states that make up the query
 
@@ -122,15 +241,14 @@ class Additive(AttentionPooling):
         raise NotImplementedError
 
     def build(self, states_shape: tuple[int | None, ...]) -> None:
-        """Makes `W (H, A)`, `U (queries H, A)` and `v (A, 1)`."""
+        # `W (H, A)`, `U (queries H, A)` and `v (A, 1)`
         size = states_shape[-1] or 0
         self.w, self.u = self.learned("w", size, self.size), self.learned("u", self.queries * size, self.size)
         self.v = self.learned("v", self.size, 1)
 
     def score(self, states: Any, context: Context) -> Any:
-        """`(B, T, H) -> (B, T)`."""
-        asked = ops.expand_dims(ops.matmul(self.query(states, context), self.u), 1)
-        return ops.squeeze(ops.matmul(ops.tanh(ops.matmul(states, self.w) + asked), self.v), axis=-1)
+        query = ops.expand_dims(ops.matmul(self.query(states, context), self.u), 1)
+        return ops.squeeze(ops.matmul(ops.tanh(ops.matmul(states, self.w) + query), self.v), axis=-1)
 
 
 @mechanism("bahdanau")
@@ -180,15 +298,13 @@ class Structured(AttentionPooling):
         self.size, self.hops, self.penalty = size, hops, penalty
 
     def build(self, states_shape: tuple[int | None, ...]) -> None:
-        """Makes `W1 (H, A)` and `W2 (A, K)`, each the transpose of the paper's."""
+        # `W1 (H, A)` and `W2 (A, K)`, each the transpose of the paper's
         self.w1, self.w2 = self.learned("w1", states_shape[-1], self.size), self.learned("w2", self.size, self.hops)
 
     def score(self, states: Any, context: Context) -> Any:
-        """`(B, T, H) -> (B, K, T)`."""
         return ops.transpose(ops.matmul(ops.tanh(ops.matmul(states, self.w1)), self.w2), (0, 2, 1))
 
     def weigh(self, states: Any, context: Context) -> Any:
-        """`(B, T, H) -> (B, K, T)`; adds the penalty to the losses."""
         weights = super().weigh(states, context)
         overlap = ops.matmul(weights, ops.transpose(weights, (0, 2, 1))) - ops.eye(self.hops)
         self.add_loss(self.penalty * ops.mean(ops.sum(ops.square(overlap), axis=(1, 2))))
@@ -199,8 +315,7 @@ class Structured(AttentionPooling):
 class MultiHead(AttentionPooling):
     """`e_kt = q_k . (W_k h_t) / sqrt(key_size)`, a learned query `q_k` per head (Vaswani et al. 2017, section 3.2).
 
-    Values are the states themselves: the paper's projections of values and output are linear, as is what follows here
-    without `tanh_output`, so they would add weights and no function.
+    Values are the states themselves: the paper's linear projections of values and output would add no function here.
 
     Args:
         heads: K.
@@ -214,57 +329,42 @@ class MultiHead(AttentionPooling):
         self.heads, self.key_size = heads, key_size
 
     def build(self, states_shape: tuple[int | None, ...]) -> None:
-        """Makes `W (H, K key_size)`, the heads one after the other, and `q (K, key_size)`."""
+        # `W (H, K key_size)`, the heads one after the other, and `q (K, key_size)`
         self.w = self.learned("w", states_shape[-1], self.heads * self.key_size)
         self.q = self.learned("q", self.heads, self.key_size)
 
     def score(self, states: Any, context: Context) -> Any:
-        """`(B, T, H) -> (B, K, T)`."""
         # q . (W h) = (W q) . h, with fewer products
-        asked = ops.einsum("hkd,kd->kh", ops.reshape(self.w, (-1, self.heads, self.key_size)), self.q)
-        return ops.einsum("bth,kh->bkt", states, asked) / self.key_size**0.5
+        queries = ops.einsum("hkd,kd->kh", ops.reshape(self.w, (-1, self.heads, self.key_size)), self.q)
+        return ops.einsum("bth,kh->bkt", states, queries) / self.key_size**0.5
 
 
 @mechanism("dense_time")
 class DenseTime(AttentionPooling):
-    """`a_d = softmax(W x_d + b)`, a Dense layer over the time axis of every feature d, for comparison.
+    """`a = mean_d softmax(W h_d + b)`, a Dense layer over the time axis of every feature d, for comparison.
 
-    As philipperemy/keras-attention-mechanism first had it, with padding masked. The rest of its faults remain: a weight
-    depends on where a word stands, so there is a bias per step and a longest sentence; features are weighed without
-    regard to each other; inputs that are scaled by weights shrink as sentences grow. (The original also flattens the
-    scaled states into its classifier; here they are added up like all others'.)
-
-    Args:
-        steps: the longest sentence, in tokens.
-        per_feature: every feature keeps its own weights (K = H); else their mean serves all.
-        place: `after` pools the states of the LSTM; `before` scales its inputs, and the first output is `(B, T, H)`.
+    As philipperemy/keras-attention-mechanism first had it, with padding masked and the scaled states added up. A weight
+    depends on where a word stands: there is a bias per step, and a longest sentence of `steps` tokens.
     """
 
-    def __init__(self, steps: int = 128, per_feature: bool = False, place: str = "after", **kwargs: Any):
+    def __init__(self, steps: int = 128, **kwargs: Any):
         super().__init__(**kwargs)
-        self.steps, self.per_feature, self.place = steps, per_feature, place
-        self.axis = "feature" if per_feature else ""
+        self.steps = steps
 
     def build(self, states_shape: tuple[int | None, ...]) -> None:
-        """Makes `W (steps, steps)` and `b (steps,)`."""
         self.w, self.b = self.learned("w", self.steps, self.steps), self.bias("b", self.steps)
 
     def score(self, states: Any, context: Context) -> Any:
-        """`(B, T, H) -> (B, H, T)`."""
         steps = ops.shape(states)[1]
         features = ops.transpose(ops.where(ops.expand_dims(context.mask, -1), states, 0), (0, 2, 1))
         return ops.matmul(features, self.w[:steps, :steps]) + self.b[:steps]
 
     def weigh(self, states: Any, context: Context) -> Any:
-        """`(B, T, H) -> (B, H, T)`, or `(B, T)`."""
-        weights = super().weigh(states, context)
-        return weights if self.per_feature else ops.mean(weights, axis=1)
+        return ops.mean(super().weigh(states, context), axis=1)
 
     def pool(self, states: Any, weights: Any, context: Context) -> Any:
-        """`(B, H)`, or, before the LSTM, the scaled inputs `(B, T, H)`."""
-        by_step = ops.transpose(weights, (0, 2, 1)) if self.per_feature else ops.expand_dims(weights, -1)
-        scaled = ops.cast(by_step, states.dtype) * states
-        return scaled if self.place == "before" else ops.sum(scaled, axis=1)
+        # not einsum, whose sum has other last bits
+        return ops.sum(ops.cast(ops.expand_dims(weights, -1), states.dtype) * states, axis=1)
 
 
 @mechanism("mean")
@@ -272,7 +372,6 @@ class Mean(AttentionPooling):
     """`e_t = 0`: every real token weighs the same, which is mean pooling; no attention."""
 
     def score(self, states: Any, context: Context) -> Any:
-        """`(B, T, H) -> (B, T)`."""
         return ops.zeros_like(states[:, :, 0])
 
 
@@ -281,13 +380,11 @@ class Max(AttentionPooling):
     """`r_d = max_t h_td` over the real tokens; no attention. A token's weight is its share of the H maxima."""
 
     def weigh(self, states: Any, context: Context) -> Any:
-        """`(B, T, H) -> (B, T)`; tokens that share a maximum share its weight."""
         states = ops.where(ops.expand_dims(context.mask, -1), ops.cast(states, "float32"), MASKED)
-        found = ops.cast(ops.equal(states, ops.max(states, axis=1, keepdims=True)), "float32")
-        return ops.mean(found / ops.sum(found, axis=1, keepdims=True), axis=-1)
+        is_maximum = ops.cast(ops.equal(states, ops.max(states, axis=1, keepdims=True)), "float32")
+        return ops.mean(is_maximum / ops.sum(is_maximum, axis=1, keepdims=True), axis=-1)
 
     def pool(self, states: Any, weights: Any, context: Context) -> Any:
-        """`(B, T, H) -> (B, H)`."""
         lowest = -6e4 if states.dtype == "float16" else MASKED  # float16 ends at 65,504
         return ops.max(ops.where(ops.expand_dims(context.mask, -1), states, lowest), axis=1)
 
@@ -302,12 +399,10 @@ class Last(AttentionPooling):
     needs = frozenset({"last"})
 
     def weigh(self, states: Any, context: Context) -> Any:
-        """`(B, T, H) -> (B, T)`."""
         real = ops.cast(context.mask, "float32")
         first = real * (1 - ops.pad(real[:, :-1], [[0, 0], [1, 0]]))
         last = real * (1 - ops.pad(real[:, 1:], [[0, 0], [0, 1]]))
         return (first + last) / 2
 
     def pool(self, states: Any, weights: Any, context: Context) -> Any:
-        """`(B, H)`."""
         return context.last

@@ -14,10 +14,9 @@ from keras import ops
 
 from bilstm_attention.config import Model
 from bilstm_attention.errors import DataError
-from bilstm_attention.model.attention import attention_layer
+from bilstm_attention.model.attention import PACKAGE, attention_layer
 from bilstm_attention.model.entities import EntityStates, EntityTokens, RelativePositions
 from bilstm_attention.model.lstm import Merge, bidirectional_lstm, decay
-from bilstm_attention.model.pooling import MECHANISMS, PACKAGE
 from bilstm_attention.paths import atomic_write
 
 PAD_ID = 0
@@ -151,20 +150,14 @@ def build_classifier(model: Model, matrix: np.ndarray, training_words: int, clas
     mask = RealTokens(name="mask")(tokens)
     embedding = WordEmbedding(rows, dimension, trained_rows, model.l2, model.frozen_copy, name="embedding")
     embedding_dropout = keras.layers.Dropout(model.dropout.embedding, name="embedding_dropout")
-    before = model.attention.place == "before"
-    # tanh_output is of the sentence's vector: before the LSTM there is none yet
-    attention = attention_layer(model.attention.model_copy(update={"tanh_output": False} if before else {}), model.l2)
-    asked = "entities" in attention.needs or model.positions.size or model.entity_words or model.entity_states
-    entities = EntityTokens(name="entities")(tokens) if asked else None
+    attention = attention_layer(model.attention, model.l2)
+    uses_entities = "entities" in attention.needs or model.positions.size or model.entity_words or model.entity_states
+    entities = EntityTokens(name="entities")(tokens) if uses_entities else None
     words = vectors = embedding(tokens)
     if model.positions.size:
         positions = RelativePositions(model.positions.size, model.positions.limit, model.l2, name="positions")
         words = keras.layers.Concatenate(name="words_and_positions")([words, positions(entities)])
     words = embedding_dropout(words)
-    pooling = attention
-    if before:
-        words, _ = attention(words, mask=mask)
-        pooling = MECHANISMS["last"](model.attention.tanh_output, name="pooling")
     states, directions = bidirectional_lstm(
         words,
         mask,
@@ -176,12 +169,12 @@ def build_classifier(model: Model, matrix: np.ndarray, training_words: int, clas
         kernel=model.lstm_kernel,
     )
     context = {"mask": mask}
-    if "last" in pooling.needs:
+    if "last" in attention.needs:
         last = Merge(model.merge, name="last")(directions)
         context["last"] = keras.layers.Dropout(model.dropout.lstm, name="last_dropout")(last)
-    if "entities" in pooling.needs:
+    if "entities" in attention.needs:
         context["entities"] = entities
-    sentence, _ = pooling(states, **context)
+    sentence, _ = attention(states, **context)
     of_entities = {"entity_words": vectors} if model.entity_words else {}
     of_entities |= {"entity_states": states} if model.entity_states else {}
     if of_entities:

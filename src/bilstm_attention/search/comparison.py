@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints, model_validator
 from bilstm_attention.config import Block, Params, Train, check, flatten, read_overrides, read_yaml, with_overrides
 from bilstm_attention.data.splits import Split
 from bilstm_attention.errors import ParamsError
-from bilstm_attention.training.checkpoint import digest
+from bilstm_attention.training.fit import digest
 
 # of a table: it names files
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -182,7 +182,7 @@ def read_page(path: Path) -> tuple[Page, list[Comparison]]:
 
 def _comparison(path: Path, page: Page, name: str, table: Table) -> Comparison:
     where = f"{path}: {name}"
-    shared = {"train.threads": 1, **flatten(page.overrides), **flatten(table.overrides)}
+    shared = {**flatten(page.overrides), **flatten(table.overrides)}
     shared |= {} if table.folds is None else {"data.folds": table.folds}
     bases = {variant: Path(given.base or table.base or page.base) for variant, given in table.variants.items()}
     variants = {

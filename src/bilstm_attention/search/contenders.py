@@ -24,8 +24,7 @@ from bilstm_attention.tracking.environment import environment_tags, made_with
 from bilstm_attention.tracking.outbox import Letter
 from bilstm_attention.tracking.runs import corpus_name, of_attention
 from bilstm_attention.tracking.store import RunRecord, fingerprints
-from bilstm_attention.training import fit as loop
-from bilstm_attention.training.checkpoint import digest
+from bilstm_attention.training.fit import digest, run_training, training_checkpoint
 
 FAITHFULNESS_ROWS = 200
 DIGEST = "training.digest"
@@ -45,7 +44,7 @@ def train_one(training: Training) -> dict[str, Any]:
     params, seed = training.params, training.seed
     task, dev, vocabulary = _inputs(training.root)
     checkpoints = training.root / "checkpoints"
-    checkpoint = loop.training_checkpoint(checkpoints, params.model, params.train, task, seed)
+    checkpoint = training_checkpoint(checkpoints, params, task, seed)
     judged = {"dev": task.dev}
     if training.test or training.judged == "test":
         judged["test"] = encode(load_split("test", root=training.root), vocabulary, task.labels)
@@ -56,9 +55,7 @@ def train_one(training: Training) -> dict[str, Any]:
     answers = path.with_suffix(".npy")
     if not path.exists() or ("test" in judged and not answers.exists()):
         started, (code, environment) = time.time(), _made()
-        fitted = loop.fit(
-            params.model, params.train, task, seed, checkpoints=checkpoints, on_epoch=lambda row: end_orphan()
-        )
+        fitted = run_training(params, task, seed, checkpoints=checkpoints, on_epoch=lambda row: end_orphan())
         probabilities = {split: prediction.predict(fitted.model, rows) for split, rows in judged.items()}
         found = {
             "digest": checkpoint.path.stem,

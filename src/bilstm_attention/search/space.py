@@ -51,8 +51,7 @@ class Sweep(Block):
         sampler: how trials are chosen.
         pruner: when they are given up.
         confirm: what is trained again at the end.
-        fixed: parameters that all trials share, by dotted name, over those of `params.yaml`; `train.threads` is 1
-            unless it stands here.
+        fixed: parameters that all trials share, by dotted name, over those of `params.yaml`.
         space: what is tried, by dotted name: a list of values; `low` and `high` with `step` or `log`; either with
             `when`, the values of other parameters of the space under which it is tried at all.
     """
@@ -203,7 +202,7 @@ def read_sweep(path: Path, params: Params, overrides: Mapping[str, Any]) -> tupl
     sweep = check(read_yaml(path), str(path), Sweep)
     fixed = {**flatten(sweep.fixed), **overrides}
     # a core does more trials with a worker of its own than as the second thread of another's
-    base = with_overrides(params, {"train.threads": 1, **fixed}, where=f"{path}: fixed")
+    base = with_overrides(params, fixed, where=f"{path}: fixed")
     known = flatten(base)
     faults = [
         f"{path}: space: unknown parameter {key}{did_you_mean(key, known) or '.'}"

@@ -129,7 +129,7 @@ def run_trial(definition: SweepSpec, budget: int, task: "Dataset") -> int | None
 
 def _trained(definition: SweepSpec, trial: optuna.Trial, task: "Dataset") -> float | tuple[float, float]:
     from bilstm_attention.search.cost import cost
-    from bilstm_attention.training.fit import fit
+    from bilstm_attention.training.fit import run_training
 
     sweep, started = definition.sweep, time.monotonic()
     first, *_ = trial.user_attrs.get(REPLACES, [trial.number])
@@ -149,7 +149,7 @@ def _trained(definition: SweepSpec, trial: optuna.Trial, task: "Dataset") -> flo
     try:
         found["overrides"] = definition.space.suggest(trial)
         params = trial_params(definition, found["overrides"], seed)
-        fitted = fit(params.model, params.train, task, seed, on_epoch=report)
+        fitted = run_training(params, task, seed, on_epoch=report)
         found |= {"dev": fitted.dev, "best_epoch": fitted.best_epoch}
         score = fitted.dev[sweep.metric]
         return (score, cost(sweep.against, fitted.model, task.dev)) if sweep.against else score
@@ -174,12 +174,12 @@ def confirm(definition: SweepSpec, job: Job, task: "Dataset", keep: bool) -> int
     """
     from bilstm_attention.model.classifier import save_classifier
     from bilstm_attention.model.predict import predict
-    from bilstm_attention.training.fit import fit
+    from bilstm_attention.training.fit import run_training
 
     params, started = with_overrides(definition.space.base, dict(job.overrides)), time.monotonic()
     found: dict[str, Any]
     try:
-        fitted = fit(params.model, params.train, task, job.seed, on_epoch=lambda row: end_orphan())
+        fitted = run_training(params, task, job.seed, on_epoch=lambda row: end_orphan())
         answers = np.argmax(predict(fitted.model, task.dev), axis=1)
         found = {"dev": fitted.dev, "answers": answers.tolist()}
     except Exception as error:

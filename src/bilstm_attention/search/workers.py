@@ -96,6 +96,8 @@ def _start(work: Work) -> _Worker:
 
 def _serve(connection: Connection, work: Work) -> None:
     global _parent
+    # a core does more with a training of its own than as the second thread of another
+    os.environ["BILSTM_ATTENTION_THREADS"] = "1"
     _parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:

@@ -1,6 +1,5 @@
 """What a killed training needs in order to go on as if nothing had happened."""
 
-import hashlib
 import json
 import os
 import zipfile
@@ -75,16 +74,3 @@ class Checkpoint:
         """Deletes the file, and what a killed save left of one, once what it led to is safely written."""
         for path in (self.path, *self.path.parent.glob(f".*.{self.path.name}")):
             path.unlink(missing_ok=True)
-
-
-def digest(*parts: Any) -> str:
-    """A name for all that determines a training: arrays by shape, type and bytes, everything else as JSON."""
-    sha = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            sha.update(f"{part.shape}{part.dtype}".encode())
-            sha.update(np.ascontiguousarray(part).data)
-        else:
-            # the line break ends a part: 1, 23 is not 12, 3
-            sha.update(f"{json.dumps(part, sort_keys=True)}\n".encode())
-    return sha.hexdigest()[:32]

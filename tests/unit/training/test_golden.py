@@ -25,12 +25,12 @@ from bilstm_attention.config import apply_overrides, load_params
 from bilstm_attention.data.dataset import load_dataset
 from bilstm_attention.evaluation.evaluate import judge
 from bilstm_attention.model.classifier import save_classifier
-from bilstm_attention.training.fit import fit
+from bilstm_attention.training.fit import run_training, use_threads
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = Path(__file__).with_name("golden.json")
 TOLERANCE = 4.0  # percentage points, where the processor is unknown
-SMALL = {"embeddings.epochs": 2, "evaluate.bootstrap": 100, "evaluate.faithfulness": 20, "train.threads": 1}
+SMALL = {"embeddings.epochs": 2, "evaluate.bootstrap": 100, "evaluate.faithfulness": 20}
 CASES: dict[str, dict[str, Any]] = {
     "sample": {"train.epochs": 3, "train.seeds": [0, 1]},
     "every_ingredient": {
@@ -116,11 +116,12 @@ def run_case(name: str, project: Path) -> dict[str, Any]:
     write_plain_classes(project / "data/sample/train.txt", project / "data/sample/plain.csv")
     apply_overrides(project / paths.PARAMS, {**SMALL, **CASES[name]})
     params = load_params(paths.PARAMS)
+    use_threads(1)
     stages.prepare()
     stages.embed()
     task, digests, dev = load_dataset(), {}, {}
     for seed in params.train.seeds:
-        fitted = fit(params.model, params.train, task, seed)
+        fitted = run_training(params, task, seed)
         model = paths.seed_folder(seed) / "model.keras"
         save_classifier(fitted.model, model)
         paths.write_json(
