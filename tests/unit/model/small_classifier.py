@@ -33,9 +33,6 @@ DEEP = {"model.lstm_layers": 2, "model.merge": "concat"}
 POSITIONS = {"model.positions.size": 2, "model.positions.limit": 3}
 VARIANTS: dict[str, dict[str, Any]] = {
     **{kind: of_attention(kind) for kind in sorted(MECHANISMS)},
-    "dense_time per feature": of_attention("dense_time", per_feature=True),
-    "dense_time before": of_attention("dense_time", place="before"),
-    "dense_time per feature before": of_attention("dense_time", per_feature=True, place="before") | POSITIONS,
     "temperature": of_attention("context", temperature=0.5, tanh_output=False),
     "dropped weights": of_attention("structured", dropout=0.4),
     "positions": of_attention("zhou") | POSITIONS,
@@ -98,7 +95,7 @@ def _graph_once(variant: str) -> Any:
 
 
 def answers(variant: str, tokens: Array) -> list[Array]:
-    """Probabilities and weights by a graph, as `experiment.prediction.predict` has them; quick on the second call."""
+    """Probabilities and weights by a graph, as `model.predict.predict` has them; quick on the second call."""
     return [output.numpy() for output in _graph_once(variant)(tokens)]
 
 

@@ -23,21 +23,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:You are using a softmax over axi
 few = settings(max_examples=5, deadline=None)
 
 SMALL = {"size": 3, "hops": 2, "penalty": 0.3, "heads": 2, "key_size": 3, "steps": 11}
-FORMS = {
-    **{kind: (kind, {}) for kind in sorted(MECHANISMS)},
-    "dense_time per feature": ("dense_time", {"per_feature": True}),
-    "dense_time before": ("dense_time", {"place": "before"}),
-    "dense_time per feature before": ("dense_time", {"per_feature": True, "place": "before"}),
-}
-every_form = pytest.mark.parametrize("form", FORMS)
+every_form = pytest.mark.parametrize("form", sorted(MECHANISMS))
 every_output = pytest.mark.parametrize(("tanh_output", "temperature"), [(False, 1.0), (True, 1.0), (True, 0.6)])
 
 
 def pooling(form: str, scale: float = 1.0, **given: Any) -> AttentionPooling:
     """A built layer, every weight of it drawn, biases too."""
-    kind, options = FORMS[form]
-    small = {name: value for name, value in SMALL.items() if name in arguments(MECHANISMS[kind])}
-    layer = MECHANISMS[kind](**{**small, **options, **given})
+    small = {name: value for name, value in SMALL.items() if name in arguments(MECHANISMS[form])}
+    layer = MECHANISMS[form](**{**small, **given})
     layer.build((None, None, SIZE))
     draw = np.random.default_rng(0)
     for weight in layer.trainable_variables:
@@ -73,18 +66,16 @@ def called(layer: AttentionPooling, batch: Batch, **given: Any) -> tuple[Array, 
 
 def transcribed(form: str, output: dict[str, Any], batch: Batch, parameters: list[Array]) -> tuple[Array, Array, float]:
     """Pooled, weights and penalty of a batch in float64."""
-    kind, options = FORMS[form]
     rows, steps = batch.mask.shape
     all_pooled, all_weights, overlaps = [], [], []
     for row in range(rows):
         n = int(batch.mask[row].sum())
         h, entities = batch.states[row, :n].astype("float64"), batch.entities[row, :, :n]
         q = batch.last[row].astype("float64")
-        pooled, weights = transcription.attend(kind, {**options, **output}, h, q, entities, parameters)
-        overlaps.append(transcription.overlap(weights) if kind == "structured" else 0.0)
+        pooled, weights = transcription.attend(form, output, h, q, entities, parameters)
+        overlaps.append(transcription.overlap(weights) if form == "structured" else 0.0)
         all_weights.append(np.concatenate([weights, np.zeros((*weights.shape[:-1], steps - n))], axis=-1))
-        before = options.get("place") == "before"
-        all_pooled.append(np.concatenate([pooled, np.zeros((steps - n, SIZE))]) if before else pooled)
+        all_pooled.append(pooled)
     return np.array(all_pooled), np.array(all_weights), SMALL["penalty"] * float(np.mean(overlaps))
 
 
@@ -93,7 +84,7 @@ def doubles(layer: AttentionPooling) -> list[Array]:
 
 
 def test_every_mechanism_has_a_float64_transcription() -> None:
-    assert {*transcription.SCORES, "max", "last"} == set(MECHANISMS) == ATTENTION_KINDS
+    assert {*transcription.SCORES, "max", "last"} == set(MECHANISMS) == set(ATTENTION_KINDS)
 
 
 @every_output
@@ -271,7 +262,7 @@ def test_temperature_divides_the_scores(temperature: float, expected: list[float
 
 
 RATE, DRAWS = 0.4, 4000
-pools_by_weight = pytest.mark.parametrize("form", [form for form in FORMS if form not in ("max", "last")])
+pools_by_weight = pytest.mark.parametrize("form", [form for form in sorted(MECHANISMS) if form not in ("max", "last")])
 
 
 def repeated() -> Batch:
@@ -339,13 +330,10 @@ def test_an_entity_that_is_not_there_asks_with_zeros() -> None:
     np.testing.assert_allclose(weights, wanted, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["multihead", "structured", "dense_time per feature"])
+@pytest.mark.parametrize("form", ["multihead", "structured"])
 def test_several_distributions_lie_one_after_the_other_in_what_is_pooled(form: str) -> None:
     layer, batch = pooling(form), drawn(2, [4, 6])
     pooled, weights = called(layer, batch)
     states = np.where(batch.mask[..., None], batch.states, 0)
-    if form == "dense_time per feature":  # distribution d weighs feature d alone
-        wanted = np.einsum("bdt,btd->bd", weights, states)
-    else:
-        wanted = np.concatenate([np.einsum("bt,bth->bh", weights[:, k], states) for k in (0, 1)], axis=1)
+    wanted = np.concatenate([np.einsum("bt,bth->bh", weights[:, k], states) for k in (0, 1)], axis=1)
     np.testing.assert_allclose(pooled, wanted, rtol=0, atol=1e-5)

@@ -23,20 +23,19 @@ from tests.unit.model.small_classifier import (
     some_tokens,
 )
 
-from bilstm_attention.config import ATTENTION_KINDS, Attention, Model, Train
+from bilstm_attention.config import Attention, Model, Params, Train
 from bilstm_attention.data.batches import Rows
 from bilstm_attention.data.dataset import Dataset
 from bilstm_attention.errors import DataError
 from bilstm_attention.model import attention
 from bilstm_attention.model.attention import MECHANISMS, AttentionPooling, mechanism
 from bilstm_attention.model.classifier import attention_view, load_classifier, save_classifier
-from bilstm_attention.training.fit import fit
+from bilstm_attention.training.fit import run_training
 
 
 def forget(kind: str) -> None:
     """As a process that never ran the registering module; not a part of the public face."""
     MECHANISMS.pop(kind, None)
-    ATTENTION_KINDS.discard(kind)
     keras.saving.get_custom_objects().pop(f"bilstm_attention>{kind}_attention", None)
 
 
@@ -98,7 +97,8 @@ def clued_rows(count: int, seed: int) -> Rows:
 def test_a_mechanism_of_ones_own_trains_saves_loads_and_shows_its_weights(tmp_path: Path) -> None:
     task = Dataset(clued_rows(48, 0), clued_rows(24, 1), ["a", "b", "c"], drawn_matrix(), LEARNED)
     model = Model(lstm_units=3, attention=Attention(kind="norm", tanh_output=False, temperature=0.5))
-    classifier = fit(model, Train(epochs=3, learning_rate=0.05, batch_size=8, monitor="loss"), task, seed=0).model
+    settings = Train(epochs=3, learning_rate=0.05, batch_size=8, monitor="loss")
+    classifier = run_training(Params(model=model, train=settings), task, seed=0).model
     gain = classifier.get_layer("attention").gain.numpy()
     assert gain != 0
 

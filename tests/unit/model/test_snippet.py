@@ -102,30 +102,16 @@ def test_both_train_the_same_weights_without_dropout_or_decay(both: tuple[keras.
 # from its equation `a_d = softmax(W x_d + b)` over the time axis of every feature d
 
 STEPS, FEATURES = 30, 8
-every_form = pytest.mark.parametrize("place", ["after", "before"])
-every_sharing = pytest.mark.parametrize("per_feature", [True, False])
 
 
-def block(per_feature: bool) -> keras.Model:
+def block() -> keras.Model:
     """States `(B, 30, 8)` to states scaled by their weights, and the weights `(B, 30, 8)`; padding is unknown to it."""
     from keras.layers import Dense, Multiply, Permute, RepeatVector
 
     states = keras.Input((STEPS, FEATURES))
-    by_feature = Permute((2, 1))(states)
-    weights = Dense(STEPS, activation="softmax", name="over_time")(by_feature)
-    if not per_feature:
-        weights = RepeatVector(FEATURES)(keras.ops.mean(weights, axis=1))
-    weights = Permute((2, 1))(weights)
+    weights = Dense(STEPS, activation="softmax", name="over_time")(Permute((2, 1))(states))
+    weights = Permute((2, 1))(RepeatVector(FEATURES)(keras.ops.mean(weights, axis=1)))
     return keras.Model(states, [Multiply()([states, weights]), weights])
-
-
-def block_and_layer(per_feature: bool, place: str) -> tuple[keras.Model, Any]:
-    original, layer = block(per_feature), MECHANISMS["dense_time"](STEPS, per_feature, place)
-    layer.build((None, None, FEATURES))
-    draw = np.random.default_rng(4)
-    layer.set_weights([0.3 * draw.normal(size=weight.shape) for weight in layer.get_weights()])
-    original.get_layer("over_time").set_weights(layer.get_weights())
-    return original, layer
 
 
 def drawn_states(real: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -135,30 +121,29 @@ def drawn_states(real: int) -> tuple[NDArray[Any], NDArray[Any]]:
     return states, np.broadcast_to(np.arange(STEPS) < real, (16, STEPS))
 
 
-@every_form
-@every_sharing
-def test_on_full_rows_dense_time_is_the_block(per_feature: bool, place: str) -> None:
-    original, layer = block_and_layer(per_feature, place)
+def test_on_full_rows_dense_time_is_the_block() -> None:
+    original, layer = block(), MECHANISMS["dense_time"](STEPS)
+    layer.build((None, None, FEATURES))
+    draw = np.random.default_rng(4)
+    layer.set_weights([0.3 * draw.normal(size=weight.shape) for weight in layer.get_weights()])
+    original.get_layer("over_time").set_weights(layer.get_weights())
     states, mask = drawn_states(STEPS)
     scaled, weights = (part.numpy() for part in original(states))
-    found, found_weights = (part.numpy() for part in layer(states, mask=mask))
-    np.testing.assert_allclose(found, scaled if place == "before" else scaled.sum(axis=1), rtol=0, atol=1e-6)
-    wanted_weights = np.swapaxes(weights, 1, 2) if per_feature else weights[..., 0]
-    np.testing.assert_allclose(found_weights, wanted_weights, rtol=0, atol=1e-6)
+    pooled, pooled_weights = (part.numpy() for part in layer(states, mask=mask))
+    np.testing.assert_allclose(pooled, scaled.sum(axis=1), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(pooled_weights, weights[..., 0], rtol=0, atol=1e-6)
     assert np.ptp(weights) > 0.1
 
 
-@every_sharing
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_untrained_the_block_attends_to_padding_and_dense_time_does_not(seed: int, per_feature: bool) -> None:
+def test_untrained_block_attends_to_padding_and_dense_time_does_not(seed: int) -> None:
     """Measured over the three seeds: 62 to 70 % of the block's attention lies on the 20 padded steps of 30."""
     keras.utils.set_random_seed(seed)
-    original, layer = block(per_feature), MECHANISMS["dense_time"](STEPS, per_feature)
+    original, layer = block(), MECHANISMS["dense_time"](STEPS)
     layer.build((None, None, FEATURES))
     layer.set_weights(original.get_layer("over_time").get_weights())
     states, mask = drawn_states(10)
     lost = original(states)[1].numpy()[:, 10:].sum(axis=1).mean(axis=1)
-    print(f"seed {seed}: {lost.min():.1%} to {lost.max():.1%} of the block's attention lies on padding")
     assert ((lost > 0.50) & (lost < 0.80)).all()
     _, weights = layer(states, mask=mask)
     assert (weights.numpy()[..., 10:] == 0).all()

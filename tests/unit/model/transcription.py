@@ -121,21 +121,11 @@ def attend(
         scores = SCORES[kind](h, q, entities, *parameters) / options.get("temperature", 1.0)
         weights = np.array([softmax(row) for row in scores]) if scores.ndim == 2 else softmax(scores)
         if kind == "dense_time":
-            pooled, weights = over_time(h, weights, **options)
+            weights = weights.mean(axis=0)
+            pooled = weights @ h
         else:
             pooled = np.concatenate([a @ h for a in np.atleast_2d(weights)])
     return (np.tanh(pooled) if options.get("tanh_output") else pooled), weights
-
-
-def over_time(
-    h: Array, weights: Array, per_feature: bool = False, place: str = "after", **_: Any
-) -> tuple[Array, Array]:
-    """A softmax over time per feature, `(H, n)`, scales that feature, or the mean of all scales every feature."""
-    shared = weights.mean(axis=0)
-    scaled = np.array(
-        [[(weights[d, t] if per_feature else shared[t]) * h[t, d] for d in range(h.shape[1])] for t in range(len(h))]
-    )
-    return (scaled if place == "before" else scaled.sum(axis=0)), (weights if per_feature else shared)
 
 
 def overlap(weights: Array) -> float:

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,13 +9,12 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from bilstm_attention.config import Attention, Dropout, Model, Schedule, Train
+from bilstm_attention.config import Attention, Dropout, Model, Params, Schedule, Train
 from bilstm_attention.console import start_tensorflow
 from bilstm_attention.data.batches import Rows, pad
 from bilstm_attention.data.dataset import Dataset
 from bilstm_attention.errors import ParamsError, TrainingError
 from bilstm_attention.evaluation.metrics import scores
-from bilstm_attention.training.checkpoint import digest
 
 start_tensorflow()
 import keras  # noqa: E402
@@ -25,9 +25,14 @@ from bilstm_attention.model.attention import MECHANISMS  # noqa: E402
 from bilstm_attention.model.classifier import WordEmbedding, build_classifier  # noqa: E402
 from bilstm_attention.model.predict import predict  # noqa: E402
 from bilstm_attention.training import fit as training  # noqa: E402
-from bilstm_attention.training.fit import TrainingResult, fit, training_checkpoint  # noqa: E402
+from bilstm_attention.training.fit import (  # noqa: E402
+    TrainingResult,
+    digest,
+    run_training,
+    training_checkpoint,
+)
 from bilstm_attention.training.optimizers import OPTIMIZERS, make_optimizer  # noqa: E402
-from bilstm_attention.training.step import devices, training_step  # noqa: E402
+from bilstm_attention.training.step import training_step  # noqa: E402
 
 CLASSES = ["a", "b", "c"]
 RELATIONS = ["Cause-Effect(e1,e2)", "Cause-Effect(e2,e1)", "Other"]
@@ -64,6 +69,10 @@ def train(**changed: Any) -> Train:
     return Train(**{"epochs": 2, "batch_size": 8, "learning_rate": 0.05, "monitor": "accuracy", **changed})
 
 
+def fit(model: Model, settings: Train, dataset: Dataset, seed: int, **options: Any) -> TrainingResult:
+    return run_training(Params(model=model, train=settings), dataset, seed, **options)
+
+
 def values(model: keras.Model) -> list[np.ndarray]:
     return [weight.numpy() for weight in model.weights]
 
@@ -79,8 +88,7 @@ def bag_of_words(model: Model, matrix: np.ndarray, training_words: int, classes:
     tokens = keras.Input((None,), dtype="int32")
     embedding = WordEmbedding(*matrix.shape, training_words, name="embedding")
     states = keras.layers.Dropout(model.dropout.embedding)(embedding(tokens))
-    mask = keras.ops.cast(keras.ops.not_equal(tokens, 0), "float32")
-    pooled = keras.ops.einsum("bt,btd->bd", mask, states) / keras.ops.sum(mask, axis=1, keepdims=True)
+    pooled, _ = MECHANISMS["mean"](name="attention")(states, mask=keras.ops.not_equal(tokens, 0))
     network = keras.Model(tokens, keras.layers.Dense(classes, activation="softmax")(pooled))
     embedding.set_matrix(matrix)
     return network
@@ -150,19 +158,10 @@ def test_each_epoch_shows_every_sentence_in_an_order_of_its_own(quick: Any, monk
     assert first != second
 
 
-def test_batches_within_a_budget_of_tokens_show_every_sentence(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[tuple[int, int]] = []
-
-    def padded(of: Rows, batch: Any) -> Any:
-        if of is TASK.train:
-            shown.append(pad(of, batch).shape)
-        return pad(of, batch)
-
-    monkeypatch.setattr(training, "pad", padded)
-    fitted = fit(EXACT, train(epochs=1, batch_tokens=20, schedule=Schedule(kind="cosine")), TASK, seed=0)
-    assert sum(sentences for sentences, _ in shown) == len(TASK.train)
-    assert max(sentences * tokens for sentences, tokens in shown) <= 20
-    assert np.isfinite(fitted.history["loss"]).all()
+def test_adversarial_training_gives_the_same_bytes() -> None:
+    """With l2 three gradients are added, which TensorFlow would do in a changing order."""
+    settings, model = train(adversarial=0.8), TINY.model_copy(update={"l2": 0.01})
+    assert bits(fit(model, settings, TASK, seed=0)) == bits(fit(model, settings, TASK, seed=0))
 
 
 def test_another_seed_gives_other_weights(quick: Any) -> None:
@@ -171,16 +170,20 @@ def test_another_seed_gives_other_weights(quick: Any) -> None:
 
 WIDE = Model(lstm_units=40, dropout=dropout(0.3))
 CHILD = """
-import sys
-from test_training import TASK, WIDE, bits, fit, train
-print(*bits(fit(WIDE, train(threads=int(sys.argv[1]), batch_size=32), TASK, seed=5)))
+from tests.unit.training.test_fit import TASK, WIDE, bits, fit, train
+print(*bits(fit(WIDE, train(batch_size=32), TASK, seed=5)))
 """
 
 
 def test_processes_and_threads_do_not_change_a_bit() -> None:
-    command = [sys.executable, "-c", CHILD]
     children = [
-        subprocess.Popen([*command, threads], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD],
+            cwd=Path(__file__).parents[3],
+            env={**os.environ, "BILSTM_ATTENTION_THREADS": threads},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for threads in ("1", "1", "2")
     ]
     first, *others = [child.communicate()[0].strip() for child in children]
@@ -269,9 +272,7 @@ def interrupt_after(epoch: int) -> Callable[[dict[str, Any]], None]:
     return on_epoch
 
 
-KERAS_OPTIMIZERS = [
-    getattr(keras.optimizers, name) for name in ("Adam", "AdamW", "Nadam", "RMSprop", "SGD", "Adadelta", "Adagrad")
-]
+KERAS_OPTIMIZERS = [getattr(keras.optimizers, name) for name in ("Adam", "RMSprop", "SGD", "Adadelta")]
 
 
 def test_the_optimizers_are_those_the_parameters_name() -> None:
@@ -422,7 +423,7 @@ def test_vectors_that_are_not_finite_end_the_training_at_once() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"cut short"])
 def test_a_broken_checkpoint_is_begun_anew(content: bytes, quick: Any, tmp_path: Path) -> None:
-    checkpoint = training_checkpoint(tmp_path, TINY, train(), TASK, 0)
+    checkpoint = training_checkpoint(tmp_path, Params(model=TINY, train=train()), TASK, 0)
     checkpoint.path.write_bytes(content)
     assert bits(fit(TINY, train(), TASK, 0, checkpoints=tmp_path)) == bits(fit(TINY, train(), TASK, 0))
 
@@ -461,7 +462,7 @@ def test_callbacks_come_in_order_and_with_the_rows_of_the_history(quick: Any) ->
 def test_an_epoch_is_safe_before_the_caller_hears_of_it(quick: Any, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fit(TINY, train(), TASK, 0, checkpoints=tmp_path, on_epoch=interrupt_after(1))
-    state = training_checkpoint(tmp_path, TINY, train(), TASK, 0).load()
+    state = training_checkpoint(tmp_path, Params(model=TINY, train=train()), TASK, 0).load()
     assert state is not None
     assert [row["epoch"] for row in state.history] == [1]
 
@@ -507,7 +508,7 @@ def test_a_step_is_that_of_keras_on_the_gradient_of_the_loss_and_every_penalty(n
     plain = {kind.__name__.lower(): kind for kind in KERAS_OPTIMIZERS}[name].from_config(settings)
     for model, optimizer in zip(models, (ours, plain), strict=True):
         optimizer.build(model.trainable_variables)
-    step = training_step(models[0], ours, len(CLASSES), params.label_smoothing, devices(1), params.clip_norm)
+    step = training_step(models[0], ours, len(CLASSES), params.label_smoothing, params.clip_norm)
     cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=params.label_smoothing)
     for _ in range(4):
         with tf.GradientTape() as tape:
@@ -532,7 +533,7 @@ def test_r_drop_adds_the_divergence_of_two_dropouts_to_their_mean_loss() -> None
     ours, plain = (keras.optimizers.SGD(0.5) for _ in models)
     for model, optimizer in zip(models, (ours, plain), strict=True):
         optimizer.build(model.trainable_variables)
-    step = training_step(models[0], ours, len(CLASSES), 0.0, devices(1), r_drop=0.7)
+    step = training_step(models[0], ours, len(CLASSES), 0.0, r_drop=0.7)
     gold = np.eye(len(CLASSES))[labels]
     for _ in range(3):
         with tf.GradientTape() as tape:
@@ -557,7 +558,7 @@ def test_an_adversarial_step_learns_from_the_vectors_where_the_loss_grows_most_t
     ours, plain = (keras.optimizers.SGD(0.5) for _ in models)
     for model, optimizer in zip(models, (ours, plain), strict=True):
         optimizer.build(model.trainable_variables)
-    step = training_step(models[0], ours, len(CLASSES), 0.0, devices(1), adversarial=0.8)
+    step = training_step(models[0], ours, len(CLASSES), 0.0, adversarial=0.8)
     other, gold, embedding = models[1], np.eye(len(CLASSES))[labels], models[1].get_layer("embedding")
     look_up = embedding.call
     for _ in range(3):
@@ -591,8 +592,6 @@ def test_a_step_takes_the_gradient_of_the_lstm_once() -> None:
         make_optimizer(train(), 1),
     )
     optimizer.build(model.trainable_variables)
-    definition = (
-        training_step(model, optimizer, len(CLASSES), 0.0, devices(1)).get_concrete_function().graph.as_graph_def()
-    )
+    definition = training_step(model, optimizer, len(CLASSES), 0.0).get_concrete_function().graph.as_graph_def()
     nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
     assert {node.op for node in nodes} & {"BlockLSTMGrad", "BlockLSTMGradV2"} == {"BlockLSTMGradV2"}
