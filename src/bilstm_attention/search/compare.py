@@ -94,11 +94,11 @@ def _train_all(planned: Sequence[Any], workers: int) -> Iterator[tuple[Any, dict
     from bilstm_attention.search.workers import WorkerCrashed, run_jobs
 
     waiting = iter(planned)
-    for training, found in run_jobs(lambda busy: next(waiting, None), _train_one, workers):
+    for training, found in run_jobs(lambda: next(waiting, None), _train_one, workers):
         if isinstance(found, WorkerCrashed):
-            died = f"{training.name}: its process died with code {found.code}; the same command goes on"
+            died = f"{training.name}: its process died with code {found.exit_code}; the same command goes on"
             # a fault of the program, with code 1, stands above
-            raise TrainingError(f"{died}." if found.code == 1 else f"{died}, with fewer --workers if memory was short.")
+            raise TrainingError(f"{died}." if found.exit_code == 1 else f"{died}, with fewer --workers if memory was short.")
         if isinstance(found, UserError):
             raise type(found)(f"{training.name}: {found}")
         yield training, found

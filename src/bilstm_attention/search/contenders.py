@@ -19,7 +19,6 @@ from bilstm_attention.evaluation import faithfulness
 from bilstm_attention.evaluation.metrics import scores
 from bilstm_attention.model import predict as prediction
 from bilstm_attention.search.comparison import Training
-from bilstm_attention.search.workers import end_orphan
 from bilstm_attention.tracking.environment import environment_tags, made_with
 from bilstm_attention.tracking.outbox import Letter
 from bilstm_attention.tracking.runs import corpus_name, of_attention
@@ -55,7 +54,7 @@ def train_one(training: Training) -> dict[str, Any]:
     answers = path.with_suffix(".npy")
     if not path.exists() or ("test" in judged and not answers.exists()):
         started, (code, environment) = time.time(), _made()
-        fitted = run_training(params, task, seed, checkpoints=checkpoints, on_epoch=lambda row: end_orphan())
+        fitted = run_training(params, task, seed, checkpoints=checkpoints)
         probabilities = {split: prediction.predict(fitted.model, rows) for split, rows in judged.items()}
         found = {
             "digest": checkpoint.path.stem,

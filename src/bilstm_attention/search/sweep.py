@@ -39,7 +39,21 @@ Executor = Callable[[Callable[[int], Any], Callable[..., Any]], Iterator[tuple[A
 
 def local_executor(workers: int) -> Executor:
     """Worker processes of this machine."""
-    return partial(run_jobs, workers=workers)
+
+    def execute(another: Callable[[int], Any], work: Callable[..., Any]) -> Iterator[tuple[Any, Any]]:
+        running = 0
+
+        def next_job() -> Any:
+            nonlocal running
+            job = another(running)
+            running += job is not None
+            return job
+
+        for result in run_jobs(next_job, work, workers):
+            running -= 1
+            yield result
+
+    return execute
 
 
 class Stopping:
@@ -197,7 +211,7 @@ def _work_off(
             end_dead(study, [trial for trial in running(study) if trial.number in lost])
             idle_deaths = 0 if lost else idle_deaths + 1
             if idle_deaths == FAILURES_AT_START:
-                raise SweepError(f"workers end before they begin a trial; the last with exit code {result.code}.")
+                raise SweepError(f"workers end before they begin a trial; the last with exit code {result.exit_code}.")
         else:
             idle_deaths, lost = 0, [] if result is None else [result]
         for trial in counted(study):

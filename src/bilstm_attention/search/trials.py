@@ -18,7 +18,6 @@ from bilstm_attention.console import start_tensorflow
 from bilstm_attention.errors import SweepError, TrainingError
 from bilstm_attention.search.storage import outages, report_outages
 from bilstm_attention.search.study import REPLACES, SURPLUS, SweepSpec, derived_seed, is_surplus, open_study, try_again
-from bilstm_attention.search.workers import end_orphan
 
 if TYPE_CHECKING:
     from bilstm_attention.data.dataset import Dataset
@@ -139,7 +138,6 @@ def _trained(definition: SweepSpec, trial: optuna.Trial, task: "Dataset") -> flo
 
     def report(row: dict[str, Any]) -> None:
         found["history"].append(row)
-        end_orphan()
         # with two objectives Optuna prunes nothing
         if not sweep.against:
             trial.report(row[f"dev_{sweep.metric}"], row["epoch"])
@@ -179,7 +177,7 @@ def confirm(definition: SweepSpec, job: Job, task: "Dataset", keep: bool) -> int
     params, started = with_overrides(definition.space.base, dict(job.overrides)), time.monotonic()
     found: dict[str, Any]
     try:
-        fitted = run_training(params, task, job.seed, on_epoch=lambda row: end_orphan())
+        fitted = run_training(params, task, job.seed)
         answers = np.argmax(predict(fitted.model, task.dev), axis=1)
         found = {"dev": fitted.dev, "answers": answers.tolist()}
     except Exception as error:

@@ -1,126 +1,120 @@
-"""Worker processes: a job each at a time; one that dies costs its own job alone."""
+"""Runs jobs in worker processes; a process that dies costs its own job alone."""
 
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.process import BaseProcess
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 
-Work = Callable[[Any], Any]
+from bilstm_attention.errors import UserError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class WorkerCrashed:
-    """A worker ended before its job did.
+    """The result of a job whose process died.
 
     Args:
         process: its id.
-        code: its exit code; below 0, the signal that killed it.
+        exit_code: below 0, the number of the signal that killed it; None: unknown.
     """
 
     process: int
-    code: int | None
+    exit_code: int | None
+
+    def __str__(self) -> str:
+        if self.exit_code is not None and self.exit_code < 0:
+            return f"its worker was killed by {signal.Signals(-self.exit_code).name}"
+        return f"its worker ended with exit code {self.exit_code}"
 
 
-@dataclass
 class _Worker:
-    process: BaseProcess
-    connection: Connection
-    job: Any = None
+    """An executor of a single process: when that dies, the executors of the others stay whole."""
+
+    def __init__(self) -> None:
+        # spawned, since TensorFlow does not survive a fork
+        self.executor = ProcessPoolExecutor(1, get_context("spawn"), initializer=_prepare_worker)
+        self.process: BaseProcess | None = None
+
+    def submit(self, work: Callable[[Any], Result], job: Any) -> Future[Result]:
+        before = set(active_children())
+        future = self.executor.submit(work, job)
+        # the executor starts its process at the first job, and does not tell which it is
+        for process in set(active_children()) - before:
+            self.process = process
+        return future
+
+    def crash(self) -> WorkerCrashed:
+        assert self.process is not None
+        self.process.join()
+        self.executor.shutdown()
+        return WorkerCrashed(self.process.pid or 0, self.process.exitcode)
 
 
-def run_jobs(another: Callable[[int], Any], work: Work, workers: int) -> Iterator[tuple[Any, Any]]:
-    """Does jobs in worker processes, and yields each with its result, or with `WorkerCrashed`, as it is done.
+def run_jobs(
+    next_job: Callable[[], Job | None], work: Callable[[Job], Result], workers: int
+) -> Iterator[tuple[Job, Result | UserError | WorkerCrashed]]:
+    """Yields each job with its result as it ends; ends when nothing runs and there is no next job.
 
-    A worker has its next job before the result of the last is looked at.
-
-    Workers pass over Ctrl-C, which is for the parent to answer, and end with it.
+    Workers ignore Ctrl-C, which the parent answers, and end when the parent does. Closing the iterator, or an exception
+    in the parent, ends the jobs that run.
 
     Args:
-        another: asked for a job whenever a worker is free, with how many are busy; None: there is none now. All end
-            when none is left running.
-        work: done in the worker; what it raises is a fault of the program and ends the worker.
+        next_job: called whenever a worker is free; None: there is no job now.
+        work: called with a job in a worker. Both are pickled. A `UserError` that it raises is the job's result.
         workers: processes at once.
+
+    Raises:
+        Exception: what `work` raised, unless it is a `UserError`.
     """
-    busy: list[_Worker] = []
     idle: list[_Worker] = []
-    done: list[tuple[Any, Any]] = []
+    busy: dict[Future[Result], tuple[Job, _Worker]] = {}
     try:
         while True:
-            while len(busy) < workers and (job := another(len(busy))) is not None:
-                worker = idle.pop() if idle else _start(work)
-                worker.job = job
-                # one that ended meanwhile is noticed below
-                with suppress(ConnectionError):
-                    worker.connection.send(job)
-                busy.append(worker)
-            if done:
-                yield from done
-                done.clear()
-                # what was done may leave something else to do
-                continue
+            while len(busy) < workers and (job := next_job()) is not None:
+                worker = idle.pop() if idle else _Worker()
+                try:
+                    future = worker.submit(work, job)
+                except BrokenProcessPool:
+                    # it died idle
+                    worker = _Worker()
+                    future = worker.submit(work, job)
+                busy[future] = (job, worker)
             if not busy:
                 return
-            ready = wait([worker.connection for worker in busy])
-            for worker in [worker for worker in busy if worker.connection in ready]:
-                busy.remove(worker)
-                try:
-                    done.append((worker.job, worker.connection.recv()))
-                    idle.append(worker)
-                except (EOFError, ConnectionResetError):
-                    worker.process.join()
-                    done.append((worker.job, WorkerCrashed(worker.process.pid or 0, worker.process.exitcode)))
+            for future in wait(busy, return_when=FIRST_COMPLETED).done:
+                job, worker = busy.pop(future)
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    yield job, worker.crash()
+                    continue
+                idle.append(worker)
+                if error is not None and not isinstance(error, UserError):
+                    raise error
+                yield job, error or future.result()
     finally:
-        for worker in (*busy, *idle):
-            worker.connection.close()
-        for worker in busy:
-            worker.process.terminate()
-        for worker in (*busy, *idle):
-            worker.process.join()
+        for _, worker in busy.values():
+            if worker.process is not None:
+                worker.process.terminate()
+        for worker in (*idle, *(worker for _, worker in busy.values())):
+            worker.executor.shutdown(cancel_futures=True)
 
 
-def _start(work: Work) -> _Worker:
-    # spawned, since TensorFlow does not survive a fork
-    context = get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, work), daemon=True)
-    process.start()
-    # or the end of the process would not be seen
-    there.close()
-    return _Worker(process, here)
-
-
-def _serve(connection: Connection, work: Work) -> None:
-    global _parent
-    # a core does more with a training of its own than as the second thread of another
-    os.environ["BILSTM_ATTENTION_THREADS"] = "1"
-    _parent = os.getppid()
+def _prepare_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    while True:
-        try:
-            job = connection.recv()
-        # a parent that was killed may leave results unread, and the connection is then reset
-        except (EOFError, ConnectionResetError):
-            return
-        result = work(job)
-        # of a parent that has gone the next look tells
-        with suppress(ConnectionError):
-            connection.send(result)
+    Thread(target=_end_with_parent, daemon=True).start()
 
 
-_parent: int | None = None
-
-
-def orphaned() -> bool:
-    """Whether this is such a worker, and the process that started it has ended."""
-    return _parent is not None and os.getppid() != _parent
-
-
-def end_orphan() -> None:
-    """Ends this worker if nobody waits for what it does; whoever starts the work again finds it missing."""
-    if orphaned():
+def _end_with_parent() -> None:
+    # a killed parent cannot end its workers
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
         os._exit(1)
