@@ -35,10 +35,10 @@ def prepare(dask: str | None = None, params: Params | None = None, root: Path = 
     from bilstm_attention.data import tokens
     from bilstm_attention.data.cluster import encode_on_cluster
     from bilstm_attention.data.index import index_corpus
+    from bilstm_attention.data.labels import none_last
     from bilstm_attention.data.preparing import encode_chunk, write_splits
     from bilstm_attention.data.splits import SPLITS, make_splits
     from bilstm_attention.data.summary import summarize
-    from bilstm_attention.evaluation.semeval import none_last
 
     data, folder = (params or load_params(paths.PARAMS)).data, root / paths.PREPARED
     index = index_corpus(data)
@@ -87,8 +87,7 @@ def embed(params: Params | None = None, root: Path = paths.PROJECT) -> None:
 def train(seed: int) -> None:
     """One seed's model to `experiments/current/models/seed-N`, and its run to MLflow."""
     start_tensorflow()
-    from bilstm_attention.data.batches import steps_per_epoch
-    from bilstm_attention.data.dataset import load_dataset
+    from bilstm_attention.data.dataset import load_dataset, steps_per_epoch
     from bilstm_attention.model.classifier import save_classifier
     from bilstm_attention.reports import plots
     from bilstm_attention.reports.run_page import of_training

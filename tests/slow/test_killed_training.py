@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from bilstm_attention.config import Model, Train
-from bilstm_attention.data.batches import Rows
-from bilstm_attention.data.dataset import Dataset
+from bilstm_attention.data.dataset import Dataset, Rows
 
 MODEL = Model.model_validate(
     {"lstm_units": 4, "dropout": {"embedding": 0.3, "lstm": 0.3, "sentence": 0.5}, "attention": {"kind": "zhou"}}

@@ -14,7 +14,7 @@ from jax import lax  # type: ignore[import-not-found, unused-ignore]
 from numpy.typing import NDArray
 from work import CHECKED_STEPS, SEED, Contender, Setup, Work, load_work
 
-from bilstm_attention.data.batches import pad
+from bilstm_attention.data.dataset import pad
 
 BUCKETS = 10
 LAYER_STEPS = 20

@@ -9,7 +9,7 @@ from work import CHECKED_STEPS, SEED, Contender, Setup, Work, load_work
 
 from bilstm_attention.config import Dropout, Model
 from bilstm_attention.console import start_tensorflow
-from bilstm_attention.data.batches import pad, training_batches
+from bilstm_attention.data.dataset import pad, training_batches
 
 start_tensorflow()
 

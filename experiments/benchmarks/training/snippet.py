@@ -10,7 +10,7 @@ from keras.layers import LSTM, Activation, Bidirectional, Dense, Embedding, Flat
 from numpy.typing import NDArray
 from work import Contender, Setup, Work, load_work
 
-from bilstm_attention.data.batches import Rows, pad
+from bilstm_attention.data.dataset import Rows, pad
 from bilstm_attention.data.tokens import SPECIALS, UNK
 
 LENGTH = 100

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy  # type: ignore[import-not-found, 
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence  # type: ignore[import-not-found, unused-ignore]
 from work import CHECKED_STEPS, SEED, Contender, Setup, Work, load_work
 
-from bilstm_attention.data.batches import pad
+from bilstm_attention.data.dataset import pad
 
 LAYER_STEPS = 20
 # of Adam, Keras's

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bilstm_attention.config import Model, Train
-from bilstm_attention.data.batches import Rows, training_batches
-from bilstm_attention.data.dataset import Dataset, load_dataset
+from bilstm_attention.data.dataset import Dataset, Rows, load_dataset, training_batches
 
 SEED = 0
 CHECKED_STEPS = 4

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bilstm_attention.config import Embeddings
-from bilstm_attention.data.prepared import Sentences
+from bilstm_attention.data.dataset import Sentences
 from bilstm_attention.data.tokens import SPECIALS, Vocabulary
 from bilstm_attention.data.vectors import Matrix, Vectors, read_vectors, train_vectors
 from bilstm_attention.errors import DataError

@@ -14,8 +14,7 @@ from rich.progress import track
 
 from bilstm_attention import paths
 from bilstm_attention.config import Evaluate
-from bilstm_attention.data.batches import encode
-from bilstm_attention.data.dataset import existing, load_labels, load_sentences, load_split, load_vocabulary
+from bilstm_attention.data.dataset import encode, existing, load_labels, load_sentences, load_split, load_vocabulary
 from bilstm_attention.data.embeddings import coverage, read_origins
 from bilstm_attention.data.tokens import Vocabulary, count_words
 from bilstm_attention.evaluation import faithfulness

@@ -15,7 +15,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from scipy.stats import entropy, kendalltau
 
-from bilstm_attention.data.batches import Rows, by_length, encode, pad
+from bilstm_attention.data.dataset import Rows, by_length, encode, pad
 from bilstm_attention.data.tokens import MARKERS, SPANS, Vocabulary, split_contractions
 from bilstm_attention.errors import DataError
 from bilstm_attention.evaluation.metrics import spread_over_seeds

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bilstm_attention.data.labels import NONE_LABELS, is_directed, none_last, relation_of
 from bilstm_attention.errors import DataError, join_lines
-from bilstm_attention.evaluation.semeval import NONE_LABELS, is_directed, none_last, percent, prf, ratio, relation_of
+from bilstm_attention.evaluation.semeval import percent, prf, ratio
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]

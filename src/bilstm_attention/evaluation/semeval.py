@@ -4,7 +4,6 @@ Written from the task's description and held to its published example results (H
 corpus whose labels are `Name(e1,e2)`, `Name(e2,e1)` or a none label, such as KBP37.
 """
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from bilstm_attention.data.labels import NONE_LABELS, is_directed, none_last, relation_of
 from bilstm_attention.errors import DataError, did_you_mean, join_lines
 
 SEMEVAL_RELATIONS = (
     *("Cause-Effect", "Component-Whole", "Content-Container", "Entity-Destination", "Entity-Origin"),
     *("Instrument-Agency", "Member-Collection", "Message-Topic", "Product-Producer"),
 )
-NONE_LABELS = ("Other", "no_relation")  # SemEval-2010, KBP37
 SEMEVAL_LABELS = (*(name + way for name in SEMEVAL_RELATIONS for way in ("(e1,e2)", "(e2,e1)")), "Other")
-_DIRECTED = re.compile(r"([\w:/-]+)\((?:e1,e2|e2,e1)\)")
 
 
 class Average(NamedTuple):
@@ -95,26 +93,6 @@ class OfficialResult:
     def score(self) -> float:
         """Macro F1 over the relations of the key, direction taken into account, in percent."""
         return self.official.macro.f1
-
-
-def is_directed(label: str) -> bool:
-    """Whether a label has the form `Name(e1,e2)` or `Name(e2,e1)`."""
-    return _DIRECTED.fullmatch(label) is not None
-
-
-def relation_of(label: str) -> str:
-    """The relation's name without its direction; a none label is its own name.
-
-    Raises:
-        DataError: the label has neither form.
-    """
-    if label in NONE_LABELS:
-        return label
-    if match := _DIRECTED.fullmatch(label):
-        return match[1]
-    raise DataError(
-        f"label {label!r} is no relation; legal are Name(e1,e2), Name(e2,e1) and {' or '.join(NONE_LABELS)}."
-    )
 
 
 def read_answers(path: Path | str, labels: Collection[str] | None = None) -> dict[str, str]:
@@ -234,11 +212,6 @@ def _view(title: str, pairs: Sequence[tuple[str, str | None]], wrong_direction: 
     skipped_others = int(skipped[~real].sum())
     shares = [(answered, total), (correct, answered), (correct, total), (correct + skipped_others, total)]
     return View(title, confusion, skipped, wrong, tallies.join(scored), micro, macro, *starmap(Share, shares))
-
-
-def none_last(labels: Iterable[str]) -> list[str]:
-    """Labels or relations in alphabetical order, the none label last."""
-    return sorted(labels, key=lambda label: (label in NONE_LABELS, label))
 
 
 def prf(correct: Any, predicted: Any, gold: Any) -> tuple[Any, Any, Any]:

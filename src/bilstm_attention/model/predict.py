@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from bilstm_attention.data.batches import Rows, by_length, pad
+from bilstm_attention.data.dataset import Rows, by_length, pad
 from bilstm_attention.model.classifier import attention_view
 
 PREDICTION_BATCH = 256

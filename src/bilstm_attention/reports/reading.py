@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bilstm_attention import paths
-from bilstm_attention.data.batches import Rows, encode
+from bilstm_attention.data.dataset import Rows, encode
 
 SHOWN, WRONG_SHOWN = 8, 2
 BEST = 3

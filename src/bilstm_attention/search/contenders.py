@@ -12,8 +12,7 @@ import pandas as pd
 
 from bilstm_attention import paths
 from bilstm_attention.config import flatten, with_overrides
-from bilstm_attention.data.batches import encode
-from bilstm_attention.data.dataset import Dataset, load_dataset, load_split, load_vocabulary
+from bilstm_attention.data.dataset import Dataset, encode, load_dataset, load_split, load_vocabulary
 from bilstm_attention.data.tokens import Vocabulary
 from bilstm_attention.evaluation import faithfulness
 from bilstm_attention.evaluation.metrics import scores

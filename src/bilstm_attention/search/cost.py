@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bilstm_attention.data.batches import Rows, pad
+from bilstm_attention.data.dataset import Rows, pad
 from bilstm_attention.model.predict import forward_pass
 
 SENTENCES = 200

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from bilstm_attention.data.dataset import load_split
+from bilstm_attention.data.labels import NONE_LABELS, relation_of
 from bilstm_attention.evaluation import metrics as scoring
-from bilstm_attention.evaluation.semeval import NONE_LABELS, relation_of
 from bilstm_attention.model.predict import to_labels
 from bilstm_attention.search.comparison import Comparison, Training
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bilstm_attention.config import Data, load_params
-from bilstm_attention.data.batches import Rows
+from bilstm_attention.data.dataset import Rows
 from bilstm_attention.data.formats import marking_fault
 from bilstm_attention.data.tokens import MARKERS, Vocabulary, encode_examples, tokenize
 from bilstm_attention.errors import DataError, join_lines

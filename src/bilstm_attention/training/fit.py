@@ -17,8 +17,7 @@ import pandas as pd
 import tensorflow as tf
 
 from bilstm_attention.config import Params, Train
-from bilstm_attention.data.batches import Rows, pad, steps_per_epoch, training_batches
-from bilstm_attention.data.dataset import Dataset
+from bilstm_attention.data.dataset import Dataset, Rows, pad, steps_per_epoch, training_batches
 from bilstm_attention.errors import ParamsError, TrainingError
 from bilstm_attention.evaluation.metrics import metric_names, scores, signed_score
 from bilstm_attention.model.classifier import build_classifier

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bilstm_attention.data import prepared as module
-from bilstm_attention.data.batches import encode
-from bilstm_attention.data.prepared import Sentences, read_rows
+from bilstm_attention.data import dataset as module
+from bilstm_attention.data.dataset import Sentences, encode, read_rows
 from bilstm_attention.data.tokens import SPECIALS, Vocabulary
 from bilstm_attention.errors import DataError
 
@@ -75,7 +74,7 @@ def test_a_table_without_tokens_has_no_sentences(tmp_path: Path) -> None:
 COST = """
 import re, sys
 from pathlib import Path
-from bilstm_attention.data.prepared import read_rows
+from bilstm_attention.data.dataset import read_rows
 from bilstm_attention.data.tokens import Vocabulary
 def peak():
     # not getrusage, whose maximum a process inherits from the one that started it

@@ -10,8 +10,7 @@ import pytest
 from bilstm_attention import paths, stages
 from bilstm_attention.config import load_params
 from bilstm_attention.console import start_tensorflow
-from bilstm_attention.data.batches import encode
-from bilstm_attention.data.dataset import load_dataset, load_labels, load_split, load_vocabulary
+from bilstm_attention.data.dataset import encode, load_dataset, load_labels, load_split, load_vocabulary
 from bilstm_attention.errors import DataError
 from bilstm_attention.evaluation import metrics as scoring
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.console import start_tensorflow
-from bilstm_attention.data.batches import Rows
+from bilstm_attention.data.dataset import Rows
 from bilstm_attention.data.tokens import SPANS, Vocabulary
 from bilstm_attention.errors import DataError
 

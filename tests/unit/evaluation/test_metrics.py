@@ -7,6 +7,7 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bilstm_attention.data.labels import relation_of
 from bilstm_attention.errors import DataError
 from bilstm_attention.evaluation.metrics import (
     baselines,
@@ -20,7 +21,7 @@ from bilstm_attention.evaluation.metrics import (
     scores,
     summary_over_seeds,
 )
-from bilstm_attention.evaluation.semeval import SEMEVAL_LABELS, evaluate_official, relation_of
+from bilstm_attention.evaluation.semeval import SEMEVAL_LABELS, evaluate_official
 
 KBP37 = ("per:spouse(e1,e2)", "per:spouse(e2,e1)", "org:top_members/employees(e1,e2)", "no_relation")
 modest = settings(max_examples=40, deadline=None)  # a busy machine must not fail a test

@@ -6,17 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bilstm_attention.data.labels import NONE_LABELS, is_directed, relation_of
 from bilstm_attention.errors import DataError
 from bilstm_attention.evaluation.semeval import (
-    NONE_LABELS,
     SEMEVAL_LABELS,
     OfficialResult,
     View,
     answerable,
     evaluate_official,
-    is_directed,
     read_answers,
-    relation_of,
     report,
     write_answers,
 )

@@ -206,4 +206,4 @@ def test_an_unknown_kind_in_params_is_an_error_with_the_nearest_and_the_legal_on
         built("zhuo")
     assert "model.attention.kind: 'zhuo' is no mechanism; did you mean 'zhou'?" in str(error.value)
     assert f"Legal: {', '.join(MECHANISMS)}." in str(error.value)
-    assert set(MECHANISMS) == ATTENTION_KINDS
+    assert set(MECHANISMS) == set(ATTENTION_KINDS)

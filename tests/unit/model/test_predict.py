@@ -12,7 +12,7 @@ start_tensorflow()
 import tensorflow as tf  # noqa: E402
 from tests.unit.model.small_classifier import built  # noqa: E402
 
-from bilstm_attention.data.batches import Rows  # noqa: E402
+from bilstm_attention.data.dataset import Rows  # noqa: E402
 from bilstm_attention.model.predict import predict, read_attention  # noqa: E402
 
 

@@ -24,8 +24,7 @@ from tests.unit.model.small_classifier import (
 )
 
 from bilstm_attention.config import Attention, Model, Params, Train
-from bilstm_attention.data.batches import Rows
-from bilstm_attention.data.dataset import Dataset
+from bilstm_attention.data.dataset import Dataset, Rows
 from bilstm_attention.errors import DataError
 from bilstm_attention.model import attention
 from bilstm_attention.model.attention import MECHANISMS, AttentionPooling, mechanism

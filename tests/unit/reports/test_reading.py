@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from bilstm_attention import paths
-from bilstm_attention.data.batches import Rows
+from bilstm_attention.data.dataset import Rows
 from bilstm_attention.data.tokens import Vocabulary
 from bilstm_attention.reports import reading
 from bilstm_attention.reports.reading import AttentionExample, picked, read_sentences, read_split

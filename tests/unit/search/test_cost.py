@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bilstm_attention.config import Params, with_overrides
-from bilstm_attention.data.batches import Rows
+from bilstm_attention.data.dataset import Rows
 from bilstm_attention.model.classifier import build_classifier
 from bilstm_attention.search import cost
 

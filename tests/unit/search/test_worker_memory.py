@@ -8,8 +8,7 @@ import pytest
 import tensorflow as tf
 from tests.made_studies import make_definition
 
-from bilstm_attention.data.batches import Rows
-from bilstm_attention.data.dataset import Dataset
+from bilstm_attention.data.dataset import Dataset, Rows
 from bilstm_attention.search.study import counted, open_study
 from bilstm_attention.search.trials import Job, do
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from bilstm_attention.config import Model, Params, Train
 from bilstm_attention.console import start_tensorflow
-from bilstm_attention.data.batches import Rows
-from bilstm_attention.data.dataset import Dataset
+from bilstm_attention.data.dataset import Dataset, Rows
 from bilstm_attention.training.checkpoint import Checkpoint, State
 
 start_tensorflow()

@@ -11,8 +11,7 @@ import pytest
 
 from bilstm_attention.config import Attention, Dropout, Model, Params, Schedule, Train
 from bilstm_attention.console import start_tensorflow
-from bilstm_attention.data.batches import Rows, pad
-from bilstm_attention.data.dataset import Dataset
+from bilstm_attention.data.dataset import Dataset, Rows, pad
 from bilstm_attention.errors import ParamsError, TrainingError
 from bilstm_attention.evaluation.metrics import scores
 

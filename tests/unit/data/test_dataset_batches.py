@@ -1,5 +1,3 @@
-from itertools import pairwise
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bilstm_attention.data.batches import Rows, by_length, encode, pad, steps_per_epoch, training_batches
+from bilstm_attention.data.dataset import Rows, by_length, encode, pad, steps_per_epoch, training_batches
 from bilstm_attention.data.tokens import Vocabulary
 
 modest = settings(max_examples=60, deadline=None)  # a busy machine must not fail a test
@@ -116,68 +114,10 @@ def test_pools_leave_less_padding_than_the_best_eight_fixed_lengths(size: int) -
 
 
 @modest
-@given(lengths, budgets, seeds, st.integers(1, 50))
-def test_batches_by_budget_show_each_row_once_and_keep_the_budget(
-    lengths: list[int], budget: int, seed: int, epoch: int
-) -> None:
-    rows = rows_of(lengths)
-    batches = training_batches(rows, 4, seed, epoch, budget)
-    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-    assert all(pad(rows, batch).size <= budget or len(batch) == 1 for batch in batches)
-
-
-@modest
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=100), st.integers(80, 300))
-def test_no_batch_by_budget_has_room_for_the_next_sentence(lengths: list[int], budget: int) -> None:
-    # at least two rows a batch, so 100 are one pool, whose batches rise in length
-    rows = rows_of(lengths)
-    rising = sorted(
-        training_batches(rows, 4, 0, 1, budget), key=lambda batch: (*np.sort(rows.lengths[batch])[[-1, 0]], -len(batch))
-    )
-    for batch, longer in pairwise(rising):
-        following = rows.lengths[longer].min()
-        assert following >= rows.lengths[batch].max()
-        assert (len(batch) + 1) * following > budget
-
-
-@modest
-@given(lengths, budgets, seeds, st.integers(1, 50))
-def test_seed_and_epoch_alone_fix_the_batches_by_budget(lengths: list[int], budget: int, seed: int, epoch: int) -> None:
-    rows = rows_of(lengths)
-    first, again = (training_batches(rows, size, seed, epoch, budget) for size in (4, 7))
-    assert [batch.tolist() for batch in first] == [batch.tolist() for batch in again]
-
-
-def test_another_seed_or_epoch_draws_other_batches_by_budget() -> None:
-    rows = rows_of(like_sentences(2000))
-    drawn = [training_batches(rows, 8, seed, epoch, 400) for seed, epoch in ((0, 1), (0, 2), (1, 1))]
-    members = [frozenset(frozenset(batch.tolist()) for batch in batches) for batches in drawn]
-    assert len(set(members)) == 3
-
-
-def test_batches_by_budget_are_full_of_tokens_and_do_not_come_in_order_of_length() -> None:
-    rows = rows_of(like_sentences(8000))
-    batches = training_batches(rows, 32, seed=0, epoch=1, tokens=800)
-    tokens = np.array([rows.lengths[batch].sum() for batch in batches])
-    assert np.median(tokens) > 0.9 * 800
-    assert padding(rows, batches) < 0.05
-    longest = np.array([rows.lengths[batch].max() for batch in batches])
-    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.5
-
-
-@modest
 @given(lengths, batch_sizes, seeds, st.integers(1, 50))
 def test_the_steps_of_an_epoch_are_its_batches(lengths: list[int], size: int, seed: int, epoch: int) -> None:
     rows = rows_of(lengths)
     assert steps_per_epoch(rows, size) == len(training_batches(rows, size, seed, epoch))
-
-
-@pytest.mark.parametrize("budget", [50, 800])
-def test_the_steps_of_an_epoch_by_budget_are_those_of_any_within_a_hundredth(budget: int) -> None:
-    rows = rows_of(like_sentences(8000))
-    steps = steps_per_epoch(rows, 32, budget)
-    counts = {len(training_batches(rows, 32, seed, epoch, budget)) for seed in (0, 1) for epoch in (1, 2)}
-    assert all(abs(count - steps) <= 0.01 * steps for count in counts)
 
 
 @modest
