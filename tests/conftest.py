@@ -11,6 +11,7 @@ import pytest
 
 from bilstm_attention.console import suppress_native_stderr
 from bilstm_attention.errors import ParamsError
+from tests.project import Project, copy_project
 from tests.servers import DaskCluster, PostgresServer, dask_cluster, postgres_server
 
 # what a test loads from a folder leaves nothing there that another would find
@@ -56,6 +57,27 @@ def dask() -> Iterator[DaskCluster]:
     """A Dask scheduler with two workers."""
     with dask_cluster(workers=2) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def fresh_project(tmp_path: Path) -> Project:
+    """A copy of this project with a small model, not yet run."""
+    return copy_project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def new_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Project]:
+    """Makes copies of this project with a small model, not yet run."""
+    return lambda: copy_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="session")
+def first_repro(new_project: Callable[[], Project]) -> tuple[Project, str]:
+    """A project after its first `dvc repro`, committed, and what that printed. Tests leave it as it is."""
+    project = new_project()
+    printed = project.run("dvc", "repro")
+    project.commit("reproduced")
+    return project, printed
 
 
 @pytest.fixture

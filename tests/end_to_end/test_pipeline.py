@@ -15,10 +15,8 @@ import pytest
 
 from bilstm_attention.evaluation.semeval import evaluate_official, read_answers
 from tests.browser import headless_browser, looked_at
-from tests.end_to_end.conftest import Project
+from tests.project import Project
 from tests.servers import free_port, wait_until_it_answers
-
-pytestmark = pytest.mark.slow
 
 
 def runs_of(project: Project) -> list:

@@ -21,7 +21,6 @@ from bilstm_attention.search.space import read_sweep
 from bilstm_attention.search.study import REPLACES, SURPLUS, SweepSpec, counted, open_study
 from bilstm_attention.search.trials import FOUND
 
-pytestmark = pytest.mark.slow
 BUDGET = 12
 # A sweep whose training is a pause, so that kills come at any moment of a trial; the rest is the real thing.
 PROGRAM = """

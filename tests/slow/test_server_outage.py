@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from tests.end_to_end.conftest import Project, copy_project
+from tests.project import Project, copy_project
 from tests.servers import PostgresServer, TrackingServer
 
-pytestmark = pytest.mark.slow
 SEED = 20_16
 SWEEP = """
 study: {name}

@@ -5,10 +5,8 @@ from collections.abc import Callable
 
 import pandas as pd
 import pytest
+from tests.project import Project
 
-from tests.end_to_end.conftest import Project
-
-pytestmark = pytest.mark.slow
 SWEEP = """
 study: two
 sampler: {kind: random, seed: 0}

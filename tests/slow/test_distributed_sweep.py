@@ -13,12 +13,11 @@ import optuna
 import pandas as pd
 import pytest
 from optuna.trial import TrialState
-
-from bilstm_attention.search.study import counted, running
-from tests.end_to_end.conftest import Project
+from tests.project import Project
 from tests.servers import DaskCluster
 
-pytestmark = pytest.mark.slow
+from bilstm_attention.search.study import counted, running
+
 TRIALS = 6
 SWEEP = """
 study: far

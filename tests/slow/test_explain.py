@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.project import Project
 
 from bilstm_attention import cli, stages
 from bilstm_attention.errors import UserError
-from tests.end_to_end.conftest import Project
 
 Trained = tuple[Project, str]
 SENTENCE = "The <e1>wheel</e1> of the <e2>Zyzzyva</e2> broke."
@@ -41,7 +41,6 @@ def test_the_page_is_written_where_the_command_was_given(tmp_path: Path, monkeyp
     ]
 
 
-@pytest.mark.slow
 def test_a_split_is_shown_as_the_model_reads_it_with_the_same_bytes_again(first_repro: Trained, tmp_path: Path) -> None:
     project, _ = first_repro
     pages = [tmp_path / name for name in ("first.html", "second.html")]
@@ -58,7 +57,6 @@ def test_a_split_is_shown_as_the_model_reads_it_with_the_same_bytes_again(first_
     assert pages[0].read_bytes() == pages[1].read_bytes()
 
 
-@pytest.mark.slow
 def test_given_text_is_tokenised_as_in_training(first_repro: Trained, tmp_path: Path) -> None:
     project, _ = first_repro
     page = tmp_path / "attention.html"
@@ -83,7 +81,6 @@ def test_given_text_is_tokenised_as_in_training(first_repro: Trained, tmp_path: 
     ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

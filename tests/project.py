@@ -1,17 +1,15 @@
-"""A copy of the project, a git repository of its own, in which DVC really runs."""
+"""A copy of this project with a small model, a git repository of its own, in which DVC really runs."""
 
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import pytest
-
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 # A model small enough to train in seconds; every test here is about the pipeline, not about scores.
 SMALL = ["model.lstm_units=8", "train.epochs=3", "train.threads=1", "embeddings.epochs=1", "evaluate.bootstrap=100"]
 
@@ -71,22 +69,3 @@ def copy_project(folder: Path) -> Project:
     project.apply(*SMALL)
     project.commit("small")
     return project
-
-
-@pytest.fixture
-def fresh_project(tmp_path: Path) -> Project:
-    return copy_project(tmp_path / "project")
-
-
-@pytest.fixture(scope="session")
-def new_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Project]:
-    return lambda: copy_project(tmp_path_factory.mktemp("project"))
-
-
-@pytest.fixture(scope="session")
-def first_repro(new_project: Callable[[], Project]) -> tuple[Project, str]:
-    """A project after its first `dvc repro`, committed, and what that printed. Tests leave it as they found it."""
-    project = new_project()
-    printed = project.run("dvc", "repro")
-    project.commit("reproduced")
-    return project, printed

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.servers import DaskCluster, dask_cluster, free_port
 
 from bilstm_attention import paths, stages
 from bilstm_attention.config import Data
@@ -12,7 +13,6 @@ from bilstm_attention.data.cluster import AHEAD, encode_on_cluster
 from bilstm_attention.data.index import index_corpus
 from bilstm_attention.errors import DataError, UserError
 from bilstm_attention.search import dask as cluster
-from tests.servers import DaskCluster, dask_cluster, free_port
 
 ROOT = Path(__file__).parents[2]
 

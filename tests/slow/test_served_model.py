@@ -17,11 +17,9 @@ from typing import Any
 import mlflow
 import pandas as pd
 import pytest
-
-from tests.end_to_end.conftest import Project
+from tests.project import Project
 from tests.servers import free_port, wait_until_it_answers
 
-pytestmark = pytest.mark.slow
 REQUESTS, AT_ONCE = 1000, 4
 SENTENCE = "The <e1>wheel</e1> of the <e2>car</e2> broke."
 

@@ -10,12 +10,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from playwright.sync_api import Browser, Page, expect
-
 from tests.browser import MILLISECONDS, headless_browser, looked_at
-from tests.end_to_end.conftest import Project, copy_project
+from tests.project import Project, copy_project
 from tests.servers import PostgresServer, TrackingServer
 
-pytestmark = pytest.mark.slow
 SWEEP = """
 study: units
 metric: official_f1

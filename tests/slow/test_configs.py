@@ -4,11 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
-
-from tests.end_to_end.conftest import Project
-
-pytestmark = pytest.mark.slow
+from tests.project import Project
 
 
 def as_kbp37(sample: Path, first: int, last: int) -> str:

@@ -11,13 +11,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from tests.project import SMALL, Project
 
 from bilstm_attention import paths
 from bilstm_attention.errors import UserError
 from bilstm_attention.evaluation.metrics import official_f1
-from tests.end_to_end.conftest import SMALL, Project
 
-pytestmark = pytest.mark.slow
 COMPARISON = """
 about: "# Of two"
 base: experiments/configs/sample.yaml
