@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 ROOT = Path(__file__).parents[1]
 # A model small enough to train in seconds; every test here is about the pipeline, not about scores.
-SMALL = ["model.lstm_units=8", "train.epochs=3", "train.threads=1", "embeddings.epochs=1", "evaluate.bootstrap=100"]
+SMALL = ["model.lstm_units=8", "train.epochs=3", "embeddings.epochs=1", "evaluate.bootstrap=100"]
 
 
 @dataclass

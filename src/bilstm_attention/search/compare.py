@@ -98,7 +98,9 @@ def _train_all(planned: Sequence[Any], workers: int) -> Iterator[tuple[Any, dict
         if isinstance(found, WorkerCrashed):
             died = f"{training.name}: its process died with code {found.exit_code}; the same command goes on"
             # a fault of the program, with code 1, stands above
-            raise TrainingError(f"{died}." if found.exit_code == 1 else f"{died}, with fewer --workers if memory was short.")
+            raise TrainingError(
+                f"{died}." if found.exit_code == 1 else f"{died}, with fewer --workers if memory was short."
+            )
         if isinstance(found, UserError):
             raise type(found)(f"{training.name}: {found}")
         yield training, found
