@@ -91,6 +91,15 @@ def evaluate() -> None:
     stages.evaluate()
 
 
+@app.command(rich_help_panel=STAGE)
+def report() -> None:
+    """Draws plots and attention pages of the evaluation, and logs its scores to MLflow."""
+    from bilstm_attention import stages
+
+    _enter_project()
+    stages.report()
+
+
 @app.command(rich_help_panel=CORPUS)
 def fetch(
     names: Annotated[
@@ -327,17 +336,6 @@ def predict(
 
 
 @app.command(rich_help_panel=MODELS)
-def models() -> None:
-    """Lists the registered models of the corpus with their dev scores, the champion, and every change of it."""
-    from bilstm_attention.tracking import promote as models
-    from bilstm_attention.tracking import store as tracking
-
-    _enter_project()
-    with tracking.asked():
-        models.list_models()
-
-
-@app.command(rich_help_panel=MODELS)
 def promote(
     run: Annotated[str, typer.Argument(help="Id of the run whose model it is, or `best`: that of the best dev score.")],
     if_better: Annotated[
@@ -345,36 +343,24 @@ def promote(
     ] = False,
 ) -> None:
     """Makes a registered model the champion, the one that models:/NAME@champion serves; shows both dev scores."""
-    from bilstm_attention.tracking import promote as models
-    from bilstm_attention.tracking import store as tracking
+    from bilstm_attention.config import load_params
+    from bilstm_attention.tracking.pipeline import model_name
+    from bilstm_attention.tracking.registry import promote as promote_version
+    from bilstm_attention.tracking.store import report_store_errors
 
     _enter_project()
-    with tracking.asked():
-        models.promote(run, if_better)
-
-
-@app.command(rich_help_panel=MODELS)
-def rollback() -> None:
-    """Makes the champion before the present one champion again."""
-    from bilstm_attention.tracking import promote as models
-    from bilstm_attention.tracking import store as tracking
-
-    _enter_project()
-    with tracking.asked():
-        models.rollback()
+    params = load_params(paths.PARAMS)
+    with report_store_errors():
+        promote_version(model_name(params), run, params.train.monitor, if_better)
 
 
 @app.command(rich_help_panel=RUNS)
-def sync(
-    everything: Annotated[
-        bool, typer.Option("--all", help="Also those that another store missed, by its address then.")
-    ] = False,
-) -> None:
-    """Sends MLflow what it has missed: records that were kept in experiments/outbox while the store did not answer."""
-    from bilstm_attention.tracking import sync as records
+def sync() -> None:
+    """Logs to MLflow what it lacks of the results on disk, for instance after the store did not answer."""
+    from bilstm_attention import stages
 
     _enter_project()
-    records.sync(everything)
+    stages.sync()
 
 
 @app.command(rich_help_panel=RUNS)
@@ -388,9 +374,9 @@ def ui(
     ] = "127.0.0.1",
 ) -> None:
     """Opens the MLflow UI on the project's runs, for this machine alone unless --host says otherwise."""
-    from bilstm_attention.tracking import sync as records
+    from bilstm_attention.tracking.store import open_ui
 
-    records.browse(host, port)
+    open_ui(host, port)
 
 
 def _enter_project() -> None:

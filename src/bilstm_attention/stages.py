@@ -1,27 +1,30 @@
-"""The DVC stages: each reads, calls one room, and writes. They run in the project root, as DVC runs them."""
+"""The DVC stages, and the commands that show their results: each reads, calls one package, and writes.
+
+They run in the project root, as DVC runs them.
+"""
 
 import json
 import math
-import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params, Train, load_params
 from bilstm_attention.console import TrainingProgress, closing, start_tensorflow
-from bilstm_attention.errors import ParamsError, UserError
+from bilstm_attention.errors import ParamsError
 from bilstm_attention.paths import atomic_write, write_json
 
-FIRST_WEIGHTS = 0.05  # their share of the moving average at the end, at most; more is said
-PAGE_ROWS = 400  # dev sentences on the attention page of a run
-TABLES = ("predictions", "dev_predictions", "confusion", "classes", "learning_curves")
+if TYPE_CHECKING:
+    from bilstm_attention.tracking.runs import RunRecord
+
+FIRST_WEIGHTS = 0.05  # highest share of the first step's weights in a moving average that goes without a warning
 
 
 def prepare(dask: str | None = None, params: Params | None = None, root: Path = paths.PROJECT) -> None:
@@ -89,45 +92,55 @@ def train(seed: int) -> None:
     start_tensorflow()
     from bilstm_attention.data.dataset import load_dataset, steps_per_epoch
     from bilstm_attention.model.classifier import save_classifier
-    from bilstm_attention.reports import plots
-    from bilstm_attention.reports.run_page import of_training
-    from bilstm_attention.tracking.runs import record_training
+    from bilstm_attention.tracking.pipeline import corpus_name
+    from bilstm_attention.tracking.runs import log_runs
     from bilstm_attention.training.fit import run_training, training_checkpoint
 
     started = time.time()
     params = load_params(paths.PARAMS)
     if seed not in params.train.seeds:
         raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; add it to them first.")
-    task = load_dataset()
-    steps = steps_per_epoch(task.train, params.train.batch_size)
-    _warn_of_first_weights(params.train, steps)
+    dataset = load_dataset()
+    _warn_of_first_weights(params.train, steps_per_epoch(dataset.train, params.train.batch_size))
     checkpoints = paths.main_root() / paths.CHECKPOINTS
     with TrainingProgress(f"seed {seed}", params.train.epochs, params.train.monitor) as progress:
-        fitted = run_training(
-            params,
-            task,
-            seed,
-            checkpoints=checkpoints,
-            on_batch=progress.batch,
-            on_epoch=progress.epoch,
+        result = run_training(
+            params, dataset, seed, checkpoints=checkpoints, on_batch=progress.batch, on_epoch=progress.epoch
         )
     folder = paths.seed_folder(seed)
-    save_classifier(fitted.model, folder / "model.keras")
+    save_classifier(result.model, folder / "model.keras")
     with atomic_write(folder / "history.csv") as path:
-        fitted.history.to_csv(path, index=False)
-    result = {"best_epoch": fitted.best_epoch, "epochs": len(fitted.history), "dev": fitted.dev}
-    write_json(folder / "dev.json", result)
-    shown = {f"dev {name}": fitted.dev[name] for name in (params.train.monitor, "accuracy", "macro_f1")}
-    closing(f"train seed {seed}", {"best epoch": fitted.best_epoch, **shown})
+        result.history.to_csv(path, index=False)
+    write_json(folder / "dev.json", {"best_epoch": result.best_epoch, "epochs": len(result.history), "dev": result.dev})
+    shown = {f"dev {name}": result.dev[name] for name in (params.train.monitor, "accuracy", "macro_f1")}
+    closing(f"train seed {seed}", {"best epoch": result.best_epoch, **shown})
     with TemporaryDirectory() as pictures:
-        picture = Path(pictures) / "learning_curves.png"
-        plots.learning_curves(
-            {f"seed {seed}": fitted.history}, params.train.monitor, picture, params.train.restore_best_weights
-        )
-        description = of_training(params, fitted.dev, fitted.best_epoch, len(fitted.history))
-        record_training(params, seed, fitted.dev, fitted.history, picture, description, started)
+        record = _training_record(params, seed, Path(pictures), started)
+        log_runs(corpus_name(params), [record], f"the training of seed {seed}")
     # last, since DVC deletes the outputs of a stage that was killed before its end
-    training_checkpoint(checkpoints, params, task, seed).remove()
+    training_checkpoint(checkpoints, params, dataset, seed).remove()
+
+
+def _training_record(params: Params, seed: int, pictures: Path, started: float | None = None) -> "RunRecord":
+    """The run of a trained seed, from its files; `pictures` is a folder for its learning curves."""
+    from bilstm_attention.evaluation.evaluate import read_dev_scores, read_histories, seed_file
+    from bilstm_attention.reports import plots
+    from bilstm_attention.reports.run_page import describe_training
+    from bilstm_attention.tracking.pipeline import training_record
+
+    history, dev = read_histories([seed])[seed], read_dev_scores([seed])[seed]
+    best_epoch = json.loads(seed_file(seed, "dev.json").read_text(encoding="utf-8"))["best_epoch"]
+    picture = pictures / f"seed-{seed}/learning_curves.png"
+    plots.learning_curves({f"seed {seed}": history}, params.train.monitor, picture, params.train.restore_best_weights)
+    return training_record(
+        params,
+        seed,
+        dev,
+        history,
+        started=started,
+        artifacts={"plots": [picture]},
+        description=describe_training(params, dev, best_epoch, len(history)),
+    )
 
 
 def _warn_of_first_weights(train: Train, steps: int) -> None:
@@ -144,100 +157,140 @@ def _warn_of_first_weights(train: Train, steps: int) -> None:
 
 
 def evaluate() -> None:
-    """Every seed's model scored on test: metrics, predictions, pictures; the numbers join each run in MLflow."""
+    """Every seed's model scored on test: metrics, predictions, and the data of plots and attention pages."""
     start_tensorflow()
-    from bilstm_attention.evaluation import evaluate as judging
-    from bilstm_attention.evaluation.semeval import write_answers
-    from bilstm_attention.reports import plots
-    from bilstm_attention.reports.attention_page import attention_page
-    from bilstm_attention.reports.reading import picked, read_split
-    from bilstm_attention.reports.run_page import of_evaluation, of_seed
-    from bilstm_attention.tracking import runs
-    from bilstm_attention.tracking.environment import made_with
+    from bilstm_attention.evaluation.evaluate import evaluate_models, write_results
     from bilstm_attention.training.fit import use_threads
 
-    started = time.time()
     params = load_params(paths.PARAMS)
     use_threads()
-    _forget_other_seeds(params)
-    verdict = judging.judge(params.train.seeds, params.evaluate)
-    write_json(paths.CURRENT / "metrics.json", verdict.metrics)
-    write_json(paths.CURRENT / "test_coverage.json", verdict.coverage)
-    for name in TABLES:
-        with atomic_write(paths.CURRENT / f"{name}.csv") as path:
-            getattr(verdict, name).to_csv(path, index=name == "confusion")
-    answers, table = paths.CURRENT / "answers", verdict.predictions
-    for name in ("gold", "predicted", *(f"seed_{seed}" for seed in params.train.seeds)):
-        with atomic_write(answers / f"{name}.txt") as path:
-            write_answers(path, table["id"], table[name])
-    pictures = paths.CURRENT / "plots"
-    curves = pictures / "learning_curves.png"
-    histories = {f"seed {seed}": history for seed, history in verdict.histories.items()}
-    plots.learning_curves(histories, params.train.monitor, curves, params.train.restore_best_weights)
-    plots.confusion_matrix(verdict.confusion, pictures / "confusion.png")
-    plots.scores_by_class(verdict.classes, pictures / "classes.png")
-    plots.overview([curves, pictures / "confusion.png"], pictures / "overview.png")
-    if verdict.faithfulness:
-        plots.faithfulness_curves(verdict.faithfulness["curves"], pictures / "faithfulness.png")
-    pages = {seed: paths.CURRENT / "attention" / f"seed-{seed}.html" for seed in params.train.seeds}
-    for seed, page in pages.items():
-        # of dev: whoever looks for what to change next must not look at test
-        examples = read_split("dev", seed, PAGE_ROWS)
-        attention_page(examples, page, title=runs.run_name(params, [seed]), source=f"{runs.corpus_name(params)}, dev")
-        if seed == runs.best_seed(verdict.dev, params):
-            plots.attention_picture(picked(examples), pictures / "attention.png")
-    name, summary = next(iter(verdict.metrics["test"].items()))
-    baselines = {model: scores[name] for model, scores in verdict.metrics["baselines"].items()}
+    result = evaluate_models(params.train.seeds, params.evaluate)
+    write_results(result)
+    name, summary = next(iter(result.metrics["test"].items()))
+    baselines = {model: scores[name] for model, scores in result.metrics["baselines"].items()}
     closing("evaluate", {f"test {name}": summary["mean"], "low": summary["low"], "high": summary["high"], **baselines})
 
-    files = [
-        paths.CURRENT / name for name in ("metrics.json", "test_coverage.json", *(f"{name}.csv" for name in TABLES))
-    ]
-    artifacts = {"": files, "answers": [answers], "plots": [pictures]}
+
+def report() -> None:
+    """Plots and attention pages of the last evaluation, and its scores to MLflow."""
+    from bilstm_attention.evaluation.evaluate import best_seed, read_dev_scores, read_histories, read_results
+    from bilstm_attention.reports import plots
+    from bilstm_attention.reports.attention_page import attention_page, read_examples, select_examples
+
+    params = load_params(paths.PARAMS)
+    seeds, monitor = params.train.seeds, params.train.monitor
+    result, pictures = read_results(seeds), paths.CURRENT / "plots"
+    histories = {f"seed {seed}": history for seed, history in read_histories(seeds).items()}
+    curves = pictures / "learning_curves.png"
+    plots.learning_curves(histories, monitor, curves, params.train.restore_best_weights)
+    plots.confusion_matrix(result.confusion, pictures / "confusion.png")
+    plots.scores_by_class(result.classes, pictures / "classes.png")
+    plots.overview([curves, pictures / "confusion.png"], pictures / "overview.png")
+    if result.faithfulness:
+        plots.faithfulness_curves(result.faithfulness["curves"], pictures / "faithfulness.png")
+    examples = {seed: read_examples(result.attention[seed]) for seed in seeds}
+    for seed, page in _attention_pages(params).items():
+        # of dev: whoever looks for what to change next must not look at test
+        attention_page(examples[seed], page, title=f"seed {seed}", source="dev")
+    best = best_seed(read_dev_scores(seeds), monitor)
+    plots.attention_picture(select_examples(examples[best]), pictures / "attention.png")
+    closing("report", {"plots": len(list(pictures.iterdir())), "attention pages": len(seeds)})
+    _log_evaluation(params)
+
+
+def _attention_pages(params: Params) -> dict[int, Path]:
+    return {seed: paths.CURRENT / f"attention/seed-{seed}.html" for seed in params.train.seeds}
+
+
+def _log_evaluation(params: Params) -> Mapping[Any, str]:
+    """Logs the evaluation from its files; returns the ids of its runs, none if the store failed."""
+    from bilstm_attention.evaluation.evaluate import best_seed, read_dev_scores, read_results
+    from bilstm_attention.reports.run_page import describe_evaluation, describe_seed
+    from bilstm_attention.tracking.environment import made_with
+    from bilstm_attention.tracking.pipeline import corpus_name, evaluation_records, pipeline_model
+    from bilstm_attention.tracking.runs import log_runs
+
+    seeds, pages = params.train.seeds, _attention_pages(params)
+    result = read_results(seeds)
     descriptions: dict[int | None, str] = {
-        seed: of_seed(params, verdict.metrics, seed, page.name) for seed, page in pages.items()
+        seed: describe_seed(params, result.metrics, seed, page.name) for seed, page in pages.items()
     }
     names = [page.name for page in pages.values()]
-    descriptions[None] = of_evaluation(params, verdict.metrics, made_with(), names)
-    runs.record_evaluation(params, verdict, artifacts, pages, descriptions, started)
+    descriptions[None] = describe_evaluation(params, result.metrics, made_with(), names)
+    best = best_seed(read_dev_scores(seeds), params.train.monitor)
+    with TemporaryDirectory() as folder:
+        trainings = [_training_record(params, seed, Path(folder)) for seed in seeds]
+        model = pipeline_model(params, result, best, Path(folder) / "classifier")
+        records = evaluation_records(params, trainings, result, pages, descriptions, model)
+        return log_runs(corpus_name(params), records, "the evaluation")
+
+
+def sync() -> None:
+    """Logs to MLflow what the store lacks: trained seeds, the evaluation, studies and comparisons.
+
+    Raises:
+        UserError: the store does not answer.
+    """
+    from bilstm_attention.tracking.store import open_store, report_store_errors, shown_uri
+
+    with report_store_errors():
+        open_store().search_experiments(max_results=1)
+    logged = _sync_pipeline(load_params(paths.PARAMS))
+    print(f"{shown_uri()}: it has {logged} runs of this pipeline.")
+
+
+def _sync_pipeline(params: Params) -> int:
+    from bilstm_attention.tracking.pipeline import corpus_name
+    from bilstm_attention.tracking.runs import log_runs
+
+    trained = [seed for seed in params.train.seeds if (paths.seed_folder(seed) / "dev.json").exists()]
+    with TemporaryDirectory() as folder:
+        records = [_training_record(params, seed, Path(folder)) for seed in trained]
+        ids = set(log_runs(corpus_name(params), records, "a training").values()) if records else set()
+    if len(trained) == len(params.train.seeds) and (paths.CURRENT / "plots").is_dir():
+        ids |= set(_log_evaluation(params).values())
+    return len(ids)
 
 
 def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | None, output: Path) -> None:
     """Writes the attention page of sentences, or of the first `limit` of a split, 0 for all, as one model reads them.
 
     Args:
-        seed: whose model; by default the one that did best on dev, of equals the first listed.
+        texts: sentences, if no split is named.
+        split: `train`, `dev` or `test`.
+        limit: sentences of the split.
+        seed: whose model; None: the best on dev, ties go to the first.
+        output: the page to write.
     """
-    from bilstm_attention.data.dataset import existing, load_labels, load_vocabulary
-    from bilstm_attention.tracking.runs import best_trained, corpus_name, run_name
-
     params = load_params(paths.PARAMS)
-    if seed is None:
-        seed = best_trained(params)
-    elif seed not in params.train.seeds:
+    if seed is not None and seed not in params.train.seeds:
         raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; no model has it.")
-    existing(paths.seed_folder(seed) / "dev.json")
-    check_up_to_date("the last training", *(f"train@{each}" for each in params.train.seeds))
     start_tensorflow()
+    from bilstm_attention.data.dataset import encode, load_labels, load_split, load_vocabulary
+    from bilstm_attention.evaluation.evaluate import attention_table, best_seed, read_dev_scores, seed_file
     from bilstm_attention.model.classifier import load_classifier
-    from bilstm_attention.reports.attention_page import attention_page
-    from bilstm_attention.reports.reading import read_sentences, read_split
+    from bilstm_attention.model.predict import read_attention
+    from bilstm_attention.reports.attention_page import attention_page, read_examples
     from bilstm_attention.serving.classifier import TextClassifier
+    from bilstm_attention.tracking.environment import warn_if_stale
     from bilstm_attention.training.fit import use_threads
 
     use_threads()
+    seed = best_seed(read_dev_scores(params.train.seeds), params.train.monitor) if seed is None else seed
+    model, vocabulary, labels = load_classifier(seed_file(seed, "model.keras")), load_vocabulary(), load_labels()
+    warn_if_stale(params.train.seeds)
     if split:
-        examples = read_split(split, seed, limit)
+        examples = load_split(split)
+        examples = examples.head(limit) if limit else examples
+        rows = encode(examples, vocabulary, labels)
     else:
-        model = load_classifier(paths.seed_folder(seed) / "model.keras")
-        classifier = TextClassifier(model, load_vocabulary(), load_labels(), params.data)
-        tokens = classifier.tokens(texts)
-        examples = read_sentences(model, classifier.encoded(tokens), tokens, [None] * len(texts), classifier.labels)
-    source = f"{corpus_name(params)}, {split}" if split else "given text"
-    attention_page(examples, output, title=run_name(params, [seed]), source=source)
-    verdicts = [example.verdict for example in examples]
+        examples, rows = TextClassifier(model, vocabulary, labels, params.data).examples(texts)
+    table = attention_table(model, examples, *read_attention(model, rows), labels)
+    shown = read_examples(table)
+    attention_page(shown, output, title=f"seed {seed}", source=split or "given text")
+    verdicts = [example.verdict for example in shown]
     counts = {verdict: verdicts.count(verdict) for verdict in ("right", "wrong")} if split else {}
-    closing(f"explain {output}", {"sentences": len(examples), **counts})
+    closing(f"explain {output}", {"sentences": len(shown), **counts})
 
 
 def show_scores(markdown: bool = False) -> None:
@@ -246,7 +299,7 @@ def show_scores(markdown: bool = False) -> None:
 
     from bilstm_attention.data.dataset import existing
     from bilstm_attention.reports.tables import score_document, score_table
-    from bilstm_attention.tracking.environment import made_with
+    from bilstm_attention.tracking.environment import check_up_to_date, made_with
 
     metrics = json.loads(existing(paths.CURRENT / "metrics.json").read_text(encoding="utf-8"))
     if markdown:
@@ -254,31 +307,3 @@ def show_scores(markdown: bool = False) -> None:
         print(score_document(metrics, load_params(paths.PARAMS), made_with()))
     else:
         Console().print(score_table(metrics))
-
-
-def check_up_to_date(since: str, *stage: str) -> None:
-    """A page says what its scores were made with: that must be what stands in the project now.
-
-    Args:
-        since: what was done with the outputs, as an error calls it.
-        stage: as far as this one; else all.
-
-    Raises:
-        UserError: names the stages whose parameters, code, data or outputs have changed.
-    """
-    command = [sys.executable, "-m", "dvc", "status", "--json", *(("--with-deps", *stage) if stage else ())]
-    status = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    if status:
-        repro = " ".join(["dvc repro", *stage])
-        raise UserError(f"{', '.join(status)}: changed since {since}; `{repro}` first.")
-
-
-def _forget_other_seeds(params: Params) -> None:
-    """Deletes the models of seeds that `params.train.seeds` no longer names: evaluate depends on the whole folder.
-
-    DVC has them in its cache, since it alone makes them: `train` takes no seed but those named.
-    """
-    wanted = {paths.seed_folder(seed) for seed in params.train.seeds}
-    for folder in paths.MODELS.glob("seed-*"):
-        if folder not in wanted:
-            shutil.rmtree(folder)

@@ -71,6 +71,11 @@ class Rows:
         return np.diff(self.starts)
 
 
+def number_tokens(sentences: Sequence[Sequence[str]], vocabulary: Vocabulary) -> Rows:
+    """Sentences as rows without labels (all 0)."""
+    return Rows.of([vocabulary.encode(tokens) for tokens in sentences], np.zeros(len(sentences), np.int32))
+
+
 def encode(examples: pd.DataFrame, vocabulary: Vocabulary, labels: Sequence[str]) -> Rows:
     """Numbers the tokens and labels of a prepared split."""
     numbers = {label: number for number, label in enumerate(labels)}

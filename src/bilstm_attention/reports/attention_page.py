@@ -1,22 +1,87 @@
-"""The attention page: sentences with their tokens shaded by weight, in one HTML file that asks nothing of a network."""
+"""The attention page: sentences with their tokens shaded by weight, in one HTML file that loads nothing."""
 
 import base64
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
 
 from bilstm_attention.data.tokens import MARKERS
 from bilstm_attention.paths import atomic_write
-from bilstm_attention.reports.html import environment
-from bilstm_attention.reports.reading import AttentionExample
 
 SHADES = 20  # steps from no weight to the heaviest token of the sentence
-UNIT = 10_000  # weights are written to four digits; the page keeps them as whole numbers of this part
+UNIT = 10_000  # weights are written to four digits, as whole numbers of this part
+SHOWN, WRONG_SHOWN = 8, 2  # sentences of the picture
+
+
+@dataclass(frozen=True)
+class AttentionExample:
+    """A sentence as a model read it.
+
+    Args:
+        tokens: T tokens, entity markers among them.
+        weights: float `(K, T)`, K distributions over the tokens; K is 1 for most mechanisms.
+        gold: the right label; None: not known.
+        best: the most probable labels with their probabilities, at least one, the highest first.
+        axis: what the K distributions are called, for instance `hop` or `head`; empty where there is but one.
+    """
+
+    tokens: Sequence[str]
+    weights: NDArray[np.floating]
+    gold: str | None
+    best: Sequence[tuple[str, float]]
+    axis: str = ""
+
+    @property
+    def predicted(self) -> str:
+        """The most probable label."""
+        return self.best[0][0]
+
+    @property
+    def probability(self) -> float:
+        """Probability of the predicted label."""
+        return self.best[0][1]
+
+    @property
+    def mean_weights(self) -> NDArray[np.float64]:
+        """The mean of the distributions, `(T,)`."""
+        mean: NDArray[np.float64] = self.weights.mean(axis=0, dtype=np.float64)
+        return mean
+
+    @property
+    def verdict(self) -> str:
+        """`right`, `wrong`, or empty if the right label is not known."""
+        if self.gold is None:
+            return ""
+        return "right" if self.predicted == self.gold else "wrong"
+
+
+def read_examples(table: pd.DataFrame) -> list[AttentionExample]:
+    """The rows of `evaluation.evaluate.attention_table`."""
+    return [
+        AttentionExample(
+            tokens=list(row["tokens"]),
+            weights=np.array([list(weights) for weights in row["weights"]]),
+            gold=row["gold"] or None,
+            best=list(zip(row["labels"], map(float, row["probabilities"]), strict=True)),
+            axis=row["axis"],
+        )
+        for row in table.to_dict("records")
+    ]
+
+
+def select_examples(examples: Sequence[AttentionExample]) -> list[AttentionExample]:
+    """A few for a picture: the first ones, up to two misread ones at the end."""
+    wrong = [example for example in examples if example.verdict == "wrong"][:WRONG_SHOWN]
+    right = [example for example in examples if example.verdict == "right"]
+    return [*right[: SHOWN - len(wrong)], *wrong]
 
 
 def attention_page(examples: Sequence[AttentionExample], path: Path, *, title: str, source: str) -> None:
@@ -27,14 +92,9 @@ def attention_page(examples: Sequence[AttentionExample], path: Path, *, title: s
         path: the HTML file to write.
         title: which model read them.
         source: where the sentences are from, for instance `sample, test`.
-
-    Raises:
-        ValueError: an example has not as many weights as tokens, or not as many distributions as the others.
     """
-    weights = [_whole(example) for example in examples]
+    weights = [_integer_weights(example) for example in examples]
     distributions = {len(rows) - 1 for rows in weights}
-    if len(distributions) > 1:
-        raise ValueError(f"examples of one model have as many distributions each. Received: {sorted(distributions)}.")
     page = (
         _environment()
         .get_template("attention.html.jinja")
@@ -54,16 +114,12 @@ def attention_page(examples: Sequence[AttentionExample], path: Path, *, title: s
         )
     )
     with atomic_write(path) as temporary:
-        # what the command line could not decode has no place in UTF-8
+        # bytes of the command line that are no UTF-8
         temporary.write_text(page, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
 
 
-def _whole(example: AttentionExample) -> list[list[int]]:
+def _integer_weights(example: AttentionExample) -> list[list[int]]:
     """The mean and then each distribution, `(1 + K, T)`, in parts of `UNIT`."""
-    if np.shape(example.weights)[1:] != (len(example.tokens),):
-        raise ValueError(
-            f"weights have the shape (K, {len(example.tokens)}), as tokens. Received: {np.shape(example.weights)}."
-        )
     rows: list[list[int]] = np.rint(UNIT * np.vstack([example.mean_weights, example.weights])).astype(int).tolist()
     return rows
 
@@ -75,11 +131,19 @@ def _shaded(weights: Sequence[int]) -> list[int]:
 
 
 def _environment() -> Environment:
-    found = environment()
-    found.filters |= {"shaded": _shaded, "digest": _digest}
-    found.globals["zip"] = zip
-    found.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    return found
+    """Templates with all text escaped; a missing name is an error."""
+    environment = Environment(
+        loader=PackageLoader("bilstm_attention", "reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"shaded": _shaded, "digest": _digest}
+    environment.globals["zip"] = zip
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return environment
 
 
 def _digest(content: Any) -> str:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from bilstm_attention.data.tokens import MARKERS
 from bilstm_attention.evaluation.metrics import signed_score
 from bilstm_attention.paths import atomic_write
-from bilstm_attention.reports.reading import AttentionExample
+from bilstm_attention.reports.attention_page import AttentionExample
 
 INK, DIM, BAR = "black", "#555555", "#9ecae1"
 SEED_COLOURS = mpl.color_sequences["petroff10"]  # Petroff 2021: distinct for the common kinds of colour blindness

@@ -1,4 +1,4 @@
-"""What the page of a run in MLflow says first, as Markdown; an address `artifact:NAME` is that of a file of the run."""
+"""Descriptions of runs in MLflow, as Markdown; an address `artifact:NAME` is a file of the run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from bilstm_attention.config import Params
 from bilstm_attention.reports.tables import score_document
 
 
-def of_training(params: Params, dev: Mapping[str, float], best_epoch: int, epochs: int) -> str:
+def describe_training(params: Params, dev: Mapping[str, float], best_epoch: int, epochs: int) -> str:
     """Of a model that is trained, and not yet judged on test.
 
     Args:
@@ -19,7 +19,7 @@ def of_training(params: Params, dev: Mapping[str, float], best_epoch: int, epoch
     return f"{_on_dev(params, dev[params.train.monitor])}, epoch {best_epoch} of {epochs}. Not judged on test yet.\n"
 
 
-def of_seed(params: Params, metrics: Mapping[str, Any], seed: int, page: str) -> str:
+def describe_seed(params: Params, metrics: Mapping[str, Any], seed: int, page: str) -> str:
     """Of one of several models, judged on test.
 
     Args:
@@ -39,7 +39,7 @@ def of_seed(params: Params, metrics: Mapping[str, Any], seed: int, page: str) ->
     )
 
 
-def of_evaluation(params: Params, metrics: Mapping[str, Any], made_with: str, pages: Sequence[str]) -> str:
+def describe_evaluation(params: Params, metrics: Mapping[str, Any], made_with: str, pages: Sequence[str]) -> str:
     """Of what was judged on test as a whole: all scores, curves and confusions, the attention pages.
 
     Args:
@@ -64,7 +64,7 @@ def of_evaluation(params: Params, metrics: Mapping[str, Any], made_with: str, pa
     )
 
 
-def of_sweep(report: str) -> str:
+def describe_sweep(report: str) -> str:
     """Of a sweep: its report, whose pictures are files of the run."""
     return report.replace("](figures/", "](artifact:figures/")
 

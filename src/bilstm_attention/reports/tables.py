@@ -13,7 +13,6 @@ from bilstm_attention.config import Params, flatten
 
 if TYPE_CHECKING:
     from bilstm_attention.search.studies import StudyRow
-    from bilstm_attention.tracking.registry import Version
 
 
 def score_table(metrics: Mapping[str, Any]) -> Table:
@@ -35,24 +34,6 @@ def score_table(metrics: Mapping[str, Any]) -> Table:
         others = ([metrics["ensemble"]] if several else []) + list(metrics["baselines"].values())
         scores = (f"{other[name]:.2f}" for other in others)
         table.add_row(name, _mean_and_sd(summary), _interval(summary), *scores)
-    return table
-
-
-def models_table(name: str, versions: Sequence["Version"]) -> Table:
-    """The registered models of a name, a row per version."""
-    table = Table(title=f"models:/{name}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("version", "", "dev", "of", "run", "id of the run"):
-        table.add_column(column, justify="right" if column in ("version", "dev") else "left", overflow="fold")
-    for version in versions:
-        champion = "champion" if version.champion else ""
-        table.add_row(
-            str(version.number),
-            champion,
-            f"{version.dev:.{4 if version.monitor == 'loss' else 2}f}",
-            version.monitor,
-            version.run_name,
-            version.run,
-        )
     return table
 
 

@@ -11,7 +11,7 @@ from bilstm_attention import paths
 from bilstm_attention.config import flatten, load_params
 from bilstm_attention.console import SweepProgress
 from bilstm_attention.errors import ParamsError, UserError
-from bilstm_attention.stages import check_up_to_date
+from bilstm_attention.tracking.environment import check_up_to_date
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ def sweep(file: Path, trials: int, hours: float | None, where: ExecutionOptions,
 
     from bilstm_attention.data.dataset import load_labels, load_split
     from bilstm_attention.evaluation.metrics import metric_names
-    from bilstm_attention.reports.run_page import of_sweep
+    from bilstm_attention.reports.run_page import describe_sweep
     from bilstm_attention.reports.tables import best_line, confirmation_line, leaderboard_table, trial_line
     from bilstm_attention.search import outcome
     from bilstm_attention.search import sweep as sweeping
+    from bilstm_attention.search.records import log_sweep, log_trials
     from bilstm_attention.search.space import read_sweep
     from bilstm_attention.search.storage import report_outages
     from bilstm_attention.search.studies import best_so_far, counts
     from bilstm_attention.search.study import SweepSpec, best_trials, counted
     from bilstm_attention.search.trials import confirmation
-    from bilstm_attention.tracking import sweep_runs
 
     read, space = read_sweep(file, load_params(paths.PARAMS), overrides)
     if read.sampler.kind == "grid":
@@ -65,12 +65,13 @@ def sweep(file: Path, trials: int, hours: float | None, where: ExecutionOptions,
         SweepProgress(read.study, read.metric, trials, seconds) as progress,
         sweeping.Stopping(progress.line) as stopping,
     ):
+        pending: list[Any] = []
 
         def on_trial(study: Any, trial: Any) -> None:
             line = trial_line(trial, len(counted(study)), trials) if trial else ""
             progress.trial(counts(study), best_line(best_so_far(study)), line)
             if trial:
-                recorder.submit(sweep_runs.record_trials, definition, study, [trial])
+                pending.append(recorder.submit(log_trials, definition, study, [trial]))
 
         def on_confirmation(job: Any) -> None:
             known, left = study.user_attrs, len(sweeping.confirmations(definition, study))
@@ -81,14 +82,14 @@ def sweep(file: Path, trials: int, hours: float | None, where: ExecutionOptions,
         total = min(read.confirm.top, len(best_trials(study))) * read.confirm.seeds
         on_confirmation(None)
         sweeping.confirm_all(definition, study, crew, stopping, on_confirmation)
-        recorder.submit(sweep_runs.record_trials, definition, study, counted(study)).result()
+        for logged in (*pending, recorder.submit(log_trials, definition, study, counted(study))):
+            logged.result()
         dev = load_split("dev", ["id", "label"])
         found = outcome.outcome(definition, study, dev["label"].tolist(), labels)
         command = _command(file, trials, where, overrides)
         artifacts = _written(definition, study, found, file, command)
-        description = of_sweep((definition.folder / "report.md").read_text(encoding="utf-8"))
-        winner = outcome.winner(definition, study, found, dev, labels)
-        sweep_runs.record_outcome(definition, study, found, winner, artifacts, description)
+        description = describe_sweep((definition.folder / "report.md").read_text(encoding="utf-8"))
+        log_sweep(definition, study, found, artifacts, description)
         left = len(sweeping.confirmations(definition, study))
     parameters = [dimension.key for dimension in space.dimensions]
     Console().print(leaderboard_table(found.leaderboard, parameters, read.against))
@@ -98,8 +99,6 @@ def sweep(file: Path, trials: int, hours: float | None, where: ExecutionOptions,
         print(f"{left} trainings of the confirmation are missing; the same command goes on.")
     if found.finalists:
         _say_winner(definition, found)
-    if winner and not winner.model:
-        print("no model of it is logged: another machine or an earlier version trained it; `dvc repro` logs one")
 
 
 def _say_winner(definition: Any, found: Any) -> None:

@@ -98,9 +98,8 @@ def _train_all(planned: Sequence[Any], workers: int) -> Iterator[tuple[Any, dict
         if isinstance(found, WorkerCrashed):
             died = f"{training.name}: its process died with code {found.exit_code}; the same command goes on"
             # a fault of the program, with code 1, stands above
-            raise TrainingError(
-                f"{died}." if found.exit_code == 1 else f"{died}, with fewer --workers if memory was short."
-            )
+            advice = "" if found.exit_code == 1 else ", with fewer --workers if memory was short"
+            raise TrainingError(f"{died}{advice}.")
         if isinstance(found, UserError):
             raise type(found)(f"{training.name}: {found}")
         yield training, found
@@ -129,7 +128,7 @@ def _write_page(
     import pandas as pd
 
     from bilstm_attention.reports.comparison_page import page
-    from bilstm_attention.tracking.runs import corpus_name
+    from bilstm_attention.tracking.pipeline import corpus_name
 
     missing = [comparison.name for comparison in comparisons[len(plans) :]]
     compared = [

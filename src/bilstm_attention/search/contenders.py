@@ -19,14 +19,12 @@ from bilstm_attention.evaluation.metrics import scores
 from bilstm_attention.model import predict as prediction
 from bilstm_attention.search.comparison import Training
 from bilstm_attention.tracking.environment import environment_tags, made_with
-from bilstm_attention.tracking.outbox import Letter
-from bilstm_attention.tracking.runs import corpus_name, of_attention
-from bilstm_attention.tracking.store import RunRecord, fingerprints
+from bilstm_attention.tracking.pipeline import attention_metrics, corpus_name
+from bilstm_attention.tracking.runs import RunRecord, fingerprints, log_runs
 from bilstm_attention.training.fit import digest, run_training, training_checkpoint
 
 FAITHFULNESS_ROWS = 200
 DIGEST = "training.digest"
-ANSWERS = "answers.digest"
 # as it was when this process began
 _MEASURES = Path(faithfulness.__file__).read_text(encoding="utf-8")
 
@@ -96,40 +94,28 @@ def _inputs(root: Path) -> tuple[Dataset, pd.DataFrame, Vocabulary]:
 
 
 def record(training: Training, found: Mapping[str, Any]) -> str | None:
-    """Writes the training as a run to MLflow, unless the store has it; test scores join it.
-
-    Returns:
-        the id of the run; None if the store failed.
-    """
+    """Logs the training as a run in MLflow, under the table that wants it; returns the id, None if the store failed."""
     params = with_overrides(training.params, {"train.seeds": [training.seed]})
-    prepared = training.root / paths.PREPARED
+    prepared, splits = training.root / paths.PREPARED, ["train", "dev"]
     tags = {"comparison": training.page, "table": training.table, "variant": training.variant}
     tags |= {"seed": str(training.seed)} | ({} if training.fold is None else {"fold": str(training.fold)})
-    tags |= found["environment"]
     metrics = {f"best_dev_{score}": value for score, value in found["dev"].items()}
     if training.faithfulness:
-        metrics |= of_attention(faithfulness.over_seeds({training.seed: found["faithfulness"]}))
-    letter = Letter(corpus_name(params), training.name)
-    run = letter.run(
-        (DIGEST, found["digest"]),
-        RunRecord(
-            name=training.name,
-            started=found["started"],
-            params=flatten(params),
-            metrics=metrics,
-            history=found["history"],
-            tags=tags,
-            datasets=fingerprints({split: prepared / f"{split}.parquet" for split in ("train", "dev")}),
-        ),
-        of_pipeline=False,
-    )
+        metrics |= attention_metrics(faithfulness.over_seeds({training.seed: found["faithfulness"]}))
     if "test" in found:
         gold = load_split("test", ["label"], training.root)["label"].tolist()
         tested = scores(gold, prediction.to_labels(found["test"], found["labels"]), found["labels"])
-        letter.add(
-            run,
-            metrics={f"test_{score}": value for score, value in tested.items()},
-            datasets=fingerprints({"test": prepared / "test.parquet"}),
-            once=(ANSWERS, found["answers"]),
-        )
-    return letter.post().get(run)
+        metrics |= {f"test_{score}": value for score, value in tested.items()}
+        splits.append("test")
+    run = RunRecord(
+        name=training.name,
+        # one for each table: a table's tags are its own, whoever trained first
+        identity=(DIGEST, f"{found['digest']}/{training.page}/{training.table}"),
+        params=flatten(params),
+        started=found["started"],
+        metrics=metrics,
+        history=found["history"],
+        tags=tags | found["environment"],
+        datasets=fingerprints({split: prepared / f"{split}.parquet" for split in splits}),
+    )
+    return log_runs(corpus_name(params), [run], training.name).get(run.identity)

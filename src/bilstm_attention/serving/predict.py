@@ -101,7 +101,7 @@ def classifier(model: str | None) -> Any:
             for instance `models:/sample@champion`.
 
     Raises:
-        UserError: there is no such model, or what this checkout trained is not up to date.
+        UserError: there is no such model.
     """
     if model is None:
         return _of_checkout()
@@ -114,17 +114,17 @@ def classifier(model: str | None) -> Any:
 
 def _of_checkout() -> Any:
     from bilstm_attention.data.dataset import load_labels, load_vocabulary
-    from bilstm_attention.stages import check_up_to_date
-    from bilstm_attention.tracking.runs import best_trained
+    from bilstm_attention.tracking.environment import warn_if_stale
 
     params = load_params(paths.PARAMS)
-    seed = best_trained(params)
-    check_up_to_date("the last training", *(f"train@{each}" for each in params.train.seeds))
+    seeds = params.train.seeds
     start_tensorflow()
+    from bilstm_attention.evaluation.evaluate import best_seed, read_dev_scores, seed_file
     from bilstm_attention.model.classifier import load_classifier
     from bilstm_attention.serving.classifier import TextClassifier
 
-    model = load_classifier(paths.seed_folder(seed) / "model.keras")
+    model = load_classifier(seed_file(best_seed(read_dev_scores(seeds), params.train.monitor), "model.keras"))
+    warn_if_stale(seeds)
     return TextClassifier(model, load_vocabulary(), load_labels(), params.data)
 
 

@@ -1,20 +1,23 @@
-"""Where a run was made: code, versions, machine and data."""
+"""Where a run was made: code, versions, machine and data; and whether DVC calls the workspace stale."""
 
 import getpass
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from bilstm_attention import paths
+from bilstm_attention.errors import UserError
 
 PACKAGES = ("bilstm-attention", "keras", "tensorflow", "numpy", "pandas", "mlflow", "dvc")
 
@@ -84,3 +87,36 @@ def sha256(path: Path) -> str:
     """Digest of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stale_stages(*targets: str) -> list[str]:
+    """Stages whose parameters, code, data or outputs have changed, by `dvc status`.
+
+    Args:
+        targets: stages, those before them included; none: all.
+    """
+    command = [sys.executable, "-m", "dvc", "status", "--json", *(("--with-deps", *targets) if targets else ())]
+    status = subprocess.run(command, capture_output=True, text=True, check=True, cwd=paths.project_root()).stdout
+    return list(json.loads(status))
+
+
+def check_up_to_date(since: str, *targets: str) -> None:
+    """For what rests on outputs of the pipeline.
+
+    Args:
+        since: what made the outputs, for the error.
+        targets: as for `stale_stages`.
+
+    Raises:
+        UserError: names the stages that are not up to date.
+    """
+    if stale := stale_stages(*targets):
+        raise UserError(f"{', '.join(stale)}: changed since {since}; `{' '.join(['dvc repro', *targets])}` first.")
+
+
+def warn_if_stale(seeds: Sequence[int]) -> None:
+    """Warns when the trained models are not those of the present parameters, code and data."""
+    if stale := stale_stages(*(f"train@{seed}" for seed in seeds)):
+        print(
+            f"warning: {', '.join(stale)}: changed since the last training; `dvc repro` trains again.", file=sys.stderr
+        )

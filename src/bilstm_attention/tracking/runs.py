@@ -1,220 +1,221 @@
-"""What a run in MLflow says: names, metrics and artifacts of trainings and of pipelines."""
+"""Runs in MLflow: written from results that are already on disk, each once, found again by an identity tag.
 
-import hashlib
+A store that fails costs a warning; `bilstm-attention sync` logs later what the store lacks.
+"""
+
 import json
+import os
 import re
-import shutil
+import socket
+import sys
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-import pandas as pd
-
-from bilstm_attention import paths
-from bilstm_attention.config import Params, flatten
-from bilstm_attention.data.dataset import existing
-from bilstm_attention.data.tokens import MARKER
-from bilstm_attention.evaluation.metrics import signed_score
-from bilstm_attention.tracking.environment import sha256
-from bilstm_attention.tracking.outbox import Identity, Letter
-from bilstm_attention.tracking.registry import DEV_DIGEST, dev_digest
-from bilstm_attention.tracking.store import MODEL_DIGEST, RunRecord, fingerprints
+from bilstm_attention.tracking.environment import environment_tags, sha256
+from bilstm_attention.tracking.registry import LoggedModel, log_model
+from bilstm_attention.tracking.store import artifact_uri, error_line, open_store, shown_uri, store_uri
 
 if TYPE_CHECKING:
-    # it takes TensorFlow
-    from bilstm_attention.evaluation.evaluate import EvaluationResult
+    from mlflow.entities import Run
 
-PIPELINE_DIGEST = "pipeline.sha256"
-EXAMPLE = "The <e1>wheel</e1> of the <e2>car</e2> broke."
+# A tag and its value, which one run of an experiment alone has.
+Identity = tuple[str, str]
+PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 
-
-def corpus_name(params: Params) -> str:
-    """Name of the MLflow experiment: scores compare within a corpus alone."""
-    return Path(params.data.folder).name
-
-
-def model_name(params: Params) -> str:
-    """Under which models of these parameters are registered."""
-    return params.evaluate.register_as or re.sub(r"[/:.%\"'\\]", "_", corpus_name(params))
+METRICS_PER_REQUEST = 1000
+# without it the UI opens an experiment at its page for traces of language models
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
-def run_name(params: Params, seeds: Sequence[int]) -> str:
-    """For example `zhou u=100 seed=2`, or `zhou u=100 seeds=0,1,2`."""
-    which = f"seed={seeds[0]}" if len(seeds) == 1 else f"seeds={','.join(map(str, seeds))}"
-    return f"{params.model.attention.kind} u={params.model.lstm_units} {which}"
-
-
-def record_training(
-    params: Params,
-    seed: int,
-    dev: Mapping[str, float],
-    history: pd.DataFrame,
-    picture: Path,
-    description: str,
-    started: float,
-) -> None:
-    """Records one trained model as a run; `evaluate` finds it by the digest of the model, or of the pipeline.
+@dataclass(frozen=True)
+class RunRecord:
+    """A run, or what is added to the run with the same identity.
 
     Args:
-        params: all parameters.
-        seed: of the model.
-        dev: scores of the epoch that was kept.
-        history: a row per epoch.
-        picture: of the history.
-        description: Markdown for the run's page.
-        started: seconds since 1970.
+        name: in the run list, for example `zhou u=100 seed=2`.
+        identity: tag and value by which the run is found again.
+        params: all parameters, by dotted name.
+        started: seconds since 1970; None: now.
+        metrics: name to value.
+        history: a mapping of metrics per epoch, each with its `epoch`.
+        tags: name to value.
+        datasets: from `fingerprints`.
+        artifacts: files and folders by folder in the run.
+        description: Markdown on the run's page; `artifact:NAME` links to a file of the run.
+        final: whether the description replaces an earlier one.
+        parent: identity of the parent run.
+        model: to log with the run.
     """
-    letter = Letter(corpus_name(params), f"the training of seed {seed}")
-    record = _training(params, seed, dev, history, started, artifacts={"plots": [picture]})
-    run = letter.run(_identity(params, seed), record)
-    # one that was judged says more
-    letter.describe(run, description, first=True)
-    letter.post()
+
+    name: str
+    identity: Identity
+    params: Mapping[str, Any]
+    started: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    history: Sequence[Mapping[Any, float]] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    datasets: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    description: str = ""
+    final: bool = False
+    parent: Identity | None = None
+    model: LoggedModel | None = None
 
 
-def _identity(params: Params, seed: int) -> Identity:
-    """What tells the run of a model from others; the only one of a pipeline is judged otherwise in another run."""
-    return _pipeline(params) if len(params.train.seeds) == 1 else (MODEL_DIGEST, _model(seed))
+def fingerprints(files: Mapping[str, Path]) -> dict[str, tuple[str, str]]:
+    """Files by their role (`train`, `dev`, `test`) as path in the project and SHA-256 digest."""
+    # relative, since a copy made by `dvc exp run --temp` does not last
+    return {role: (str(file), sha256(file)) for role, file in files.items()}
 
 
-def _model(seed: int) -> str:
-    return sha256(paths.seed_folder(seed) / "model.keras")
-
-
-def _training(
-    params: Params, seed: int, dev: Mapping[str, float], history: pd.DataFrame, started: float, **more: Any
-) -> RunRecord:
-    return RunRecord(
-        name=run_name(params, [seed]),
-        started=started,
-        params=flatten(params),
-        metrics={f"best_dev_{name}": value for name, value in dev.items()},
-        history=[{str(name): value for name, value in row.items()} for row in history.to_dict("records")],
-        tags={"seed": str(seed), MODEL_DIGEST: _model(seed), **more.pop("tags", {})},
-        datasets=fingerprints({split: paths.PREPARED / f"{split}.parquet" for split in ("train", "dev")}),
-        **more,
-    )
-
-
-def record_evaluation(
-    params: Params,
-    verdict: "EvaluationResult",
-    artifacts: Mapping[str, Sequence[Path]],
-    pages: Mapping[int, Path],
-    descriptions: Mapping[int | None, str],
-    started: float,
-) -> None:
-    """Adds the test scores to the runs of the models, and the whole to their parent run, or to the only run.
+def log_runs(experiment: str, records: Sequence[RunRecord], about: str) -> dict[Identity, str]:
+    """Creates or completes runs; a store that fails costs a warning and no result.
 
     Args:
-        params: all parameters.
-        verdict: on the models.
-        artifacts: of the whole.
-        pages: the attention page of each seed.
-        descriptions: Markdown for the page of the run of each seed; under None that of the whole.
-        started: seconds since 1970.
+        experiment: name of the experiment, that of the corpus.
+        records: parents before their children.
+        about: what is logged, for the warning.
+
+    Returns:
+        by identity, the id of each run; empty if the store failed.
     """
-    seeds = params.train.seeds
-    letter = Letter(corpus_name(params), "the evaluation")
-    test, runs = fingerprints({"test": paths.PREPARED / "test.parquet"}), {}
-    for seed in seeds:
-        # usually there; a store that was changed since has it not
-        restored = {"restored": "true"}
-        record = _training(params, seed, verdict.dev[seed], verdict.histories[seed], started, tags=restored)
-        runs[seed] = letter.run(_identity(params, seed), record)
-        scores = {name: value["by_seed"][str(seed)] for name, value in verdict.metrics["test"].items()}
-        found = {f"test_{name}": value for name, value in scores.items()}
-        found |= of_attention(verdict.faithfulness, seed)
-        letter.add(runs[seed], metrics=found, datasets=test, artifacts={"attention": [pages[seed]]})
-        letter.describe(runs[seed], descriptions[seed])
-    whole = next(iter(runs.values()))
-    if len(runs) > 1:
-        models = {f"{MODEL_DIGEST}.{seed}": digest for seed, (_, digest) in runs.items()}
-        whole = letter.run(_pipeline(params), RunRecord(run_name(params, seeds), started, flatten(params), tags=models))
-        letter.adopt(whole, list(runs.values()))
-        artifacts = {**artifacts, "attention": list(pages.values())}
-    found = _aggregate(verdict.metrics) | of_attention(verdict.faithfulness)
-    letter.add(whole, metrics=found, datasets=test, artifacts=artifacts)
-    letter.describe(whole, descriptions[None])
-    with TemporaryDirectory() as folder:
-        if params.evaluate.log_model:
-            best = paths.seed_folder(best_seed(verdict.dev, params)) / "model.keras"
-            model = model_folder(Path(folder) / "classifier", best, paths.PARAMS)
-            monitor = params.train.monitor
-            dev = sum(verdict.dev[seed][monitor] for seed in seeds) / len(seeds)
-            judged_on = dev_digest(verdict.dev_predictions)
-            tags = {"run": run_name(params, seeds), "monitor": monitor, "dev": repr(dev), DEV_DIGEST: judged_on}
-            letter.log_model(whole, model, example_for(params), model_name(params), tags)
-        letter.post()
+    try:
+        return write_runs(experiment, records)
+    except Exception as error:
+        print(
+            f"warning: {about} was not logged to MLflow ({shown_uri()}): {error_line(error)}. Results on disk are"
+            " complete; `bilstm-attention sync` logs them.",
+            file=sys.stderr,
+        )
+        return {}
 
 
-def best_seed(dev: Mapping[int, Mapping[str, float]], params: Params) -> int:
-    """The seed that did best on dev, of equals the first listed; `dev` are the scores of each."""
-    monitor = params.train.monitor
-    return max(params.train.seeds, key=lambda seed: signed_score(monitor, dev[seed][monitor]))
+def write_runs(experiment: str, records: Sequence[RunRecord]) -> dict[Identity, str]:
+    """As `log_runs`; raises whatever the store raises."""
+    tracker, ids = Tracker(experiment), dict[Identity, str]()
+    for record in records:
+        parent = record.parent and (ids.get(record.parent) or tracker.find(record.parent))
+        ids[record.identity] = tracker.write(record, parent or None)
+    return ids
 
 
-def best_trained(params: Params) -> int:
-    """The seed whose model, as `train` left it, did best on dev.
+class Tracker:
+    """The tracking store, opened at one experiment.
 
-    Raises:
-        DataError: a seed has not been trained.
+    Args:
+        experiment: its name; created if it is not there.
     """
-    reports = {seed: existing(paths.seed_folder(seed) / "dev.json") for seed in params.train.seeds}
-    dev = {seed: json.loads(report.read_text(encoding="utf-8"))["dev"] for seed, report in reports.items()}
-    return best_seed(dev, params)
+
+    def __init__(self, experiment: str):
+        self.client = open_store()
+        self.experiment = self._experiment(experiment)
+        self._close_abandoned()
+
+    def find(self, identity: Identity, *conditions: str) -> str | None:
+        """Id of the newest run with this tag."""
+        query = " and ".join([f"tags.`{identity[0]}` = '{identity[1]}'", *conditions])
+        runs = self.client.search_runs([self.experiment], query, order_by=["attributes.start_time DESC"], max_results=1)
+        return str(runs[0].info.run_id) if runs else None
+
+    def write(self, record: RunRecord, parent: str | None = None) -> str:
+        """Creates the run of a record, or adds what its run lacks; returns its id."""
+        run_id = self.find(record.identity)
+        run = self.client.get_run(run_id) if run_id else self._create(record)
+        run_id = str(run.info.run_id)
+        if not run.data.params:
+            self._write_params(run_id, record)
+        self._write_metrics(run, record)
+        self._write_datasets(run, record.datasets)
+        for folder, files in record.artifacts.items():
+            for file in files:
+                (self.client.log_artifacts if file.is_dir() else self.client.log_artifact)(run_id, str(file), folder)
+        if record.description and (record.final or NOTE not in run.data.tags):
+            self.client.set_tag(run_id, NOTE, self._with_links(record.description, run_id))
+        if parent:
+            self.client.set_tag(run_id, PARENT, parent)
+        if record.model:
+            log_model(self.client, self.experiment, run_id, record.model)
+        if run.info.status != "FINISHED":
+            self.client.set_terminated(run_id)
+        return run_id
+
+    def _create(self, record: RunRecord) -> "Run":
+        tags = {**environment_tags(), **record.tags, record.identity[0]: record.identity[1]}
+        started = time.time() if record.started is None else record.started
+        return self.client.create_run(self.experiment, int(started * 1000), tags, record.name)
+
+    def _write_params(self, run_id: str, record: RunRecord) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(name, str(value)) for name, value in record.params.items()]
+        self.client.log_batch(run_id, params=params)
+
+    def _write_metrics(self, run: "Run", record: RunRecord) -> None:
+        from mlflow.entities import Metric
+
+        logged, now = run.data.metrics, int(time.time() * 1000)
+        rows = [Metric(name, value, now, 0) for name, value in record.metrics.items() if logged.get(name) != value]
+        for epoch in record.history:
+            rows += [
+                Metric(name, float(value), now, int(epoch["epoch"]))
+                for name, value in epoch.items()
+                if name != "epoch" and name not in logged
+            ]
+        for start in range(0, len(rows), METRICS_PER_REQUEST):
+            self.client.log_batch(run.info.run_id, metrics=rows[start : start + METRICS_PER_REQUEST])
+
+    def _write_datasets(self, run: "Run", datasets: Mapping[str, Sequence[str]]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        logged = {entry.dataset.name for entry in (run.inputs.dataset_inputs if run.inputs else ())}
+        inputs = [
+            DatasetInput(
+                # 36 characters is what the store keeps of a digest
+                Dataset(role, digest[:36], source_type="local", source=json.dumps({"uri": path})),
+                [InputTag("mlflow.data.context", role)],
+            )
+            for role, (path, digest) in datasets.items()
+            if role not in logged
+        ]
+        if inputs:
+            self.client.log_inputs(run.info.run_id, inputs)
+
+    def _with_links(self, markdown: str, run_id: str) -> str:
+        """Addresses `artifact:NAME` become those of the run's files."""
+
+        def address(link: re.Match[str]) -> str:
+            # a page opens in the run's view of its files; a browser that MLflow sends one to saves it
+            if link[1].endswith(".html"):
+                return f"](#/experiments/{self.experiment}/runs/{run_id}/artifacts/{quote(link[1])})"
+            return f"](get-artifact?path={quote(link[1], safe='')}&run_uuid={run_id})"
+
+        return re.sub(r"\]\(artifact:([^)]+)\)", address, markdown)
+
+    def _experiment(self, name: str) -> str:
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment:
+            return str(experiment.experiment_id)
+        # a database keeps no artifacts; left to itself, MLflow puts them into ./mlruns of the working directory
+        by_server = store_uri().startswith("http")
+        return str(self.client.create_experiment(name, None if by_server else artifact_uri(), EXPERIMENT_TAGS))
+
+    def _close_abandoned(self) -> None:
+        """Ends the runs that a process of this machine was writing when it died."""
+        for run in self.client.search_runs([self.experiment], "attributes.status = 'RUNNING'"):
+            tags = run.data.tags
+            if tags.get("host") == socket.gethostname() and not _is_alive(int(tags.get("process", "0"))):
+                self.client.set_terminated(run.info.run_id, "KILLED")
 
 
-def _pipeline(params: Params) -> Identity:
-    """What makes a run of a pipeline another: its models, the test set, how they are judged."""
-    files = [*(paths.seed_folder(seed) / "model.keras" for seed in params.train.seeds), paths.PREPARED / "test.parquet"]
-    what = [*map(sha256, files), params.evaluate.model_dump_json(exclude={"register_as"})]
-    return PIPELINE_DIGEST, hashlib.sha256("".join(what).encode()).hexdigest()
-
-
-def _aggregate(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """What a pipeline adds to the scores of its seeds; of one seed, no mean of it and no ensemble."""
-    several = len(next(iter(metrics["test"].values()))["by_seed"]) > 1
-    keys = ("mean", "sd", "low", "high") if several else ("low", "high")
-    found = {f"ensemble_test_{name}": value for name, value in metrics["ensemble"].items()} if several else {}
-    for split in ("test", "dev"):
-        for name, summary in metrics[split].items():
-            found |= {f"{split}_{name}_{key}": summary[key] for key in keys if key in summary}
-    for baseline, scores in metrics["baselines"].items():
-        found |= {f"{baseline}_test_{name}": value for name, value in scores.items()}
-    return found
-
-
-def of_attention(found: Mapping[str, Any], seed: int | None = None) -> dict[str, float]:
-    """What `faithfulness.over_seeds` says of one seed, or of their mean, as metrics."""
-    parts = {
-        f"dev_{name}_{part}": summary
-        for name in ("comprehensiveness", "sufficiency", "attention_share")
-        for part, summary in found.get(name, {}).items()
-    } | {f"dev_attention_{name}": found.get(name) for name in ("entropy", "rank_correlation")}
-    token_share = {f"dev_token_share_{kind}": share for kind, share in found.get("token_share", {}).items()}
-    numbers = {
-        name: summary["mean"] if seed is None else summary["by_seed"].get(str(seed))
-        for name, summary in parts.items()
-        if summary
-    }
-    return token_share | {name: number for name, number in numbers.items() if number is not None}
-
-
-def model_folder(folder: Path, model: Path, params: Path) -> Path:
-    """Gathers in a new folder what `serving.load_folder` reads; the vocabulary and the labels are the pipeline's."""
-    folder.mkdir()
-    for name, file in (
-        ("model.keras", model),
-        ("vocabulary.txt", paths.EMBEDDINGS / "vocabulary.txt"),
-        ("labels.json", paths.PREPARED / "labels.json"),
-        ("params.yaml", params),
-    ):
-        shutil.copy(file, folder / name)
-    return folder
-
-
-def example_for(params: Params) -> str:
-    """A sentence of the kind that a model of these parameters answers."""
-    return EXAMPLE if params.data.relational else MARKER.sub("", EXAMPLE)
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

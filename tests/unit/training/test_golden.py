@@ -23,7 +23,7 @@ import pytest
 from bilstm_attention import paths, stages
 from bilstm_attention.config import apply_overrides, load_params
 from bilstm_attention.data.dataset import load_dataset
-from bilstm_attention.evaluation.evaluate import judge
+from bilstm_attention.evaluation.evaluate import evaluate_models
 from bilstm_attention.model.classifier import save_classifier
 from bilstm_attention.training.fit import run_training, use_threads
 
@@ -130,7 +130,7 @@ def run_case(name: str, project: Path) -> dict[str, Any]:
         )
         fitted.history.to_csv(model.with_name("history.csv"), index=False)
         digests[str(seed)], dev[str(seed)] = weights_digest(model), fitted.dev
-    metrics = judge(params.train.seeds, params.evaluate).metrics
+    metrics = evaluate_models(params.train.seeds, params.evaluate).metrics
     numbers = json.dumps(metrics, sort_keys=True)
     test = {score: summary["by_seed"] for score, summary in metrics["test"].items()}
     return {
