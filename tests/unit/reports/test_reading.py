@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from bilstm_attention.reports.reading import AttentionExample, picked, read_sentences, read_split
 
 from bilstm_attention import paths
 from bilstm_attention.data.dataset import Rows
 from bilstm_attention.data.tokens import Vocabulary
 from bilstm_attention.reports import reading
-from bilstm_attention.reports.reading import AttentionExample, picked, read_sentences, read_split
 
 LABELS = ["neg", "pos", "neutral", "mixed"]
 PROBABILITIES = np.array([[0.1, 0.6, 0.2, 0.1], [0.25, 0.25, 0.25, 0.25]], np.float32)
