@@ -6,7 +6,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test test-fast lint format ui sample clean distclean
+.PHONY: help install repro test test-fast lint format ui clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,9 +39,6 @@ format: $(INSTALLED) ## rewrite the code in the house style
 
 ui: $(INSTALLED) ## open the MLflow UI on the project's runs
 	$(VENV)/bin/bilstm-attention ui
-
-sample: $(INSTALLED) ## write data/sample again
-	$(VENV)/bin/bilstm-attention sample
 
 clean: ## delete caches and build files; results, runs and fetched data stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov dvc_plots

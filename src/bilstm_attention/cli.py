@@ -126,29 +126,6 @@ def fetch(
         catalog.fetch(name, folder, mirror, progress=sys.stderr.isatty())
 
 
-@app.command(rich_help_panel=CORPUS)
-def sample(
-    folder: Annotated[Path | None, typer.Argument(help="Where to write it; by default data/sample.")] = None,
-    sentences: Annotated[
-        int | None,
-        typer.Option(
-            min=1000,
-            help="To measure at scale: so many training sentences of the same grammar, and a tenth as many for testing,"
-            " in a FOLDER of their own. Beyond the first 100,000 a sentence may stand twice.",
-        ),
-    ] = None,
-) -> None:
-    """Writes the sample corpus again, byte for byte, or a larger one of its grammar."""
-    from bilstm_attention.data.sample import write_sample
-
-    if sentences is None:
-        write_sample(folder or paths.project_root() / paths.SAMPLE)
-    elif folder is None:
-        raise UserError(f"--sentences {sentences}: name a FOLDER too; data/sample stays what it is.")
-    else:
-        write_sample(folder, sentences, sentences // 10)
-
-
 @app.command(rich_help_panel=RUNS)
 def apply(
     config: Annotated[

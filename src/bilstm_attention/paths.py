@@ -13,7 +13,6 @@ from bilstm_attention.errors import UserError
 # The project root, in which stages run; the others are relative to it, as dvc.yaml spells them.
 PROJECT = Path()
 PARAMS = Path("params.yaml")
-SAMPLE = Path("data/sample")
 EXTERNAL = Path("data/external")
 PREPARED = Path("data/prepared")
 EMBEDDINGS = Path("data/embeddings")

@@ -36,55 +36,53 @@ def prepare(dask: str | None = None, params: Params | None = None, root: Path = 
         root: the folder to write under.
     """
     from bilstm_attention.data import tokens
-    from bilstm_attention.data.cluster import encode_on_cluster
-    from bilstm_attention.data.index import index_corpus
+    from bilstm_attention.data.corpus import index_corpus
     from bilstm_attention.data.labels import none_last
-    from bilstm_attention.data.preparing import encode_chunk, write_splits
+    from bilstm_attention.data.prepare import encode_chunk, encode_on_cluster, summarize, write_splits
     from bilstm_attention.data.splits import SPLITS, make_splits
-    from bilstm_attention.data.summary import summarize
 
     data, folder = (params or load_params(paths.PARAMS)).data, root / paths.PREPARED
     index = index_corpus(data)
     splits = make_splits(index.rows, data)
     chunks = index.chunks
-    encoded = encode_on_cluster(dask, chunks, data) if dask else (encode_chunk(chunk, data) for chunk in chunks)
+    tables = encode_on_cluster(dask, chunks, data) if dask else (encode_chunk(chunk, data) for chunk in chunks)
     with ExitStack() as stack:
         files = {name: stack.enter_context(atomic_write(folder / f"{name}.parquet")) for name in SPLITS}
-        tallies = write_splits(encoded, splits, files, data)
+        stats = write_splits(tables, splits, files, data)
     with atomic_write(folder / "words.csv") as path:
-        tokens.write_words(tokens.word_table(tallies["train"].words), path)
-    counted = summarize(index.rows, splits, tallies)
-    of_train, labels = counted["splits"]["train"], none_last(set(index.rows["label"][splits <= SPLITS.index("train")]))
+        tokens.write_words(tokens.word_table(stats["train"].words), path)
+    summary = summarize(index.rows, splits, stats)
+    labels = none_last(set(index.rows["label"][splits <= SPLITS.index("train")]))
     write_json(folder / "labels.json", labels)
-    write_json(folder / "summary.json", counted)
-    rows_of = {split: numbers["rows"] for split, numbers in counted["splits"].items()}
-    twice = sum(counted["duplicates"].values())
-    closing("prepare", {**rows_of, "labels": len(labels), "truncated": of_train["truncated"], "duplicates": twice})
+    write_json(folder / "summary.json", summary)
+    numbers = {split: counts["rows"] for split, counts in summary["splits"].items()}
+    numbers |= {"labels": len(labels), "truncated": summary["splits"]["train"]["truncated"]}
+    closing("prepare", {**numbers, "duplicates": sum(summary["duplicates"].values())})
 
 
 def embed(params: Params | None = None, root: Path = paths.PROJECT) -> None:
-    """Training counts and a source of vectors to `data/embeddings`: vocabulary, matrix, coverage.
+    """Word counts of train and a source of vectors to `data/embeddings`: vocabulary, matrix, coverage.
 
     Args:
         params: by default those of `params.yaml`.
-        root: the folder that holds what `prepare` wrote, and to write under.
+        root: the folder that holds the output of `prepare`, and to write under.
     """
-    from bilstm_attention.data import embeddings as embedding
     from bilstm_attention.data import tokens
     from bilstm_attention.data.dataset import existing, load_sentences
+    from bilstm_attention.data.embeddings import build_embedding, coverage_report
 
-    given, folder = (params or load_params(paths.PARAMS)).embeddings, root / paths.EMBEDDINGS
+    options, folder = (params or load_params(paths.PARAMS)).embeddings, root / paths.EMBEDDINGS
     counts = tokens.read_words(existing(root / paths.PREPARED / "words.csv"))
-    # the training text is what `prepare` wrote; a file of vectors is the project's
-    built = embedding.build_embedding(counts, given, root if given.source == "corpus" else paths.PROJECT)
-    report = embedding.report(built, counts, tokens.count_words(load_sentences("dev", root)))
+    # the training text is under `root`, a file of vectors in the project
+    embedding = build_embedding(counts, options, root if options.source == "corpus" else paths.PROJECT)
+    report = coverage_report(embedding, counts, tokens.count_words(load_sentences("dev", root)))
     with atomic_write(folder / "vocabulary.txt") as path:
-        built.vocabulary.save(path)
+        embedding.vocabulary.save(path)
     with atomic_write(folder / "matrix.npy") as path, path.open("wb") as file:
-        np.save(file, built.matrix, allow_pickle=False)
+        np.save(file, embedding.matrix, allow_pickle=False)
     write_json(folder / "coverage.json", report)
     shares = {f"{split} tokens covered %": report[split]["tokens"]["percent"] for split in ("train", "dev")}
-    closing("embed", {"words": len(built.vocabulary), "dimension": built.matrix.shape[1], **shares})
+    closing("embed", {"words": len(embedding.vocabulary), "dimension": embedding.matrix.shape[1], **shares})
 
 
 def train(seed: int) -> None:

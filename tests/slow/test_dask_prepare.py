@@ -1,4 +1,4 @@
-"""A corpus prepared by a Dask cluster: the bytes are those of one process, and what is wrong there is told."""
+"""Preparing a corpus on a Dask cluster: the bytes are those of one process, and its errors are plain."""
 
 import shutil
 from pathlib import Path
@@ -8,11 +8,10 @@ from tests.servers import DaskCluster, dask_cluster, free_port
 
 from bilstm_attention import paths, stages
 from bilstm_attention.config import Data
-from bilstm_attention.data import index
-from bilstm_attention.data.cluster import AHEAD, encode_on_cluster
-from bilstm_attention.data.index import index_corpus
+from bilstm_attention.data import corpus, prepare
+from bilstm_attention.data.corpus import index_corpus
+from bilstm_attention.data.prepare import CHUNKS_PER_THREAD, encode_on_cluster
 from bilstm_attention.errors import DataError, UserError
-from bilstm_attention.search import dask as cluster
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +23,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(index.index_corpus, "__defaults__", (300,))
+    monkeypatch.setattr(corpus.index_corpus, "__defaults__", (300,))
     return tmp_path
 
 
@@ -42,25 +41,22 @@ def test_a_cluster_prepares_the_same_bytes(project: Path, dask: DaskCluster) -> 
     assert len(index_corpus(Data()).chunks) == 13
 
 
-def test_what_is_done_ahead_of_the_writing_is_bounded(
+def test_results_ahead_of_the_writer_are_bounded(
     project: Path, dask: DaskCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dask.distributed import Client
+    from distributed import Client
 
-    data, asked = Data(), []
-    compute = Client.compute
-    monkeypatch.setattr(
-        Client, "compute", lambda self, *given, **named: asked.append(1) or compute(self, *given, **named)
-    )
-    frames = encode_on_cluster(dask.address, index_corpus(data).chunks, data)
-    first = next(frames)
-    assert first["id"].tolist() == [str(number) for number in range(1, 301)]
-    assert len(asked) == AHEAD * 2
-    assert [len(frame) for frame in frames][-1] == 200
-    assert len(asked) == 13
+    submitted, submit = [], Client.submit
+    monkeypatch.setattr(Client, "submit", lambda *args, **kwargs: submitted.append(1) or submit(*args, **kwargs))
+    tables = encode_on_cluster(dask.address, index_corpus(Data()).chunks, Data())
+    first = next(tables)
+    assert first["id"].to_pylist() == [str(number) for number in range(1, 301)]
+    assert len(submitted) == CHUNKS_PER_THREAD * 2
+    assert [len(table) for table in tables][-1] == 200
+    assert len(submitted) == 13
 
 
-def test_faults_are_those_of_one_process(project: Path, dask: DaskCluster) -> None:
+def test_cluster_reports_the_faults_of_one_process(project: Path, dask: DaskCluster) -> None:
     path = project / "params.yaml"
     path.write_text(path.read_text().replace("max_length: 100", "max_length: 9"))
     said = []
@@ -73,15 +69,15 @@ def test_faults_are_those_of_one_process(project: Path, dask: DaskCluster) -> No
     assert not any(paths.PREPARED.iterdir())
 
 
-def test_a_worker_that_does_not_see_the_corpus_is_told(project: Path, dask: DaskCluster) -> None:
+def test_worker_without_the_corpus_is_an_error(project: Path, dask: DaskCluster) -> None:
     chunks = index_corpus(Data()).chunks
     shutil.rmtree("data/sample")
     with pytest.raises(DataError, match=r"--dask .*: a worker does not see .*data/sample/train.txt; put the project"):
         list(encode_on_cluster(dask.address, chunks, Data()))
 
 
-def test_no_scheduler_no_workers_and_lost_workers_are_told(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "SECONDS_TO_CONNECT", 1)
+def test_missing_scheduler_or_workers_is_an_error(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "SECONDS_TO_CONNECT", 1)
     chunks = index_corpus(Data()).chunks
     nowhere = f"tcp://127.0.0.1:{free_port()}"
     with pytest.raises(UserError, match=f"--dask {nowhere}: no Dask scheduler answers there"):
@@ -89,5 +85,5 @@ def test_no_scheduler_no_workers_and_lost_workers_are_told(project: Path, monkey
     with dask_cluster(workers=1) as dying:
         dying.workers[0].kill()
         dying.workers[0].wait()
-        with pytest.raises(UserError, match="has no workers; start some, `dask worker"):
+        with pytest.raises(UserError, match="has no workers; start some: dask worker"):
             next(encode_on_cluster(dying.address, chunks, Data()))

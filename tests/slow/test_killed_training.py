@@ -41,7 +41,7 @@ def task() -> Dataset:
 
     def rows(count: int) -> Rows:
         tokens = [draw.integers(6, 30, draw.integers(2, 9)).astype(np.int32) for _ in range(count)]
-        return Rows.of(tokens, draw.integers(0, 3, count).astype(np.int32))
+        return Rows.from_ids(tokens, draw.integers(0, 3, count).astype(np.int32))
 
     return Dataset(rows(40), rows(24), ["a", "b", "c"], draw.normal(size=(30, 4)).astype(np.float32), 28)
 

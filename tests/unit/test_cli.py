@@ -20,7 +20,6 @@ COMMANDS = (
     "train",
     "evaluate",
     "fetch",
-    "sample",
     "apply",
     "score",
     "scores",
@@ -191,14 +190,6 @@ def test_scores_before_any_evaluation_says_what_makes_them(run: Run, project: Pa
     code, out, err = run("scores")
     assert (code, out) == (1, "")
     assert "metrics.json: not there; `dvc repro` makes it." in err
-
-
-def test_sample_writes_the_corpus_of_the_project(run: Run, project: Path, tmp_path: Path) -> None:
-    assert run("sample")[0] == 0
-    assert run("sample", tmp_path / "elsewhere")[0] == 0
-    for name in ("train.txt", "test.txt"):
-        written = (project / "data/sample" / name).read_bytes()
-        assert written == (tmp_path / "elsewhere" / name).read_bytes() == (ROOT / "data/sample" / name).read_bytes()
 
 
 def test_fetch_without_names_lists_what_can_be_fetched(run: Run, project: Path) -> None:

@@ -102,7 +102,7 @@ def load_work(setup: Setup) -> Work:
         # short of sentences, all of them are repeated before any is drawn once more than another
         turns = -(-setup.sentences // len(train))
         chosen = np.concatenate([draw.permutation(len(train)) for _ in range(turns)])[: setup.sentences]
-        train = Rows.of([train.row(number) for number in chosen], train.labels[chosen])
+        train = Rows.from_ids([train.row(number) for number in chosen], train.labels[chosen])
     task = replace(task, train=train, matrix=_matrix(task.matrix, setup, draw))
     mixed = np.array_split(draw.permutation(len(train)), range(setup.batch_size, len(train), setup.batch_size))
     batches = training_batches(train, setup.batch_size, SEED, 1)

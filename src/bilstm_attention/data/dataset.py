@@ -5,7 +5,7 @@ Shape letters: N sentences, B of them in a batch, T tokens, V vocabulary, D embe
 
 import json
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,24 +23,20 @@ from bilstm_attention import paths
 from bilstm_attention.data.tokens import SPECIALS, UNK, Vocabulary
 from bilstm_attention.errors import DataError
 
-UNKNOWN = SPECIALS.index(UNK)
-ROWS_READ, BYTES_READ = 1 << 16, 1 << 20
-
-
-# Batches drawn together before their rows are sorted: enough to find like lengths, few enough to stay well mixed.
-# The best choice of 8 fixed lengths to pad to would waste more (9.7 % on SemEval, pools of 10 rows a batch 3.2 %).
+ROWS_READ, BYTES_READ = 1 << 16, 1 << 20  # at a time, of a prepared split
+# Batches drawn together before their rows are sorted: enough to find similar lengths, few enough to stay well mixed.
+# Padding to the best 8 fixed lengths would waste more: 9.7 % on SemEval, where pools of 10 rows a batch waste 3.2 %.
 BATCHES_PER_POOL = 50
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Encoded sentences of one split, one after another; the arrays may be mapped from a file.
+    """Sentences as word ids, one after another; the arrays may be mapped from a file.
 
     Args:
         tokens: word ids of all sentences, int32.
-        starts: where in `tokens` each sentence starts and, last, where the last one ends, int64 `(N + 1,)`; a sentence
-            has at least one token.
-        labels: int32 `(N,)`, class numbers.
+        starts: offset in `tokens` of each sentence and, last, of the end, int64 `(N + 1,)`; no sentence is empty.
+        labels: class numbers, int32 `(N,)`.
     """
 
     tokens: NDArray[np.int32]
@@ -48,10 +44,22 @@ class Rows:
     labels: NDArray[np.int32]
 
     @classmethod
-    def of(cls, sentences: Sequence[NDArray[np.int32]], labels: NDArray[np.int32]) -> "Rows":
-        """Rows of one array of word ids per sentence."""
+    def from_tokens(
+        cls, sentences: Iterable[Sequence[str]], vocabulary: Vocabulary, labels: NDArray[np.int32] | None = None
+    ) -> "Rows":
+        """Numbers the tokens of sentences; an unknown token gets the id of `<unk>`.
+
+        Args:
+            labels: class numbers; 0 for every sentence by default.
+        """
+        return cls.from_ids([vocabulary.encode(tokens) for tokens in sentences], labels)
+
+    @classmethod
+    def from_ids(cls, sentences: Sequence[NDArray[np.int32]], labels: NDArray[np.int32] | None = None) -> "Rows":
+        """Joins one array of word ids per sentence; the label of every sentence is 0 by default."""
         starts = np.zeros(len(sentences) + 1, np.int64)
         np.cumsum([len(sentence) for sentence in sentences], out=starts[1:])
+        labels = np.zeros(len(sentences), np.int32) if labels is None else labels
         return cls(np.concatenate([np.zeros(0, np.int32), *sentences]), starts, labels)
 
     def __len__(self) -> int:
@@ -71,18 +79,11 @@ class Rows:
         return np.diff(self.starts)
 
 
-def number_tokens(sentences: Sequence[Sequence[str]], vocabulary: Vocabulary) -> Rows:
-    """Sentences as rows without labels (all 0)."""
-    return Rows.of([vocabulary.encode(tokens) for tokens in sentences], np.zeros(len(sentences), np.int32))
-
-
 def encode(examples: pd.DataFrame, vocabulary: Vocabulary, labels: Sequence[str]) -> Rows:
-    """Numbers the tokens and labels of a prepared split."""
+    """Numbers the tokens and labels of a table with the columns `tokens` and `label`."""
     numbers = {label: number for number, label in enumerate(labels)}
-    return Rows.of(
-        [vocabulary.encode(tokens) for tokens in examples["tokens"]],
-        np.fromiter((numbers[label] for label in examples["label"]), np.int32, len(examples)),
-    )
+    classes = np.fromiter((numbers[label] for label in examples["label"]), np.int32, len(examples))
+    return Rows.from_tokens(examples["tokens"], vocabulary, classes)
 
 
 def training_batches(rows: Rows, batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
@@ -127,13 +128,13 @@ def pad(rows: Rows, batch: NDArray[np.int64]) -> NDArray[np.int32]:
 
 @dataclass(frozen=True)
 class Sentences:
-    """Token lists of a prepared split, read from its file part by part each time that they are gone through.
+    """Token lists of a prepared split, read from its file in parts at each iteration.
 
     Args:
-        path: the split, see `tokens.encode_examples`.
+        path: a table as `tokens.encode_examples` returns it.
 
     Raises:
-        OSError, ValueError: not there, or no table with a column `tokens`.
+        OSError, ValueError: no such file, or not a table with a column `tokens`.
     """
 
     path: Path
@@ -148,60 +149,62 @@ class Sentences:
             return int(table.metadata.num_rows)
 
     def __iter__(self) -> Iterator[list[str]]:
-        for part in _parts(self.path, "tokens"):
-            # one string for each word of the part, however often it shows
-            shown = part["tokens"].flatten().dictionary_encode()
-            words = np.array(shown.dictionary.to_pylist(), object)[shown.indices].tolist()
+        for part in _read_parts(self.path, "tokens"):
+            # one string object per word of the part, however often the word occurs
+            encoded = part["tokens"].flatten().dictionary_encode()
+            words = np.array(encoded.dictionary.to_pylist(), object)[encoded.indices].tolist()
             ends = np.cumsum(part["tokens"].value_lengths()).tolist()
             yield from (words[start:end] for start, end in pairwise((0, *ends)))
 
 
-def _parts(path: Path, *columns: str) -> Iterator[Any]:
-    # pre-buffered, the whole file would be held
+def _read_parts(path: Path, *columns: str) -> Iterator[Any]:
+    # pre_buffer would hold the whole file
     with ParquetFile(path, buffer_size=BYTES_READ, pre_buffer=False) as table:
         yield from table.iter_batches(ROWS_READ, columns=list(columns))
 
 
 def read_rows(path: Path, vocabulary: Vocabulary, labels: Sequence[str]) -> Rows:
-    """Numbers a prepared split as `encode` does, part by part.
+    """Reads and numbers a prepared split as `encode` does, in parts.
 
-    Memory holds 12 bytes a sentence; the tokens are mapped from a temporary file that has no name and goes with the
-    process.
+    Memory holds 12 bytes a sentence; the tokens are mapped from an unnamed temporary file.
 
     Raises:
-        DataError: a label is not one of `labels`.
+        DataError: a label is not among `labels`.
     """
-    lengths, numbers = [np.zeros(1, np.int64)], []
+    lengths, classes = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)]
     with TemporaryFile() as file:
-        for part in _parts(path, "tokens", "label"):
-            file.write(_numbered(part["tokens"].flatten(), vocabulary.words).fill_null(UNKNOWN).to_numpy())
+        for part in _read_parts(path, "tokens", "label"):
+            # by Arrow: a Python loop, as in `Vocabulary.encode`, takes ten times as long
+            ids = _index_in(part["tokens"].flatten(), vocabulary.words)
+            file.write(ids.fill_null(SPECIALS.index(UNK)).to_numpy())
             lengths.append(part["tokens"].value_lengths().to_numpy())
-            found = _numbered(part["label"], labels)
-            if found.null_count:
-                strange = part["label"].filter(found.is_null()).unique().to_pylist()
-                raise DataError(f"{path}: labels.json lists no {', '.join(strange)}; `dvc repro` makes both anew.")
-            numbers.append(found.to_numpy())
+            numbers = _index_in(part["label"], labels)
+            if numbers.null_count:
+                unknown = part["label"].filter(numbers.is_null()).unique().to_pylist()
+                raise DataError(f"{path}: labels.json lists no {', '.join(unknown)}; `dvc repro` makes both anew.")
+            classes.append(numbers.to_numpy())
         starts = np.cumsum(np.concatenate(lengths), dtype=np.int64)
         file.flush()
         tokens = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if starts[-1] else b""
-    return Rows(np.frombuffer(tokens, np.int32), starts, np.concatenate([np.zeros(0, np.int32), *numbers]))
+    return Rows(np.frombuffer(tokens, np.int32), starts, np.concatenate(classes))
 
 
-def _numbered(strings: Any, numbered: Sequence[str]) -> Any:
-    """The place of each string among `numbered`, int32; null: it is none of them."""
-    return pc.index_in(strings, pa.array(numbered, strings.type))
+def _index_in(strings: Any, values: Sequence[str]) -> Any:
+    """The index of each string in `values`, int32; null if it is not there."""
+    return pc.index_in(strings, pa.array(values, strings.type))
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is to be learned.
+    """Everything that training reads; the test set is no part of it.
 
     Args:
         train: training rows.
-        dev: rows that pick the epoch.
+        dev: rows that select the epoch.
         labels: class names, in the order of their numbers.
         matrix: word vectors, float32 `(V, D)`.
-        training_words: rows of `matrix`, from 0, that training can show; the rest are words that only vectors know.
+        training_words: the first rows of `matrix`, those of words in the training set; the others come from the file
+            of vectors alone.
     """
 
     train: Rows
@@ -212,40 +215,37 @@ class Dataset:
 
 
 def load_dataset(root: Path = paths.PROJECT) -> Dataset:
-    """Reads the task from `data/prepared` and `data/embeddings`; the test set stays closed.
-
-    Args:
-        root: the folder that holds both.
+    """Reads `data/prepared` and `data/embeddings` under `root`, but not the test set.
 
     Raises:
-        DataError: a file is not there.
+        DataError: a file is missing.
     """
     vocabulary, labels = load_vocabulary(root), load_labels(root)
-    train, dev = (read_rows(_file_of(split, root), vocabulary, labels) for split in ("train", "dev"))
+    train, dev = (read_rows(_split_file(split, root), vocabulary, labels) for split in ("train", "dev"))
     matrix = np.load(existing(root / paths.EMBEDDINGS / "matrix.npy"), allow_pickle=False)
     coverage = json.loads(existing(root / paths.EMBEDDINGS / "coverage.json").read_text(encoding="utf-8"))
     return Dataset(train, dev, labels, matrix, coverage["training_words"])
 
 
 def load_split(split: str, columns: list[str] | None = None, root: Path = paths.PROJECT) -> pd.DataFrame:
-    """A prepared split, all of it or some of its columns; see `tokens.encode_examples` for these.
+    """A prepared split, or some of its columns; see `tokens.encode_examples` for these.
 
-    Of the stages only `evaluate` asks for `test`; `explain` shows it when told to.
+    Only `evaluate` may load `test`, and `explain` when a user names it.
     """
-    return pd.read_parquet(_file_of(split, root), columns=columns)
+    return pd.read_parquet(_split_file(split, root), columns=columns)
 
 
 def load_sentences(split: str, root: Path = paths.PROJECT) -> Sentences:
-    """The token lists of a prepared split, never all in memory."""
-    return Sentences(_file_of(split, root))
+    """The token lists of a prepared split, read in parts."""
+    return Sentences(_split_file(split, root))
 
 
-def _file_of(split: str, root: Path) -> Path:
+def _split_file(split: str, root: Path) -> Path:
     return existing(root / paths.PREPARED / f"{split}.parquet")
 
 
 def load_vocabulary(root: Path = paths.PROJECT) -> Vocabulary:
-    """The words that `embed` numbered."""
+    """The vocabulary that `embed` wrote."""
     return Vocabulary.load(existing(root / paths.EMBEDDINGS / "vocabulary.txt"))
 
 
@@ -255,10 +255,10 @@ def load_labels(root: Path = paths.PROJECT) -> list[str]:
 
 
 def existing(path: Path) -> Path:
-    """The path itself.
+    """Returns the path.
 
     Raises:
-        DataError: nothing is there.
+        DataError: it does not exist.
     """
     if not path.exists():
         raise DataError(f"{path}: not there; `dvc repro` makes it.")

@@ -148,7 +148,7 @@ def _shares(by_origin: Mapping[Any, int]) -> dict[str, float]:
     return {"total": total, **parts, "percent": round(100 * covered / total, 2) if total else 0.0}
 
 
-def report(embedding: Embedding, train: pd.DataFrame, dev: pd.DataFrame) -> dict[str, Any]:
+def coverage_report(embedding: Embedding, train: pd.DataFrame, dev: pd.DataFrame) -> dict[str, Any]:
     """What `coverage.json` holds: the coverage of train and dev, the faults of the vector file, and `rows`.
 
     `rows` lists the words of the vocabulary whose vector is not exactly their own, by origin, for `read_origins`.

@@ -120,13 +120,13 @@ def encode_examples(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
         DataError: lists by file and line the sentences and entities without a token, and the rows whose entities do not
             fit in `max_length`.
     """
-    encoded = encode_or_fault(examples, data)
+    encoded = encode_with_faults(examples, data)
     if faults := list(chain.from_iterable(encoded["faults"])):
         raise DataError(join_lines(faults))
     return encoded.drop(columns="faults")
 
 
-def encode_or_fault(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
+def encode_with_faults(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
     """As `encode_examples`, with one more column, `faults`: what that would raise, for each row a list of strings."""
     rows = [tokenize(text, data.tokens) for text in examples["text"]]
     lengths, limit = np.fromiter(map(len, rows), np.int64, len(rows)), data.tokens.max_length

@@ -153,7 +153,7 @@ def _falls(
         for k in sizes(len(tokens)):
             parts += [np.delete(tokens, order[:k]), tokens[np.sort(order[:k])]]
     # only their tokens are read
-    left = predict(model, Rows.of(parts, np.zeros(len(parts), np.int32))).reshape(len(rows), len(PERCENTS), 2, -1)
+    left = predict(model, Rows.from_ids(parts, np.zeros(len(parts), np.int32))).reshape(len(rows), len(PERCENTS), 2, -1)
     predicted = whole.argmax(axis=1)
     fallen = (whole[:, None, None] - left.astype(np.float64))[np.arange(len(rows)), ..., predicted]
     return np.asarray(100 * fallen.mean(axis=0).T)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bilstm_attention.config import Data, load_params
-from bilstm_attention.data.dataset import Rows, number_tokens
+from bilstm_attention.data.dataset import Rows
 from bilstm_attention.data.formats import marking_fault
 from bilstm_attention.data.tokens import MARKERS, Vocabulary, encode_examples, tokenize
 from bilstm_attention.errors import DataError, join_lines
@@ -50,7 +50,7 @@ class TextClassifier:
         from bilstm_attention.model.predict import predict, read_attention
 
         tokens = self.tokens(texts, first)
-        rows = number_tokens(tokens, self.vocabulary)
+        rows = Rows.from_tokens(tokens, self.vocabulary)
         probabilities, weights = np.empty((0, len(self.labels)), np.float32), list[Any]()
         if attention and texts:
             probabilities, weights = read_attention(self.model, rows)
@@ -74,7 +74,7 @@ class TextClassifier:
     def examples(self, texts: Sequence[str]) -> tuple[pd.DataFrame, Rows]:
         """Sentences as a prepared split has them, `tokens` and an empty `label`, and as numbers."""
         tokens = self.tokens(texts)
-        return pd.DataFrame({"tokens": tokens, "label": ""}), number_tokens(tokens, self.vocabulary)
+        return pd.DataFrame({"tokens": tokens, "label": ""}), Rows.from_tokens(tokens, self.vocabulary)
 
     def tokens(self, texts: Sequence[str], first: int = 0) -> list[list[str]]:
         """Sentences as words, cut and marked as in training; errors call the first one row `first`."""

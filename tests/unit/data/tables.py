@@ -3,22 +3,22 @@
 import pandas as pd
 
 from bilstm_attention.config import Data
+from bilstm_attention.data.corpus import index_corpus
 from bilstm_attention.data.formats import read, split_files
-from bilstm_attention.data.index import index_corpus
 from bilstm_attention.data.splits import SPLITS, Split, make_splits, sentence_key
 
 COLUMNS = ["id", "text", "label", "source"]
 
 
 def read_split(data: Data, split: Split) -> pd.DataFrame:
-    """A split's files as `tokens.encode_examples` wants their rows; they are checked first."""
+    """The rows of a split's files as `tokens.encode_examples` takes them, checked."""
     index_corpus(data)
-    rows = [row for place in split_files(data, split) for row in read(place, data)]
-    return pd.DataFrame([(*row[:3], str(row.place)) for row in rows], columns=COLUMNS)
+    rows = [row for start in split_files(data, split) for row in read(start, data)]
+    return pd.DataFrame([(*row[:3], str(row.position)) for row in rows], columns=COLUMNS)
 
 
 def index_rows(**splits: pd.DataFrame | None) -> pd.DataFrame:
-    """The rows that an index would have of tables with the columns `COLUMNS`, in the order of `SPLITS`."""
+    """The rows of an index of tables with the columns `COLUMNS`, in the order of `SPLITS`."""
     table = pd.concat([rows.assign(split=name) for name, rows in splits.items() if rows is not None], ignore_index=True)
     file_and_line = table["source"].str.rsplit(":", n=1, expand=True)
     columns = {
@@ -34,7 +34,7 @@ def index_rows(**splits: pd.DataFrame | None) -> pd.DataFrame:
 def split_tables(
     train: pd.DataFrame, dev: pd.DataFrame | None, test: pd.DataFrame | None, data: Data
 ) -> tuple[pd.DataFrame, ...]:
-    """The tables that `make_splits` makes of these; None: split off train."""
+    """The tables that `make_splits` makes of these; a split that is None is taken from train."""
     data = data.model_copy(update={"dev": dev is not None or None, "test": test is not None or None})
     numbers = make_splits(index_rows(train=train, dev=dev, test=test), data)
     table = pd.concat([rows for rows in (train, dev, test) if rows is not None], ignore_index=True)

@@ -1,12 +1,238 @@
+"""Numbering, batching and padding sentences, and reading what prepare and embed wrote."""
+
 import contextlib
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from bilstm_attention import paths, stages
-from bilstm_attention.data.dataset import existing, load_dataset, load_labels, load_split, load_vocabulary
+from bilstm_attention.data import dataset as module
+from bilstm_attention.data.dataset import (
+    Rows,
+    Sentences,
+    by_length,
+    encode,
+    load_dataset,
+    load_labels,
+    load_split,
+    load_vocabulary,
+    pad,
+    read_rows,
+    steps_per_epoch,
+    training_batches,
+)
+from bilstm_attention.data.tokens import SPECIALS, Vocabulary
 from bilstm_attention.errors import DataError
+
+modest = settings(max_examples=60, deadline=None)  # a busy machine must not fail a test
+lengths = st.lists(st.integers(1, 40), min_size=1, max_size=300)
+batch_sizes = st.integers(1, 9)
+seeds = st.integers(0, 2**31 - 1)
+
+
+def rows_of(lengths: list[int]) -> Rows:
+    """Rows whose tokens are their own number, from 1, again and again."""
+    return Rows.from_ids(
+        [np.full(length, number, np.int32) for number, length in enumerate(lengths, 1)],
+        np.zeros(len(lengths), np.int32),
+    )
+
+
+def like_sentences(count: int) -> list[int]:
+    """Lengths as relation sentences have them: 23 tokens on average, 38 at the 95th percentile."""
+    return np.random.default_rng(0).lognormal(np.log(21.5), 0.36, count).round().clip(5, 99).astype(int).tolist()
+
+
+def padding(rows: Rows, batches: list[NDArray[np.int64]]) -> float:
+    """Share of padding among all cells."""
+    cells = sum(pad(rows, batch).size for batch in batches)
+    return 1 - int(rows.lengths.sum()) / cells
+
+
+@modest
+@given(lengths, batch_sizes, seeds, st.integers(1, 50))
+def test_batches_depend_on_seed_and_epoch_alone(lengths: list[int], size: int, seed: int, epoch: int) -> None:
+    first = training_batches(rows_of(lengths), size, seed, epoch)
+    np.random.default_rng(seed).random(7)
+    training_batches(rows_of(lengths), size, seed, epoch + 1)
+    again = training_batches(rows_of(lengths), size, seed, epoch)
+    assert [batch.tolist() for batch in first] == [batch.tolist() for batch in again]
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(0, 2), (1, 1), (2, 0)])
+def test_other_seed_or_epoch_draws_other_batches(seed: int, epoch: int) -> None:
+    rows = rows_of(like_sentences(200))
+    first, other = training_batches(rows, 8, 0, 1), training_batches(rows, 8, seed, epoch)
+    assert [batch.tolist() for batch in first] != [batch.tolist() for batch in other]
+    assert {frozenset(batch.tolist()) for batch in first} != {frozenset(batch.tolist()) for batch in other}
+
+
+def test_batches_are_not_ordered_by_length() -> None:
+    rows = rows_of(like_sentences(400))
+    longest = np.array([rows.lengths[batch].max() for batch in training_batches(rows, 8, seed=0, epoch=1)])
+    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.5
+
+
+def test_pools_leave_a_tenth_of_the_padding_of_random_batches() -> None:
+    rows = rows_of(like_sentences(8000))
+    random = np.array_split(np.random.default_rng(0).permutation(8000), 250)
+    bucketed, at_random = padding(rows, training_batches(rows, 32, seed=0, epoch=1)), padding(rows, random)
+    assert at_random > 0.3
+    assert bucketed < at_random / 10
+
+
+@modest
+@given(lengths, batch_sizes, seeds, st.integers(1, 50))
+def test_an_epoch_shows_each_row_once_in_full_batches(lengths: list[int], size: int, seed: int, epoch: int) -> None:
+    rows = rows_of(lengths)
+    batches = training_batches(rows, size, seed, epoch)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    full, rest = divmod(len(lengths), size)
+    assert sorted(map(len, batches), reverse=True) == [size] * full + [rest] * bool(rest)
+    assert steps_per_epoch(rows, size) == len(batches)
+
+
+@modest
+@given(lengths, batch_sizes)
+def test_prediction_batches_cover_every_row_by_length(lengths: list[int], size: int) -> None:
+    batches = list(by_length(rows_of(lengths), size))
+    order = np.concatenate(batches)
+    assert sorted(order.tolist()) == list(range(len(lengths)))
+    assert np.all(np.diff(np.array(lengths)[order]) >= 0)
+    assert all(len(batch) == size for batch in batches[:-1])
+    assert 1 <= len(batches[-1]) <= size
+
+
+@modest
+@given(lengths, st.data())
+def test_padded_batch_is_its_rows_and_then_zeros(lengths: list[int], data: st.DataObject) -> None:
+    rows = rows_of(lengths)
+    batch = np.array(data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=8)))
+    padded = pad(rows, batch)
+    assert padded.dtype == np.int32
+    assert padded.shape == (len(batch), max(lengths[number] for number in batch))
+    for line, number in zip(padded, batch, strict=True):
+        assert line.tolist() == [number + 1] * lengths[number] + [0] * (padded.shape[1] - lengths[number])
+
+
+def test_rows_have_lengths_and_iterate() -> None:
+    rows = rows_of([3, 1, 2])
+    assert len(rows) == 3
+    assert rows.lengths.tolist() == [3, 1, 2]
+    assert (
+        [rows.row(number).tolist() for number in range(3)] == [row.tolist() for row in rows] == [[1] * 3, [2], [3] * 2]
+    )
+    assert (rows.tokens.dtype, rows.starts.dtype) == (np.int32, np.int64)
+    empty = Rows.from_ids([], np.zeros(0, np.int32))
+    assert (len(empty), len(empty.lengths), empty.tokens.dtype) == (0, 0, np.int32)
+
+
+def test_encode_numbers_words_and_labels_and_unknown_words() -> None:
+    examples = pd.DataFrame({"tokens": [["<e1>", "cat", "</e1>"], ["dog", "emu"]], "label": ["b", "a"]})
+    rows = encode(examples, Vocabulary(["cat", "dog"]), ["a", "b"])
+    assert [tokens.tolist() for tokens in rows] == [[2, 6, 3], [7, 1]]
+    assert rows.labels.tolist() == [1, 0]
+    plain = Rows.from_tokens(examples["tokens"], Vocabulary(["cat", "dog"]))
+    assert (plain.tokens.tolist(), plain.labels.tolist()) == (rows.tokens.tolist(), [0, 0])
+    assert {array.dtype for array in (rows.tokens, rows.labels)} == {np.dtype(np.int32)}
+
+
+words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3) | st.sampled_from(
+    [*SPECIALS, "a", "b"]
+)
+tables = st.lists(st.tuples(st.lists(words, min_size=1, max_size=6), st.sampled_from("xyz")), max_size=20)
+
+
+@pytest.mark.parametrize("rows_read", [1, 7, 1000])
+@modest
+@given(tables, st.sets(words.filter(lambda word: word not in SPECIALS and not set(word) & set("\r\n"))))
+def test_split_read_in_parts_equals_split_encoded_at_once(
+    tmp_path_factory: pytest.TempPathFactory, rows_read: int, table: list[tuple[list[str], str]], known: set[str]
+) -> None:
+    examples = pd.DataFrame(table, columns=["tokens", "label"])
+    path = tmp_path_factory.mktemp("split") / "train.parquet"
+    written(examples, path)
+    vocabulary, labels = Vocabulary(sorted(known)), ["z", "x", "y"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ROWS_READ", rows_read)
+        found, expected = read_rows(path, vocabulary, labels), encode(examples, vocabulary, labels)
+        sentences = Sentences(path)
+        assert list(sentences) == list(sentences) == examples["tokens"].tolist()
+    for array, other in zip((found.tokens, found.starts, found.labels), vars(expected).values(), strict=True):
+        assert array.dtype == other.dtype
+        np.testing.assert_array_equal(array, other)
+    assert len(sentences) == len(examples)
+
+
+def written(examples: pd.DataFrame, path: Path) -> None:
+    """As `prepare` writes a split, also where it has no rows that would tell the types; three rows a group."""
+    types = [("tokens", pa.list_(pa.string())), ("label", pa.large_string())]
+    table = pa.Table.from_pandas(examples, pa.schema(types), preserve_index=False)
+    pq.write_table(table, path, row_group_size=3)
+
+
+def test_reading_a_split_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    written(pd.DataFrame({"tokens": [["a"]] * 9, "label": "x"}), tmp_path / "train.parquet")
+    rows = read_rows(tmp_path / "train.parquet", Vocabulary(["a"]), ["x"])
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert rows.tokens.tolist() == [6] * 9
+
+
+def test_label_missing_from_labels_json_is_an_error(tmp_path: Path) -> None:
+    written(pd.DataFrame({"tokens": [["a"]] * 4, "label": [*"xqxw"]}), tmp_path / "dev.parquet")
+    with pytest.raises(DataError, match=r"dev\.parquet: labels\.json lists no q, w; `dvc repro` makes both anew"):
+        read_rows(tmp_path / "dev.parquet", Vocabulary(["a"]), ["x", "y"])
+
+
+def test_table_without_tokens_is_refused(tmp_path: Path) -> None:
+    pd.DataFrame({"text": ["a b"]}).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="no column `tokens` among"):
+        Sentences(tmp_path / "train.parquet")
+
+
+COST = """
+import re, sys
+from pathlib import Path
+from bilstm_attention.data.dataset import read_rows
+from bilstm_attention.data.tokens import Vocabulary
+def peak():
+    # not getrusage, whose maximum a process inherits from the one that started it
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+few, many = (Path(name) for name in sys.argv[1:])
+vocabulary = Vocabulary(f"word{number}" for number in range(1000))
+read_rows(few, vocabulary, ["x"])
+before = peak()
+rows = read_rows(many, vocabulary, ["x"])
+print(peak() - before, len(rows), len(rows.tokens))
+"""
+
+
+def test_large_split_takes_little_memory(tmp_path: Path) -> None:
+    """As Python strings its 4 million tokens would take 250 MB."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the memory of a process is read from /proc, which this system does not have")
+    draw = np.random.default_rng(0)
+    part = pa.array([f"word{number}" for number in range(1000)]).take(pa.array(draw.integers(0, 1000, 25 * 20_000)))
+    tokens = pa.ListArray.from_arrays(np.arange(0, len(part) + 1, 25, dtype=np.int32), part)
+    batch = pa.table({"tokens": tokens, "label": pa.array(["x"] * len(tokens), pa.large_string())})
+    for name, count in (("few", 4), ("many", 8)):
+        pq.write_table(pa.concat_tables([batch] * count), tmp_path / f"{name}.parquet")
+    command = [sys.executable, "-c", COST, str(tmp_path / "few.parquet"), str(tmp_path / "many.parquet")]
+    megabytes, rows, numbered = map(float, subprocess.run(command, capture_output=True, check=True).stdout.split())
+    assert (rows, numbered) == (160_000, 4_000_000)
+    assert megabytes < 80
+
 
 PARAMS = """
 data: {format: classes, folder: corpus, train: {cold: cold.txt, hot: hot.txt}, test: null,
@@ -30,46 +256,37 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
 
 
 @pytest.fixture
-def hidden(tmp_path: Path):
-    """Takes a file away for the time of a test."""
-    taken: list[tuple[Path, Path]] = []
-
-    def hide(path: Path) -> None:
-        taken.append((path.rename(tmp_path / path.name), path))
-
-    yield hide
-    for aside, path in taken:
+def hide(inside: None, tmp_path: Path):
+    """Removes a file for the time of a test."""
+    moved: list[tuple[Path, Path]] = []
+    yield lambda path: moved.append((path.rename(tmp_path / path.name), path))
+    for aside, path in moved:
         aside.rename(path)
 
 
-def test_the_task_is_what_prepare_and_embed_wrote() -> None:
-    task = load_dataset()
+def test_dataset_holds_what_prepare_and_embed_wrote(inside: None) -> None:
+    dataset = load_dataset()
     words = load_vocabulary().words
-    for rows, split in ((task.train, "train"), (task.dev, "dev")):
+    for rows, split in ((dataset.train, "train"), (dataset.dev, "dev")):
         table = load_split(split)
-        assert [task.labels[label] for label in rows.labels] == table["label"].tolist()
+        assert [dataset.labels[label] for label in rows.labels] == table["label"].tolist()
         known = [[word if word in words else "<unk>" for word in tokens] for tokens in table["tokens"]]
         assert [[words[number] for number in tokens] for tokens in rows] == known
-    assert task.labels == ["cold", "hot"]
-    assert task.matrix.shape == (len(words), 3)
-    assert task.matrix.dtype == np.float32
-    assert len(task.train) + len(task.dev) < len(COLD) + len(HOT)
+    assert dataset.labels == ["cold", "hot"]
+    assert dataset.matrix.shape == (len(words), 3)
+    assert dataset.matrix.dtype == np.float32
+    assert len(dataset.train) + len(dataset.dev) < len(COLD) + len(HOT)
+    assert dataset.train.tokens.max() == dataset.training_words - 1 == len(dataset.matrix) - 1
 
 
-def test_training_words_are_the_rows_that_training_can_show() -> None:
-    task = load_dataset()
-    assert task.train.tokens.max() == task.training_words - 1
-    assert task.training_words == len(task.matrix)
-
-
-def test_the_test_set_stays_closed(hidden) -> None:
-    hidden(paths.PREPARED / "test.parquet")
+def test_dataset_does_not_open_the_test_set(hide) -> None:
+    hide(paths.PREPARED / "test.parquet")
     assert len(load_dataset().dev) > 0
 
 
@@ -85,18 +302,14 @@ def test_the_test_set_stays_closed(hidden) -> None:
     ],
     ids=str,
 )
-def test_a_missing_file_is_named_with_the_command_that_makes_it(path: Path, hidden) -> None:
-    hidden(path)
+def test_missing_file_is_named_with_its_command(path: Path, hide) -> None:
+    hide(path)
     with pytest.raises(DataError) as error:
         load_dataset()
     assert str(error.value) == f"{path}: not there; `dvc repro` makes it."
 
 
-def test_existing_gives_the_path_itself() -> None:
-    assert existing(paths.PARAMS) == paths.PARAMS
-
-
-def test_labels_keep_the_order_of_their_numbers() -> None:
+def test_labels_keep_the_order_of_their_numbers(inside: None) -> None:
     paths.write_json(paths.PREPARED / "labels.json", ["hot", "cold"])
     try:
         assert load_labels() == ["hot", "cold"]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bilstm_attention.config import Embeddings, Tokens
-from bilstm_attention.data.embeddings import build_embedding, coverage, read_origins, report
+from bilstm_attention.data.embeddings import build_embedding, coverage, coverage_report, read_origins
 from bilstm_attention.data.tokens import SPECIALS, count_words, tokenize, write_words
 from bilstm_attention.errors import DataError
 
@@ -179,7 +179,7 @@ def test_fifty_misses_are_listed_the_most_frequent_first():
 def test_the_saved_report_tells_the_origins_again_and_covers_a_text_alike(tmp_path):
     counts = pd.DataFrame({"word": ["IBM", "THE", "well-known", "zebra"], "count": [4, 3, 2, 1]})
     embedding = build(tmp_path, counts, text=FILE + "broken 1\n", extra_words=1)
-    saved = json.loads(json.dumps(report(embedding, counts, table(of=1, the=2))))
+    saved = json.loads(json.dumps(coverage_report(embedding, counts, table(of=1, the=2))))
     assert read_origins(embedding.vocabulary, saved) == embedding.origins
     assert saved["rows"] == {"lower": ["THE"], "hyphen": ["well-known"], "missing": ["zebra"]}
     assert saved["train"]["tokens"]["percent"] == 90.0

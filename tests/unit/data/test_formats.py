@@ -6,8 +6,8 @@ import pytest
 from tests.unit.data.tables import read_split
 
 from bilstm_attention.config import Data
+from bilstm_attention.data.corpus import index_corpus
 from bilstm_attention.data.formats import marking_fault, split_files
-from bilstm_attention.data.index import index_corpus
 from bilstm_attention.errors import DataError
 
 FIRST = '1\t"A <e1>kettle</e1> stood on the <e2>stove</e2>."'
@@ -75,7 +75,7 @@ def test_a_kbp37_block_has_no_comment_and_may_be_followed_by_two_blank_lines(tmp
         (SEMEVAL.replace("Comment: a", "Remark: a"), "train.txt:7: found 'Remark: a shed' under sentence 2"),
         (SEMEVAL.replace('2\t"', "2\t"), "train.txt:5: found '2\\tThe"),
         (SEMEVAL.replace('2\t"', '2 "'), "train.txt:5: found '2 \"The"),
-        (SEMEVAL.replace("2\t", "1\t"), "train.txt:5: id 1 stands already at train.txt:1"),
+        (SEMEVAL.replace("2\t", "1\t"), "train.txt:5: id 1 is also the id at train.txt:1"),
         (SEMEVAL.replace(SECOND, '2\t" "'), "train.txt:5: sentence 2 is empty"),
         (SEMEVAL.replace("</e1> stood", " stood"), "train.txt:1: sentence 1 has <e1> <e2> </e2> but no </e1>"),
         (SEMEVAL.replace("dry", "<e2>dry"), "train.txt:5: sentence 2 has <e2> more than once"),
@@ -125,7 +125,7 @@ def test_a_missing_file_names_its_neighbours_and_for_a_fetched_corpus_the_comman
     assert "did you mean 'train.txt'" in line
     assert "`bilstm-attention fetch NAME`" in line
     (line,) = faults(Data(folder=str(tmp_path / "nowhere"), train="train.txt", test=None))
-    assert "not there" in line
+    assert "does not exist" in line
     assert "fetch" not in line
 
 
@@ -136,7 +136,7 @@ def test_a_file_without_sentences_is_an_error(tmp_path):
 def test_a_split_without_a_file_has_no_place(tmp_path):
     data = semeval(tmp_path, SEMEVAL)
     assert split_files(data, "dev") == []
-    assert [str(place) for place in split_files(data, "train")] == [f"{tmp_path}/train.txt:1"]
+    assert [str(start) for start in split_files(data, "train")] == [f"{tmp_path}/train.txt:1"]
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
@@ -174,7 +174,7 @@ def test_line_numbers_stay_right_after_a_field_with_line_breaks_and_ids_count_th
         ("t.csv", 'text,label\na,b\n"c,d\n', "t.csv:3: the record that begins here cannot be read"),
         ("t.tsv", 'text\tlabel\n"a\tb\nc\td"\n', "t.tsv:2: a quote opens here and closes on a later line"),
         ("t.tsv", "text\tlabel\na\t \nc\td\n", "t.tsv:2: sentence 1 has no label"),
-        ("t.csv", "id,text,label\n5,a,b\n5,c,d\n", "t.csv:3: id 5 stands already at t.csv:2"),
+        ("t.csv", "id,text,label\n5,a,b\n5,c,d\n", "t.csv:3: id 5 is also the id at t.csv:2"),
         ("t.jsonl", '{"text": "a", "label": 1}\n{"text": "a"\n', "t.jsonl:2: not JSON"),
         ("t.jsonl", "[1]\n", "t.jsonl:1: not a JSON object"),
         ("t.jsonl", '{"text": "a"}\n', "t.jsonl:1: no column 'label'. Set data.label to one of text."),

@@ -1,3 +1,6 @@
+"""The sample corpus: its bytes, its labels, and how hard it is."""
+
+import importlib.util
 import re
 from collections import Counter
 from pathlib import Path
@@ -6,24 +9,11 @@ from typing import NamedTuple
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from typer.testing import CliRunner
-
-from bilstm_attention.cli import app
-from bilstm_attention.data.sample import (
-    CONSTRUCTIONS,
-    DETERMINERS,
-    HELD_OUT_NOUNS,
-    LABELS,
-    LONGEST,
-    NOUNS,
-    RELATIONS,
-    SHORTEST,
-    tokens,
-    write_sample,
-)
-from bilstm_attention.errors import UserError
 
 SAMPLE = Path(__file__).parents[3] / "data/sample"
+_spec = importlib.util.spec_from_file_location("make_sample", SAMPLE / "make_sample.py")
+grammar = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(grammar)
 BLOCK = re.compile(
     r'(?P<number>\d+)\t"(?P<text>[A-Z<][^"\n]*<e1>\w+</e1>[^"\n]*<e2>\w+</e2>[^"\n]*\.)"\n'
     r"(?P<label>[\w-]+(?:\(e[12],e[12]\))?)\nComment:\n\n"
@@ -58,66 +48,53 @@ def unmarked(row: Row) -> str:
     return re.sub(r"</?e[12]>", "", row.text).lower()
 
 
-def test_writing_it_again_gives_the_committed_bytes(tmp_path: Path) -> None:
-    write_sample(tmp_path / "again")
+def test_the_script_writes_the_committed_bytes(tmp_path: Path) -> None:
+    grammar.main([str(tmp_path / "again")])
     for name in ("train.txt", "test.txt"):
         assert (tmp_path / "again" / name).read_bytes() == (SAMPLE / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("name", ["train.txt", "test.txt"])
-def test_every_byte_belongs_to_a_block_of_the_semeval_format(name: str) -> None:
+def test_files_are_in_the_semeval_format(name: str) -> None:
     assert BLOCK.sub("", text_of(name)) == ""
 
 
-def test_numbers_run_on_from_train_to_test(train: list[Row], test: list[Row]) -> None:
+def test_both_splits_hold_all_labels_evenly_and_each_text_once(train: list[Row], test: list[Row]) -> None:
+    assert len(grammar.LABELS) == 19
     assert [row.number for row in train + test] == list(range(1, 3801))
-    assert len(train) == 3000
-
-
-def test_all_labels_stand_in_both_splits_evenly_and_other_most_often(train: list[Row], test: list[Row]) -> None:
-    assert len(LABELS) == 19
+    assert max(Counter(unmarked(row) for row in train + test).values()) == 1
     for rows, each in ((train, 142), (test, 38)):
         counts = Counter(row.label for row in rows)
-        assert set(counts) == set(LABELS)
+        assert set(counts) == set(grammar.LABELS)
         assert {count for label, count in counts.items() if label != "Other"} == {each}
         assert counts["Other"] == len(rows) - 18 * each
         assert 0.14 < counts["Other"] / len(rows) < 0.16
 
 
-def test_no_text_stands_twice(train: list[Row], test: list[Row]) -> None:
-    assert max(Counter(unmarked(row) for row in train + test).values()) == 1
-
-
-def test_sentences_keep_their_length_and_show_no_slot_of_the_grammar(train: list[Row], test: list[Row]) -> None:
+def test_sentences_have_their_length_and_no_open_slot(train: list[Row], test: list[Row]) -> None:
     for row in train + test:
-        assert SHORTEST <= len(tokens(row.text)) <= LONGEST, row
+        assert grammar.SHORTEST <= len(grammar.tokens(row.text)) <= grammar.LONGEST, row
         assert not re.search(r"[{}#@|]|[,;]\W*[,;.]|  | [,;.]|\b[Aa] (<e[12]>)?[aeiou]", row.text), row
 
 
-def test_both_marked_nouns_are_nouns_of_the_grammar(train: list[Row], test: list[Row]) -> None:
-    known = {noun for row in NOUNS.values() for noun in row}
+def test_marked_nouns_come_from_the_grammar(train: list[Row], test: list[Row]) -> None:
+    known = {noun for row in grammar.NOUNS.values() for noun in row}
     for row in train + test:
         first, second = re.findall(r"<e[12]>(\w+)</e[12]>", row.text)
         assert {first, second} <= known
         assert first != second
 
 
-def test_each_noun_is_of_one_class_and_a_quarter_is_held_out() -> None:
-    assert max(Counter(noun for row in NOUNS.values() for noun in row).values()) == 1
-    assert len(HELD_OUT_NOUNS) == 40
-    assert sum(map(len, NOUNS.values())) == 160
+def test_held_out_nouns_are_in_test_alone(train: list[Row], test: list[Row]) -> None:
+    assert not grammar.HELD_OUT_NOUNS & {token for row in train for token in grammar.tokens(row.text)}
+    assert not grammar.HELD_OUT_NOUNS - {token for row in test for token in grammar.tokens(row.text)}
 
 
-def test_held_out_nouns_stand_in_test_alone(train: list[Row], test: list[Row]) -> None:
-    assert not HELD_OUT_NOUNS & {token for row in train for token in tokens(row.text)}
-    assert not HELD_OUT_NOUNS - {token for row in test for token in tokens(row.text)}
-
-
-def test_held_out_constructions_stand_in_test_alone(train: list[Row], test: list[Row]) -> None:
+def test_held_out_constructions_are_in_test_alone(train: list[Row], test: list[Row]) -> None:
     # "it was {x} that caused {y}" -> a pattern with a noun phrase, perhaps with an aside, for each slot.
-    phrase = rf"(?:{'|'.join([*set(DETERMINERS), 'an'])})(?: \w+){{1,2}}"
+    phrase = rf"(?:{'|'.join([*set(grammar.DETERMINERS), 'an'])})(?: \w+){{1,2}}"
     phrase = rf"{phrase}(?:,? [\w ]+ {phrase},?)?"
-    clauses = {c.clause.replace("{tail}", "").replace(" ,", ",").strip() for c in CONSTRUCTIONS if c.held_out}
+    clauses = {c.clause.replace("{tail}", "").replace(" ,", ",").strip() for c in grammar.CONSTRUCTIONS if c.held_out}
     patterns = [r"\b" + re.sub(r"{[xy]}", lambda _: phrase, clause) for clause in clauses]
     in_train, in_test = ("\n".join(map(unmarked, rows)) for rows in (train, test))
     assert not [pattern for pattern in patterns if re.search(pattern, in_train)]
@@ -141,26 +118,21 @@ def test_held_out_constructions_stand_in_test_alone(train: list[Row], test: list
         (r"<e1>\w+</e1> replaced (the|a) <e2>", "Other"),
     ],
 )
-def test_the_label_follows_from_cue_and_order(pattern: str, label: str, train: list[Row], test: list[Row]) -> None:
+def test_label_follows_from_cue_and_order(pattern: str, label: str, train: list[Row], test: list[Row]) -> None:
     assert {row.label for row in train + test if re.search(pattern, row.text)} == {label}
-
-
-def test_every_relation_is_written_in_both_directions_by_seen_and_held_out_constructions() -> None:
-    for label in LABELS:
-        assert {c.held_out for c in CONSTRUCTIONS if c.label == label} == {False, True}, label
 
 
 def official_f1(gold: list[str], answers: list[str]) -> float:
     """Percent: macro over the nine relations, an answer right in relation and direction alone counting as right."""
     scores = []
-    for relation in set(RELATIONS) - {"Other"}:
+    for relation in set(grammar.RELATIONS) - {"Other"}:
         right = sum(g == a and g.startswith(relation) for g, a in zip(gold, answers, strict=True))
         scores.append(200 * right / sum(label.startswith(relation) for label in gold + answers))
     return sum(scores) / len(scores)
 
 
-def test_a_bag_of_words_finds_the_relations_but_not_their_directions(train: list[Row], test: list[Row]) -> None:
-    vectorizer = TfidfVectorizer(tokenizer=tokens, token_pattern=None, lowercase=False)
+def test_bag_of_words_finds_relations_but_not_directions(train: list[Row], test: list[Row]) -> None:
+    vectorizer = TfidfVectorizer(tokenizer=grammar.tokens, token_pattern=None, lowercase=False)
     model = LogisticRegression(max_iter=1000)
     model.fit(vectorizer.fit_transform([row.text for row in train]), [row.label for row in train])
     answers = list(model.predict(vectorizer.transform([row.text for row in test])))
@@ -171,17 +143,15 @@ def test_a_bag_of_words_finds_the_relations_but_not_their_directions(train: list
     assert sum(relations) / len(relations) > 0.75
 
 
-def test_a_larger_sample_begins_with_new_sentences_of_even_labels_and_may_be_of_any_size(tmp_path: Path) -> None:
-    write_sample(tmp_path, 6100, 610)
-    rows = [BLOCK.finditer((tmp_path / f"{name}.txt").read_text(encoding="utf-8")) for name in ("train", "test")]
-    train, test = ([Row(int(m["number"]), m["text"], m["label"]) for m in found] for found in rows)
+def test_script_writes_a_larger_corpus_of_new_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grammar.main([str(tmp_path), "--sentences", "6100"])
+    train, test = (
+        [Row(int(m["number"]), m["text"], m["label"]) for m in BLOCK.finditer((tmp_path / name).read_text("utf-8"))]
+        for name in ("train.txt", "test.txt")
+    )
     assert [row.number for row in train + test] == list(range(1, 6711))
-    assert len(train) == 6100
-    assert len({unmarked(row) for row in train + test}) == 6710
+    assert (len(train), len({unmarked(row) for row in train + test})) == (6100, 6710)
     assert {n for label, n in Counter(row.label for row in train).items() if label != "Other"} == {142 * 2 + 5}
-
-
-def test_a_larger_sample_asks_for_a_folder_of_its_own() -> None:
-    said = CliRunner().invoke(app, ["sample", "--sentences", "3000"])
-    assert isinstance(said.exception, UserError)
-    assert "name a FOLDER too" in str(said.exception)
+    with pytest.raises(SystemExit):
+        grammar.main(["--sentences", "6100"])
+    assert "name a FOLDER too" in capsys.readouterr().err

@@ -162,7 +162,7 @@ def test_gradient_by_input_is_what_scaling_a_word_vector_does_to_the_probability
     model = moved(build_classifier(params.model, drawn_matrix(), LEARNED, CLASSES, seed=0))
     draw = np.random.default_rng(5)
     tokens = [draw.permutation(np.arange(1, WORDS))[:length].astype(np.int32) for length in (7, 1, 3)]
-    rows = Rows.of(tokens, np.zeros(3, np.int32))
+    rows = Rows.from_ids(tokens, np.zeros(3, np.int32))
     classes, embedding, step = predict(model, rows).argmax(axis=1), model.get_layer("embedding"), 0.02
     matrix = np.concatenate(embedding.get_weights())
 

@@ -17,7 +17,7 @@ from bilstm_attention.model.predict import predict, read_attention  # noqa: E402
 
 
 def test_many_models_one_after_another_warn_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    rows = Rows.of([np.array([7, 8, 9], np.int32), np.array([8, 9], np.int32)], np.zeros(2, np.int32))
+    rows = Rows.from_ids([np.array([7, 8, 9], np.int32), np.array([8, 9], np.int32)], np.zeros(2, np.int32))
     tf.get_logger().addHandler(caplog.handler)
     try:
         for seed in range(6):

@@ -89,7 +89,7 @@ def clued_rows(count: int, seed: int) -> Rows:
     tokens = [draw.integers(FIRST_WORD + CLASSES, LEARNED, draw.integers(2, 7)).astype(np.int32) for _ in labels]
     for row, label in zip(tokens, labels, strict=True):
         row[draw.integers(len(row))] = FIRST_WORD + label
-    return Rows.of(tokens, labels)
+    return Rows.from_ids(tokens, labels)
 
 
 @pytest.mark.usefixtures("norm_mechanism")

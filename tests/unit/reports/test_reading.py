@@ -40,7 +40,7 @@ def attending(monkeypatch: pytest.MonkeyPatch):
 
 
 def encoded(*sizes: int) -> tuple[Rows, list[list[str]]]:
-    rows = Rows.of([np.ones(size, np.int32) for size in sizes], np.zeros(len(sizes), np.int32))
+    rows = Rows.from_ids([np.ones(size, np.int32) for size in sizes], np.zeros(len(sizes), np.int32))
     return rows, [[f"w{number}" for number in range(size)] for size in sizes]
 
 

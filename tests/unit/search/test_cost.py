@@ -12,7 +12,7 @@ from bilstm_attention.model.classifier import build_classifier
 from bilstm_attention.search import cost
 
 VOCABULARY, DIMENSION, UNITS, CLASSES = 9, 4, 3, 5
-ROWS = Rows.of([np.arange(length, dtype=np.int32) % 7 + 1 for length in (3, 5, 2)], np.zeros(3, np.int32))
+ROWS = Rows.from_ids([np.arange(length, dtype=np.int32) % 7 + 1 for length in (3, 5, 2)], np.zeros(3, np.int32))
 
 
 def model(**changes: Any) -> Any:
@@ -55,7 +55,10 @@ def test_the_first_pass_is_not_timed_and_the_median_of_the_rest_is_told(monkeypa
 
 
 def test_no_more_than_some_sentences_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    many, passes = Rows.of([np.ones(2, np.int32)] * (cost.SENTENCES + 50), np.zeros(cost.SENTENCES + 50, np.int32)), []
+    many, passes = (
+        Rows.from_ids([np.ones(2, np.int32)] * (cost.SENTENCES + 50), np.zeros(cost.SENTENCES + 50, np.int32)),
+        [],
+    )
     monkeypatch.setattr(cost, "forward_pass", lambda model: lambda tokens: passes.append(1) or np.zeros(1).view(Array))
     cost.latency_ms(None, many)
     assert len(passes) == 1 + cost.SENTENCES

@@ -41,7 +41,7 @@ def made_task() -> Dataset:
 
     def rows(count: int) -> Rows:
         tokens = [draw.integers(2, 40, length).astype(np.int32) for length in draw.integers(3, 12, count)]
-        return Rows.of(tokens, draw.integers(0, 2, count).astype(np.int32))
+        return Rows.from_ids(tokens, draw.integers(0, 2, count).astype(np.int32))
 
     return Dataset(rows(64), rows(32), ["a", "b"], draw.normal(size=(40, 8)).astype(np.float32), 38)
 

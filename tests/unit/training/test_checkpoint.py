@@ -155,7 +155,7 @@ def test_a_digest_reads_values_not_layout() -> None:
 
 
 def rows(*tokens: list[int], labels: tuple[int, ...] = (0, 1)) -> Rows:
-    return Rows.of([np.array(row, np.int32) for row in tokens], np.array(labels, np.int32))
+    return Rows.from_ids([np.array(row, np.int32) for row in tokens], np.array(labels, np.int32))
 
 
 SAME: dict[str, Any] = {

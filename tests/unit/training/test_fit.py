@@ -45,7 +45,7 @@ def rows(count: int, seed: int) -> Rows:
     tokens = [draw.integers(FIRST_NOISE, TRAINING_WORDS, draw.integers(2, 7)).astype(np.int32) for _ in labels]
     for row, label in zip(tokens, labels, strict=True):
         row[draw.integers(len(row))] = FIRST_CLUE + label
-    return Rows.of(tokens, labels)
+    return Rows.from_ids(tokens, labels)
 
 
 def tiny_task(labels: list[str] = CLASSES, scale: float = 1.0) -> Dataset:

@@ -1,4 +1,4 @@
-"""What the splits and the summary need to know of every row of a corpus, checked and held in some 200 bytes a row."""
+"""Indexes a corpus: checks every row and keeps about 200 bytes of it, enough to make splits and to read it again."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,24 +14,23 @@ from numpy.typing import NDArray
 
 from bilstm_attention.config import Data
 from bilstm_attention.console import bar
-from bilstm_attention.data.formats import Fault, Row, content_faults, read, split_files
-from bilstm_attention.data.lines import FilePosition
+from bilstm_attention.data.formats import Fault, FilePosition, Row, content_faults, read, split_files
 from bilstm_attention.data.splits import SPLITS, Split, sentence_key
 from bilstm_attention.errors import OFFENDERS_SHOWN, DataError, join_lines
 
 CHUNK_ROWS = 50_000
-DIGEST = 16  # bytes: that two of 10^9 texts share one has a probability of 10^-21
+DIGEST = 16  # bytes; for 10^9 texts, the probability that two share a digest is 10^-21
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows that follow each other in a file, and that can be read without those before them.
+    """Consecutive rows of a file, which can be read without the rows before them.
 
     Args:
-        split: in whose file they stand.
-        start: where the first of them begins.
-        rows: how many they are.
-        digest: of what they say.
+        split: the split that names the file.
+        start: position of the first row.
+        rows: number of rows.
+        digest: checksum of ids, texts and labels.
     """
 
     split: Split
@@ -45,9 +44,9 @@ class Index:
     """All rows of a corpus, in the order of its splits and their files.
 
     Args:
-        rows: `key`, int32, the same for the same `sentence_key`; `label`, `split` and `file`, categories, labels in the
-            order of their names: `split` is the one in whose file the row stands; `line`, int64.
-        chunks: these rows, as they are read again.
+        rows: columns `key`, int32, equal for equal `sentence_key`; `label`, `split` (that names the file) and `file`,
+            categories, labels sorted by name; `line`, int64.
+        chunks: the same rows, to be read again.
     """
 
     rows: pd.DataFrame
@@ -58,16 +57,17 @@ def index_corpus(data: Data, chunk_rows: int = CHUNK_ROWS) -> Index:
     """Reads the files that `data` names, `chunk_rows` rows at a time; no row is dropped.
 
     Raises:
-        DataError: lists what is wrong by file and line: a file that is not there or not UTF-8, a malformed block or
-            record, a missing column, an empty sentence or label, an id that a split has twice, and in a relation corpus
-            a missing, repeated or misplaced marker or an empty entity.
+        DataError: lists faults by file and line: a file that is missing or not UTF-8, a malformed block or record, a
+            missing column, an empty sentence or label, an id repeated in a split, and in a relation corpus a missing,
+            repeated or misplaced marker or an empty entity.
     """
-    named = {split: places for split in SPLITS if (places := split_files(data, split))}
+    files = {split: starts for split in SPLITS if (starts := split_files(data, split))}
     chunks, tables = list[Chunk](), list[pa.Table]()
-    with bar("reading", sum(place.path.stat().st_size for places in named.values() for place in places)) as advance:
-        for split, places in named.items():
-            of_split, table = _index_split(split, places, data, chunk_rows, advance)
-            chunks += of_split
+    size = sum(start.path.stat().st_size for starts in files.values() for start in starts)
+    with bar("reading", size) as advance:
+        for split, starts in files.items():
+            split_chunks, table = _index_split(split, starts, data, chunk_rows, advance)
+            chunks += split_chunks
             tables.append(table)
     table = pa.concat_tables(tables)
     label = table["label"].to_pandas()
@@ -86,45 +86,41 @@ def read_chunk(chunk: Chunk, data: Data, root: Path = Path()) -> list[Row]:
     """Reads the rows of a chunk again.
 
     Args:
-        root: what the path of its file is relative to.
+        root: folder that the path of its file is relative to.
 
     Raises:
-        DataError: they are not what they were.
+        DataError: the file has changed since it was indexed.
     """
-    found = (item for item in read(chunk.start, data, root) if isinstance(item, Row))
-    rows = list(islice(found, chunk.rows))
+    rows = list(islice((item for item in read(chunk.start, data, root) if isinstance(item, Row)), chunk.rows))
     if _digest(rows) != chunk.digest:
         raise DataError(f"{chunk.start}: reads differently a second time; leave the corpus alone while it is prepared.")
     return rows
 
 
 def _index_split(
-    split: Split, places: list[FilePosition], data: Data, chunk_rows: int, advance: Callable[[int], None]
+    split: Split, starts: list[FilePosition], data: Data, chunk_rows: int, advance: Callable[[int], None]
 ) -> tuple[list[Chunk], pa.Table]:
-    """Reads and checks the files of one split; columns `id` and `key`, digests, `label` and `line`."""
-    chunks, tables, faults, more = list[Chunk](), list[pa.Table](), list[Fault](), 0
-
-    def note(found: list[Fault], count: int) -> None:
-        nonlocal faults, more
-        faults += found
-        more += count - len(found)
-
-    for place in places:
-        for items in _batches(read(place, data), chunk_rows):
+    """Reads and checks the files of one split; the table holds `key` (digests), `label` and `line`."""
+    chunks, tables, faults, total = list[Chunk](), list[pa.Table](), list[Fault](), 0
+    for start in starts:
+        for items in _batches(read(start, data), chunk_rows):
             rows = [item for item in items if isinstance(item, Row)]
-            found = [item for item in items if isinstance(item, Fault)]
-            found += (fault for row in rows for fault in content_faults(row, data.relational))
-            note(sorted(found)[:OFFENDERS_SHOWN], len(found))
+            batch_faults = [item for item in items if isinstance(item, Fault)]
+            batch_faults += (fault for row in rows for fault in content_faults(row, data.relational))
+            total += len(batch_faults)
+            faults += sorted(batch_faults)[:OFFENDERS_SHOWN]  # a broken file may have millions
             if rows:
-                chunks.append(Chunk(split, rows[0].place, len(rows), _digest(rows)))
+                chunks.append(Chunk(split, rows[0].position, len(rows), _digest(rows)))
                 tables.append(_table(rows))
-                advance(rows[-1].place.offset - rows[0].place.offset)
+                advance(rows[-1].position.offset - rows[0].position.offset)
     if tables:
-        note(*_repeated_ids(pa.concat_tables(tables), chunks, data))
+        repeated, count = _repeated_ids(pa.concat_tables(tables), chunks, data)
+        faults += repeated
+        total += count
     if faults:
-        raise DataError(join_lines(map(str, sorted(faults)), more=more))
+        raise DataError(join_lines(map(str, sorted(faults)), more=total - len(faults)))
     if not tables:
-        files = ", ".join(str(place.path) for place in places)
+        files = ", ".join(str(start.path) for start in starts)
         raise DataError(f"{files}: no sentence in it; data.{split} names it.")
     return chunks, pa.concat_tables(tables).drop_columns("id")
 
@@ -140,7 +136,7 @@ def _table(rows: list[Row]) -> pa.Table:
         "id": pa.array([_hash(row.id) for row in rows], pa.binary(DIGEST)),
         "key": pa.array([_hash(sentence_key(row.text)) for row in rows], pa.binary(DIGEST)),
         "label": pa.array([row.label for row in rows], pa.string()).dictionary_encode(),
-        "line": pa.array([row.place.line for row in rows], pa.int64()),
+        "line": pa.array([row.position.line for row in rows], pa.int64()),
     }
     return pa.table(columns)
 
@@ -154,8 +150,8 @@ def _digest(rows: list[Row]) -> bytes:
 
 
 def _codes(digests: pa.ChunkedArray) -> NDArray[np.int32]:
-    """Numbers from 0 that are equal where the digests are."""
-    # sorted as pairs of integers: a table of hashes would take three times the memory
+    """Numbers digests from 0; equal digests get equal numbers."""
+    # Sorted as pairs of integers: a hash table would take three times the memory.
     pairs = np.frombuffer(
         b"".join(chunk.buffers()[1][: len(chunk) * DIGEST] for chunk in digests.chunks), np.uint64
     ).reshape(-1, 2)
@@ -172,20 +168,19 @@ def _repeated(names: list[str], sizes: list[int]) -> Any:
 
 
 def _repeated_ids(table: pa.Table, chunks: list[Chunk], data: Data) -> tuple[list[Fault], int]:
-    """The first faults of rows whose id an earlier one has, and how many there are in all."""
+    """The first faults of rows whose id an earlier row has, and the number of all such rows."""
     codes = _codes(table["id"])
     if codes.max() + 1 == len(codes):
         return [], 0
     later = np.flatnonzero(pd.Series(codes).duplicated())
     starts = np.cumsum([0, *(chunk.rows for chunk in chunks)])
 
-    def row(position: int) -> Row:
-        number = int(np.searchsorted(starts, position, side="right")) - 1
-        return read_chunk(chunks[number], data)[position - int(starts[number])]
+    def read_row(number: int) -> Row:
+        chunk = int(np.searchsorted(starts, number, side="right")) - 1
+        return read_chunk(chunks[chunk], data)[number - int(starts[chunk])]
 
     faults = []
-    for position in later[:OFFENDERS_SHOWN].tolist():
-        again, first = row(position), row(int(np.argmax(codes == codes[position])))
-        message = f"id {again.id} stands already at {first.place}; ids differ."
-        faults.append(Fault(again.place.path, again.place.line, message))
+    for number in later[:OFFENDERS_SHOWN].tolist():
+        row, first = read_row(number), read_row(int(np.argmax(codes == codes[number])))
+        faults.append(Fault.at(row.position, f"id {row.id} is also the id at {first.position}; ids must differ."))
     return faults, len(later)

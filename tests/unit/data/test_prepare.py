@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tests.unit.data.tables import read_split
 
 from bilstm_attention.config import Data
-from bilstm_attention.data import preparing
+from bilstm_attention.data import prepare
+from bilstm_attention.data.corpus import index_corpus, read_chunk
 from bilstm_attention.data.formats import Row, read, split_files
-from bilstm_attention.data.index import index_corpus, read_chunk
-from bilstm_attention.data.preparing import encode_chunk, no_rows, write_splits
+from bilstm_attention.data.prepare import SplitStats, encode_chunk, summarize, write_splits
 from bilstm_attention.data.splits import SPLITS, make_splits
 from bilstm_attention.data.tokens import encode_examples
 from bilstm_attention.errors import DataError
@@ -65,7 +65,7 @@ def test_reading_on_from_any_row_gives_the_rows_from_there(tmp_path_factory, nam
     assert len(rows) == len(texts)
     assert all(isinstance(row, Row) for row in rows)
     number = drawn.draw(st.integers(0, len(rows) - 1))
-    assert list(read(rows[number].place, data)) == rows[number:]
+    assert list(read(rows[number].position, data)) == rows[number:]
 
 
 def test_reading_on_in_a_file_of_a_class_gives_its_rows(tmp_path):
@@ -73,7 +73,7 @@ def test_reading_on_in_a_file_of_a_class_gives_its_rows(tmp_path):
     data = Data(format="classes", folder=str(tmp_path), train={"pos": "good.txt"}, test=None)
     rows = list(read(split_files(data, "train")[0], data))
     assert [row.id for row in rows] == ["pos-1", "pos-2", "pos-3"]
-    assert list(read(rows[2].place, data)) == rows[2:]
+    assert list(read(rows[2].position, data)) == rows[2:]
 
 
 def corpus(folder: Path, rows: int = 60) -> Data:
@@ -91,36 +91,36 @@ def prepared(data: Data, folder: Path, chunk_rows: int) -> tuple[dict[str, bytes
     index = index_corpus(data, chunk_rows)
     files = {name: folder / f"{name}.parquet" for name in SPLITS}
     encoded = (encode_chunk(chunk, data) for chunk in index.chunks)
-    tallies = write_splits(encoded, make_splits(index.rows, data), files, data)
-    return {name: path.read_bytes() for name, path in files.items()}, tallies
+    stats = write_splits(encoded, make_splits(index.rows, data), files, data)
+    return {name: path.read_bytes() for name, path in files.items()}, stats
 
 
 @pytest.mark.parametrize("group", [7, 50_000])
 def test_the_bytes_do_not_depend_on_the_size_of_a_chunk(tmp_path, monkeypatch, group):
-    monkeypatch.setattr(preparing, "ROW_GROUP", group)
+    monkeypatch.setattr(prepare, "ROW_GROUP", group)
     data = corpus(tmp_path)
-    whole, tallies = prepared(data, tmp_path / "whole", 1000)
+    whole, stats = prepared(data, tmp_path / "whole", 1000)
     for chunk_rows in (1, 7, 59):
         parts, again = prepared(data, tmp_path / str(chunk_rows), chunk_rows)
         assert parts == whole
         for name in SPLITS:
-            assert again[name].words == tallies[name].words
-            assert np.concatenate(again[name].lengths).tolist() == np.concatenate(tallies[name].lengths).tolist()
-            assert again[name].truncated == tallies[name].truncated
+            assert again[name].words == stats[name].words
+            assert np.concatenate(again[name].lengths).tolist() == np.concatenate(stats[name].lengths).tolist()
+            assert again[name].truncated == stats[name].truncated
     sizes = pq.ParquetFile(tmp_path / "whole/train.parquet").metadata
     assert sizes.row_group(0).num_rows == min(group, sizes.num_rows)
 
 
 def test_each_file_is_what_pandas_writes_of_the_encoded_rows(tmp_path):
     data = corpus(tmp_path)
-    written, tallies = prepared(data, tmp_path / "out", 7)
+    written, stats = prepared(data, tmp_path / "out", 7)
     numbers, table = make_splits(index_corpus(data).rows, data), read_split(data, "train")
     for number, name in enumerate(SPLITS):
         rows = encode_examples(table[numbers == number], data)
         rows.to_parquet(tmp_path / "pandas.parquet", index=False)
         assert written[name] == (tmp_path / "pandas.parquet").read_bytes()
-        assert tallies[name].truncated == (rows["length"] > 14).sum() > 0
-        assert tallies[name].words["owl"] == len(rows)
+        assert stats[name].truncated == (rows["length"] > 14).sum() > 0
+        assert stats[name].words["owl"] == len(rows)
 
 
 def test_the_index_numbers_sentences_and_names_labels_files_and_lines(tmp_path):
@@ -160,7 +160,7 @@ def test_an_id_is_told_as_repeated_across_chunks_and_files_and_not_across_splits
     data = corpus(tmp_path)
     path = tmp_path / "train.txt"
     path.write_text(path.read_text().replace('59\t"', '3\t"'))
-    assert faults(lambda: index_corpus(data, 7)) == [f"{path}:237: id 3 stands already at {path}:13; ids differ."]
+    assert faults(lambda: index_corpus(data, 7)) == [f"{path}:237: id 3 is also the id at {path}:13; ids must differ."]
     corpus(tmp_path)
     both = data.model_copy(update={"test": "train.txt"})
     assert len(index_corpus(both, 7).rows) == 120
@@ -176,7 +176,57 @@ def test_a_file_that_changed_since_it_was_indexed_is_told(tmp_path):
         read_chunk(chunks[1], data)
 
 
-def test_a_chunk_of_no_rows_has_the_columns_of_any(tmp_path):
-    data = corpus(tmp_path)
-    found = encode_chunk(index_corpus(data, 7).chunks[0], data)
-    pd.testing.assert_frame_equal(found[:0], no_rows(data), check_index_type=False)
+RELATIONS = [
+    "The <e1>oak</e1> hid an <e2>owl</e2>",
+    "The oak <e1>hid</e1> an <e2>owl</e2>",
+    "the <e1>OAK</e1> hid <e2>an</e2> owl",
+]
+LONG = "One <e1>mill</e1> and a long way off one <e2>pond</e2>"
+
+
+def summary(folder: Path, train: list[str], test: list[str], max_length: int) -> dict:
+    for name, texts in (("train", train), ("test", test)):
+        blocks = [f'{n}\t"{text}"\n{"ab"[n % 2]}\nComment:\n\n' for n, text in enumerate(texts, 1)]
+        (folder / f"{name}.txt").write_text("".join(blocks))
+    data = Data.model_validate({"folder": str(folder), "dev": "test.txt", "tokens": {"max_length": max_length}})
+    index = index_corpus(data)
+    splits = make_splits(index.rows, data)
+    files = {name: folder / f"{name}.parquet" for name in SPLITS}
+    stats = write_splits((encode_chunk(chunk, data) for chunk in index.chunks), splits, files, data)
+    found = summarize(index.rows, splits, stats)
+    assert json.loads(json.dumps(found)) == found
+    return found
+
+
+def test_summary_counts_rows_labels_lengths_words_and_duplicates(tmp_path):
+    test = ["The <e1>oak</e1> hid an  <e2>owl</e2>", "A <e1>pond</e1> <e2>froze</e2>"]
+    found = summary(tmp_path, RELATIONS, test, 9)
+    assert found["splits"]["train"] == {
+        "rows": 3,
+        "labels": {"a": 1, "b": 2},
+        "length": {"min": 9, "p50": 9, "p95": 9, "max": 9},
+        "truncated": 0,
+        "tokens": 15,
+        "types": 5,
+    }
+    assert found["splits"]["test"]["length"] == {"min": 7, "p50": 7, "p95": 7, "max": 9}
+    pairs = {"train-dev": 1, "train-test": 1, "dev-test": 2}
+    assert found["duplicates"] == {"train-train": 2, "dev-dev": 0, "test-test": 0, **pairs}
+
+
+def test_summary_has_lengths_before_cutting_and_counts_cut_rows(tmp_path):
+    found = summary(tmp_path, [*RELATIONS, LONG], RELATIONS[:1], 12)["splits"]["train"]
+    assert found["length"] == {"min": 9, "p50": 9, "p95": 9, "max": 13}
+    assert (found["truncated"], found["tokens"]) == (1, 15 + 8)
+
+
+def test_real_semeval_has_the_known_duplicates(real_data, tmp_path):
+    data = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
+    index = index_corpus(data)
+    splits = np.select([index.rows["split"] == "train"], [0], 2).astype(np.int8)
+    found = summarize(
+        index.rows,
+        splits,
+        {"train": SplitStats(lengths=[np.ones(1, np.int32)]), "test": SplitStats(lengths=[np.ones(1, np.int32)])},
+    )
+    assert found["duplicates"] == {"train-train": 25, "test-test": 3, "train-test": 17}

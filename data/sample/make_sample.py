@@ -1,4 +1,7 @@
-"""Writes `data/sample`: a small relation corpus from a grammar of our own, in the SemEval-2010 Task 8 format.
+"""Writes `train.txt` and `test.txt`: a small relation corpus from a grammar, in the SemEval-2010 Task 8 format.
+
+    python data/sample/make_sample.py                               # the committed files again, byte for byte
+    python data/sample/make_sample.py FOLDER --sentences 5000000    # a large corpus of the same grammar
 
 A sentence is one clause or two. A clause is a *cue*, which names a relation and says which of its roles is the subject
 (`x`) and which the complement (`y`), in a *frame*, which says how the two are ordered. Hence the marked pair's label
@@ -6,23 +9,22 @@ follows from three things at once: which cue binds the pair, who is its subject,
 Most frames come in pairs with the same words, so that a bag of words knows little of the order.
 """
 
+import argparse
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from bilstm_attention.console import bar
-from bilstm_attention.paths import atomic_write
-
+HERE = Path(__file__).parent
 SEED = 2016
 TRAIN_SIZE, TEST_SIZE = 3000, 800
-UNIQUE = 100_000  # sentences, more than the sample has; all of millions would not fit in memory
+UNIQUE = 100_000  # sentences; more than the sample has, and few enough to hold when millions are written
 OTHER_SHARE = 0.15
 SHORTEST, LONGEST = 8, 25  # in tokens, with the four markers and punctuation
 
-# The last quarter of each row stands in the test set alone.
+# The last quarter of each row is in the test set alone.
 _NOUN_ROWS = {
     "event": """storm flood fire strike panic shortage collapse delay protest explosion drought landslide blackout crash
         outbreak scandal recession famine riot leak rebellion avalanche boycott epidemic
@@ -114,7 +116,7 @@ FRAMES = {
         "{y} , whose {noun} was {x} , {tail}",
     ],
 }
-# The same cues in an order of words that stands in the test set alone.
+# The same cues in word orders of the test set alone.
 HELD_OUT_FRAMES = {
     "verb": ["it was {x} that {verb} {y}", "it was {y} that {x} {verb}"],
     "phrase": ["it was {x} that {verb} {prep} {y}", "it was {prep} {y} that {x} {verb}"],
@@ -138,7 +140,7 @@ JOINERS = [", and", ", but", ", while", ", whereas", "; meanwhile ,"]
 
 
 class Construction(NamedTuple):
-    """A cue in a frame: the label that it gives to its pair, and the frame with the cue's words in it."""
+    """A cue in a frame: the label of its pair, and the frame with the cue's words filled in."""
 
     label: str
     clause: str
@@ -154,7 +156,7 @@ class Sentence(NamedTuple):
 
 
 def _constructions() -> list[Construction]:
-    made = []
+    constructions = []
     for relation, (classes, cues) in RELATIONS.items():
         for cue in cues.split(","):
             subject, *middle, _ = cue.split()
@@ -167,8 +169,10 @@ def _constructions() -> list[Construction]:
                     clause = clause.replace(f"{{{slot}}}", word)
                 forward = (frame.index("{x}") < frame.index("{y}")) == (subject == "a")
                 label = relation if relation == "Other" else f"{relation}({'e1,e2' if forward else 'e2,e1'})"
-                made.append(Construction(label, clause, tuple(classes.split()), frame in HELD_OUT_FRAMES[family]))
-    return made
+                constructions.append(
+                    Construction(label, clause, tuple(classes.split()), frame in HELD_OUT_FRAMES[family])
+                )
+    return constructions
 
 
 CONSTRUCTIONS = _constructions()
@@ -207,7 +211,7 @@ class _Writer:
         return self.fill(text, used), pair
 
     def sentence(self, label: str) -> Sentence:
-        """A sentence of the asked label; of `Other`, half of the pairs are taken across clauses of any relation."""
+        """A sentence of a label; for `Other`, half of the pairs are taken across clauses of any relation."""
         rng, used = self.rng, list[str]()
         across = label == "Other" and rng.random() < 0.5
         main = rng.choice(self.constructions[rng.choice(LABELS) if across else label])
@@ -234,7 +238,7 @@ class _Writer:
 
 
 def _marked(text: str, nouns: list[str], pair: tuple[int, int]) -> str:
-    """The text as people write it, its nouns put in and the pair marked in the order in which it stands."""
+    """The text as people write it, with its nouns, and the pair marked in the order of the text."""
     first, second = sorted(pair, key=lambda index: text.index(f"#{index}"))
     tags = {first: "e1", second: "e2"}
 
@@ -258,7 +262,7 @@ def tokens(text: str) -> list[str]:
 
 
 def sample_sentences(train: int = TRAIN_SIZE, test: int = TEST_SIZE) -> Iterator[Sentence]:
-    """The training and then the test sentences, the same on every call; of the first `UNIQUE` no text stands twice.
+    """The training and then the test sentences, the same on every call; the first `UNIQUE` texts are all different.
 
     Labels are even within each `TRAIN_SIZE` sentences.
     """
@@ -288,13 +292,35 @@ def _labels(rng: random.Random, size: int) -> list[str]:
 
 
 def write_sample(folder: Path, train: int = TRAIN_SIZE, test: int = TEST_SIZE) -> None:
-    """Writes `train.txt` and `test.txt`, of so many sentences, into `folder`, the same bytes every time."""
+    """Writes `train.txt` and `test.txt` of the given sizes into `folder`, the same bytes every time."""
     folder.mkdir(parents=True, exist_ok=True)
     numbered = enumerate(sample_sentences(train, test), 1)
-    with bar("writing", train + test) as advance:
-        for name, size in (("train.txt", train), ("test.txt", test)):
-            with atomic_write(folder / name) as path, path.open("w", encoding="utf-8", newline="\n") as file:
-                for number, sentence in islice(numbered, size):
-                    file.write(f'{number}\t"{sentence.text}"\n{sentence.label}\nComment:\n\n')
-                    if number % TRAIN_SIZE == 0:
-                        advance(TRAIN_SIZE)
+    for name, size in (("train.txt", train), ("test.txt", test)):
+        with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
+            for number, sentence in islice(numbered, size):
+                file.write(f'{number}\t"{sentence.text}"\n{sentence.label}\nComment:\n\n')
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description="Writes the sample corpus again, or a larger one of its grammar.")
+    parser.add_argument("folder", type=Path, nargs="?", default=HERE, help="by default this script's own")
+    parser.add_argument(
+        "--sentences",
+        type=int,
+        help="so many training sentences, at least 1000, and a tenth as many for testing;"
+        f" beyond the first {UNIQUE:,} a sentence may repeat",
+    )
+    options = parser.parse_args(arguments)
+    if options.sentences is None:
+        write_sample(options.folder)
+    elif options.folder.resolve() == HERE.resolve():
+        parser.error("--sentences: name a FOLDER too; the committed sample keeps its size.")
+    elif options.sentences < 1000:
+        parser.error(f"--sentences {options.sentences}: at least 1000.")
+    else:
+        write_sample(options.folder, options.sentences, options.sentences // 10)
+
+
+if __name__ == "__main__":
+    main()

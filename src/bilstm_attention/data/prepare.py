@@ -1,0 +1,210 @@
+"""Writes the prepared splits: tokens of a corpus, chunk by chunk, to one parquet file per split, and a summary of them.
+
+A few chunks at a time are in memory. They are tokenised in this process or by the workers of a Dask cluster; the files
+are the same, byte for byte.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from bilstm_attention.config import Data
+from bilstm_attention.console import bar
+from bilstm_attention.data.corpus import Chunk, read_chunk
+from bilstm_attention.data.splits import SPLITS, Split
+from bilstm_attention.data.tokens import SPANS, SPECIALS, encode_with_faults
+from bilstm_attention.errors import OFFENDERS_SHOWN, DataError, UserError, join_lines
+
+ROW_GROUP = 50_000  # rows that a reader of the file holds at a time
+CHUNKS_PER_THREAD = 2  # on a cluster: one at work, one waiting
+SECONDS_TO_CONNECT = 20
+
+
+@dataclass
+class SplitStats:
+    """Counts of a split, taken while it is written.
+
+    Args:
+        words: counts of tokens after cutting, markers included.
+        lengths: tokens of each row before cutting, int32.
+        truncated: number of rows cut.
+    """
+
+    words: Counter[str] = field(default_factory=Counter)
+    lengths: list[NDArray[np.int32]] = field(default_factory=list)
+    truncated: int = 0
+
+
+def encode_chunk(chunk: Chunk, data: Data, root: Path = Path()) -> pa.Table:
+    """The rows of a chunk as `tokens.encode_with_faults` makes them.
+
+    Args:
+        root: folder that the path of its file is relative to.
+
+    Raises:
+        DataError: the file has changed since it was indexed.
+    """
+    rows = read_chunk(chunk, data, root)
+    columns = {name: [getattr(row, name) for row in rows] for name in ("id", "text", "label")}
+    examples = pd.DataFrame({**columns, "source": [str(row.position) for row in rows]})
+    schema = _schema(data).append(pa.field("faults", pa.list_(pa.string()))).remove_metadata()
+    return pa.Table.from_pandas(encode_with_faults(examples, data), schema)
+
+
+def encode_on_cluster(address: str, chunks: Sequence[Chunk], data: Data) -> Iterator[pa.Table]:
+    """`encode_chunk` of every chunk, in order, by the workers of a Dask cluster; results ahead of the writer are few.
+
+    Args:
+        address: the scheduler, such as `tcp://HOST:8786`; its workers see the project folder under the same path.
+
+    Raises:
+        DataError: a worker does not see the corpus, or sees a different one.
+        UserError: Dask is not installed, no scheduler answers, it has no workers, or they failed.
+    """
+    try:
+        from distributed import Client, KilledWorker
+    except ImportError:
+        raise UserError("--dask needs the package distributed: pip install 'bilstm-attention[cluster]'.") from None
+    try:
+        client = Client(address, timeout=SECONDS_TO_CONNECT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--dask {address}: no Dask scheduler answers there ({type(error).__name__}).") from None
+    with client:
+        waiting, rest, root = deque[Any](), iter(chunks), Path.cwd()
+        try:
+            client.wait_for_workers(1, timeout=SECONDS_TO_CONNECT)
+            ahead = CHUNKS_PER_THREAD * sum(client.nthreads().values())
+            while chunk := next(rest, None):
+                waiting.append(client.submit(encode_chunk, chunk, data, root, pure=False))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except FileNotFoundError as error:
+            message = f"a worker does not see {error.filename}; put the project where all machines see it"
+            raise DataError(f"--dask {address}: {message} under the same path.") from None
+        except TimeoutError:
+            message = f"the scheduler has no workers; start some: dask worker {address}"
+            raise UserError(f"--dask {address}: {message}") from None
+        except (KilledWorker, CancelledError, OSError, RuntimeError) as error:
+            message = "check that every worker has this version of bilstm-attention, or prepare without --dask."
+            raise UserError(f"--dask {address}: the workers failed ({type(error).__name__}); {message}") from None
+
+
+def write_splits(
+    tables: Iterable[pa.Table], splits: NDArray[np.int8], files: Mapping[Split, Path], data: Data
+) -> dict[Split, SplitStats]:
+    """Writes every split to its file, rows in corpus order, and counts its words and lengths.
+
+    The bytes depend on the rows alone, not on how they are cut into chunks.
+
+    Args:
+        tables: all chunks of an index, in order, as `encode_chunk` returns them.
+        splits: the split of every row, as `splits.make_splits` returns it.
+        files: the file of each split.
+
+    Raises:
+        DataError: lists by file and line the rows that `tokens.encode_examples` refuses.
+    """
+    faults, more, start = list[str](), 0, 0
+    with ExitStack() as stack:
+        writers = {name: stack.enter_context(_SplitWriter(files[name], _schema(data))) for name in SPLITS}
+        advance = stack.enter_context(bar("tokenising", len(splits)))
+        for table in tables:
+            messages = pc.list_flatten(table["faults"]).to_pylist()
+            faults += messages[:OFFENDERS_SHOWN]
+            more += len(messages[OFFENDERS_SHOWN:])
+            chunk_splits = splits[start : start + len(table)]
+            start += len(table)
+            for number, writer in enumerate(writers.values()):
+                writer.add(table.drop_columns("faults").filter(pa.array(chunk_splits == number)))
+            advance(len(table))
+    if faults:
+        raise DataError(join_lines(faults, more=more))
+    return {name: writer.stats for name, writer in writers.items()}
+
+
+class _SplitWriter:
+    """Writes tables in row groups of `ROW_GROUP` rows, and counts their words and lengths."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.schema, self.file, self.stats = schema, pq.ParquetWriter(path, schema), SplitStats()
+        self.buffer = schema.empty_table()
+
+    def add(self, table: pa.Table) -> None:
+        counts = pc.value_counts(pc.list_flatten(table["tokens"].combine_chunks()))
+        self.stats.words.update(dict(zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True)))
+        self.stats.lengths.append(table["length"].to_numpy().astype("int32"))
+        self.stats.truncated += pc.sum(pc.greater(table["length"], pc.list_value_length(table["tokens"]))).as_py() or 0
+        self.buffer = pa.concat_tables([self.buffer, table.cast(self.schema)])
+        while len(self.buffer) >= ROW_GROUP:
+            self._write(self.buffer[:ROW_GROUP])
+            self.buffer = self.buffer[ROW_GROUP:]
+
+    def _write(self, table: pa.Table) -> None:
+        # in one piece: pages of the file may end where the pieces of a table do
+        self.file.write_table(table.combine_chunks())
+
+    def __enter__(self) -> "_SplitWriter":
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        if kind is None and len(self.buffer):
+            self._write(self.buffer)
+        self.file.close()
+
+
+def _schema(data: Data) -> pa.Schema:
+    """The schema of a table that pandas makes of encoded rows, so that pandas reads the same types back."""
+    spans = dict.fromkeys(SPANS, 0) if data.relational else {}
+    row = pd.DataFrame([{"id": "1", "tokens": ["word"], "label": "1", **spans, "length": 0}])
+    return pa.Schema.from_pandas(row, preserve_index=False)
+
+
+def summarize(rows: pd.DataFrame, splits: NDArray[np.int8], stats: Mapping[Split, SplitStats]) -> dict[str, Any]:
+    """Counts of the splits, ready for JSON: integers and strings alone.
+
+    Args:
+        rows: the rows of a `corpus.Index`.
+        splits: the split of every row, as `splits.make_splits` returns it.
+        stats: by split, in the order of `splits.SPLITS`.
+
+    Returns:
+        `splits`: for each split `rows`; `labels`, rows by label; `length`, tokens of a row before cutting, markers
+        included (`min`, `p50`, `p95`, `max`); `truncated`, rows cut; `tokens` and `types`, running and different words
+        after cutting, without markers. `duplicates`: `a-a` counts rows of a whose sentence an earlier row of a has,
+        `a-b` rows of b whose sentence a has too.
+    """
+    parts = {name: rows[splits == SPLITS.index(name)] for name in stats}
+    within = {f"{name}-{name}": int(part["key"].duplicated().sum()) for name, part in parts.items()}
+    across = {f"{a}-{b}": int(parts[b]["key"].isin(parts[a]["key"]).sum()) for a, b in combinations(parts, 2)}
+    return {
+        "splits": {name: _split_summary(part["label"], stats[name]) for name, part in parts.items()},
+        "duplicates": within | across,
+    }
+
+
+def _split_summary(labels: pd.Series, stats: SplitStats) -> dict[str, Any]:
+    words = [count for word, count in stats.words.items() if word not in SPECIALS]
+    # "lower": a quantile is the length of some row
+    quantiles = pd.Series(np.concatenate(stats.lengths)).quantile([0, 0.5, 0.95, 1], interpolation="lower")
+    return {
+        "rows": len(labels),
+        "labels": {str(label): int(n) for label, n in labels.value_counts().sort_index().items() if n},
+        "length": dict(zip(("min", "p50", "p95", "max"), map(int, quantiles), strict=True)),
+        "truncated": stats.truncated,
+        "tokens": sum(words),
+        "types": len(words),
+    }
