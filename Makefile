@@ -4,9 +4,11 @@ VENV ?= .venv
 # dvc.yaml calls `bilstm-attention` by name
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 INSTALLED := $(VENV)/.installed
+# a file of tests shares its fixtures on one worker; the end-to-end run, the longest, starts first
+PYTEST := $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test test-fast lint format ui clean distclean
+.PHONY: help install repro test test-all lint format ui clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,22 +20,22 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-repro: $(INSTALLED) ## run the pipeline: prepare, embed, train, evaluate
+repro: $(INSTALLED) ## run the pipeline: prepare, embed, train, evaluate, report
 	$(VENV)/bin/dvc repro
 	$(VENV)/bin/bilstm-attention scores
 
-test: $(INSTALLED) ## run every test, with coverage
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
+test: $(INSTALLED) ## run the unit tests and one real run of the pipeline
+	$(PYTEST) tests/end_to_end tests/unit
 
-test-fast: $(INSTALLED) ## run the tests that take seconds
-	$(VENV)/bin/python -m pytest -m "not slow"
+test-all: $(INSTALLED) ## run every test, slow ones too, with coverage
+	$(PYTEST) tests/slow tests/end_to_end tests/unit --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: $(INSTALLED) ## check style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-format: $(INSTALLED) ## rewrite the code in the house style
+format: $(INSTALLED) ## rewrite the code in the project's style
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 

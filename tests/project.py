@@ -11,7 +11,13 @@ from types import MappingProxyType
 
 ROOT = Path(__file__).parents[1]
 # A model small enough to train in seconds; every test here is about the pipeline, not about scores.
-SMALL = ["model.lstm_units=8", "train.epochs=3", "embeddings.epochs=1", "evaluate.bootstrap=100"]
+SMALL = [
+    "model.lstm_units=8",
+    "train.epochs=3",
+    "embeddings.epochs=1",
+    "evaluate.bootstrap=100",
+    "evaluate.faithfulness=20",
+]
 
 
 @dataclass
@@ -22,7 +28,7 @@ class Project:
         bin_folder = str(Path(sys.executable).parent)
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_"))}
         own = {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(self.root / "src")}
-        return inherited | own | {"GIT_CONFIG_GLOBAL": os.devnull} | extra
+        return inherited | own | {"GIT_CONFIG_GLOBAL": os.devnull, "BILSTM_ATTENTION_THREADS": "1"} | extra
 
     def run(self, *command: str, check: bool = True, extra: Mapping[str, str] = MappingProxyType({})) -> str:
         """Runs a command in the project, with `extra` in its environment; returns what it printed."""

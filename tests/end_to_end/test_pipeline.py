@@ -1,228 +1,248 @@
-"""The pipeline as its users run it: dvc repro, dvc exp run, diffs, kills, and the runs that MLflow then holds."""
+"""One real run of the pipeline by its commands: repro, kill, comparison, sweep, champion, answers.
 
+The tests share one project and run in the order of this file: each goes on from the state that those before it left, so
+that the pipeline is run once and not ten times. Run the whole file, not single tests.
+"""
+
+import csv
 import json
 import os
-import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
 from bilstm_attention.evaluation.semeval import evaluate_official, read_answers
-from tests.browser import headless_browser, looked_at
 from tests.project import Project
-from tests.servers import free_port, wait_until_it_answers
+
+CURRENT = "experiments/current"
+SENTENCE = "The <e1>wheel</e1> of the <e2>car</e2> broke."
+CHATTER = ("cuda", "oneDNN", "absl", "retracing", "UserWarning", "DeprecationWarning", "alembic", "INFO mlflow")
+COMPARISON = """
+about: "# Two poolings"
+base: experiments/configs/sample.yaml
+overrides: {train.epochs: 2, train.learning_rate: 0.03, model.lstm_units: 4, embeddings.epochs: 1}
+tables:
+  poolings:
+    about: "## Dev scores"
+    seeds: [0, 1]
+    reference: mean
+    variants:
+      mean: {set: {model.attention.kind: mean}}
+      max: {set: {model.attention.kind: max}}
+"""
+SWEEP = """
+study: units
+sampler: {kind: random, seed: 0}
+pruner: {kind: none}
+confirm: {top: 1, seeds: 2}
+fixed: {train.epochs: 2}
+space: {model.lstm_units: {low: 4, high: 40}}
+"""
 
 
-def runs_of(project: Project) -> list:
+@dataclass
+class Reproduced:
+    project: Project
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def first(new_project: Callable[[], Project]) -> Reproduced:
+    """A project of two seeds after its first `dvc repro`, committed, and what that printed."""
+    project = new_project()
+    project.apply("train.seeds=[0,1]")
+    printed = project.run("dvc", "repro")
+    project.commit("reproduced")
+    return Reproduced(project, printed)
+
+
+@pytest.fixture(scope="module")
+def project(first: Reproduced) -> Project:
+    return first.project
+
+
+def metrics_of(project: Project) -> dict[str, Any]:
+    return json.loads(project.read(f"{CURRENT}/metrics.json"))
+
+
+def runs_of(project: Project, condition: str = "") -> list[Any]:
+    """Runs of the project's MLflow store."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{project.root}/experiments/mlflow.db")
-    experiments = [
-        experiment.experiment_id for experiment in client.search_experiments() if experiment.name != "Default"
-    ]
-    return client.search_runs(experiments)
+    return client.search_runs([each.experiment_id for each in client.search_experiments()], condition)
 
 
-@contextmanager
-def changed(project: Project, *overrides: str) -> Iterator[None]:
-    """Parameters changed and, at the end, everything put back as it was committed."""
-    project.apply(*overrides)
-    try:
-        yield
-    finally:
-        project.run("git", "checkout", "-q", "--", ".")
-        project.run("dvc", "checkout", "--force")
+def killed_at(project: Project, text: str, *command: str) -> None:
+    """Runs a command and kills it and its workers once it prints `text`."""
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(
+        command, cwd=project.root, env=project.environment(), start_new_session=True, **options
+    ) as process:
+        printed = []
+        for line in process.stdout or ():
+            printed.append(line)
+            if text in line:
+                break
+        os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, "".join(printed)
 
 
-def test_repro_ends_with_scores_and_a_second_one_does_nothing(first_repro: tuple[Project, str]) -> None:
-    project, printed = first_repro
-    assert "official_f1" in printed
-    assert "tfidf_logistic" in printed
-    start = time.monotonic()
+def test_repro_ends_with_scores_and_without_chatter(first: Reproduced) -> None:
+    assert "official_f1" in first.printed
+    assert "tfidf_logistic" in first.printed
+    assert [line for line in first.printed.splitlines() if any(word in line for word in CHATTER)] == []
+
+
+def test_second_repro_does_nothing(project: Project) -> None:
     assert "up to date" in project.run("dvc", "repro")
-    assert time.monotonic() - start < 30
     assert project.run("git", "status", "--porcelain") == ""
 
 
-def test_nothing_but_its_own_lines_reaches_the_terminal(first_repro: tuple[Project, str]) -> None:
-    _, printed = first_repro
-    chatter = ("cuda", "oneDNN", "absl", "retracing", "UserWarning", "DeprecationWarning", "alembic", "INFO mlflow")
-    assert [line for line in printed.splitlines() if any(word in line for word in chatter)] == []
-
-
-def test_a_forced_rerun_and_another_clone_write_the_same_bytes(
-    first_repro: tuple[Project, str], new_project: Callable[[], Project]
-) -> None:
-    project, _ = first_repro
-    before = project.outputs()
-    assert len(before) > 20
-    other = new_project()
-    other.run("dvc", "repro")
-    project.run("dvc", "repro", "--force")
-    for again in (project, other):
-        differing = [name for name, content in again.outputs().items() if before.get(name) != content]
-        assert differing == []
-        assert again.outputs().keys() == before.keys()
-    assert project.run("git", "status", "--porcelain") == ""
-    assert other.read("dvc.lock") == project.read("dvc.lock")
-
-
-def test_only_the_stages_that_depend_on_a_parameter_run_again(first_repro: tuple[Project, str]) -> None:
-    project, _ = first_repro
-    expected = {
-        "evaluate.bootstrap=101": {"evaluate"},
-        "train.learning_rate=0.002": {"train@0", "evaluate"},
-        "embeddings.window=3": {"embed", "train@0", "evaluate"},
-        "data.split_seed=9": {"prepare", "embed", "train@0", "evaluate"},
-        "train.seeds=[0,7]": {"train@7", "evaluate"},
-    }
-    for override, stages in expected.items():
-        with changed(project, override):
-            printed = project.run("dvc", "repro", "--dry")
-        run = {line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")}
-        # a dry run cannot know that a stage's new outputs differ, so what follows it may be left out
-        assert run <= stages, override
-        assert next(iter(stages - {"evaluate"} or stages)) in run or run & stages, override
-
-
-def test_dvc_tells_what_a_change_of_parameter_changed(first_repro: tuple[Project, str]) -> None:
-    project, _ = first_repro
-    with changed(project, "train.learning_rate=0.02"):
-        printed = project.run("dvc", "repro")
-        assert "Stage 'embed' didn't change, skipping" in printed
-        assert "train.learning_rate" in project.run("dvc", "params", "diff")
-        assert "test.official_f1.mean" in project.run("dvc", "metrics", "diff")
-        project.run("dvc", "plots", "diff", "--out", "dvc_plots")
-        page = (project.root / "dvc_plots" / "index.html").read_text()
-        for plot in ("loss_by_epoch", "dev_accuracy_by_epoch", "confusion_on_test"):
-            assert f"vegaEmbed('#{plot}" in page
-
-
-def test_the_answers_file_scores_the_same_by_the_official_scorer(first_repro: tuple[Project, str]) -> None:
-    project, _ = first_repro
-    answers = project.root / "experiments/current/answers"
-    metrics = json.loads(project.read("experiments/current/metrics.json"))
-    score = evaluate_official(read_answers(answers / "gold.txt"), read_answers(answers / "seed_0.txt")).score
-    assert score == pytest.approx(metrics["test"]["official_f1"]["by_seed"]["0"], abs=1e-9)
+def test_answers_files_score_as_metrics_say(project: Project) -> None:
+    answers, metrics = project.root / CURRENT / "answers", metrics_of(project)
+    score = evaluate_official(read_answers(answers / "gold.txt"), read_answers(answers / "seed_1.txt")).score
+    assert score == pytest.approx(metrics["test"]["official_f1"]["by_seed"]["1"], abs=1e-9)
     printed = project.run("bilstm-attention", "score", str(answers / "gold.txt"), str(answers / "predicted.txt"))
     assert printed.strip().endswith(f"{metrics['ensemble']['official_f1']:.2f}")
 
 
-def test_test_metrics_join_the_run_of_the_training(first_repro: tuple[Project, str]) -> None:
-    project, _ = first_repro
-    metrics = json.loads(project.read("experiments/current/metrics.json"))
-    found = [run for run in runs_of(project) if run.info.run_name == "zhou u=8 seed=0"]
-    run = found[-1]
-    assert run.info.status == "FINISHED"
-    assert run.data.metrics["test_official_f1"] == pytest.approx(metrics["test"]["official_f1"]["mean"])
-    assert run.data.metrics["best_dev_official_f1"] == pytest.approx(metrics["dev"]["official_f1"]["mean"])
-    assert run.data.params["train.epochs"] == "3"
-    assert not (project.root / "mlruns").exists()
+def test_mlflow_has_a_parent_of_the_seeds(project: Project) -> None:
+    metrics, runs = metrics_of(project), runs_of(project)
+    (parent,) = (run for run in runs if run.info.run_name == "zhou u=8 seeds=0,1")
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert {run.info.run_name for run in children} == {"zhou u=8 seed=0", "zhou u=8 seed=1"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.data.params["train.epochs"] for run in children} == {"3"}
+    by_seed = sorted(metrics["test"]["official_f1"]["by_seed"].values())
+    assert sorted(run.data.metrics["test_official_f1"] for run in children) == pytest.approx(by_seed)
+    assert parent.data.metrics["test_official_f1_mean"] == pytest.approx(metrics["test"]["official_f1"]["mean"])
 
 
-def test_experiments_of_dvc_keep_their_runs(first_repro: tuple[Project, str]) -> None:
-    project, _ = first_repro
-    before = {run.info.run_id for run in runs_of(project)}
-    project.run("dvc", "exp", "run", "--temp", "--set-param", "model.lstm_units=5")
-    new = [run for run in runs_of(project) if run.info.run_id not in before]
-    assert [run.info.run_name for run in new] == ["zhou u=5 seed=0"]
-    assert "test_official_f1" in new[0].data.metrics
-    project.run("dvc", "exp", "run", "--set-param", "model.lstm_units=6")
-    assert {run.info.run_name for run in runs_of(project)} >= {"zhou u=5 seed=0", "zhou u=6 seed=0"}
-    assert "# U, per direction" in project.read("params.yaml").decode()
-    project.run("git", "checkout", "-q", "--", ".")
-    project.run("dvc", "checkout", "--force")
+@pytest.mark.parametrize(
+    ("override", "stages"),
+    [
+        ("evaluate.bootstrap=101", {"evaluate"}),
+        ("train.learning_rate=0.002", {"train@0", "train@1", "evaluate"}),
+        ("embeddings.window=3", {"embed"}),
+        ("data.split_seed=9", {"prepare"}),
+        ("train.seeds=[0,1,7]", {"train@7", "evaluate"}),
+    ],
+)
+def test_change_of_parameter_reruns_its_stages_alone(project: Project, override: str, stages: set[str]) -> None:
+    project.apply(override)
+    changed = json.loads(project.run("dvc", "status", "--json"))
+    project.run("git", "checkout", "-q", "--", "params.yaml")
+    assert {stage for stage, reasons in changed.items() if "params.yaml" in str(reasons)} == stages
 
 
-def test_several_seeds_get_a_parent_run_and_an_ensemble(first_repro: tuple[Project, str]) -> None:
-    project, _ = first_repro
-    with changed(project, "train.seeds=[0,1,2]"), ThreadPoolExecutor() as both:
-        project.run("dvc", "repro", "embed")
-        alone = both.map(lambda seed: project.run("dvc", "repro", "-s", f"train@{seed}"), (1, 2))
-        assert all(f"Running stage 'train@{seed}'" in printed for seed, printed in zip((1, 2), alone, strict=True))
-        project.apply("train.seeds=[0,1]")
-        printed = project.run("dvc", "repro")
-        assert all(f"Stage 'train@{seed}' didn't change, skipping" in printed for seed in (0, 1))
-        metrics = json.loads(project.read("experiments/current/metrics.json"))
-        parent = next(run for run in runs_of(project) if run.info.run_name == "zhou u=8 seeds=0,1")
-        children = [run for run in runs_of(project) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-        assert {child.info.run_name for child in children} == {"zhou u=8 seed=0", "zhou u=8 seed=1"}
-        assert parent.data.metrics["test_official_f1_mean"] == pytest.approx(metrics["test"]["official_f1"]["mean"])
-        assert set(metrics["test"]["official_f1"]["by_seed"]) == {"0", "1"}
-        project.apply("train.seeds=[0]")
-        project.run("dvc", "repro")
-        assert [folder.name for folder in (project.root / "experiments/current/models").glob("seed-*")] == ["seed-0"]
+def test_killed_training_resumes_and_ends_with_the_same_bytes(project: Project) -> None:
+    folder = f"{CURRENT}/models/seed-0"
+    before = {file.name: file.read_bytes() for file in (project.root / folder).iterdir()}
+    for file in (project.root / folder).iterdir():
+        file.unlink()
+    command = ("bilstm-attention", "train", "--seed", "0")
+    killed_at(project, "epoch 1/3", *command)
+    assert not (project.root / folder / "model.keras").exists()
+    printed = project.run(*command)
+    assert "epoch 1/3" not in printed
+    assert "epoch 3/3" in printed
+    assert {file.name: file.read_bytes() for file in (project.root / folder).iterdir()} == before
+    assert not list((project.root / "experiments/checkpoints").iterdir())
+    assert {run.info.status for run in runs_of(project)} == {"FINISHED"}
 
 
-def test_a_killed_training_resumes_and_ends_as_an_unbroken_one(
-    first_repro: tuple[Project, str], tmp_path: Path
-) -> None:
-    first, _ = first_repro
-    unbroken, broken = (Project(tmp_path / name) for name in ("unbroken", "broken"))
-    for project in (unbroken, broken):
-        shutil.copytree(first.root, project.root, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
-        project.apply("train.epochs=8", "model.lstm_units=24", "train.ema=0.9", "train.schedule.kind=cosine")
-        shutil.rmtree(project.root / "experiments/current/models")
-    unbroken.run("dvc", "repro", "train@0")
+def test_champion_answers_as_evaluate_did(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
 
-    command = ["bilstm-attention", "train", "--seed", "0"]
-    process = subprocess.Popen(
-        command, cwd=broken.root, env=broken.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "epoch 3/8" in line:
-            break
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (broken.root / "experiments/current/models/seed-0/model.keras").exists()
+    assert "champion" in project.run("bilstm-attention", "promote", "best")
+    mlflow.set_tracking_uri(f"sqlite:///{project.root}/experiments/mlflow.db")
+    lines = (project.root / "data/sample/test.txt").read_text().splitlines()
+    texts = pd.DataFrame({"text": [line.partition("\t")[2].strip('"') for line in lines if "\t" in line]})
+    served = mlflow.pyfunc.load_model("models:/sample@champion").predict(texts)
+    dev = metrics_of(project)["dev"]["official_f1"]["by_seed"]
+    best = max(dev, key=dev.__getitem__)
+    evaluated = pd.read_csv(project.root / CURRENT / "predictions.csv")
+    assert pd.DataFrame(served)["label"].tolist() == evaluated[f"seed_{best}"].tolist()
 
-    printed = broken.run("dvc", "repro", "train@0")
-    assert "epoch 2/8" not in printed
-    assert "epoch 8/8" in printed
-    for name in ("model.keras", "history.csv", "dev.json"):
-        path = f"experiments/current/models/seed-0/{name}"
-        assert broken.read(path) == unbroken.read(path)
-    assert list((broken.root / "experiments/checkpoints").iterdir()) == []
-    assert [run.info.status for run in runs_of(broken)] == ["FINISHED"]
+    texts.head(5).to_csv(project.root / "in.csv", index=False)
+    project.run("bilstm-attention", "predict", "--input", "in.csv", "--output", "out.csv")
+    answers = pd.read_csv(project.root / "out.csv")
+    assert answers["label"].tolist() == evaluated[f"seed_{best}"].tolist()[:5]
 
 
-@contextmanager
-def mlflow_ui(project: Project, log: Path) -> Iterator[str]:
-    port = free_port()
-    command = ["bilstm-attention", "ui", "--port", str(port)]
-    with log.open("w") as file:
-        server = subprocess.Popen(command, cwd=project.root, env=project.environment(), stdout=file, stderr=file)
+def test_model_answers_with_a_warning_after_an_edit_of_source(project: Project) -> None:
+    source = project.root / "src/bilstm_attention/model/attention.py"
+    text = source.read_text()
+    source.write_text(f"{text}# a comment\n")
     try:
-        address = f"http://127.0.0.1:{port}"
-        wait_until_it_answers(f"{address}/health", server, log)
-        yield address
+        printed = project.run("bilstm-attention", "predict", SENTENCE)
+        assert "warning" in printed
+        assert any(label in printed for label in json.loads(project.read("data/prepared/labels.json")))
+        project.run("bilstm-attention", "explain", "--split", "dev", "--limit", "7", "--output", "page.html")
+        assert (project.root / "page.html").read_text(encoding="utf-8").count("<li ") == 7
     finally:
-        server.terminate()
-        server.wait(timeout=30)
+        source.write_text(text)
 
 
-def test_the_mlflow_ui_shows_runs_parameters_curves_and_artifacts(
-    first_repro: tuple[Project, str], tmp_path: Path
-) -> None:
-    project, _ = first_repro
-    run = next(run for run in runs_of(project) if run.info.run_name == "zhou u=8 seed=0")
-    experiment = f"experiments/{run.info.experiment_id}"
-    with mlflow_ui(project, tmp_path / "log") as address, headless_browser() as browser:
-        page, where = browser.new_page(), f"{address}/#/{experiment}/runs/{run.info.run_id}"
-        for number, (there, shown) in enumerate(
-            (
-                (f"{address}/#/{experiment}/runs?workflowType=machine_learning", ["zhou u=8 seed=0"]),
-                (where, ["model.attention.kind", "best_dev_official_f1", "test_official_f1"]),
-                (f"{where}/model-metrics", ["dev_loss"]),
-                (f"{where}/artifacts", ["predictions.csv", "metrics.json", "plots", "answers"]),
-            )
-        ):
-            page.goto(there)
-            looked_at(page, tmp_path / f"{number}.png", *shown)
+def test_comparison_trains_once_and_reports_its_scores(project: Project) -> None:
+    (project.root / "experiments/comparisons/poolings.yaml").write_text(COMPARISON)
+    command = ("bilstm-attention", "compare", "experiments/comparisons/poolings.yaml", "--workers", "2")
+    project.run(*command)
+    results, trainings = (project.root / "experiments" / name for name in ("results", "trainings"))
+    records = {file: file.stat().st_mtime_ns for file in trainings.glob("*.json")}
+    dev = [json.loads(file.read_text())["dev"]["official_f1"] for file in records]
+    with (results / "poolings.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    table = [float(row[f"seed_{seed}"]) for row in rows for seed in (0, 1)]
+    assert [row["variant"] for row in rows] == ["mean", "max"]
+    assert sorted(table) == pytest.approx(sorted(dev), abs=1e-4)
+    page = (results / "poolings.md").read_bytes()
+    assert b"| `max` |" in page
+    project.run(*command)
+    assert {file: file.stat().st_mtime_ns for file in trainings.glob("*.json")} == records
+    assert (results / "poolings.md").read_bytes() == page
+
+
+def test_killed_sweep_keeps_its_trials_and_meets_its_budget(project: Project) -> None:
+    (project.root / "experiments/sweeps/units.yaml").write_text(SWEEP)
+    command = ("bilstm-attention", "sweep", "experiments/sweeps/units.yaml", "--trials", "3", "--heartbeat", "1")
+    killed_at(project, "1/3", *command)
+    printed = project.run(*command)
+    assert "3/3" in printed
+    assert "1/3" not in printed
+    board = pd.read_csv(project.root / "experiments/studies/units/leaderboard.csv")
+    assert len(board) == 3
+    assert board["trial"].is_unique
+    runs = runs_of(project, "tags.sweep = 'units'")
+    (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    assert sum(run.data.tags.get("mlflow.parentRunId") == parent.info.run_id for run in runs) >= 3
+    assert "  trial " not in project.run(*command)
+
+
+def test_best_trial_applied_gives_the_same_score(project: Project) -> None:
+    board = pd.read_csv(project.root / "experiments/studies/units/leaderboard.csv")
+    project.run(
+        *("bilstm-attention", "apply", "experiments/studies/units/best.yaml"),
+        *("-S", "embeddings.epochs=1", "-S", "evaluate.bootstrap=100"),
+    )
+    project.run("dvc", "repro")
+    dev = metrics_of(project)["dev"]["official_f1"]
+    assert dev["mean"] == board["confirmed_mean"].max()
+    assert len(dev["by_seed"]) == 2
+    assert not set(dev["by_seed"]) & {"0", "1"}
+
+
+def test_dvc_shows_what_changed(project: Project) -> None:
+    assert "model.lstm_units" in project.run("dvc", "params", "diff")
+    assert "test.official_f1.mean" in project.run("dvc", "metrics", "diff")
+    project.run("dvc", "plots", "diff", "--out", "dvc_plots")
+    page = Path(project.root / "dvc_plots/index.html").read_text()
+    for plot in ("loss_by_epoch", "dev_accuracy_by_epoch", "confusion_on_test"):
+        assert f"vegaEmbed('#{plot}" in page

@@ -1,7 +1,8 @@
-"""Imports run one way, heavy libraries wait until they are needed, and nothing is pickled."""
+"""Imports run one way, heavy libraries are imported late, files are small, and nothing is pickled."""
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import bilstm_attention
 
 PACKAGE = Path(bilstm_attention.__file__).parent
 NAME = "bilstm_attention"
-# Each may import those before it, and what stands beside it.
+# Each may import those before it, and its neighbours.
 ORDER = (
     {"errors", "paths", "console", "config"},
     *({name} for name in ("data", "model", "evaluation", "training", "reports", "tracking", "search", "serving")),
@@ -95,6 +96,17 @@ def test_command_starts_without_heavy_libraries(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_source_is_small() -> None:
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert {path.name: count for path, count in lines.items() if count > 400} == {}
+    assert sum(lines.values()) <= 9000
+
+
+def test_no_private_attribute_of_optuna() -> None:
+    private = re.compile(r"optuna\.[a-z.]*\._|study\._|trial\._")
+    assert [path.name for path in PACKAGE.rglob("*.py") if private.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_every_dependency_of_dvc_on_the_package_exists() -> None:

@@ -1,0 +1,93 @@
+"""The same network in PyTorch; batches are padded before they are timed, and no loss is read back.
+
+`torch` packs its batches; `torch unpacked` lets the backward direction read the padding, which is another network.
+"""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import torch  # type: ignore[import-not-found, unused-ignore]
+from torch import nn  # type: ignore[import-not-found, unused-ignore]
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence  # type: ignore[import-not-found, unused-ignore]
+from work import CHECKED_STEPS, SEED, Setup, Work, load_work
+
+from bilstm_attention.data.dataset import pad
+
+
+def contender(setup: Setup) -> tuple[Any, list[float]]:
+    """A pass, and the losses of the first steps."""
+    torch.set_num_threads(setup.threads)
+    torch.manual_seed(SEED)
+    work, packed = load_work(setup), setup.contender == "torch"
+    batches = [load(work, batch, packed) for batch in work.batches]
+    step, check = (training_step(setup, Network(setup, work, dropping)) for dropping in (True, False))
+    cells = int(work.data.train.lengths.sum()) if packed else sum(tokens.numel() for tokens, _, _ in batches)
+    first = load(work, work.mixed, packed)
+    losses = [float(check(*first)) for _ in range(CHECKED_STEPS)] if packed else []
+    return lambda: [step(*batch) for batch in batches] and {"steps": len(batches), "cells": cells}, losses
+
+
+def load(work: Work, batch: Any, packed: bool) -> tuple[Any, Any, Any]:
+    """Word ids `(T, B)`, lengths or None, and labels."""
+    train = work.data.train
+    tokens, labels = pad(train, batch).T.astype(np.int64), train.labels[batch].astype(np.int64)
+    lengths = torch.from_numpy(np.asarray(train.lengths)[batch]) if packed else None
+    return torch.from_numpy(tokens), lengths, torch.from_numpy(labels)
+
+
+class Network(nn.Module):  # type: ignore[misc, unused-ignore]
+    """Embedding, bidirectional LSTM with its directions added, attention of Zhou et al. 2016, linear layer."""
+
+    def __init__(self, setup: Setup, work: Work, dropping: bool):
+        super().__init__()
+        weights = {name: torch.from_numpy(value.copy()) for name, value in work.weights.items()}
+        self.drops = nn.ModuleList(nn.Dropout(dropping * rate) for rate in setup.dropout)
+        self.embedding = nn.Embedding.from_pretrained(torch.from_numpy(work.vectors.copy()), freeze=False)
+        self.lstm = nn.LSTM(setup.dimension, setup.units, bidirectional=True)
+        for direction, suffix in enumerate(("", "_reverse")):
+            getattr(self.lstm, f"weight_ih_l0{suffix}").data = weights["kernel"][direction].T.contiguous()
+            getattr(self.lstm, f"weight_hh_l0{suffix}").data = weights["recurrent"][direction].T.contiguous()
+            getattr(self.lstm, f"bias_ih_l0{suffix}").data = weights["bias"][direction]
+            # the second bias would only be learned twice as fast
+            getattr(self.lstm, f"bias_hh_l0{suffix}").requires_grad_(False).zero_()
+        self.attention = nn.Parameter(weights["attention"])
+        self.output = nn.Linear(*work.weights["output"].shape)
+        self.output.weight.data, self.output.bias.data = weights["output"].T.contiguous(), weights["output_bias"]
+
+    def forward(self, tokens: Any, lengths: Any) -> Any:
+        """Logits `(B, C)` of word ids `(T, B)`; without lengths the LSTM reads the padding."""
+        states = self.drops[0](self.embedding(tokens))
+        if lengths is not None:
+            states = pack_padded_sequence(states, lengths, enforce_sorted=False)
+        states, _ = self.lstm(states)
+        states = states if lengths is None else pad_packed_sequence(states)[0]
+        states = self.drops[1](sum(states.chunk(2, dim=-1)))
+        scores = (torch.tanh(states) @ self.attention).masked_fill((tokens == 0).unsqueeze(-1), -1e30)
+        pooled = torch.einsum("tbk,tbh->bh", scores.softmax(dim=0), states)
+        return self.output(self.drops[2](torch.tanh(pooled)))
+
+
+def training_step(setup: Setup, network: Network) -> Any:
+    """One step of Adam on a batch; returns its loss."""
+    learned = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
+    kernels = [weight for name, weight in learned if "bias" not in name]
+    biases, params = [weight for name, weight in learned if "bias" in name], setup.params
+    # a penalty l2 * sum(w^2) has the gradient 2 * l2 * w
+    groups = [{"params": kernels, "weight_decay": 2 * params.model.l2}, {"params": biases}]
+    optimizer, count = torch.optim.Adam(groups, lr=params.train.learning_rate, fused=True), itertools.count(1)
+
+    def step(tokens: Any, lengths: Any, labels: Any) -> Any:
+        # Keras adds epsilon before the second moment is corrected for its start, PyTorch after that
+        epsilon = 1e-7 / math.sqrt(1 - 0.999 ** next(count))
+        for group in optimizer.param_groups:
+            group["eps"] = epsilon
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(network(tokens, lengths), labels)
+        loss.backward()
+        nn.utils.clip_grad_norm_([*kernels, *biases], params.train.clip_norm)
+        optimizer.step()
+        return loss.detach()
+
+    return step

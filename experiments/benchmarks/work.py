@@ -1,0 +1,67 @@
+"""What every contender is given: the same sentences in the same batches, the same vectors and first weights."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bilstm_attention.config import Model, Params, Train
+from bilstm_attention.data.dataset import Dataset, Rows, load_dataset, training_batches
+
+SEED, CHECKED_STEPS = 0, 4
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What one process measures."""
+
+    contender: str
+    threads: int = 1
+    batch_size: int = 32
+    dimension: int = 50
+    units: int = 100
+    sentences: int = 1920
+
+    @property
+    def params(self) -> Params:
+        """The default network of this many units, and the default training."""
+        kernel = "keras" if self.contender == "keras" else "auto"
+        train = Train(batch_size=self.batch_size, monitor="accuracy")
+        return Params(model=Model(lstm_units=self.units, lstm_kernel=kernel), train=train)
+
+    @property
+    def dropout(self) -> tuple[float, ...]:
+        """Rates of word vectors, states and sentence vector."""
+        return tuple(self.params.model.dropout.model_dump().values())
+
+
+@dataclass(frozen=True)
+class Work:
+    """Sentences, row numbers of batches of like length and of one at random, and first weights, gates as i, f, c, o."""
+
+    data: Dataset
+    batches: list[NDArray[np.int64]]
+    mixed: NDArray[np.int64]
+    weights: dict[str, NDArray[np.float32]]
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """Vectors of the words that training can show, `(V, D)`."""
+        return self.data.matrix[: self.data.training_words]
+
+
+def load_work(setup: Setup) -> Work:
+    """Reads the prepared data, and draws from it what `setup` names."""
+    draw, data = np.random.default_rng(SEED), load_dataset()
+    chosen = np.resize(draw.permutation(len(data.train)), setup.sentences)
+    train = Rows.of([data.train.row(number) for number in chosen], data.train.labels[chosen])
+    units, dimension, classes = setup.units, setup.dimension, len(data.labels)
+    if data.matrix.shape[1] != dimension:
+        matrix = 0.4 * draw.standard_normal((len(data.matrix), dimension), dtype=np.float32)
+        matrix[0] = 0
+        data = replace(data, matrix=matrix)
+    mixed = draw.permutation(len(train))[: setup.batch_size]
+    shapes = {"kernel": (2, dimension, 4 * units), "recurrent": (2, units, 4 * units), "bias": (2, 4 * units)}
+    shapes |= {"attention": (units, 1), "output": (units, classes), "output_bias": (classes,)}
+    weights = {name: np.float32(0.1) * draw.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+    return Work(replace(data, train=train), training_batches(train, setup.batch_size, SEED, 1), mixed, weights)

@@ -1,0 +1,38 @@
+"""Another clone, a forced rerun and DVC experiments give the same bytes and runs of their own."""
+
+from collections.abc import Callable
+
+from tests.project import Project
+
+
+def test_forced_rerun_and_another_clone_write_the_same_bytes(
+    first_repro: tuple[Project, str], new_project: Callable[[], Project]
+) -> None:
+    project, _ = first_repro
+    before = project.outputs()
+    assert len(before) > 20
+    other = new_project()
+    other.run("dvc", "repro")
+    project.run("dvc", "repro", "--force")
+    for again in (project, other):
+        outputs = again.outputs()
+        assert outputs.keys() == before.keys()
+        assert [name for name, content in outputs.items() if before[name] != content] == []
+    assert project.run("git", "status", "--porcelain") == ""
+    assert other.read("dvc.lock") == project.read("dvc.lock")
+
+
+def test_experiments_of_dvc_have_runs_of_their_own(first_repro: tuple[Project, str]) -> None:
+    from mlflow import MlflowClient
+
+    project, _ = first_repro
+    for options, units in ((("--temp",), 5), ((), 6)):
+        project.run("dvc", "exp", "run", *options, "--set-param", f"model.lstm_units={units}")
+    client = MlflowClient(f"sqlite:///{project.root}/experiments/mlflow.db")
+    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    names = {run.info.run_name: run for run in runs}
+    assert names.keys() >= {"zhou u=8 seed=0", "zhou u=5 seed=0", "zhou u=6 seed=0"}
+    assert "test_official_f1" in names["zhou u=5 seed=0"].data.metrics
+    assert "# U, per direction" in project.read("params.yaml").decode()
+    project.run("git", "checkout", "-q", "--", ".")
+    project.run("dvc", "checkout", "--force")
