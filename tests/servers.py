@@ -1,5 +1,4 @@
-"""Real servers on loopback for tests, each in a scratch folder of its own: PostgreSQL, MLflow's tracking
-server, and Dask with its workers."""
+"""Servers on loopback for slow tests, each in a folder of its own: PostgreSQL, MLflow's tracking server, Dask."""
 
 import os
 import pwd
@@ -10,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +26,7 @@ USER = "sweeper"
 
 
 def free_port() -> int:
-    """A loopback port that is free now.
-
-    Not one that the system gives to clients: a client that tries to reach a stopped server could be given the very port
-    it tries, and then keeps it from the server.
-    """
+    """A free loopback port, none that the system gives to clients, one of which could take that of a stopped server."""
     while True:
         # not random.random, which tests may seed alike in two processes
         port = SystemRandom().randrange(20000, 32768)
@@ -44,37 +39,41 @@ def free_port() -> int:
             return port
 
 
-def wait_until_it_answers(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Waits until an address of a process is there.
+def start(command: list[str], log: Path, death_signal: str = "KILL", **options: Any) -> subprocess.Popen[bytes]:
+    """Starts a server in a session of its own, which Linux ends with this process."""
+    if shutil.which("setpriv"):
+        command = ["setpriv", "--pdeathsig", death_signal, *command]
+    options |= {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
+    with log.open("ab") as output:
+        return subprocess.Popen(command, stdout=output, **options)
 
-    Raises:
-        RuntimeError: it ends, or is not there in time; with what it printed.
-    """
+
+def wait_for(connect: Callable[[], Any], process: subprocess.Popen[bytes], log: Path, *errors: type[Exception]) -> None:
+    """Waits until a connection succeeds; the error of a server that ends or stays silent holds what it printed."""
     end = time.monotonic() + 2 * SECONDS
     while True:
         try:
-            return urlopen(address, timeout=5).close()
-        except OSError:
+            return connect().close()
+        except errors:
             if process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"{address} does not answer:\n{log.read_text()}") from None
+                raise RuntimeError(f"{process.args} does not answer:\n{log.read_text()}") from None
             time.sleep(0.1)
 
 
-def ended_with_us(name: str, command: list[str]) -> list[str]:
-    """The command, which Linux sends a signal when this process ends, even if it is killed."""
-    return ["setpriv", "--pdeathsig", name, *command] if shutil.which("setpriv") else command
+def wait_until_it_answers(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Waits until a web server answers at an address."""
+    wait_for(lambda: urlopen(address, timeout=5), process, log, OSError)
 
 
 @dataclass
 class PostgresServer:
-    """A PostgreSQL server.
+    """A PostgreSQL server, which keeps its port when it is started again.
 
     Args:
         binaries: the folder of `initdb` and `postgres`.
         folder: holds its data and its log.
-        owner: who runs it, as arguments for `subprocess`.
-        port: on loopback, the same after a restart.
-        password: of its user; stands in every URL, must be quoted there, and may never be printed.
+        owner: who runs it, as arguments of `subprocess`.
+        password: stands quoted in every URL, and may never be printed.
     """
 
     binaries: Path
@@ -84,35 +83,31 @@ class PostgresServer:
     password: str = field(default_factory=lambda: f"{secrets.token_hex(8)}@/%", repr=False)
     process: subprocess.Popen[bytes] | None = None
 
-    @property
-    def url(self) -> str:
-        """The SQLAlchemy URL of its first database."""
-        return self._address("postgres")
+    def url(self, database: str = "postgres") -> str:
+        """The SQLAlchemy URL of a database."""
+        return f"postgresql://{USER}:{quote(self.password, safe='')}@127.0.0.1:{self.port}/{database}"
+
+    def create(self) -> None:
+        """Writes its data folder."""
+        file = self.folder / "password"
+        file.write_text(self.password)
+        options = [f"--username={USER}", f"--pwfile={file}", "--auth=scram-sha-256", "--no-locale", "--encoding=UTF8"]
+        command = [str(self.binaries / "initdb"), "--no-sync", "--no-instructions", *options, "data"]
+        subprocess.run(command, cwd=self.folder, check=True, stdout=subprocess.DEVNULL, **self.owner)
+        file.unlink()
 
     def start(self) -> None:
-        """Starts it unless it runs, and waits until it answers.
+        """Starts it unless it runs, and waits until it answers."""
+        import psycopg
 
-        Raises:
-            RuntimeError: it does not start; with what it printed.
-        """
         if self.process is not None and self.process.poll() is None:
             return
         # a crash of the machine may cost the data, a crash of the server may not: no fsync, but every commit written
         options = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off"}
         settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        command = [str(self.binaries / "postgres"), "-D", "data", *settings]
-        with (self.folder / "log").open("ab") as log:
-            # in a session of its own, Ctrl-C leaves it to us to stop it
-            self.process = subprocess.Popen(
-                ended_with_us("INT", command),
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                **self.owner,
-            )
-        self._wait(self.process)
+        command, log = [str(self.binaries / "postgres"), "-D", "data", *settings], self.folder / "log"
+        self.process = start(command, log, "INT", cwd=self.folder, **self.owner)
+        wait_for(lambda: psycopg.connect(self.url(), connect_timeout=5), self.process, log, psycopg.OperationalError)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stops it: SIGINT cuts off its clients and saves, SIGQUIT is a crash."""
@@ -122,53 +117,38 @@ class PostgresServer:
 
     @contextmanager
     def fresh_database(self) -> Iterator[str]:
-        """Gives the SQLAlchemy URL of a new database; starts the server if it does not run."""
+        """Gives the URL of a new database; starts the server if it does not run."""
         name = f"test_{secrets.token_hex(4)}"
         self._execute(f"CREATE DATABASE {name}")
         try:
-            yield self._address(name)
+            yield self.url(name)
         finally:
             self._execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-    def create(self) -> None:
-        """Makes its folder ready for the first start."""
-        file = self.folder / "password"
-        file.write_text(self.password)
-        options = [f"--username={USER}", f"--pwfile={file}", "--auth=scram-sha-256", "--no-locale", "--encoding=UTF8"]
-        command = [str(self.binaries / "initdb"), "--no-sync", "--no-instructions", *options, "data"]
-        subprocess.run(command, cwd=self.folder, check=True, stdout=subprocess.DEVNULL, **self.owner)
-        file.unlink()
-
-    def _address(self, database: str) -> str:
-        return f"postgresql://{USER}:{quote(self.password, safe='')}@127.0.0.1:{self.port}/{database}"
 
     def _execute(self, statement: str) -> None:
         import psycopg
 
         self.start()
-        with closing(psycopg.connect(self.url, autocommit=True)) as connection:
+        with closing(psycopg.connect(self.url(), autocommit=True)) as connection:
             connection.execute(statement)
-
-    def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        import psycopg
-
-        end = time.monotonic() + SECONDS
-        while True:
-            try:
-                return psycopg.connect(self.url, connect_timeout=5).close()
-            except psycopg.OperationalError:
-                if process.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError(f"PostgreSQL does not start:\n{(self.folder / 'log').read_text()}") from None
-            time.sleep(0.02)
 
 
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
-    """A new PostgreSQL server, started; at the end it is stopped and its data deleted."""
-    binaries, owner = _postgres_binaries(), _not_root()
+    """A new PostgreSQL server, started; skipped by name where it is not installed."""
+    # Debian keeps it off PATH, one folder per version
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: -float(folder.parent.name))
+    initdb = shutil.which("initdb", path=os.pathsep.join([*map(str, debian), os.environ.get("PATH", "")]))
+    if initdb is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    owner: dict[str, Any] = {}
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        users = {user.pw_name: user for user in pwd.getpwall()}
+        user = users.get("postgres") or users["nobody"]
+        owner = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     # another user may not be let into the folder that TMPDIR names
     with TemporaryDirectory(prefix="postgres-", dir="/tmp" if owner else None, ignore_cleanup_errors=True) as folder:
-        server = PostgresServer(binaries, Path(folder), owner)
+        server = PostgresServer(Path(initdb).resolve().parent, Path(folder), owner)
         if owner:
             os.chown(folder, owner["user"], owner["group"])
         try:
@@ -181,12 +161,11 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @dataclass
 class TrackingServer:
-    """MLflow's tracking server on loopback, which keeps runs in a database and artifacts in its folder.
+    """MLflow's tracking server, which keeps runs in a database and artifacts in its folder.
 
     Args:
         database: SQLAlchemy URL; a password in it is quoted.
         folder: of its artifacts and its log.
-        port: the same after a restart.
     """
 
     database: str
@@ -196,26 +175,18 @@ class TrackingServer:
 
     @property
     def url(self) -> str:
-        """What `MLFLOW_TRACKING_URI` names it by."""
+        """For `MLFLOW_TRACKING_URI`."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Starts it and waits until it answers.
-
-        Raises:
-            RuntimeError: it does not start; with what it printed.
-        """
+        """Starts it and waits until it answers."""
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--workers", "1", "--artifacts-destination", str(self.folder / "artifacts")]
-        # in the environment, since it may hold a password
-        environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": self.database, "MLFLOW_DISABLE_TELEMETRY": "true"}
-        # jobs on language models are none of ours, and take several processes
-        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+        # in the environment, since it may hold a password; without jobs on language models, which are several processes
+        settings = {"MLFLOW_BACKEND_STORE_URI": self.database, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment = {**os.environ, **settings, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         environment.pop("MLFLOW_TRACKING_URI", None)
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                ended_with_us("KILL", command), env=environment, stdout=log, stderr=log, start_new_session=True
-            )
+        self.process = start(command, self.folder / "log", env=environment)
         wait_until_it_answers(f"{self.url}/health", self.process, self.folder / "log")
 
     def kill(self) -> None:
@@ -228,89 +199,36 @@ class TrackingServer:
 
 @dataclass(frozen=True)
 class DaskCluster:
-    """A Dask scheduler and its workers, each a process with one thread.
-
-    Args:
-        address: of the scheduler.
-        scheduler: its process.
-        workers: their processes; one that is killed stays dead.
-        log: what they all print.
-    """
+    """A Dask scheduler, its address, and its workers, each a process with one thread that stays dead when killed."""
 
     address: str
-    scheduler: subprocess.Popen[bytes]
     workers: list[subprocess.Popen[bytes]]
-    log: Path
 
 
 @contextmanager
 def dask_cluster(workers: int, folder: Path | None = None) -> Iterator[DaskCluster]:
-    """A new Dask cluster, all its workers registered; at the end its processes are killed.
-
-    Args:
-        workers: how many.
-        folder: in which they work; by default where this process does.
-
-    Raises:
-        RuntimeError: not all are there in time; with what they printed.
-    """
+    """A new Dask cluster with all its workers registered, which work in `folder`; at the end it is killed."""
     from distributed import Client
 
-    with TemporaryDirectory(prefix="dask-", ignore_cleanup_errors=True) as scratch, ExitStack() as running:
+    with TemporaryDirectory(prefix="dask-", ignore_cleanup_errors=True) as scratch, ExitStack() as stack:
         address, log = f"tcp://127.0.0.1:{free_port()}", Path(scratch, "log")
+        # what tests define is imported by name
+        environment = {"PYTHONPATH": os.pathsep.join(sys.path), "DASK_TEMPORARY_DIRECTORY": scratch}
 
-        def start(kind: str, *options: str) -> subprocess.Popen[bytes]:
-            command = [sys.executable, "-m", "dask", kind, *options, "--dashboard-address", "127.0.0.1:0"]
-            return running.enter_context(_running(command, log, folder, DASK_TEMPORARY_DIRECTORY=scratch))
+        def run(kind: str, *options: str) -> subprocess.Popen[bytes]:
+            command = [sys.executable, "-m", "dask", kind, *options, "--no-dashboard"]
+            process = start(command, log, cwd=folder, env={**os.environ, **environment})
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
 
-        scheduler = start("scheduler", "--host", address, "--no-dashboard")
-        # without a nanny a killed worker stays dead; without a limit a large one is not
-        alone = ["--no-nanny", "--nthreads", "1", "--memory-limit", "0"]
-        started = [start("worker", address, *alone, "--no-dashboard", "--host", "127.0.0.1") for _ in range(workers)]
+        run("scheduler", "--host", address)
+        # without a nanny a killed worker stays dead; without a limit a large one does not die
+        options = ("--no-nanny", "--nthreads", "1", "--memory-limit", "0", "--host", "127.0.0.1")
+        started = [run("worker", address, *options) for _ in range(workers)]
         try:
             with Client(address, timeout=SECONDS) as client:
                 client.wait_for_workers(workers, timeout=SECONDS)
         except OSError:
             raise RuntimeError(f"the Dask cluster does not start:\n{log.read_text()}") from None
-        yield DaskCluster(address, scheduler, started, log)
-
-
-@contextmanager
-def _running(
-    command: list[str], log: Path, folder: Path | None, **environment: str
-) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            ended_with_us("KILL", command),
-            cwd=folder,
-            # what tests define is found by name
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _postgres_binaries() -> Path:
-    # Debian keeps them off PATH, one folder per version
-    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: float(folder.parent.name))
-    path = os.pathsep.join([*map(str, reversed(debian)), os.environ.get("PATH", "")])
-    initdb = shutil.which("initdb", path=path)
-    if initdb is None:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    return Path(initdb).resolve().parent
-
-
-def _not_root() -> dict[str, Any]:
-    """As whom `subprocess` runs PostgreSQL, which refuses to run as root; empty for an ordinary user."""
-    if os.geteuid() != 0:
-        return {}
-    users = {user.pw_name: user for user in pwd.getpwall()}
-    user = users.get("postgres") or users["nobody"]
-    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        yield DaskCluster(address, started)

@@ -36,7 +36,6 @@ CONTENDERS = {
     "jax": ("JAX lax.scan", "jax_lstm", "jax"),
 }
 THREADS = {"seed": [0], "jax": [0]}  # the library decides
-LOSS_TOLERANCE = 1e-4  # between libraries that train one network, in nats
 
 
 def serve(setup: Setup) -> None:
@@ -80,7 +79,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         setups = [Setup(name, threads=count, units=options.units, **size) for name, count in pairs]
         timings = timed(setups, options.rounds)
         losses = {each["contender"]: each["rounds"][0]["losses"] for each in timings if each["rounds"][0]["losses"]}
-        if losses and np.ptp(list(losses.values()), axis=0).max() > LOSS_TOLERANCE:
+        if losses and np.ptp(list(losses.values()), axis=0).max() > 1e-4:
             raise SystemExit(f"not the same network: first losses {losses}")
         tokens = float(load_work(setups[0]).data.train.lengths.mean()) * batch
         sizes.append({**size, "tokens_a_step": tokens, "losses": losses, "timings": timings})

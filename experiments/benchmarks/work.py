@@ -54,7 +54,7 @@ def load_work(setup: Setup) -> Work:
     """Reads the prepared data, and draws from it what `setup` names."""
     draw, data = np.random.default_rng(SEED), load_dataset()
     chosen = np.resize(draw.permutation(len(data.train)), setup.sentences)
-    train = Rows.of([data.train.row(number) for number in chosen], data.train.labels[chosen])
+    train = Rows.from_ids([data.train.row(number) for number in chosen], data.train.labels[chosen])
     units, dimension, classes = setup.units, setup.dimension, len(data.labels)
     if data.matrix.shape[1] != dimension:
         matrix = 0.4 * draw.standard_normal((len(data.matrix), dimension), dtype=np.float32)

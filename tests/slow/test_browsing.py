@@ -1,6 +1,5 @@
-"""What people look at once `dvc repro` and a sweep have run against a tracking server on PostgreSQL."""
+"""The MLflow UI after `dvc repro` and a sweep against a tracking server on PostgreSQL, seen in a browser."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,43 +72,31 @@ def browser(recorded: Recorded) -> Iterator[Browser]:
         yield started
 
 
-def test_dvc_repro_tells_a_server_everything_and_nobody_else(recorded: Recorded) -> None:
-    whole, seeds = "zhou u=8 seeds=0,1", ["zhou u=8 seed=0", "zhou u=8 seed=1"]
-    # the grid is gone through in an order of its own
+def test_server_has_every_run_and_the_project_none(recorded: Recorded) -> None:
     trials = {re.sub(r"^trial \d", "trial", name) for name in recorded.runs if name.startswith("trial")}
     assert trials == {f"trial: lstm_units={units}" for units in (4, 6, 8)}
-    assert set(recorded.runs) >= {whole, *seeds, "sweep units"}
-    assert len(recorded.runs) == 7
+    assert set(recorded.runs) >= {"zhou u=8 seeds=0,1", "zhou u=8 seed=0", "zhou u=8 seed=1", "sweep units"}
     assert {run.info.status for run in recorded.runs.values()} == {"FINISHED"}
-    metrics = json.loads(recorded.project.read("experiments/current/metrics.json"))
-    found = recorded.runs[whole].data.metrics
-    assert found["test_official_f1_mean"] == pytest.approx(metrics["test"]["official_f1"]["mean"], abs=1e-9)
-    for seed, name in enumerate(seeds):
-        of_seed = recorded.runs[name].data.metrics["best_dev_official_f1"]
-        assert of_seed == pytest.approx(metrics["dev"]["official_f1"]["by_seed"][str(seed)], abs=1e-9)
     assert not (recorded.project.root / "experiments/mlflow.db").exists()
-    assert not list((recorded.project.root / "experiments").glob("outbox/[!.]*"))
 
 
-def test_the_list_of_runs(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:
+def test_list_of_runs(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
     page.goto(recorded.table)
     looked_at(page, tmp_path / "runs.png", "zhou u=8 seeds=0,1", "sweep units")
 
 
-def whole_description(page: Page, address: str) -> None:
-    """Opens the page of a run, and what it says first, whole."""
+def open_description(page: Page, address: str) -> None:
+    """Opens the page of a run and the whole of its description."""
     page.goto(address)
     page.get_by_text("Show more").click(timeout=MILLISECONDS)
     # MLflow's own, which covers a third of the page when it is first seen
     page.locator("[data-component-id='mlflow.assistant.chat_panel.close']").click()
 
 
-def test_the_page_of_a_run_and_of_what_its_model_attends_to(
-    recorded: Recorded, browser: Browser, tmp_path: Path
-) -> None:
+def test_page_of_a_run_and_its_attention_page(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:
     page = browser.new_page(viewport={"width": 1600, "height": 1400})
-    whole_description(page, recorded.page("zhou u=8 seeds=0,1"))
+    open_description(page, recorded.page("zhou u=8 seeds=0,1"))
     looked_at(page, tmp_path / "run.png", "test official_f1", "What the model attends to", "test_official_f1_mean")
     with page.context.expect_page() as tab:
         page.get_by_role("link", name="seed-0").click()
@@ -120,20 +107,11 @@ def test_the_page_of_a_run_and_of_what_its_model_attends_to(
     looked_at(tab.value, tmp_path / "attention.png", "seed-0.html")
 
 
-def test_the_page_of_a_sweep(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:
+def test_page_of_a_sweep(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:
     page = browser.new_page(viewport={"width": 1600, "height": 1400})
-    whole_description(page, recorded.page("sweep units"))
+    open_description(page, recorded.page("sweep units"))
     pictures = page.locator("img[src*=get-artifact]")
     assert pictures.count() >= 3
     for picture in pictures.all():
         expect(picture).not_to_have_js_property("naturalWidth", 0, timeout=MILLISECONDS)
     looked_at(page, tmp_path / "sweep.png", "On fresh seeds")
-
-
-def test_a_report_on_the_seeds(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:
-    run = recorded.runs["zhou u=8 seeds=0,1"].info.run_id
-    store = {"MLFLOW_TRACKING_URI": recorded.server.url}
-    recorded.project.run("bilstm-attention", "report", run, "-o", "report.html", extra=store)
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.goto((recorded.project.root / "report.html").as_uri())
-    looked_at(page, tmp_path / "report.png", "Scores", "seed 0", "seed 1")

@@ -19,7 +19,7 @@ def as_kbp37(sample: Path, first: int, last: int) -> str:
     )
 
 
-def test_best_learns_from_a_corpus_in_the_form_of_kbp37(fresh_project: Project) -> None:
+def test_best_learns_from_a_corpus_like_kbp37(fresh_project: Project) -> None:
     root = fresh_project.root
     corpus, vectors = root / "data/external/kbp37", root / "data/external/glove-6b"
     corpus.mkdir(parents=True)
