@@ -1,4 +1,4 @@
-"""What several tests share; real data is no part of the project, and what needs it is skipped without it."""
+"""Fixtures that several tests share. Real data is no part of the project: tests of it are skipped without it."""
 
 import os
 import shutil
@@ -14,18 +14,18 @@ from bilstm_attention.errors import ParamsError
 from tests.project import Project, copy_project
 from tests.servers import DaskCluster, PostgresServer, dask_cluster, postgres_server
 
-# what a test loads from a folder leaves nothing there that another would find
+# a test that imports from a folder leaves no bytecode there for another one to read
 sys.dont_write_bytecode = True
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 ROOT = Path(__file__).parents[1]
 
-# whichever test imports TensorFlow first, it finds the settings with which the command runs it
+# whichever test imports TensorFlow first, it runs with the settings of the command
 with suppress_native_stderr():
     pass
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="write tests/golden.json anew for this processor")
+    parser.addoption("--update-golden", action="store_true", help="write golden.json again for this processor")
 
 
 @pytest.fixture(scope="session")
@@ -80,9 +80,29 @@ def first_repro(new_project: Callable[[], Project]) -> tuple[Project, str]:
     return project, printed
 
 
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow store, whose first initialisation takes seconds; tests work on copies."""
+    from mlflow import MlflowClient
+
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
 @pytest.fixture
-def inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def mlflow_store(mlflow_template: Path, tmp_path: Path) -> str:
+    """The URI of an empty MLflow store."""
+    return f"sqlite:///{shutil.copy(mlflow_template, tmp_path / 'mlflow.db')}"
+
+
+@pytest.fixture
+def inside(project: Path, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory is the `project` of the module, whose store is its own."""
+    store = project / "experiments/mlflow.db"
+    if not store.exists():
+        store.parent.mkdir(exist_ok=True)
+        shutil.copy(mlflow_template, store)
     monkeypatch.chdir(project)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return project
@@ -103,7 +123,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def refusal(act: Callable[[], Any]) -> str:
-    """What the error says with which parameters are refused."""
+    """The message of the error with which parameters are refused."""
     with pytest.raises(ParamsError) as caught:
         act()
     return str(caught.value)

@@ -1,4 +1,4 @@
-"""An empty project, and an untrained classifier of a few words: what tests of records and of serving begin with."""
+"""An empty project and an untrained classifier of a few words, for tests of tracking and serving."""
 
 import json
 import subprocess
