@@ -1,4 +1,4 @@
-"""The vocabulary, its embedding matrix, and how much of a text the vectors cover."""
+"""Builds the vocabulary and its embedding matrix, and measures how much of a text the vectors cover."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from bilstm_attention.errors import DataError
 
 MISSES_SHOWN = 50
 
-# Where the vector of a word comes from: the word itself, its lower-case form, the mean of its hyphenated parts, or
-# nowhere, and then it is drawn.
+# Source of a word's vector: the word itself, its lower-case form, the mean of its hyphenated parts, or none; then the
+# vector is random.
 Origin = Literal["exact", "lower", "hyphen", "missing"]
 COVERED: tuple[Origin, ...] = ("exact", "lower", "hyphen")
 
@@ -31,8 +31,8 @@ class Embedding:
         vocabulary: V words, the specials first.
         matrix: float32 `(V, D)`; row 0, padding, is all zero.
         origins: of every word but the specials.
-        vectors: what was read: its count and its faults go into the report.
-        training_words: rows from 0 that training can show: the specials and the training words.
+        vectors: the vectors read; their count and faults go into the report.
+        training_words: number of first rows that belong to the specials and the words of the training set.
     """
 
     vocabulary: Vocabulary
@@ -43,30 +43,29 @@ class Embedding:
 
 
 def build_embedding(counts: pd.DataFrame, params: Embeddings, root: Path) -> Embedding:
-    """The vocabulary of a training set and its matrix.
+    """Builds the vocabulary of a training set and its matrix.
 
-    Words: the specials; training words of at least `min_count`, the most frequent first; then those of the first
-    `extra_words` of the vector file that are not yet there, so that a word never seen in training keeps its vector.
-    `max_words` caps the words, specials not counted. Of `corpus` and `random` there are no extra words.
+    Words: the specials; training words of at least `min_count`, the most frequent first; then the other words among the
+    first `extra_words` of the vector file, so that a word unseen in training has its vector. `max_words` caps the words
+    without the specials. The sources `corpus` and `random` have no extra words.
 
     Args:
-        counts: columns `word` and `count` of the training set; markers are passed over.
+        counts: columns `word` and `count` of the training set; markers are ignored.
         params: the block `embeddings`.
         root: folder that `params.path` is relative to.
 
     Raises:
         DataError: as `read_vectors`; an unreadable training table; no word of at least `min_count`.
     """
-    known = counts[(counts["count"] >= params.min_count) & ~counts["word"].isin(SPECIALS)]
-    known = known.sort_values(["count", "word"], ascending=[False, True])
-    words = known["word"].tolist()[: params.max_words]
+    frequent = counts[(counts["count"] >= params.min_count) & ~counts["word"].isin(SPECIALS)]
+    words = frequent.sort_values(["count", "word"], ascending=[False, True])["word"].tolist()[: params.max_words]
     if not words:
         raise DataError(f"no training word occurs embeddings.min_count = {params.min_count} times; lower it.")
     training_words = len(SPECIALS) + len(words)
-    vectors = _load(params, words, root)
+    vectors = _load_vectors(params, words, root)
     if params.source == "file":
-        taken = {*words, *SPECIALS}
-        words += [word for word in islice(vectors.rows, params.extra_words) if word not in taken]
+        seen = {*words, *SPECIALS}
+        words += [word for word in islice(vectors.rows, params.extra_words) if word not in seen]
         words = words[: params.max_words]
     matrix = _random_rows(len(SPECIALS) + len(words), params, vectors)
     origins: dict[str, Origin] = {}
@@ -77,7 +76,7 @@ def build_embedding(counts: pd.DataFrame, params: Embeddings, root: Path) -> Emb
     return Embedding(Vocabulary(words), matrix, origins, vectors, training_words)
 
 
-def _load(params: Embeddings, words: Iterable[str], root: Path) -> Vectors:
+def _load_vectors(params: Embeddings, words: Iterable[str], root: Path) -> Vectors:
     path = root / params.path
     if params.source == "random":
         return Vectors({}, np.empty((0, params.dimension), np.float32), read=0)
@@ -96,7 +95,7 @@ def _load(params: Embeddings, words: Iterable[str], root: Path) -> Vectors:
 
 def _random_rows(rows: int, params: Embeddings, vectors: Vectors) -> Matrix:
     """Uniform in [-a, a], with the variance of the vectors loaded (Kim 2014, section 4.3), else with a = 0.25."""
-    # the most frequent words tell the scale; all of them would double the memory
+    # from the most frequent words: all of them would double the memory
     scale = float(vectors.matrix[:10_000].std()) * 3**0.5 if len(vectors.matrix) else 0.25
     matrix = np.random.default_rng(params.seed).random((rows, params.dimension), dtype=np.float32)
     matrix -= np.float32(0.5)
@@ -110,8 +109,8 @@ def _look_up(word: str, rows: Mapping[str, int], average: bool) -> tuple[Origin,
         return "exact", [rows[word]]
     if word.lower() in rows:
         return "lower", [rows[word.lower()]]
-    found = (rows.get(part, rows.get(part.lower())) for part in _parts(word) if average)
-    parts = [row for row in found if row is not None]
+    part_rows = (rows.get(part, rows.get(part.lower())) for part in _parts(word) if average)
+    parts = [row for row in part_rows if row is not None]
     return ("hyphen", parts) if parts else ("missing", [])
 
 
@@ -120,11 +119,11 @@ def _parts(word: str) -> list[str]:
 
 
 def coverage(counts: pd.DataFrame, origins: Mapping[str, Origin]) -> dict[str, Any]:
-    """How much of a text has vectors, as the network sees it.
+    """Measures how much of a text has vectors.
 
     Args:
-        counts: columns `word` and `count` of the text; the specials are passed over.
-        origins: of the vocabulary; a word that is not in there is `unknown`, read as `<unk>`.
+        counts: columns `word` and `count` of the text; the specials are ignored.
+        origins: of the words of the vocabulary; any other word is `unknown`, read as `<unk>`.
 
     Returns:
         `types` and `tokens` (each a total, counts by origin, and the percentage covered) and `misses`, the most
@@ -149,9 +148,9 @@ def _shares(by_origin: Mapping[Any, int]) -> dict[str, float]:
 
 
 def coverage_report(embedding: Embedding, train: pd.DataFrame, dev: pd.DataFrame) -> dict[str, Any]:
-    """What `coverage.json` holds: the coverage of train and dev, the faults of the vector file, and `rows`.
+    """The content of `coverage.json`: the coverage of train and dev, the faults of the vector file, and `rows`.
 
-    `rows` lists the words of the vocabulary whose vector is not exactly their own, by origin, for `read_origins`.
+    `rows` lists, by origin, the words of the vocabulary without a vector of exactly their own, for `read_origins`.
     """
     rows: dict[str, list[str]] = {"lower": [], "hyphen": [], "missing": []}
     for word, origin in embedding.origins.items():

@@ -1,6 +1,7 @@
-"""Makes the splits that a corpus does not bring, by sentence text and stratified by label, and checks the labels.
+"""Splits dev and test off train where a corpus has no file for them, by sentence and stratified by label.
 
-A split is a share of train, or one of the folds of a cross-validation.
+A split is a share of train, or one fold of a cross-validation. scikit-learn's grouped splitters would choose other rows
+than those of the published scores.
 """
 
 from typing import Any, Literal
@@ -19,7 +20,7 @@ UNUSED = -1
 
 
 def sentence_key(text: str) -> str:
-    """What two examples share that have the same sentence: its text without markers, whitespace and case.
+    """Key of a sentence, its text without markers, whitespace and case; equal sentences stay on one side of a split.
 
     >>> sentence_key("The<e1>staff</e1> of a <e2>shop</e2>.") == sentence_key("the <e2>staff</e2> of <e1>a shop</e1>.")
     True
@@ -28,26 +29,24 @@ def sentence_key(text: str) -> str:
 
 
 def make_splits(rows: pd.DataFrame, data: Data) -> NDArray[np.int8]:
-    """Completes train, dev and test: a missing test is split off train, then a missing dev off the rest.
+    """Assigns rows to train, dev and test: a missing test is split off train, then a missing dev off the rest.
 
-    With `data.fold` the first of the two that is missing is that fold.
-
-    Rows with the same `sentence_key` stay on one side of a split made here. Files that the corpus brings are taken as
-    they are, even where they share sentences; `summary.summarize` counts those.
+    With `data.fold`, the first missing one of the two is that fold. Files of the corpus are not changed, even where
+    they share sentences; `prepare.summarize` counts those.
 
     Args:
-        rows: those of an `index.Index`.
+        rows: the rows of a `corpus.Index`.
 
     Returns:
-        the split that each row belongs to, as its number in `SPLITS`, int8; `UNUSED` for rows of train beyond
-        `data.train_rows`, whose labels are known all the same.
+        the split of each row, as its index in `SPLITS`, int8; `UNUSED` for rows of train beyond `data.train_rows`,
+        whose labels count as known.
 
     Raises:
-        DataError: train has fewer than two labels or is too small to split, or dev or test, given as files, hold labels
-            that train does not (listed by file and line).
+        DataError: train has fewer than two labels or is too small to split, or a dev or test file holds labels that
+            train does not (listed by file and line).
     """
-    given = rows["split"].to_numpy()
-    splits = np.select([given == name for name in SPLITS], range(len(SPLITS))).astype(np.int8)
+    file_splits = rows["split"].to_numpy()
+    splits = np.select([file_splits == name for name in SPLITS], range(len(SPLITS))).astype(np.int8)
     if data.train_rows is not None:
         splits[np.flatnonzero(splits == 0)[data.train_rows :]] = UNUSED
     missing = [name for name in ("test", "dev") if getattr(data, name) is None]
@@ -57,13 +56,11 @@ def make_splits(rows: pd.DataFrame, data: Data) -> NDArray[np.int8]:
         by_fold = data.fold is not None and name == missing[0]
         splits[train[_fold(part, data) if by_fold else _split_off(part, name, data)]] = SPLITS.index(name)
     names = rows["label"].cat.categories
-    of_train = (splits <= 0, splits == 0)
-    there, learnt = (np.bincount(rows["label"].cat.codes[each], minlength=len(names)) > 0 for each in of_train)
-    if learnt.sum() < 2:
-        raise DataError(
-            f"{_source(rows.iloc[0])}: train has the label {names[learnt][0]!r} alone; a classifier needs two."
-        )
-    _check_labels(rows[~there[rows["label"].cat.codes]], list(names[there]))
+    codes = rows["label"].cat.codes
+    known, trained = (np.bincount(codes[part], minlength=len(names)) > 0 for part in (splits <= 0, splits == 0))
+    if trained.sum() < 2:
+        raise DataError(f"{_source(rows.iloc[0])}: train has only the label {names[trained][0]!r}; two are needed.")
+    _check_labels(rows[~known[codes]], list(names[known]))
     return splits
 
 
@@ -74,24 +71,20 @@ def _source(row: Any) -> str:
 def _check_labels(unknown: pd.DataFrame, labels: list[str]) -> None:
     if len(unknown):
         faults = (
-            f"{_source(row)}: label {row.label!r} does not stand in train{did_you_mean(str(row.label), labels) or '.'}"
+            f"{_source(row)}: label {row.label!r} is not in train{did_you_mean(str(row.label), labels) or '.'}"
             for row in unknown[["file", "line", "label"]].itertuples()
         )
         raise DataError(f"{join_lines(faults)}\nLabels of train: {', '.join(labels)}.")
 
 
 def _split_off(rows: pd.DataFrame, split: str, data: Data) -> NDArray[np.bool_]:
-    """Takes a share of the sentences of each label; what is left has one of every label.
-
-    Returns:
-        which rows are taken.
-    """
+    """Marks the rows of a share of the sentences of each label; the rest keeps a sentence of every label."""
     fraction = data.test_fraction if split == "test" else data.dev_fraction
     table = pd.DataFrame({"key": rows["key"].to_numpy(), "label": rows["label"].cat.codes.to_numpy()})
     shuffled = table.sample(frac=1, random_state=data.split_seed, ignore_index=True)
-    kept = shuffled.drop_duplicates("label")["key"]
+    reserved = shuffled.drop_duplicates("label")["key"]
     sentences = shuffled.drop_duplicates("key")
-    free = sentences[~sentences["key"].isin(kept)]
+    free = sentences[~sentences["key"].isin(reserved)]
     seats = _seats(sentences["label"].value_counts(sort=False), free["label"].value_counts(), fraction)
     if not seats.sum():
         raise DataError(
@@ -99,34 +92,34 @@ def _split_off(rows: pd.DataFrame, split: str, data: Data) -> NDArray[np.bool_]:
             f" split off data.{split}_fraction = {fraction}; raise it, or name a file in data.{split}."
         )
     taken = free.groupby("label").cumcount() < free["label"].map(seats)
-    away: NDArray[np.bool_] = table["key"].isin(free["key"][taken]).to_numpy()
-    return away
+    mask: NDArray[np.bool_] = table["key"].isin(free["key"][taken]).to_numpy()
+    return mask
 
 
 def _fold(rows: pd.DataFrame, data: Data) -> NDArray[np.bool_]:
-    """Which rows are of `data.fold`: the sentences of each label are dealt out in turn, so that folds are alike.
+    """Marks the rows of `data.fold`: shuffled sentences of each label are assigned to the folds in turn.
 
-    Sentences of a label that train would lose, such as the only one of a label, stay in train.
+    A sentence stays in train if train would lose its label, such as the only sentence of a label.
     """
     table = pd.DataFrame({"key": rows["key"].to_numpy(), "label": rows["label"].cat.codes.to_numpy()})
     sentences = table.sample(frac=1, random_state=data.split_seed).drop_duplicates("key")
     if len(sentences) < data.folds:
         few = f"{len(sentences)} different sentences make no {data.folds} folds"
         raise DataError(f"{_source(rows.iloc[0])}: {few}; lower data.folds.")
-    dealt = sentences.sort_values("label", kind="stable")["key"].iloc[data.fold :: data.folds]
-    away = table["key"].isin(dealt)
-    alone = ~table["label"].isin(table["label"][~away])
-    taken: NDArray[np.bool_] = (away & ~table["key"].isin(table["key"][alone])).to_numpy()
-    if not taken.any():
+    chosen = sentences.sort_values("label", kind="stable")["key"].iloc[data.fold :: data.folds]
+    in_fold = table["key"].isin(chosen)
+    lost = ~table["label"].isin(table["label"][~in_fold])
+    mask: NDArray[np.bool_] = (in_fold & ~table["key"].isin(table["key"][lost])).to_numpy()
+    if not mask.any():
         where = f"{_source(rows.iloc[0])}: fold {data.fold} of {data.folds}"
         raise DataError(f"{where} has no sentence that train can spare; lower data.folds.")
-    return taken
+    return mask
 
 
 def _seats(sizes: "pd.Series[int]", free: "pd.Series[int]", fraction: float) -> "pd.Series[int]":
-    """How many sentences of each label to take: `fraction` of each, rounded so that the sum is right.
+    """Number of sentences to take of each label: `fraction` of each, rounded so that their sum is right.
 
-    Largest remainders first (Hamilton's apportionment), and never more than are free to go.
+    Largest remainders are rounded up first (Hamilton's apportionment), and no label gives more than are `free`.
     """
     quotas = sizes.sort_index() * fraction
     most = free.reindex(quotas.index, fill_value=0)

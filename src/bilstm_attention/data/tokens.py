@@ -1,4 +1,4 @@
-"""From sentences to tokens, entity positions and ids: the tokeniser, the encoding, the vocabulary."""
+"""Turns sentences into tokens, entity positions and word ids: the tokeniser, the encoding, the vocabulary."""
 
 import re
 import unicodedata
@@ -22,7 +22,7 @@ SPANS = ("e1_start", "e1_end", "e2_start", "e2_end")
 
 MARKER = re.compile("</?e[12]>")
 SUFFIX = "(?i:n't|'(?:s|re|ve|ll|d|m))"
-# U+0300 to U+036F are the accents of text that is not composed.
+# U+0300 to U+036F: combining accents, in text that is not composed.
 PART = r"""(?:
     (?:[^\W\d_]\.)+[^\W\d_]\b\.?           # u.s. e.g.
     | \d+(?:[.,:/]\d+)+\w*                 # 1,000 2.5kg 10:30
@@ -30,7 +30,7 @@ PART = r"""(?:
 )"""
 TOKEN = re.compile(
     rf"""{MARKER.pattern}
-    | {SUFFIX}(?![-'\w])                   # 's n't, where the text has split them already
+    | {SUFFIX}(?![-'\w])                   # 's n't, already split in the text
     | {PART}(?:[-']{PART})*                # well-known o'brien u.s.-based
     | \.\.+ | --+                          # ellipsis, dash
     | \S                                   # any other mark
@@ -38,19 +38,20 @@ TOKEN = re.compile(
     re.VERBOSE,
 )
 CONTRACTION = re.compile(rf"{SUFFIX}\Z")
-REMEMBERED = 64  # characters; a longer token is no word, and not kept
+CACHED_LENGTH = 64  # characters; a longer token is hardly a word, and would fill the cache
 LINE_BREAK = re.compile(r"[\r\n]")
 
-DROPPED = "data.tokens.punctuation: drop leaves tokens with a letter or a digit alone; keep it, or mend the sentence."
+DROPPED = "data.tokens.punctuation: drop removes tokens without a letter or digit; set it to keep, or fix the sentence."
 
 
 def tokenize(text: str, tokens: Tokens) -> list[str]:
-    r"""Splits a sentence into tokens, none of them empty or with whitespace in it.
+    r"""Splits a sentence into tokens; no token is empty or holds whitespace.
 
-    Entity markers are whole tokens, whatever they touch, and are never changed. Of the rest, in this order: words with
-    the hyphens and apostrophes inside them, abbreviations of letters and stops, numbers with their commas and decimals,
-    runs of stops or hyphens, and every other mark by itself. A typographic apostrophe is read as `'`, and letters with
-    accents are composed (Unicode NFC). With `context`, so many tokens stay before the first marker and after the last.
+    Entity markers are whole tokens, whatever they touch, and are never changed. The other tokens are: words with the
+    hyphens and apostrophes inside them, abbreviations of letters and full stops, numbers with their commas and
+    decimals, runs of full stops or hyphens, and every other mark by itself. A typographic apostrophe is read as `'`,
+    and accented letters are composed (Unicode NFC). With `context`, that many tokens remain before the first marker and
+    after the last.
 
     >>> tokenize("The <e1>dog</e1>s don't bark.", Tokens())
     ['the', '<e1>', 'dog', '</e1>', 's', 'do', "n't", 'bark', '.']
@@ -62,11 +63,10 @@ def tokenize(text: str, tokens: Tokens) -> list[str]:
     ['the', '<e1>', 'wheel', '</e1>', 'of', 'a', '<e2>', 'car', '</e2>', ',']
     """
     options = tokens.lowercase, tokens.numbers, tokens.punctuation, tokens.contractions
-    found = TOKEN.findall(text.replace("\u2019", "'"))
     words = [
         word
-        for token in found
-        for word in (_words if len(token) <= REMEMBERED else _words.__wrapped__)(token, *options)
+        for token in TOKEN.findall(text.replace("\u2019", "'"))
+        for word in (_words if len(token) <= CACHED_LENGTH else _words.__wrapped__)(token, *options)
     ]
     if tokens.context is None:
         return words
@@ -76,26 +76,26 @@ def tokenize(text: str, tokens: Tokens) -> list[str]:
 
 @lru_cache(maxsize=1 << 17)
 def _words(token: str, lowercase: bool, numbers: str, punctuation: str, contractions: str) -> tuple[str, ...]:
-    """What a token is written as: itself, its parts, or nothing. Texts repeat their tokens, hence the cache."""
+    """The written form of a token: itself, its parts, or nothing. Cached, since texts repeat their tokens."""
     if token in MARKERS:
         return (token,)
     parts = split_contractions(token) if contractions == "split" else [token]
     return tuple(
-        _written(part, lowercase, numbers) for part in parts if punctuation == "keep" or any(map(str.isalnum, part))
+        _normalize(part, lowercase, numbers) for part in parts if punctuation == "keep" or any(map(str.isalnum, part))
     )
 
 
 def split_contractions(token: str) -> list[str]:
-    """A word and what is contracted with it, each a part."""
+    """Splits a word from its contractions: `couldn't've` into `could n't 've`."""
     parts, end = list[str](), len(token)
-    # from the end, since to look ahead from everywhere takes the square of the length
-    while found := CONTRACTION.search(token, max(1, end - 3), end):
-        parts.append(found[0])
-        end = found.start()
+    # From the end: a lookahead at every position would take time in the square of the length.
+    while match := CONTRACTION.search(token, max(1, end - 3), end):
+        parts.append(match[0])
+        end = match.start()
     return [token[:end], *reversed(parts)]
 
 
-def _written(token: str, lowercase: bool, numbers: str) -> str:
+def _normalize(token: str, lowercase: bool, numbers: str) -> str:
     token = unicodedata.normalize("NFC", token)
     if numbers == "zero":
         token = re.sub(r"\d", "0", token)
@@ -103,10 +103,10 @@ def _written(token: str, lowercase: bool, numbers: str) -> str:
 
 
 def encode_examples(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
-    """Tokenises examples, finds their entities, and cuts rows longer than `data.tokens.max_length`.
+    """Tokenises examples, locates their entities, and cuts rows longer than `data.tokens.max_length`.
 
-    A plain row keeps its first tokens; a relation row keeps the window around both entities and their markers, with as
-    much text to the left of them as to the right where there is enough.
+    A plain row keeps its first tokens. A relation row keeps a window around both entities and their markers, with as
+    much text on the left as on the right where there is enough.
 
     Args:
         examples: columns `id`, `text`, `label` and `source`, "file:line" for error messages; all strings.
@@ -127,7 +127,7 @@ def encode_examples(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
 
 
 def encode_with_faults(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
-    """As `encode_examples`, with one more column, `faults`: what that would raise, for each row a list of strings."""
+    """As `encode_examples`, but the errors of each row are in the column `faults`, a list of strings."""
     rows = [tokenize(text, data.tokens) for text in examples["text"]]
     lengths, limit = np.fromiter(map(len, rows), np.int64, len(rows)), data.tokens.max_length
     encoded = pd.DataFrame({"id": examples["id"].array, "tokens": rows, "label": examples["label"].array})
@@ -136,10 +136,9 @@ def encode_with_faults(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
     if data.relational:
         spans = np.array([[row.index(marker) for marker in MARKERS] for row in rows])
         spans[:, [0, 2]] += 1
-        for row, found in _entity_faults(spans, limit):
-            faults[row] = [
-                f"{examples['source'].iloc[row]}: sentence {examples['id'].iloc[row]} {text}" for text in found
-            ]
+        for row, messages in _entity_faults(spans, limit):
+            source, name = examples[["source", "id"]].iloc[row]
+            faults[row] = [f"{source}: sentence {name} {message}" for message in messages]
         starts = _window_starts(spans, lengths, limit)
         encoded[list(SPANS)] = spans - starts[:, None]
     else:
@@ -155,22 +154,22 @@ def encode_with_faults(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
 
 
 def _entity_faults(spans: NDArray[np.int64], limit: int) -> Iterator[tuple[int, list[str]]]:
-    """What is wrong with the entities of rows, by row."""
+    """Rows with an entity that has no token, or with entities too far apart, and their messages."""
     words = spans[:, [1, 3]] - spans[:, [0, 2]]
     sizes = spans.max(axis=1) - spans.min(axis=1) + 2  # with the outer markers
     for row in np.flatnonzero((words == 0).any(axis=1) | (sizes > limit)).tolist():
         empty = [entity for entity, count in zip(("e1", "e2"), words[row], strict=True) if not count]
-        faults = [f"has no token left in <{entity}>; {DROPPED}" for entity in empty]
+        messages = [f"has no token left in <{entity}>; {DROPPED}" for entity in empty]
         if sizes[row] > limit:
-            faults.append(
+            messages.append(
                 f"has {sizes[row]} tokens from its first marker to its last, more than data.tokens.max_length, {limit};"
                 f" raise it to {sizes[row]}."
             )
-        yield row, faults
+        yield row, messages
 
 
 def _window_starts(spans: NDArray[np.int64], lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """First token of the window of `size` tokens that holds both entities, as far in their middle as the row allows."""
+    """First token of the window of `size` tokens that has both entities in its middle, as far as the row allows."""
     first, last = spans.min(axis=1) - 1, spans.max(axis=1) + 1
     middle = first - (size - (last - first)) // 2
     starts: NDArray[np.int64] = middle.clip(0, np.maximum(lengths - size, 0))
@@ -178,12 +177,12 @@ def _window_starts(spans: NDArray[np.int64], lengths: NDArray[np.int64], size: i
 
 
 def count_words(rows: Iterable[Iterable[str]]) -> pd.DataFrame:
-    """Words (markers are none) by falling count, ties by code point: columns `word` and `count`."""
+    """Words without markers by falling count, ties by code point: columns `word` and `count`."""
     return word_table(Counter(chain.from_iterable(rows)))
 
 
 def word_table(counts: Mapping[str, int]) -> pd.DataFrame:
-    """As `count_words`, of tokens that are counted already."""
+    """As `count_words`, for tokens already counted."""
     words = sorted(
         ((word, n) for word, n in counts.items() if word not in SPECIALS), key=lambda item: (-item[1], item[0])
     )
@@ -196,18 +195,18 @@ def write_words(words: pd.DataFrame, path: Path) -> None:
 
 
 def read_words(path: Path) -> pd.DataFrame:
-    """Reads the table that `write_words` wrote; words such as `NA`, `null` and `"` come back as they were."""
+    """Reads the table of `write_words`; words such as `NA`, `null` and `"` are read as words."""
     return pd.read_csv(path, dtype={"word": str, "count": int}, keep_default_na=False, encoding="utf-8")
 
 
 class Vocabulary:
-    """Numbers words: `SPECIALS` are 0 to 5 (`<pad>` is 0, `<unk>` 1), then the given words in their order.
+    """Numbers words: `SPECIALS` are 0 to 5 (`<pad>` is 0, `<unk>` 1), then `words` in their order.
 
     Args:
         words: words without the specials, each once.
 
     Raises:
-        DataError: a word is given twice, is a special, is empty, or holds a line break.
+        DataError: a word is repeated, is a special, is empty, or holds a line break.
     """
 
     def __init__(self, words: Iterable[str]) -> None:
@@ -215,8 +214,8 @@ class Vocabulary:
         self._ids = {word: number for number, word in enumerate(self.words)}
         broken = [word for word in self.words if not word or LINE_BREAK.search(word)]
         if broken or len(self._ids) < len(self.words):
-            twice = [word for word, n in Counter(self.words).items() if n > 1]
-            faults = [f"vocabulary: {word!r} is given twice, or is a special." for word in twice]
+            repeated = [word for word, n in Counter(self.words).items() if n > 1]
+            faults = [f"vocabulary: {word!r} is repeated, or is a special." for word in repeated]
             raise DataError(join_lines([*faults, *(f"vocabulary: {word!r} is not one line." for word in broken)]))
 
     def __len__(self) -> int:
@@ -236,7 +235,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
-        """Reads what `save` wrote.
+        """Reads a file of `save`.
 
         Raises:
             DataError: the file does not begin with the specials, or repeats a word.

@@ -1,7 +1,7 @@
-"""Reading word vectors: GloVe, word2vec and fastText files, plain or packed, and skip-gram on the training text.
+"""Reads word vectors from GloVe, word2vec and fastText files, plain or compressed, or trains skip-gram vectors.
 
-A file is streamed and only the rows asked for are kept: the Google News vectors would fill 3.6 GB, a vocabulary of
-20,000 words needs 24 MB of them.
+A file is streamed and only the rows needed are held: all of the Google News vectors fill 3.6 GB, those of 20,000 words
+24 MB. gensim's reader holds the whole file, and fails at the first bad line.
 """
 
 import gzip
@@ -27,14 +27,14 @@ from bilstm_attention.errors import DataError, join_lines
 
 BUFFER = 1 << 20  # bytes
 HEADER = re.compile(rb"(\d+) (\d+)\s*")
-HEAD = 100  # lines that tell how many numbers the vectors of a file have
+HEAD = 100  # first lines of a file, from which the dimension of its vectors is taken
 FAULTS_SHOWN = 5
 
 Matrix = npt.NDArray[np.float32]
 
 
 class Fault(TypedDict):
-    """How often one kind of fault was met, and the first lines (of a binary file: records) that have it."""
+    """Number of faults of one kind, and the first lines (in a binary file: records) that have it."""
 
     count: int
     lines: list[int]
@@ -43,8 +43,8 @@ class Fault(TypedDict):
 Faults = dict[str, Fault]
 
 
-class RunRecord(NamedTuple):
-    """One line of a text file, or one record of a binary file, its numbers not yet parsed."""
+class Record(NamedTuple):
+    """A line of a text file, or a record of a binary file, its numbers not yet parsed."""
 
     line: int
     word: bytes
@@ -53,14 +53,13 @@ class RunRecord(NamedTuple):
 
 @dataclass
 class Vectors:
-    """Word vectors in the order of their source, which is the order of frequency.
+    """Word vectors in the order of their source, usually by falling frequency.
 
     Attributes:
         rows: word to row of `matrix`.
         matrix: float32 `(N, D)`, finite.
-        read: words that the source holds, kept or not.
-        faults: by kind. Every line is checked for its width and its word; numbers and repetitions are checked in the
-            rows asked for.
+        read: number of words in the source.
+        faults: by kind. The width and the word of every line are checked, numbers and repetition in the rows needed.
     """
 
     rows: dict[str, int]
@@ -70,23 +69,22 @@ class Vectors:
 
 
 def read_vectors(
-    path: Path, dimension: int, wanted: Collection[str], first: int = 0, member: str | None = None
+    path: Path, dimension: int, words: Collection[str], first: int = 0, member: str | None = None
 ) -> Vectors:
-    """Reads the vectors of `wanted` and of the `first` words of a file, whichever of its formats it has.
+    """Reads the vectors of `words` and of the `first` words of a file.
 
-    Text is `word number ... number` a line, with the header line `V D` (word2vec, fastText) or without (GloVe); a name
-    in `.bin` means word2vec's binary format. Either may be gzipped or a member of a zip; without `member`, the only one
-    or the only one named for the dimension (`glove.6B.50d.txt`). Of a folder, its file named for the dimension is read,
-    else its zip, so that it does not matter in which form an entry of the catalogue was fetched.
+    A text file has `word number ... number` on each line, with a header line `V D` (word2vec, fastText) or without
+    (GloVe); a name in `.bin` means word2vec's binary format. Both may be gzipped or a member of a zip; without `member`
+    its only one, or the only one named for the dimension (`glove.6B.50d.txt`). In a folder, the file named for the
+    dimension is read, else the zip: the forms in which `fetch` stores GloVe.
 
-    A line of another form is left out and counted; so is a word that holds a blank, as no token does. The first vector
-    of a repeated word is kept.
+    A malformed line is skipped and counted, as is a word that holds a blank. A repeated word has its first vector.
 
     Raises:
         DataError: no such file or member, a damaged or truncated file, vectors of another dimension, not a vector file.
     """
     if path.is_dir():
-        path = _file_of(path, dimension)
+        path = _vector_file(path, dimension)
     if not path.is_file():
         raise DataError(
             f"{path}: no such file. embeddings.path names the file of vectors;"
@@ -98,31 +96,32 @@ def read_vectors(
         source = str(path) if name == path.name else f"{path}, member {name}"
         binary = name.removesuffix(".gz").endswith(".bin")
         records = (_binary_records if binary else _text_records)(stream, dimension, source, faults)
-        vectors = _keep(records, dimension, wanted, first, binary, faults)
+        vectors = _collect(records, dimension, words, first, binary, faults)
     if not vectors.read:
-        raise DataError(f"{source}: no line is a word and {dimension} numbers; found: {_summary(faults)}.")
+        raise DataError(f"{source}: no line is a word and {dimension} numbers; faults: {_summary(faults)}.")
     return vectors
 
 
-def _file_of(folder: Path, dimension: int) -> Path:
+def _vector_file(folder: Path, dimension: int) -> Path:
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-    for fits in ([file for file in files if _named_for(dimension, file.name)], list(folder.glob("*.zip"))):
-        if len(fits) == 1:
-            return fits[0]
-    found = ", ".join(file.name for file in files) or "nothing"
+    named = {file.name.removesuffix(".gz"): file for file in reversed(files) if _is_named_for(dimension, file.name)}
+    for matches in (list(named.values()), list(folder.glob("*.zip"))):
+        if len(matches) == 1:
+            return matches[0]
+    names = ", ".join(file.name for file in files) or "nothing"
     raise DataError(
-        f"{folder}: neither one file named for {dimension}d (glove.6B.{dimension}d.txt) nor one zip; found: {found}."
+        f"{folder}: neither one file named for {dimension}d (glove.6B.{dimension}d.txt) nor one zip; it holds {names}."
         " Name the file of vectors in embeddings.path."
     )
 
 
-def _named_for(dimension: int, name: str) -> bool:
+def _is_named_for(dimension: int, name: str) -> bool:
     return re.search(rf"(?<!\d){dimension}d(?!\d)", name) is not None
 
 
 @contextmanager
 def _unpacked(path: Path, dimension: int, member: str | None) -> Iterator[tuple[io.BufferedReader, str]]:
-    """The bytes of a vector file and the name that tells its format, with a progress bar on a terminal."""
+    """Opens a vector file, decompressed; gives its bytes and the name that decides its format."""
     console = Console(stderr=True)
     try:
         with ExitStack() as stack:
@@ -148,16 +147,16 @@ def _unpacked(path: Path, dimension: int, member: str | None) -> Iterator[tuple[
 def _member(archive: zipfile.ZipFile, path: Path, dimension: int, member: str | None) -> str:
     names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
     if member is not None:
-        fits = [name for name in names if name == member]
+        matches = [name for name in names if name == member]
     else:
-        fits = [name for name in names if _named_for(dimension, name)] if names[1:] else names
-    if len(fits) == 1:
-        return fits[0]
-    found = f"no member {member!r}" if member else f"{len(fits)} of {len(names)} members are named for {dimension}d"
-    raise DataError(f"{path}: {found}; set embeddings.member to one of:\n" + join_lines(f"  {name}" for name in names))
+        matches = [name for name in names if _is_named_for(dimension, name)] if names[1:] else names
+    if len(matches) == 1:
+        return matches[0]
+    fault = f"no member {member!r}" if member else f"{len(matches)} of {len(names)} members are named for {dimension}d"
+    raise DataError(f"{path}: {fault}; set embeddings.member to one of:\n" + join_lines(f"  {name}" for name in names))
 
 
-def _text_records(stream: Iterable[bytes], dimension: int, source: str, faults: Faults) -> Iterator[RunRecord]:
+def _text_records(stream: Iterable[bytes], dimension: int, source: str, faults: Faults) -> Iterator[Record]:
     lines = enumerate(stream, start=1)
     head = list(islice(lines, HEAD))
     header = HEADER.fullmatch(head[0][1]) if head else None
@@ -169,10 +168,10 @@ def _text_records(stream: Iterable[bytes], dimension: int, source: str, faults: 
         line = raw.rstrip()
         word, _, numbers = line.partition(b" ")
         if word and numbers.count(b" ") == dimension - 1:
-            yield RunRecord(number, word, numbers)
+            yield Record(number, word, numbers)
             continue
         fields = line.split()
-        # counted from the right, since glove.840B has words such as `. . .`
+        # from the right: glove.840B has words such as `. . .`
         surplus = fields[1:-dimension]
         if not fields:
             _note(faults, "empty line", number)
@@ -181,15 +180,15 @@ def _text_records(stream: Iterable[bytes], dimension: int, source: str, faults: 
         elif surplus:
             _note(faults, "word with a blank", number)
         else:
-            yield RunRecord(number, fields[0], b" ".join(fields[1:]))
+            yield Record(number, fields[0], b" ".join(fields[1:]))
     if header and number - 1 < int(header[1]):
         raise DataError(
             f"{source}: ends after {number - 1} of the {int(header[1])} vectors that line 1 promises;"
-            " fetch or copy it again, or mend the count if the file was cut on purpose."
+            " fetch or copy it again, or correct the count if the file was cut on purpose."
         )
 
 
-def _binary_records(stream: io.BufferedReader, dimension: int, source: str, faults: Faults) -> Iterator[RunRecord]:
+def _binary_records(stream: io.BufferedReader, dimension: int, source: str, faults: Faults) -> Iterator[Record]:
     header = HEADER.fullmatch(stream.readline(100))
     if not header:
         raise DataError(
@@ -206,13 +205,13 @@ def _binary_records(stream: io.BufferedReader, dimension: int, source: str, faul
             buffer, at = buffer[at:] + more, 0
         at, start = blank + 1 + width, at
         # the original tool ends each vector with a line break, others do not
-        yield RunRecord(number, buffer[start:blank].lstrip(b"\n"), buffer[blank + 1 : at])
+        yield Record(number, buffer[start:blank].lstrip(b"\n"), buffer[blank + 1 : at])
 
 
-def _keep(
-    records: Iterable[RunRecord], dimension: int, wanted: Collection[str], first: int, binary: bool, faults: Faults
+def _collect(
+    records: Iterable[Record], dimension: int, words: Collection[str], first: int, binary: bool, faults: Faults
 ) -> Vectors:
-    wanted = frozenset(wanted)
+    words = frozenset(words)
     rows: dict[str, int] = {}
     data = bytearray()
     read = 0
@@ -223,8 +222,7 @@ def _keep(
             _note(faults, "word not UTF-8", line)
             continue
         read += 1
-        # until the first words are all there, every word is one of them
-        if len(rows) >= first and word not in wanted:
+        if len(rows) >= first and word not in words:
             continue
         row: Matrix | str
         if word.split() != [word]:
@@ -252,13 +250,13 @@ def _row(numbers: bytes, dimension: int, binary: bool) -> Matrix | str:
     return row if np.isfinite(row).all() else "not a finite number"
 
 
-def _dimension(head: Iterable[tuple[int, bytes]], wanted: int, source: str) -> int:
-    """How many numbers most lines end with; `wanted` wins a tie."""
+def _dimension(head: Iterable[tuple[int, bytes]], expected: int, source: str) -> int:
+    """The count of numbers that most lines end with; `expected` wins a tie."""
     widths: Counter[int] = Counter()
     for _, line in head:
         fields = line.split()[1:]
         widths[next((at for at, part in enumerate(reversed(fields)) if not _is_number(part)), len(fields))] += 1
-    width = max(widths, key=lambda width: (widths[width], width == wanted), default=0)
+    width = max(widths, key=lambda width: (widths[width], width == expected), default=0)
     if not width:
         raise DataError(
             f"{source}: not word vectors: most of its first {HEAD} lines do not end with a number;"
@@ -267,11 +265,11 @@ def _dimension(head: Iterable[tuple[int, bytes]], wanted: int, source: str) -> i
     return width
 
 
-def _check_dimension(found: int, wanted: int, source: str) -> None:
-    if found != wanted:
+def _check_dimension(actual: int, expected: int, source: str) -> None:
+    if actual != expected:
         raise DataError(
-            f"{source}: vectors of {found} numbers, but embeddings.dimension is {wanted};"
-            f" set embeddings.dimension to {found} or name another file."
+            f"{source}: vectors of {actual} numbers, but embeddings.dimension is {expected};"
+            f" set embeddings.dimension to {actual} or name another file."
         )
 
 
@@ -305,20 +303,19 @@ class _WithoutMarkers:
 def train_vectors(
     sentences: Iterable[Iterable[str]], dimension: int, min_count: int, window: int, epochs: int, seed: int
 ) -> Vectors:
-    """Skip-gram with negative sampling (Mikolov et al. 2013) on token lists; the same bytes from any process.
+    """Trains skip-gram vectors with negative sampling (Mikolov et al. 2013); the same bytes in every process.
 
-    Entity markers take no part: they are no words, and would fill the windows around the very words of interest.
+    Entity markers are left out: they would fill the windows around the entities.
 
     Args:
-        sentences: gone through `epochs` + 1 times, never held.
+        sentences: token lists, iterated `epochs` + 1 times, never held.
 
     Raises:
         DataError: no word occurs `min_count` times.
     """
-    # half a second to import
     from gensim.models import Word2Vec
 
-    # one worker: with more, the order of updates, and so the result, is the scheduler's
+    # one worker: with more, the result depends on thread scheduling
     model = Word2Vec(vector_size=dimension, sg=1, window=window, min_count=min_count, seed=seed, workers=1)
     texts = _WithoutMarkers(sentences)
     model.build_vocab(texts)

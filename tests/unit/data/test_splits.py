@@ -100,8 +100,8 @@ def test_labels_that_train_never_shows_are_listed_by_file_and_line():
     with pytest.raises(DataError) as caught:
         split_tables(examples(["positive", "pos", "neg"]), dev, test, Data())
     assert str(caught.value).split("\n") == [
-        "dev.txt:2: label 'positve' does not stand in train; did you mean 'positive'?",
-        "test.txt:1: label 'odd' does not stand in train.",
+        "dev.txt:2: label 'positve' is not in train; did you mean 'positive'?",
+        "test.txt:1: label 'odd' is not in train.",
         "Labels of train: neg, pos, positive.",
     ]
 
@@ -157,7 +157,7 @@ def test_folds_are_dealt_by_the_seed_and_fewer_sentences_than_folds_are_an_error
 
 
 def test_one_label_alone_is_an_error():
-    with pytest.raises(DataError, match="train has the label 'a' alone"):
+    with pytest.raises(DataError, match="train has only the label 'a'"):
         split_tables(examples(["a"] * 50), None, None, Data())
 
 

@@ -94,7 +94,7 @@ def test_binary_vectors_without_line_breaks_are_read(tmp_path):
 
 def test_only_wanted_words_and_the_first_are_kept_in_the_order_of_the_file(tmp_path):
     path = lines(tmp_path / "v.txt", "a 1 1\nb 2 2\nc 3 3\nd 4 4\ne 5 5\n")
-    vectors = read_vectors(path, 2, wanted={"e", "b", "zebra"}, first=3)
+    vectors = read_vectors(path, 2, words={"e", "b", "zebra"}, first=3)
     assert list(vectors.rows) == ["a", "b", "c", "e"]
     np.testing.assert_array_equal(vectors.matrix[:, 0], [1, 2, 3, 5])
     assert vectors.read == 5
@@ -175,7 +175,7 @@ def test_a_file_without_vectors_is_refused(tmp_path, text):
 
 def test_a_header_over_lines_of_another_width_is_refused(tmp_path):
     path = lines(tmp_path / "v.vec", "2 3\na 1 2\nb 1 2\n")
-    with pytest.raises(DataError, match=r"no line is a word and 3 numbers; found: 2 x not the right count .*line 2"):
+    with pytest.raises(DataError, match=r"no line is a word and 3 numbers; faults: 2 x not the right count .*line 2"):
         read_vectors(path, 3, ROWS)
 
 
