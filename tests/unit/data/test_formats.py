@@ -31,7 +31,7 @@ def faults(data: Data) -> list[str]:
     return str(caught.value).replace(data.folder + "/", "").split("\n")
 
 
-def test_a_semeval_file_becomes_one_row_per_block_without_its_outer_quotes(tmp_path):
+def test_semeval_file_gives_one_row_per_block(tmp_path):
     found = read_split(semeval(tmp_path, SEMEVAL), "train")
     expected = pd.DataFrame(
         {
@@ -45,19 +45,19 @@ def test_a_semeval_file_becomes_one_row_per_block_without_its_outer_quotes(tmp_p
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r", "\r\n"])
-def test_line_endings_a_byte_order_mark_and_a_missing_last_blank_line_change_nothing(tmp_path, ending):
+def test_line_ends_and_byte_order_mark_change_nothing(tmp_path, ending):
     plain = read_split(semeval(tmp_path, SEMEVAL), "train")
     other = b"\xef\xbb\xbf" + SEMEVAL.rstrip().replace("\r\n", ending).encode()
     pd.testing.assert_frame_equal(read_split(semeval(tmp_path, other), "train"), plain)
 
 
-def test_a_line_separator_inside_a_sentence_does_not_end_it(tmp_path):
+def test_rare_line_separators_do_not_end_a_sentence(tmp_path):
     found = read_split(semeval(tmp_path, SEMEVAL.replace("stood on", "stood\x85on\u2028\x0b")), "train")
     assert "stood\x85on" in found["text"][0]
     assert found["source"][1].endswith(":5")
 
 
-def test_a_kbp37_block_has_no_comment_and_may_be_followed_by_two_blank_lines(tmp_path):
+def test_kbp37_file_gives_one_row_per_block(tmp_path):
     block = '{}\t" <e2> Ada </e2> works at <e1> the mill </e1> . "\nper:employee_of(e2,e1)  \n\n\n'
     (tmp_path / "train.txt").write_text(block.format(7) + block.format(8))
     found = read_split(Data(format="kbp37", folder=str(tmp_path), train="train.txt", test=None), "train")
@@ -79,15 +79,16 @@ def test_a_kbp37_block_has_no_comment_and_may_be_followed_by_two_blank_lines(tmp
         (SEMEVAL.replace(SECOND, '2\t" "'), "train.txt:5: sentence 2 is empty"),
         (SEMEVAL.replace("</e1> stood", " stood"), "train.txt:1: sentence 1 has <e1> <e2> </e2> but no </e1>"),
         (SEMEVAL.replace("dry", "<e2>dry"), "train.txt:5: sentence 2 has <e2> more than once"),
+        ("\n\n", "train.txt: no sentence in it; data.train names it."),
         (SEMEVAL.replace("rakes", " "), "train.txt:5: sentence 2 has nothing between <e1> and </e1>"),
     ],
 )
-def test_a_malformed_block_is_named_by_file_and_line(tmp_path, broken, expected):
+def test_malformed_block_is_named_by_line(tmp_path, broken, expected):
     (line,) = faults(semeval(tmp_path, broken))
     assert line.startswith(expected)
 
 
-def test_twenty_faults_are_listed_in_the_order_of_the_file_and_the_rest_counted(tmp_path):
+def test_twenty_faults_are_listed_and_the_rest_counted(tmp_path):
     good = "".join(f'{n}\t"<e1>a</e1> <e2>b</e2>"\nOther\nComment:\n\n' for n in range(30))
     lines = faults(semeval(tmp_path, good.replace("</e2>", "").replace("3\t", "3 ")))
     assert len(lines) == 21
@@ -112,12 +113,12 @@ def test_markers_may_touch_words_and_swap_but_not_cross(text, wrong):
     assert bool(marking_fault(text)) == bool(wrong)
 
 
-def test_bytes_that_are_not_utf8_are_named_by_line_and_place(tmp_path):
+def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path):
     (line,) = faults(semeval(tmp_path, SEMEVAL.encode().replace(b"shed</e2>", b"sh\x96d</e2>")))
     assert line.startswith("train.txt:5: byte 14 of the line is 0x96, which is not UTF-8")
 
 
-def test_a_missing_file_names_its_neighbours_and_for_a_fetched_corpus_the_command(tmp_path):
+def test_missing_file_names_its_neighbours_and_the_fetch_command(tmp_path):
     folder = tmp_path / "data/external/mill"
     folder.mkdir(parents=True)
     (folder / "train.txt").write_text(SEMEVAL)
@@ -129,18 +130,8 @@ def test_a_missing_file_names_its_neighbours_and_for_a_fetched_corpus_the_comman
     assert "fetch" not in line
 
 
-def test_a_file_without_sentences_is_an_error(tmp_path):
-    assert "no sentence in it" in faults(semeval(tmp_path, "\n\n"))[0]
-
-
-def test_a_split_without_a_file_has_no_place(tmp_path):
-    data = semeval(tmp_path, SEMEVAL)
-    assert split_files(data, "dev") == []
-    assert [str(start) for start in split_files(data, "train")] == [f"{tmp_path}/train.txt:1"]
-
-
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
-def test_a_table_written_by_pandas_comes_back_with_words_that_look_like_missing_values(tmp_path, ending):
+def test_table_of_pandas_is_read_back_with_words_like_na(tmp_path, ending):
     table = pd.DataFrame({"said": ["NA", 'a "fine", day', "1"], "kind": ["null", "NaN", "None"], "id": ["x", "y", "z"]})
     path = tmp_path / f"t.{ending}"
     if ending == "jsonl":
@@ -155,7 +146,7 @@ def test_a_table_written_by_pandas_comes_back_with_words_that_look_like_missing_
     )
 
 
-def test_line_numbers_stay_right_after_a_field_with_line_breaks_and_ids_count_the_rows(tmp_path):
+def test_line_numbers_count_line_breaks_in_fields(tmp_path):
     found = read_split(delimited(tmp_path, "t.csv", 'text,label\r\n"one\r\ntwo",a\r\n\r\nthree,b\r\n'), "train")
     assert found["source"].str.split(":").str[-1].tolist() == ["2", "5"]
     assert found["id"].tolist() == ["1", "2"]
@@ -184,23 +175,24 @@ def test_line_numbers_stay_right_after_a_field_with_line_breaks_and_ids_count_th
         ("t.xlsx", "", "t.xlsx: ends in '.xlsx'; data.format delimited reads .csv, .tsv and .jsonl"),
     ],
 )
-def test_a_bad_record_is_named_by_file_and_line(tmp_path, name, content, expected):
+def test_malformed_record_is_named_by_line(tmp_path, name, content, expected):
     (line,) = faults(delimited(tmp_path, name, content))
     assert line.startswith(expected)
 
 
-def test_a_whole_number_is_a_legal_label(tmp_path):
+def test_integer_is_a_legal_label(tmp_path):
     lines = "".join(json.dumps({"text": "über", "label": n}, ensure_ascii=False) + "\n" for n in (0, 1))
     found = read_split(delimited(tmp_path, "t.jsonl", lines), "train")
     assert found["label"].tolist() == ["0", "1"]
     assert found["text"][0] == "über"
 
 
-def test_class_files_give_their_label_and_an_id_of_label_and_line(tmp_path):
+def test_class_files_give_label_and_id(tmp_path):
     (tmp_path / "good.txt").write_text("fine film \nnice\n", encoding="utf-8")
     (tmp_path / "bad.txt").write_text("dull\n", encoding="utf-8")
     files = {"pos": "good.txt", "neg": "bad.txt"}
     found = read_split(Data(format="classes", folder=str(tmp_path), train=files, test=None), "train")
+    assert split_files(Data(), "dev") == []
     assert found[["id", "text", "label"]].values.tolist() == [
         ["pos-1", "fine film", "pos"],
         ["pos-2", "nice", "pos"],
@@ -210,23 +202,14 @@ def test_class_files_give_their_label_and_an_id_of_label_and_line(tmp_path):
     assert faults(Data(format="classes", folder=str(tmp_path), train=files, test=None)) == [
         "bad.txt:2: sentence neg-2 is empty."
     ]
+    missing = Data(format="classes", folder=str(tmp_path), train={"pos": "a.txt", "neg": "b.txt"}, test=None)
+    assert [line.split(":")[0] for line in faults(missing)] == ["a.txt", "b.txt"]
 
 
-def test_every_missing_class_file_is_listed(tmp_path):
-    data = Data(format="classes", folder=str(tmp_path), train={"pos": "a.txt", "neg": "b.txt"}, test=None)
-    assert [line.split(":")[0] for line in faults(data)] == ["a.txt", "b.txt"]
-
-
-def test_the_real_semeval_files_are_read_whole(real_data):
+def test_real_semeval_files_are_read(real_data):
     data = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
     train, test = read_split(data, "train"), read_split(data, "test")
     assert (len(train), len(test)) == (8000, 2717)
     assert train["label"].nunique() == 19
     assert (train["label"] == "Entity-Destination(e2,e1)").sum() == 1
     assert test["id"].tolist() == [str(n) for n in range(8001, 10718)]
-
-
-def test_the_real_movie_reviews_are_read_whole(real_data):
-    files = {"pos": "rt-polarity.pos", "neg": "rt-polarity.neg"}
-    found = read_split(Data(format="classes", folder=str(real_data / "mr"), train=files, test=None), "train")
-    assert found["label"].value_counts().to_dict() == {"pos": 5331, "neg": 5331}

@@ -56,7 +56,7 @@ FORMATS = {"txt": semeval, "kbp": kbp37, "csv": table(","), "tsv": table("\t"), 
 @pytest.mark.parametrize("name", FORMATS)
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=12), st.sampled_from(ENDINGS), st.booleans(), st.data())
-def test_reading_on_from_any_row_gives_the_rows_from_there(tmp_path_factory, name, texts, ending, marked, drawn):
+def test_reading_resumes_at_any_row(tmp_path_factory, name, texts, ending, marked, drawn):
     folder = tmp_path_factory.mktemp("corpus")
     kind, content = FORMATS[name](texts, ending)
     (folder / f"t.{name}").write_bytes(b"\xef\xbb\xbf" * marked + content.encode())
@@ -66,14 +66,6 @@ def test_reading_on_from_any_row_gives_the_rows_from_there(tmp_path_factory, nam
     assert all(isinstance(row, Row) for row in rows)
     number = drawn.draw(st.integers(0, len(rows) - 1))
     assert list(read(rows[number].position, data)) == rows[number:]
-
-
-def test_reading_on_in_a_file_of_a_class_gives_its_rows(tmp_path):
-    (tmp_path / "good.txt").write_bytes("fine film\r\nnice\nÜber\n".encode())
-    data = Data(format="classes", folder=str(tmp_path), train={"pos": "good.txt"}, test=None)
-    rows = list(read(split_files(data, "train")[0], data))
-    assert [row.id for row in rows] == ["pos-1", "pos-2", "pos-3"]
-    assert list(read(rows[2].position, data)) == rows[2:]
 
 
 def corpus(folder: Path, rows: int = 60) -> Data:
@@ -96,7 +88,7 @@ def prepared(data: Data, folder: Path, chunk_rows: int) -> tuple[dict[str, bytes
 
 
 @pytest.mark.parametrize("group", [7, 50_000])
-def test_the_bytes_do_not_depend_on_the_size_of_a_chunk(tmp_path, monkeypatch, group):
+def test_files_do_not_depend_on_the_chunk_size(tmp_path, monkeypatch, group):
     monkeypatch.setattr(prepare, "ROW_GROUP", group)
     data = corpus(tmp_path)
     whole, stats = prepared(data, tmp_path / "whole", 1000)
@@ -111,7 +103,7 @@ def test_the_bytes_do_not_depend_on_the_size_of_a_chunk(tmp_path, monkeypatch, g
     assert sizes.row_group(0).num_rows == min(group, sizes.num_rows)
 
 
-def test_each_file_is_what_pandas_writes_of_the_encoded_rows(tmp_path):
+def test_files_are_those_of_pandas(tmp_path):
     data = corpus(tmp_path)
     written, stats = prepared(data, tmp_path / "out", 7)
     numbers, table = make_splits(index_corpus(data).rows, data), read_split(data, "train")
@@ -123,7 +115,7 @@ def test_each_file_is_what_pandas_writes_of_the_encoded_rows(tmp_path):
         assert stats[name].words["owl"] == len(rows)
 
 
-def test_the_index_numbers_sentences_and_names_labels_files_and_lines(tmp_path):
+def test_index_holds_keys_labels_files_and_lines(tmp_path):
     data = corpus(tmp_path)
     rows = index_corpus(data, 7).rows
     assert rows["key"].nunique() == 60
@@ -141,7 +133,7 @@ def faults(act: Callable[[], object]) -> list[str]:
     return str(caught.value).split("\n")
 
 
-def test_faults_of_all_chunks_are_listed_in_the_order_of_the_file_and_all_are_counted(tmp_path):
+def test_faults_of_all_chunks_are_listed_in_order_and_counted(tmp_path):
     data = corpus(tmp_path)
     path = tmp_path / "train.txt"
     good = path.read_text()
@@ -156,7 +148,7 @@ def test_faults_of_all_chunks_are_listed_in_the_order_of_the_file_and_all_are_co
     assert lines[-1] == "... and 40 more"
 
 
-def test_an_id_is_told_as_repeated_across_chunks_and_files_and_not_across_splits(tmp_path):
+def test_repeated_id_is_a_fault_within_a_split_only(tmp_path):
     data = corpus(tmp_path)
     path = tmp_path / "train.txt"
     path.write_text(path.read_text().replace('59\t"', '3\t"'))
@@ -166,7 +158,7 @@ def test_an_id_is_told_as_repeated_across_chunks_and_files_and_not_across_splits
     assert len(index_corpus(both, 7).rows) == 120
 
 
-def test_a_file_that_changed_since_it_was_indexed_is_told(tmp_path):
+def test_file_changed_since_indexing_is_an_error(tmp_path):
     data = corpus(tmp_path)
     chunks = index_corpus(data, 7).chunks
     path = tmp_path / "train.txt"

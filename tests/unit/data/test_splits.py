@@ -23,35 +23,30 @@ def keys(split: pd.DataFrame) -> set[str]:
     return set(split["text"].map(sentence_key))
 
 
-def test_the_example_of_the_docstring_holds():
+def test_docstring_example_holds():
     assert doctest.testmod(module) == doctest.TestResults(failed=0, attempted=1)
 
 
-def test_fractions_are_exact_and_every_label_has_its_share():
+def test_fractions_hold_for_every_label():
     train, dev, test = split_tables(examples(["a"] * 500 + ["b"] * 300 + ["c"] * 200), None, None, Data())
     assert test["label"].value_counts().to_dict() == {"a": 100, "b": 60, "c": 40}
     assert dev["label"].value_counts().to_dict() == {"a": 40, "b": 24, "c": 16}
     assert len(train) == 720
 
 
-def test_rounding_does_not_starve_a_split_of_many_small_labels():
+def test_rounding_does_not_starve_small_labels():
     labels = [f"label {n}" for n in range(30) for _ in range(4)]
     _, dev, _ = split_tables(examples(labels), None, examples(labels, name="test.txt"), Data(dev_fraction=0.1))
     assert len(dev) == 12
 
 
-def test_the_seed_alone_decides():
+def test_split_depends_on_the_seed_and_keeps_file_order():
     rows = examples(["a", "b"] * 100)
     first, again, other = (split_tables(rows, None, None, Data(split_seed=seed)) for seed in (3, 3, 4))
     for one, two in zip(first, again, strict=True):
         pd.testing.assert_frame_equal(one, two)
     assert first[1]["id"].tolist() != other[1]["id"].tolist()
-
-
-def test_rows_stay_in_the_order_of_the_file():
-    for split in split_tables(examples(["a", "b"] * 100), None, None, Data()):
-        assert split["id"].astype(int).is_monotonic_increasing
-        assert split.index.tolist() == list(range(len(split)))
+    assert all(split["id"].astype(int).is_monotonic_increasing for split in first)
 
 
 @settings(max_examples=40, deadline=None)
@@ -60,7 +55,7 @@ def test_rows_stay_in_the_order_of_the_file():
     st.floats(0.05, 0.95),
     st.integers(0, 5),
 )
-def test_no_sentence_straddles_nothing_is_lost_and_train_knows_every_label(rows, fraction, seed):
+def test_sentences_stay_on_one_side_and_train_has_every_label(rows, fraction, seed):
     train = examples([label for _, label in rows], [f"Word<e1>{n}</e1> <e2>x</e2>"[n % 2 :] for n, _ in rows])
     try:
         parts = split_tables(train, None, None, Data(dev_fraction=0.3, test_fraction=fraction, split_seed=seed))
@@ -71,30 +66,30 @@ def test_no_sentence_straddles_nothing_is_lost_and_train_knows_every_label(rows,
     assert set(parts[0]["label"]) == set(train["label"])
 
 
-def test_a_label_with_one_sentence_stays_in_train():
+def test_label_of_one_sentence_stays_in_train():
     train, dev, test = split_tables(examples(["a"] * 40 + ["b"] * 40 + ["rare"]), None, None, Data(test_fraction=0.9))
     assert "rare" in set(train["label"])
     assert "rare" not in {*dev["label"], *test["label"]}
 
 
-def test_given_splits_are_taken_as_they_are():
-    given = [examples(["a", "b"], name=f"{name}.txt") for name in ("train", "dev", "test")]
-    for before, after in zip(given, split_tables(*given, Data()), strict=True):
+def test_splits_with_files_are_unchanged():
+    tables = [examples(["a", "b"], name=f"{name}.txt") for name in ("train", "dev", "test")]
+    for before, after in zip(tables, split_tables(*tables, Data()), strict=True):
         pd.testing.assert_frame_equal(after, before)
 
 
-def test_of_the_first_rows_of_train_the_rest_is_unused_but_its_labels_are_known():
+def test_train_rows_leaves_the_rest_unused_but_its_labels_known():
     train = examples(["a", "b"] * 20 + ["rare"])
     test = examples(["rare", "a"], name="test.txt")
-    used, dev, kept = split_tables(train, None, test, Data(train_rows=10, dev_fraction=0.2))
+    used, dev, rest = split_tables(train, None, test, Data(train_rows=10, dev_fraction=0.2))
     assert sorted([*used["id"], *dev["id"]], key=int) == [str(number) for number in range(1, 11)]
     assert len(dev) == 2
-    pd.testing.assert_frame_equal(kept, test)
-    more, dev, kept = split_tables(train, None, None, Data(train_rows=100, dev_fraction=0.2))
-    assert len(more) + len(dev) + len(kept) == 41
+    pd.testing.assert_frame_equal(rest, test)
+    more, dev, rest = split_tables(train, None, None, Data(train_rows=100, dev_fraction=0.2))
+    assert len(more) + len(dev) + len(rest) == 41
 
 
-def test_labels_that_train_never_shows_are_listed_by_file_and_line():
+def test_labels_unknown_to_train_are_listed_by_line():
     dev = examples(["pos", "positve"], name="dev.txt")
     test = examples(["odd", "neg"], name="test.txt")
     with pytest.raises(DataError) as caught:
@@ -106,12 +101,12 @@ def test_labels_that_train_never_shows_are_listed_by_file_and_line():
     ]
 
 
-def test_a_corpus_too_small_to_split_says_which_parameter_to_change():
+def test_too_small_corpus_names_the_parameter():
     with pytest.raises(DataError, match=r"train.txt:1: 2 different .* data.test_fraction = 0.2; .* in data.test"):
         split_tables(examples(["a", "b"]), None, None, Data())
-    held = examples(["a", "b"], name="dev.txt")
+    dev = examples(["a", "b"], name="dev.txt")
     with pytest.raises(DataError, match=r"data.dev_fraction = 0.1; .* in data.dev"):
-        split_tables(examples(["a", "b", "a"]), None, held, Data())
+        split_tables(examples(["a", "b", "a"]), None, dev, Data())
 
 
 @settings(max_examples=40, deadline=None)
@@ -120,25 +115,25 @@ def test_a_corpus_too_small_to_split_says_which_parameter_to_change():
     st.integers(2, 8),
     st.booleans(),
 )
-def test_folds_part_the_sentences_and_train_knows_every_label(rows, folds, of_test):
+def test_folds_are_disjoint_and_train_has_every_label(rows, folds, of_test):
     """With a test file folds are of dev, without one of test."""
     train = examples([label for _, label in rows], [f"Word<e1>{n}</e1> <e2>x</e2>"[n % 2 :] for n, _ in rows])
     test = None if of_test else examples(["a"], name="test.txt")
-    held: list[set[str]] = []
+    fold_keys: list[set[str]] = []
     for fold in range(folds):
         try:
             parts = split_tables(train, None, test, Data(fold=fold, folds=folds))
         except DataError:
             reject()
-        held.append(keys(parts[2 if of_test else 1]))
+        fold_keys.append(keys(parts[2 if of_test else 1]))
         rest = [part for part in parts if part is not parts[2] or of_test]
         assert sum(len(keys(part)) for part in rest) == len(keys(train))
         assert set(parts[0]["label"]) == set(train["label"])
-    assert sum(map(len, held)) == len(set().union(*held))
-    assert max(map(len, held)) <= -(-len(keys(train)) // folds)
+    assert sum(map(len, fold_keys)) == len(set().union(*fold_keys))
+    assert max(map(len, fold_keys)) <= -(-len(keys(train)) // folds)
 
 
-def test_folds_leave_out_no_sentence_and_have_equal_shares_of_every_label():
+def test_folds_cover_all_sentences_with_equal_shares_of_labels():
     rows = examples(["a"] * 53 + ["b"] * 31 + ["c"] * 20 + ["rare"])
     tests = [split_tables(rows, None, None, Data(fold=fold, folds=5))[2] for fold in range(5)]
     assert sorted(int(n) for test in tests for n in test["id"]) == list(range(1, 105))
@@ -146,7 +141,7 @@ def test_folds_leave_out_no_sentence_and_have_equal_shares_of_every_label():
     assert (counts.max() - counts.min()).max() == 1
 
 
-def test_folds_are_dealt_by_the_seed_and_fewer_sentences_than_folds_are_an_error():
+def test_folds_depend_on_the_seed_and_need_enough_sentences():
     rows = examples(["a", "b"] * 20)
     one, other = (split_tables(rows, None, None, Data(fold=1, split_seed=seed))[2] for seed in (0, 1))
     assert one["id"].tolist() != other["id"].tolist()
@@ -156,12 +151,12 @@ def test_folds_are_dealt_by_the_seed_and_fewer_sentences_than_folds_are_an_error
         split_tables(examples(["a"] * 9 + ["b"]), None, None, Data(fold=9, folds=10))
 
 
-def test_one_label_alone_is_an_error():
+def test_single_label_is_an_error():
     with pytest.raises(DataError, match="train has only the label 'a'"):
         split_tables(examples(["a"] * 50), None, None, Data())
 
 
-def test_the_real_corpus_splits_by_sentence_and_keeps_its_rarest_label_in_train(real_data):
+def test_real_semeval_is_split_by_sentence(real_data):
     data = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
     whole = read_split(data, "train")
     train, dev, _ = split_tables(whole, None, read_split(data, "test"), data)

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import os
-import re
 import subprocess
 import sys
 import zipfile
@@ -64,11 +63,11 @@ def lines(path: Path, text: str | bytes) -> Path:
 )
 @settings(max_examples=30, deadline=None)
 @given(table=tables)
-def test_what_is_written_is_read_back_in_every_format(tmp_path_factory, name, header, table):
+def test_every_format_is_read_back(tmp_path_factory, name, header, table):
     path = write(tmp_path_factory.mktemp("vectors") / name, table, header)
     dimension = len(next(iter(table.values())))
-    for wanted, first in [(table, 0), ((), len(table))]:
-        vectors = read_vectors(path, dimension, wanted, first)
+    for listed, first in [(table, 0), ((), len(table))]:
+        vectors = read_vectors(path, dimension, listed, first)
         assert list(vectors.rows) == list(table)
         np.testing.assert_array_equal(vectors.matrix, np.array(list(table.values()), np.float32))
         assert vectors.matrix.dtype == np.float32
@@ -77,7 +76,7 @@ def test_what_is_written_is_read_back_in_every_format(tmp_path_factory, name, he
 
 
 @pytest.mark.parametrize("name", ["v.txt", "v.bin", "v.bin.gz"])
-def test_files_that_gensim_writes_are_read(tmp_path, name):
+def test_files_of_gensim_are_read(tmp_path, name):
     written = KeyedVectors(7)
     written.add_vectors([f"w{i}" for i in range(500)], np.random.default_rng(0).normal(size=(500, 7)))
     written.save_word2vec_format(str(tmp_path / name), binary=".bin" in name)
@@ -92,7 +91,7 @@ def test_binary_vectors_without_line_breaks_are_read(tmp_path):
     np.testing.assert_array_equal(vectors.matrix, list(ROWS.values()))
 
 
-def test_only_wanted_words_and_the_first_are_kept_in_the_order_of_the_file(tmp_path):
+def test_listed_and_first_words_are_read_in_file_order(tmp_path):
     path = lines(tmp_path / "v.txt", "a 1 1\nb 2 2\nc 3 3\nd 4 4\ne 5 5\n")
     vectors = read_vectors(path, 2, words={"e", "b", "zebra"}, first=3)
     assert list(vectors.rows) == ["a", "b", "c", "e"]
@@ -100,18 +99,14 @@ def test_only_wanted_words_and_the_first_are_kept_in_the_order_of_the_file(tmp_p
     assert vectors.read == 5
 
 
-def test_a_file_without_any_wanted_word_gives_no_rows(tmp_path):
-    assert read_vectors(lines(tmp_path / "v.txt", TEXT), 3, {"zebra"}).matrix.shape == (0, 3)
-
-
-def test_tabs_double_blanks_trailing_blanks_and_crlf_are_read(tmp_path):
+def test_tabs_blanks_and_crlf_are_read(tmp_path):
     path = lines(tmp_path / "v.txt", "a\t1\t2\r\nb  3  4\nc 5 6 \n")
     vectors = read_vectors(path, 2, "abc")
     np.testing.assert_array_equal(vectors.matrix, [[1, 2], [3, 4], [5, 6]])
     assert vectors.faults == {}
 
 
-def test_faults_are_counted_by_kind_with_their_lines_and_the_rest_is_read(tmp_path):
+def test_faults_are_counted_by_kind_and_line(tmp_path):
     text = b"""a 1 2
 
 short 1
@@ -140,52 +135,45 @@ z 3 4
     np.testing.assert_array_equal(vectors.matrix, [[1, 2], [3, 4]])
 
 
-def test_a_faulty_vector_does_not_hide_a_later_one_of_the_same_word(tmp_path):
+def test_faulty_vector_does_not_hide_a_later_one(tmp_path):
     vectors = read_vectors(lines(tmp_path / "v.txt", "b 0 0\na nan 1\na 1 2\n"), 2, {"a"})
     np.testing.assert_array_equal(vectors.matrix, [[1, 2]])
 
 
-def test_of_many_faults_the_first_lines_are_shown(tmp_path):
-    vectors = read_vectors(lines(tmp_path / "v.txt", "a 1 2\n" * 50), 2, {"a"})
-    assert vectors.faults == {"repeated word": {"count": 49, "lines": [2, 3, 4, 5, 6]}}
-
-
-@pytest.mark.parametrize("header", ["", "3 3\n"])
-def test_another_dimension_names_both_and_the_parameter(tmp_path, header):
-    path = lines(tmp_path / "v.txt", header + TEXT)
-    with pytest.raises(DataError, match=r"v\.txt: vectors of 3 numbers, but embeddings\.dimension is 50"):
-        read_vectors(path, 50, ROWS)
-
-
-def test_a_faulty_first_line_does_not_set_the_dimension(tmp_path):
-    vectors = read_vectors(lines(tmp_path / "v.txt", "broken 1\nthe 1 2 3\n"), 3, ROWS)
-    assert vectors.faults == {"not the right count of numbers": {"count": 1, "lines": [1]}}
-
-
-def test_numbers_as_words_do_not_change_the_dimension(tmp_path):
-    vectors = read_vectors(lines(tmp_path / "v.txt", "1 0.5 0.5\n0 1 2\n"), 2, {"0", "1"})
+@pytest.mark.parametrize("text", ["1 0.5 0.5\n0 1 2\n", "broken\n1 0.5 0.5\n0 1 2\n"])
+def test_dimension_is_that_of_most_lines(tmp_path, text):
+    vectors = read_vectors(lines(tmp_path / "v.txt", text), 2, {"0", "1"})
     np.testing.assert_array_equal(vectors.matrix, [[0.5, 0.5], [1, 2]])
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "Call me Ishmael.\nSome years ago\n"])
-def test_a_file_without_vectors_is_refused(tmp_path, text):
-    with pytest.raises(DataError, match="not word vectors"):
-        read_vectors(lines(tmp_path / "v.txt", text), 3, ROWS)
-
-
-def test_a_header_over_lines_of_another_width_is_refused(tmp_path):
-    path = lines(tmp_path / "v.vec", "2 3\na 1 2\nb 1 2\n")
-    with pytest.raises(DataError, match=r"no line is a word and 3 numbers; faults: 2 x not the right count .*line 2"):
-        read_vectors(path, 3, ROWS)
-
-
-def test_a_missing_file_says_how_to_fetch_one(tmp_path):
-    with pytest.raises(DataError, match=r"none\.txt: no such file.*bilstm-attention fetch glove-6b"):
-        read_vectors(tmp_path / "none.txt", 3, ROWS)
+@pytest.mark.parametrize(
+    ("name", "content", "dimension", "message"),
+    [
+        ("v.txt", TEXT, 50, r"v\.txt: vectors of 3 numbers, but embeddings\.dimension is 50"),
+        ("v.vec", f"3 3\n{TEXT}", 50, r"v\.vec: vectors of 3 numbers, but embeddings\.dimension is 50"),
+        ("v.txt", "", 3, "not word vectors"),
+        ("v.txt", "\n\n", 3, "not word vectors"),
+        ("v.txt", "Call me Ishmael.\nSome years ago\n", 3, "not word vectors"),
+        (
+            "v.vec",
+            "2 3\na 1 2\nb 1 2\n",
+            3,
+            r"no line is a word and 3 numbers; faults: 2 x not the right count .*line 2",
+        ),
+        ("v.vec", f"5 3\n{TEXT}", 3, "ends after 3 of the 5 vectors that line 1 promises"),
+        ("wiki.bin", bytes(range(256)) * 9, 3, r"take the \.vec file"),
+        ("none.txt", None, 3, r"none\.txt: no such file.*bilstm-attention fetch glove-6b"),
+    ],
+)
+def test_unusable_file_is_refused(tmp_path, name, content, dimension, message):
+    if content is not None:
+        lines(tmp_path / name, content)
+    with pytest.raises(DataError, match=message):
+        read_vectors(tmp_path / name, dimension, ROWS)
 
 
 @pytest.mark.parametrize("name", ["v.txt.gz", "v.bin.gz", "v.bin", "v.zip"])
-def test_a_truncated_file_is_refused(tmp_path, name):
+def test_truncated_file_is_refused(tmp_path, name):
     table = {f"w{i}": np.random.default_rng(i).normal(size=3).tolist() for i in range(300)}
     path = write(tmp_path / name, table, header=".bin" in name)
     path.write_bytes(path.read_bytes()[:-1000])
@@ -194,7 +182,7 @@ def test_a_truncated_file_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize("at", [10, -6])  # the first block of the deflated bytes, and the checksum
-def test_a_gzip_with_damaged_bytes_is_refused(tmp_path, at):
+def test_damaged_gzip_is_refused(tmp_path, at):
     path = write(tmp_path / "v.txt.gz", {f"w{i}": [i / 7, i / 3] for i in range(300)}, header=False)
     data = bytearray(path.read_bytes())
     data[at] ^= 0xFF
@@ -203,14 +191,15 @@ def test_a_gzip_with_damaged_bytes_is_refused(tmp_path, at):
         read_vectors(path, 2, ())
 
 
-def test_text_that_ends_before_its_header_says_is_refused(tmp_path):
-    with pytest.raises(DataError, match="ends after 3 of the 5 vectors that line 1 promises"):
-        read_vectors(lines(tmp_path / "v.vec", "5 3\n" + TEXT), 3, ROWS)
-
-
-def test_another_kind_of_binary_file_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"take the \.vec file"):
-        read_vectors(lines(tmp_path / "wiki.bin", bytes(range(256)) * 9), 3, ROWS)
+def test_folder_gives_the_file_named_for_the_dimension_else_its_zip(tmp_path):
+    lines(tmp_path / "glove.3d.txt", TEXT)
+    write(tmp_path / "glove.3d.txt.gz", {"packed": [1, 2, 3]}, header=False)
+    write(tmp_path / "other.zip", {"zipped": [1, 2]}, header=False)
+    assert list(read_vectors(tmp_path, 3, (), first=1).rows) == ["the"]
+    assert list(read_vectors(tmp_path, 2, (), first=1).rows) == ["zipped"]
+    (tmp_path / "other.zip").unlink()
+    with pytest.raises(DataError, match=r"neither one file named for 2d .* it holds glove\.3d\.txt, "):
+        read_vectors(tmp_path, 2, ())
 
 
 @pytest.fixture
@@ -223,30 +212,20 @@ def archive(tmp_path) -> Path:
     return path
 
 
-def test_the_member_of_a_zip_is_found_by_its_dimension(archive):
+def test_zip_member_is_chosen_by_dimension(archive):
     assert read_vectors(archive, 3, ROWS).rows == {word: row for row, word in enumerate(ROWS)}
     assert read_vectors(archive, 13, ROWS).matrix.shape == (1, 13)
 
 
 @pytest.mark.parametrize(
-    ("dimension", "member", "said"), [(5, None, "0 of 3 members"), (3, "x.txt", "no member 'x.txt'")]
+    ("dimension", "member", "message"), [(5, None, "0 of 3 members"), (3, "x.txt", "no member 'x.txt'")]
 )
-def test_a_member_that_is_not_there_lists_those_that_are(archive, dimension, member, said):
-    with pytest.raises(DataError, match=rf"(?s){said}.*glove\.3d\.txt.*glove\.13d\.txt.*readme\.txt"):
+def test_missing_zip_member_lists_the_members(archive, dimension, member, message):
+    with pytest.raises(DataError, match=rf"(?s){message}.*glove\.3d\.txt.*glove\.13d\.txt.*readme\.txt"):
         read_vectors(archive, dimension, ROWS, member=member)
 
 
-def test_a_member_of_a_zip_may_be_gzipped_or_binary(tmp_path):
-    packed = write(tmp_path / "v.bin.gz", ROWS, header=True).read_bytes()
-    with zipfile.ZipFile(tmp_path / "v.zip", "w") as file:
-        file.writestr("v.bin.gz", packed)
-        file.writestr("other", "")
-    np.testing.assert_array_equal(
-        read_vectors(tmp_path / "v.zip", 3, ROWS, member="v.bin.gz").matrix, list(ROWS.values())
-    )
-
-
-def test_a_member_of_a_file_that_is_no_zip_is_refused(tmp_path):
+def test_member_of_a_plain_file_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"embeddings\.member is 'a\.txt', but this is not a zip"):
         read_vectors(lines(tmp_path / "v.txt", TEXT), 3, ROWS, member="a.txt")
 
@@ -260,7 +239,7 @@ print(hashlib.sha256(repr(list(vectors.rows)).encode() + vectors.matrix.tobytes(
 """
 
 
-def test_trained_vectors_have_the_same_bytes_from_process_to_process():
+def test_trained_vectors_are_equal_in_every_process():
     running = [
         subprocess.Popen(
             [sys.executable, "-c", TRAINING],
@@ -275,7 +254,7 @@ def test_trained_vectors_have_the_same_bytes_from_process_to_process():
     assert len(digests[0].strip()) == hashlib.sha256().digest_size * 2
 
 
-def test_trained_vectors_are_of_the_frequent_words_without_markers_and_change_with_the_seed():
+def test_trained_vectors_leave_out_rare_words_and_markers():
     texts = [["<e1>", "a", "</e1>", "b", "c"], ["a", "<e1>", "b", "</e1>"], ["a", "."]]
     vectors = [train_vectors(texts, dimension=4, min_count=2, window=2, epochs=1, seed=seed) for seed in (0, 1)]
     assert list(vectors[0].rows) == ["a", "b"]
@@ -284,7 +263,7 @@ def test_trained_vectors_are_of_the_frequent_words_without_markers_and_change_wi
     assert not np.array_equal(vectors[0].matrix, vectors[1].matrix)
 
 
-def test_words_in_like_contexts_get_like_vectors():
+def test_words_of_similar_contexts_have_similar_vectors():
     generator = np.random.default_rng(0)
     drinks, places = ["tea", "milk"], ["rome", "oslo"]
     texts = [["we", "drink", "hot", str(generator.choice(drinks)), "now"] for _ in range(400)]
@@ -295,33 +274,6 @@ def test_words_in_like_contexts_get_like_vectors():
     assert tea @ milk > tea @ rome
 
 
-def test_no_word_frequent_enough_is_refused():
+def test_min_count_above_all_counts_is_refused():
     with pytest.raises(DataError, match=r"embeddings\.min_count = 3"):
         train_vectors([["a", "b", "a"]], dimension=4, min_count=3, window=2, epochs=1, seed=0)
-
-
-COST = """
-import re, sys, time
-from pathlib import Path
-def peak():
-    # not getrusage, whose maximum a process inherits from the one that started it
-    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-from bilstm_attention.data.vectors import read_vectors
-before = time.process_time()
-vectors = read_vectors(Path(sys.argv[1]), 50, Path(sys.argv[2]).read_text().split())
-print(time.process_time() - before, peak(), *vectors.matrix.shape)
-"""
-
-
-def test_the_words_of_a_corpus_are_read_from_glove_in_seconds_and_in_little_memory(real_data, tmp_path):
-    glove, corpus = real_data / "glove/glove.6B.50d.txt.gz", real_data / "semeval2010-task8/TRAIN_FILE.TXT"
-    known = set(re.findall(r"[a-z]+|[^\sa-z]", corpus.read_text().lower()))
-    wanted = lines(tmp_path / "words.txt", "\n".join(sorted(known)))
-    command = [sys.executable, "-c", COST, str(glove), str(wanted)]
-    seconds, megabytes, rows, dimension = map(
-        float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    )
-    assert dimension == 50
-    assert 15_000 < rows <= len(known)
-    assert seconds < 10  # of the processor: others may share it
-    assert megabytes < 500
