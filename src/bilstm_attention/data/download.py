@@ -157,8 +157,7 @@ def fetch_entry(entry: Entry, folder: Path, mirror: str | None = None, progress:
         Paths of the files, existing ones included.
 
     Raises:
-        FetchError: a file is not found, does not arrive complete and correct, or cannot be stored; no part of it is
-            kept.
+        FetchError: a file is not found, arrives incomplete or wrong, or cannot be stored; then it is not stored.
     """
     import pooch  # with requests; needed here alone
 
@@ -238,10 +237,9 @@ def _fetch_file(store: Any, file: File, places: list[Path | str], downloader: Ca
         remote = hasattr(error, "response")  # as every error of requests has, and no error of a disk
         advice = "try again, or use another --mirror" if remote else "check free space and the folder's permissions"
         raise FetchError(f"{target}: not fetched from {place}: {cause}; nothing was stored; {advice}.") from error
-    verified = (
-        "sha256 verified" if file.sha256 else f"NOT VERIFIED, no checksum is known; sha256 {pooch.file_hash(target)}"
-    )
-    print(f"{target}: {'exists' if existed else f'fetched from {place}'}, {verified}")
+    check = "sha256 verified" if file.sha256 else "NOT VERIFIED, no checksum is known; sha256 "
+    check += "" if file.sha256 else pooch.file_hash(target)
+    print(f"{target}: {'exists' if existed else f'fetched from {place}'}, {check}")
     if not existed:
         target.chmod(0o644)  # pooch's temporary file is private
     return target

@@ -81,8 +81,8 @@ def _load_vectors(params: Embeddings, words: Iterable[str], root: Path) -> Vecto
     if params.source == "random":
         return Vectors({}, np.empty((0, params.dimension), np.float32), read=0)
     if params.source == "file":
-        wanted = {form for word in words for part in (word, *_parts(word)) for form in (part, part.lower())}
-        return read_vectors(path, params.dimension, wanted, params.extra_words, params.member)
+        forms = {form for word in words for part in (word, *_parts(word)) for form in (part, part.lower())}
+        return read_vectors(path, params.dimension, forms, params.extra_words, params.member)
     try:
         sentences = Sentences(path)
     except (OSError, ValueError) as error:

