@@ -121,7 +121,7 @@ def train(seed: int) -> None:
 
 def _training_record(params: Params, seed: int, pictures: Path, started: float | None = None) -> "RunRecord":
     """The run of a trained seed, from its files; `pictures` is a folder for its learning curves."""
-    from bilstm_attention.evaluation.evaluate import read_dev_scores, read_histories, seed_file
+    from bilstm_attention.evaluation.results import read_dev_scores, read_histories, seed_file
     from bilstm_attention.reports import plots
     from bilstm_attention.reports.run_page import describe_training
     from bilstm_attention.tracking.pipeline import training_record
@@ -157,7 +157,8 @@ def _warn_of_first_weights(train: Train, steps: int) -> None:
 def evaluate() -> None:
     """Every seed's model scored on test: metrics, predictions, and the data of plots and attention pages."""
     start_tensorflow()
-    from bilstm_attention.evaluation.evaluate import evaluate_models, write_results
+    from bilstm_attention.evaluation.evaluate import evaluate_models
+    from bilstm_attention.evaluation.results import write_results
     from bilstm_attention.training.fit import use_threads
 
     params = load_params(paths.PARAMS)
@@ -171,7 +172,7 @@ def evaluate() -> None:
 
 def report() -> None:
     """Plots and attention pages of the last evaluation, and its scores to MLflow."""
-    from bilstm_attention.evaluation.evaluate import best_seed, read_dev_scores, read_histories, read_results
+    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_histories, read_results
     from bilstm_attention.reports import plots
     from bilstm_attention.reports.attention_page import attention_page, read_examples, select_examples
 
@@ -202,7 +203,7 @@ def _attention_pages(params: Params) -> dict[int, Path]:
 
 def _log_evaluation(params: Params) -> Mapping[Any, str]:
     """Logs the evaluation from its files; returns the ids of its runs, none if the store failed."""
-    from bilstm_attention.evaluation.evaluate import best_seed, read_dev_scores, read_results
+    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_results
     from bilstm_attention.reports.run_page import describe_evaluation, describe_seed
     from bilstm_attention.tracking.environment import made_with
     from bilstm_attention.tracking.pipeline import corpus_name, evaluation_records, pipeline_model
@@ -265,7 +266,8 @@ def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | Non
         raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; no model has it.")
     start_tensorflow()
     from bilstm_attention.data.dataset import encode, load_labels, load_split, load_vocabulary
-    from bilstm_attention.evaluation.evaluate import attention_table, best_seed, read_dev_scores, seed_file
+    from bilstm_attention.evaluation.evaluate import attention_table
+    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, seed_file
     from bilstm_attention.model.classifier import load_classifier
     from bilstm_attention.model.predict import read_attention
     from bilstm_attention.reports.attention_page import attention_page, read_examples

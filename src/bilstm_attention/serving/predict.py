@@ -119,7 +119,7 @@ def _of_checkout() -> Any:
     params = load_params(paths.PARAMS)
     seeds = params.train.seeds
     start_tensorflow()
-    from bilstm_attention.evaluation.evaluate import best_seed, read_dev_scores, seed_file
+    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, seed_file
     from bilstm_attention.model.classifier import load_classifier
     from bilstm_attention.serving.classifier import TextClassifier
 

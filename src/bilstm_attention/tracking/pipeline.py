@@ -19,7 +19,7 @@ from bilstm_attention.tracking.runs import Identity, RunRecord, fingerprints
 
 if TYPE_CHECKING:
     # it imports TensorFlow
-    from bilstm_attention.evaluation.evaluate import EvaluationResult
+    from bilstm_attention.evaluation.results import EvaluationResult
 
 PIPELINE_DIGEST = "pipeline.sha256"
 EXAMPLE = "The <e1>wheel</e1> of the <e2>car</e2> broke."

@@ -58,8 +58,9 @@ def training_step(
             with embedding.moved(shift) if adversarial else nullcontext([None]) as vectors:
                 probabilities = model(tokens, training=True)
             loss = cross_entropy(tf.one_hot(labels, classes), probabilities) / sentences
-            # penalties that a mechanism adds; those of weights have a gradient of their own below
-            total = tf.add_n([loss, *attention.penalties])
+            # those that a mechanism added in this call; the penalties of weights have a gradient of their own below
+            added = [penalty for penalty in model.losses if any(penalty is own for own in attention.penalties)]
+            total = tf.add_n([loss, *added])
             if r_drop:
                 total += r_drop * _divergence(probabilities) / sentences
             return loss, (total / 2 if adversarial else total), vectors[0]

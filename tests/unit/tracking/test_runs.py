@@ -11,7 +11,7 @@ import pytest
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params, with_overrides
-from bilstm_attention.evaluation.evaluate import EvaluationResult
+from bilstm_attention.evaluation.results import EvaluationResult
 from bilstm_attention.tracking import outbox
 from bilstm_attention.tracking.runs import (
     PIPELINE_DIGEST,

@@ -32,7 +32,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 TOLERANCE = 4.0  # percentage points, where the processor is unknown
 SMALL = {"embeddings.epochs": 2, "evaluate.bootstrap": 100, "evaluate.faithfulness": 20}
 CASES: dict[str, dict[str, Any]] = {
-    "sample": {"train.epochs": 3, "train.seeds": [0, 1]},
+    "sample": {"train.epochs": 3, "train.seeds": [0, 1], "train.clip_norm": 1.0},
     "every_ingredient": {
         "data.tokens.context": 3,
         "model.frozen_copy": True,
@@ -48,6 +48,7 @@ CASES: dict[str, dict[str, Any]] = {
         "train.schedule.kind": "cosine",
         "train.label_smoothing": 0.1,
         "train.adversarial": 0.5,
+        "train.clip_norm": 0.5,
         "train.ema": 0.9,
         "train.restore_best_weights": False,
     },
