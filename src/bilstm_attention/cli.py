@@ -185,24 +185,14 @@ def sweep(
             help="After so many hours no new trial begins; once the running ones have ended, the best are confirmed.",
         ),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Trials at once, each of one thread; by default 2, with --dask as many as it has."),
-    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Trials at once, each in a process of one thread.")] = 2,
     storage: Storage = None,
-    dask: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="A Dask scheduler, e.g. tcp://host:8786, whose workers run the trials; needs --storage.",
-        ),
-    ] = None,
     heartbeat: Annotated[
         int,
         typer.Option(
             min=1,
-            help="With --storage: seconds between the signs of life of a trial; one that is silent for twice as long is"
-            " tried again.",
+            help="With --storage: seconds between heartbeats of a trial; one that is silent twice as long is tried"
+            " again.",
         ),
     ] = 60,
     overrides: Overrides = None,
@@ -218,13 +208,13 @@ def sweep(
 
     file = file.absolute()
     _enter_project()
-    where = ExecutionOptions(workers, storage, dask, heartbeat)
+    where = ExecutionOptions(workers, storage, heartbeat)
     search(file, trials, hours, where, dict(parse_override(text) for text in overrides or ()))
 
 
 @app.command(rich_help_panel=RUNS)
 def sweeps(storage: Storage = None) -> None:
-    """Lists the studies of the project, or of a database: trials, best score, whether one runs."""
+    """Lists the studies of the project, or of a database: trials, best score, confirmed winner."""
     from bilstm_attention.search.commands import list_sweeps
 
     _enter_project()

@@ -1,28 +1,23 @@
-"""What a sweep found as a Markdown page: protocol, the best confirmed, what decided, what it cost."""
+"""The report of a sweep as a Markdown page, and the tables of the commands `sweep` and `sweeps`."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-import optuna
 import pandas as pd
-
-from bilstm_attention.config import Params, flatten
-from bilstm_attention.reports.tables import markdown_row, short_cost, short_value
-from bilstm_attention.search.outcome import Outcome
-from bilstm_attention.search.study import SweepSpec, counted
-from bilstm_attention.search.sweep import confirmation_seeds
-from bilstm_attention.search.trials import FOUND, confirmation
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
 ROWS = 10
+STATES = {"complete": "trained to the end", "pruned": "pruned", "fail": "failed"}
 
 
 def sweep_report(
-    definition: SweepSpec,
-    study: optuna.Study,
-    found: Outcome,
-    importances: Mapping[str, Mapping[str, float]],
+    protocol: Mapping[str, Any],
+    leaderboard: pd.DataFrame,
+    confirmations: pd.DataFrame,
+    p: float | None,
+    importances: Mapping[str, float],
     figures: Sequence[str],
     command: str,
     made_with: str,
@@ -30,158 +25,160 @@ def sweep_report(
     """The page.
 
     Args:
-        definition: the sweep.
-        study: its study.
-        found: its outcome.
-        importances: by evaluator and parameter, shares that sum to 1.
+        protocol: the content of the sweep's file, and of `states`, `changed`, `epoch`, `seconds`, `started`, `ended`.
+        leaderboard: a row per trial, the best first; dev scores in percent.
+        confirmations: a row per trial that was trained again: `trial`, `search`, `confirmed`, `drop`, and each seed.
+        p: between the first two of these; None: there are fewer.
+        importances: by parameter, shares of 1.
         figures: addresses of pictures, relative to the page.
         command: what runs the sweep.
         made_with: date, code, machine and versions.
     """
-    sweep = definition.sweep
+    rows = leaderboard_rows(leaderboard, list(protocol["space"]), protocol["against"])
     parts = [
-        f"# Sweep {sweep.study}",
-        _protocol(definition, study),
+        f"# Sweep {protocol['study']}",
+        _protocol(protocol),
         f"```sh\n{command}\n```",
-        _winner(definition, found),
-        f"## The best\n\n{_leaderboard(definition, found.leaderboard)}",
-        _confirmations(definition, study, found),
+        winner_line(protocol["metric"], leaderboard, confirmations, p) or "No trial is complete yet.",
+        f"## Best trials\n\n{_markdown(rows)}" if len(rows) else "",
+        f"## On fresh seeds\n\n{_markdown(confirmations.map(_cell))}" if len(confirmations) else "",
         _importances(importances),
-        "\n".join(
-            f"![{figure.rpartition('/')[2].removesuffix('.png').replace('_', ' ')}]({figure})" for figure in figures
-        ),
-        f"{_cost(study)} Made with {made_with}.".strip(),
+        "\n".join(f"![{figure.rpartition('/')[2].removesuffix('.png')}]({figure})" for figure in figures),
+        f"{_times(protocol)}Made with {made_with}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _protocol(definition: SweepSpec, study: optuna.Study) -> str:
-    sweep, states = definition.sweep, Counter(trial.state.name.lower() for trial in counted(study))
-    usual, base = flatten(Params()), flatten(definition.space.base)
-    changed = [f"`{key}={value}`" for key, value in base.items() if value != usual[key] and key not in sweep.space]
-    tried = [f"- `{key}`: {_tried(given)}" for key, given in sweep.space.items()]
-    epoch = "best" if definition.space.base.train.restore_best_weights else "last"
-    against = f" against {sweep.against}" if sweep.against else ""
-    outcome = ", ".join(f"{states[name]} {shown}" for name, shown in _STATES.items() if states[name])
+def winner_line(metric: str, leaderboard: pd.DataFrame, confirmations: pd.DataFrame, p: float | None) -> str:
+    """The winner and how sure it is, in a few sentences of Markdown; empty: no trial is complete."""
+    if not len(confirmations):
+        complete = leaderboard.dropna(subset="score") if len(leaderboard) else leaderboard
+        if not len(complete):
+            return ""
+        first = complete.iloc[0]
+        return (
+            f"Trial {first['trial']}: {first['score']:.2f} dev {metric} in the search, the best of many; not confirmed."
+        )
+    first, seeds = confirmations.iloc[0], sum(str(name).startswith("seed ") for name in confirmations)
+    text = (
+        f"**Trial {first['trial']:.0f}: {first['confirmed']:.2f}**, the mean dev {metric} over {seeds} fresh"
+        f" seed{'s' * (seeds > 1)}; {first['search']:.2f} in the search, which is the best of many."
+    )
+    if p is None:
+        return text
+    second = confirmations.iloc[1]["trial"]
+    return (
+        f"{text} Against trial {second:.0f}, the second: p = {p:.3f} (paired approximate randomisation on the dev"
+        " sentences, all seeds together, two-sided)."
+    )
+
+
+def leaderboard_rows(leaderboard: pd.DataFrame, parameters: Sequence[str], against: str | None = None) -> pd.DataFrame:
+    """The first rows of a leaderboard as text."""
+    rows = []
+    for row in leaderboard.head(ROWS).to_dict("records"):
+        sd = "" if pd.isna(row["confirmed_sd"]) else f" ± {row['confirmed_sd']:.2f}"
+        second = {against: _cell(row[against]), "front": "yes" if row["on_front"] else "no"} if against else {}
+        rows.append(
+            {
+                "trial": str(row["trial"]),
+                "search": row["state"] if pd.isna(row["score"]) else f"{row['score']:.2f}",
+                **second,
+                "confirmed": "" if pd.isna(row["confirmed_mean"]) else f"{row['confirmed_mean']:.2f}{sd}",
+                **{name: short_value(row[name]) for name in parameters},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def leaderboard_table(leaderboard: pd.DataFrame, parameters: Sequence[str], against: str | None = None) -> Table:
+    """The first rows of a leaderboard for the terminal, with all parameters in one column."""
+    rows = leaderboard_rows(leaderboard, parameters, against)
+    title = f"best trials, {'the Pareto front first, ' if against else ''}dev scores in percent"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    scores = [name for name in rows if name not in parameters]
+    for name in scores:
+        table.add_column(str(name), justify="right", no_wrap=True)
+    table.add_column("parameters")
+    for row in rows.to_dict("records"):
+        values = ", ".join(f"{name}={row[name]}" for name in parameters if row[name])
+        table.add_row(*(row[name] for name in scores), values)
+    return table
+
+
+def studies_table(studies: Sequence[Mapping[str, Any]]) -> Table:
+    """A row per study: `study`, `trials`, `best` and `started`."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, leading=1)
+    for name in ("study", "trials", "best", "started"):
+        table.add_column(name, overflow="fold")
+    for study in studies:
+        table.add_row(*(str(study[name]) for name in ("study", "trials", "best", "started")))
+    return table
+
+
+def shown_params(params: Mapping[str, Any]) -> str:
+    """The parameters of a trial in one line."""
+    return ", ".join(f"{key}={'none' if value is None else short_value(value)}" for key, value in params.items())
+
+
+def short_value(value: Any) -> str:
+    """A parameter's value, a number in four digits; empty: the trial does not have it."""
+    return "" if pd.isna(value) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cell(value: Any) -> str:
+    return "" if pd.isna(value) else f"{value:,.2f}".removesuffix(".00") if isinstance(value, float) else str(value)
+
+
+def _markdown(rows: pd.DataFrame) -> str:
+    # as text, or tabulate would write 0.10 as 0.1
+    return rows.to_markdown(index=False, disable_numparse=True)
+
+
+def _protocol(protocol: Mapping[str, Any]) -> str:
+    states, sampler = protocol["states"], protocol["sampler"]
+    counts = ", ".join(f"{states[state]} {text}" for state, text in STATES.items() if states[state])
+    against = f" against {protocol['against']}" if protocol["against"] else ""
+    changed = ", ".join(f"`{key}={value}`" for key, value in protocol["changed"].items()) or "none"
     return "\n".join(
         [
-            f"Searched for dev {sweep.metric}{against} with {sweep.sampler.kind} (seed {sweep.sampler.seed}), pruner"
-            f" {sweep.pruner.kind}: {states.total()} trials, {outcome}. Each trial has a seed of its own; its score is"
-            f" that of its {epoch} epoch **on dev**. Test was not opened. Tried:",
+            f"Searched for dev {protocol['metric']}{against} with {sampler['kind']} (seed {sampler['seed']}), pruner"
+            f" {protocol['pruner']['kind']}: {sum(states.values())} trials, {counts or 'none'}. Each trial has a seed"
+            f" of its own; its score is that of its {protocol['epoch']} epoch **on dev**. Test was not opened. Space:",
             "",
-            *tried,
+            *(f"- `{key}`: {_values(values)}" for key, values in protocol["space"].items()),
             "",
-            f"The same in all trials, where other than `params.yaml` as it comes: {', '.join(changed) or 'nothing'}.",
+            f"Other parameters that differ from the defaults: {changed}.",
         ]
     )
 
 
-_STATES = {"complete": "trained to the end", "pruned": "given up early", "fail": "failed"}
+def _values(values: Any) -> str:
+    if not isinstance(values, Mapping):
+        return ", ".join(map(str, values)) if isinstance(values, list) else str(values)
+    conditions = "; ".join(f"{key} {_values(value)}" for key, value in values.get("when", {}).items())
+    if "values" in values:
+        text = _values(values["values"])
+    else:
+        text = f"{values['low']} to {values['high']}"
+        text += f" in steps of {values['step']}" if values.get("step") else ""
+        text += ", logarithmic" if values.get("log") else ""
+    return f"{text} (when {conditions})" if conditions else text
 
 
-def _tried(given: Any) -> str:
-    if isinstance(given, list):
-        return ", ".join(map(str, given))
-    conditions = given.get("when", {}).items()
-    when = "; ".join(f"{key} {_tried(value if isinstance(value, list) else [value])}" for key, value in conditions)
-    values = (
-        ", ".join(map(str, given["values"]))
-        if "values" in given
-        else f"{given['low']} to {given['high']}"
-        + (f" in steps of {given['step']}" if given.get("step") else "")
-        + (", logarithmic" if given.get("log") else "")
-    )
-    return f"{values}{f' (when {when})' if when else ''}"
-
-
-def _winner(definition: SweepSpec, found: Outcome) -> str:
-    if not found.finalists:
-        return "No trial has ended well yet."
-    first, metric, seeds = found.finalists[0], definition.sweep.metric, found.finalists[0].params.train.seeds
-    if not first.confirmed:
-        return f"The best is trial {first.number}, dev {metric} {first.score:.2f}: of many, so too high."
-    drop = first.searched - first.score
-    text = (
-        f"**Trial {first.number}: {first.score:.2f}**, the mean dev {metric} of {len(seeds)} fresh"
-        f" seed{'s' * (len(seeds) > 1)}. In the search it had {first.searched:.2f}, {abs(drop):.2f}"
-        f" {'more' if drop >= 0 else 'less'}: the best of many is as a rule too high."
-    )
-    if found.p is None:
-        return text
-    return (
-        f"{text} Against trial {found.finalists[1].number}, the second: p = {found.p:.3f} (paired approximate"
-        " randomisation on the dev sentences, all seeds together, two-sided)."
-    )
-
-
-def _leaderboard(definition: SweepSpec, leaderboard: pd.DataFrame) -> str:
-    names = [dimension.key for dimension in definition.space.dimensions]
-    against = definition.sweep.against
-    second = [against, "front"] if against else []
-    lines = [markdown_row("trial", "search", *second, "confirmed", *names)]
-    lines.append(markdown_row(*["---"] * (len(names) + len(second) + 3)))
-    for row in leaderboard.head(ROWS).to_dict("records"):
-        confirmed = "" if pd.isna(row["confirmed_mean"]) else f"{row['confirmed_mean']:.2f}"
-        if confirmed and not pd.isna(row["confirmed_sd"]):
-            confirmed += f" ± {row['confirmed_sd']:.2f}"
-        score = row["state"] if pd.isna(row["score"]) else f"{row['score']:.2f}"
-        values = ["" if pd.isna(row[name]) else short_value(row[name]) for name in names]
-        costs = [short_cost(row[against])] if against else []
-        front = ["yes" if row["on_front"] else "no"] if against else []
-        lines.append(markdown_row(str(row["trial"]), score, *costs, *front, confirmed, *values))
-    return "\n".join(lines)
-
-
-def _confirmations(definition: SweepSpec, study: optuna.Study, found: Outcome) -> str:
-    seeds, metric, known = confirmation_seeds(definition), definition.sweep.metric, study.user_attrs
-    rows, failed = [], []
-    for finalist in found.finalists:
-        given = {seed: known.get(confirmation(finalist.number, seed), {}) for seed in seeds}
-        failed += [
-            f"- trial {finalist.number} with seed {seed} failed, so that the trial is not confirmed: {each['reason']}"
-            for seed, each in given.items()
-            if "reason" in each
-        ]
-        if finalist.confirmed:
-            drop = finalist.searched - finalist.score
-            scores = (finalist.searched, finalist.score, drop, *(each["dev"][metric] for each in given.values()))
-            rows.append(markdown_row(str(finalist.number), *(f"{score:.2f}" for score in scores)))
-    if rows:
-        head = markdown_row("trial", "search", "confirmed", "drop", *(f"seed {seed}" for seed in seeds))
-        rows = [head, markdown_row(*["---"] * (4 + len(seeds))), *rows]
-    parts = ["\n".join(part) for part in (rows, failed) if part]
-    return "\n\n".join(["## On fresh seeds", *parts]) if parts else ""
-
-
-def _importances(importances: Mapping[str, Mapping[str, float]]) -> str:
+def _importances(importances: Mapping[str, float]) -> str:
     if not importances:
         return ""
-    first = next(iter(importances.values()))
-    names = [*first, *sorted({name for shares in importances.values() for name in shares} - set(first))]
-    lines = [markdown_row("parameter", *importances), markdown_row(*["---"] * (1 + len(importances)))]
-    for name in names:
-        shares = (values.get(name) for values in importances.values())
-        lines.append(markdown_row(f"`{name}`", *("" if share is None else f"{share:.2f}" for share in shares)))
-    text = (
-        "Shares of 1, over the trials that were trained to the end. PED-ANOVA: what sets the best apart from the rest;"
-        " fANOVA: what explains the scores, over the parameters that every trial has."
-    )
-    return "\n".join(["## What decided", "", text, "", *lines])
+    rows = pd.DataFrame({"parameter": importances.keys(), "share": [f"{share:.2f}" for share in importances.values()]})
+    text = "Shares of 1, over the complete trials: what sets the best apart from the rest (PED-ANOVA)."
+    return f"## Importances\n\n{text}\n\n{_markdown(rows)}"
 
 
-def _cost(study: optuna.Study) -> str:
-    ended = counted(study)
-    if not ended:
+def _times(protocol: Mapping[str, Any]) -> str:
+    if not protocol["started"] or not protocol["ended"]:
         return ""
-    trials = sum(trial.user_attrs.get(FOUND, {}).get("seconds", 0.0) for trial in ended)
-    confirmed = sum(value.get("seconds", 0.0) for key, value in study.user_attrs.items() if " with seed " in key)
-    began = min(trial.datetime_start for trial in ended if trial.datetime_start)
-    last = max(trial.datetime_complete for trial in ended if trial.datetime_complete)
+    training = timedelta(seconds=round(protocol["seconds"]))
     return (
-        f"The trials began {began:%Y-%m-%d %H:%M} and ended {last:%Y-%m-%d %H:%M}; they took {_hours(trials)} of"
-        f" training, all workers together, and the confirmations {_hours(confirmed)}."
+        f"The trials began {protocol['started']:%Y-%m-%d %H:%M} and ended {protocol['ended']:%Y-%m-%d %H:%M}, with"
+        f" {training} of training in all workers together. "
     )
-
-
-def _hours(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))

@@ -1,167 +1,249 @@
-"""The commands about sweeps: one runs a study until its budget is spent, and says what it found; one lists studies."""
+"""The commands `sweep`, which runs a study and confirms its best trials, and `sweeps`, which lists studies."""
 
 import math
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bilstm_attention import paths
 from bilstm_attention.config import flatten, load_params
 from bilstm_attention.console import SweepProgress
 from bilstm_attention.errors import ParamsError, UserError
-from bilstm_attention.tracking.environment import check_up_to_date
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+    from bilstm_attention.search.outcome import Confirmation, Outcome
+    from bilstm_attention.search.study import SweepSpec
+    from bilstm_attention.search.sweep import StopRequest
 
 
 @dataclass(frozen=True)
 class ExecutionOptions:
-    """Who runs the trials of a sweep, and where its study is.
+    """Where the trials of a sweep run, and where its study is.
 
     Args:
-        workers: at once; None: two processes of this machine, or all workers of a cluster.
-        storage: address of a database; None: a journal file.
-        dask: address of a Dask scheduler; None: processes of this machine.
-        heartbeat: seconds between signs of life of a trial in a database.
+        workers: processes of this machine, of one thread each.
+        storage: SQLAlchemy URL of a database; None: a SQLite file.
+        heartbeat: seconds between heartbeats of a trial in a database.
     """
 
-    workers: int | None = None
+    workers: int = 2
     storage: str | None = None
-    dask: str | None = None
     heartbeat: int = 60
 
 
-def sweep(file: Path, trials: int, hours: float | None, where: ExecutionOptions, overrides: Mapping[str, Any]) -> None:
-    """Searches the space of a file until `trials` have ended, all starts counted, and confirms the best."""
-    from rich.console import Console
+def sweep(
+    file: Path, trials: int, hours: float | None, options: ExecutionOptions, overrides: Mapping[str, Any]
+) -> None:
+    """Searches the space of a file until `trials` have finished, all starts counted, and confirms the best.
 
+    Raises:
+        UserError: the file, the data or the storage is not as it must be.
+    """
     from bilstm_attention.data.dataset import load_labels, load_split
     from bilstm_attention.evaluation.metrics import metric_names
-    from bilstm_attention.reports.run_page import describe_sweep
-    from bilstm_attention.reports.tables import best_line, confirmation_line, leaderboard_table, trial_line
-    from bilstm_attention.search import outcome
-    from bilstm_attention.search import sweep as sweeping
-    from bilstm_attention.search.records import log_sweep, log_trials
+    from bilstm_attention.search.outcome import get_outcome
     from bilstm_attention.search.space import read_sweep
-    from bilstm_attention.search.storage import report_outages
-    from bilstm_attention.search.studies import best_so_far, counts
-    from bilstm_attention.search.study import SweepSpec, best_trials, counted
-    from bilstm_attention.search.trials import confirmation
+    from bilstm_attention.search.study import SweepSpec
+    from bilstm_attention.search.sweep import StopRequest, lock_study, search
+    from bilstm_attention.tracking.environment import check_up_to_date
 
-    read, space = read_sweep(file, load_params(paths.PARAMS), overrides)
-    if read.sampler.kind == "grid":
+    content, space = read_sweep(file, load_params(paths.PARAMS), overrides)
+    if content.sampler.kind == "grid":
         trials = min(trials, len(space.grid()))
     check_up_to_date("it was prepared", "embed")
-    definition = SweepSpec(read, space, paths.STUDIES / read.study, where.storage, where.heartbeat)
-    labels, crew, seconds = load_labels(), _crew(where), math.inf if hours is None else 3600 * hours
-    if read.metric not in metric_names(labels):
-        legal = ", ".join(metric_names(labels))
-        raise ParamsError(f"{file}: metric: {read.metric} is no score of this corpus's labels. Legal: {legal}.")
+    legal = metric_names(load_labels())
+    if content.metric not in legal:
+        raise ParamsError(
+            f"{file}: metric: {content.metric} is not available for this label set. Legal: {', '.join(legal)}."
+        )
+    spec = SweepSpec(content, space, paths.STUDIES / content.study, options.storage, options.heartbeat)
+    seconds = math.inf if hours is None else 3600 * hours
     with (
-        report_outages(where.storage),
-        sweeping.locked(definition),
-        # beside the handing out of trials, so that no worker waits for it
-        ThreadPoolExecutor(max_workers=1) as recorder,
-        SweepProgress(read.study, read.metric, trials, seconds) as progress,
-        sweeping.Stopping(progress.line) as stopping,
+        lock_study(spec),
+        Recorder() as recorder,
+        SweepProgress(content.study, content.metric, trials, seconds) as progress,
+        StopRequest(progress.line) as stop,
     ):
-        pending: list[Any] = []
-
-        def on_trial(study: Any, trial: Any) -> None:
-            line = trial_line(trial, len(counted(study)), trials) if trial else ""
-            progress.trial(counts(study), best_line(best_so_far(study)), line)
-            if trial:
-                pending.append(recorder.submit(log_trials, definition, study, [trial]))
-
-        def on_confirmation(job: Any) -> None:
-            known, left = study.user_attrs, len(sweeping.confirmations(definition, study))
-            line = confirmation_line(job, known.get(confirmation(job.number, job.seed))) if job else ""
-            progress.confirmation(total - left, total, line)
-
-        study = sweeping.search(definition, trials, crew, seconds, stopping, on_trial)
-        total = min(read.confirm.top, len(best_trials(study))) * read.confirm.seeds
-        on_confirmation(None)
-        sweeping.confirm_all(definition, study, crew, stopping, on_confirmation)
-        for logged in (*pending, recorder.submit(log_trials, definition, study, counted(study))):
-            logged.result()
-        dev = load_split("dev", ["id", "label"])
-        found = outcome.outcome(definition, study, dev["label"].tolist(), labels)
-        command = _command(file, trials, where, overrides)
-        artifacts = _written(definition, study, found, file, command)
-        description = describe_sweep((definition.folder / "report.md").read_text(encoding="utf-8"))
-        log_sweep(definition, study, found, artifacts, description)
-        left = len(sweeping.confirmations(definition, study))
-    parameters = [dimension.key for dimension in space.dimensions]
-    Console().print(leaderboard_table(found.leaderboard, parameters, read.against))
-    if len(found.leaderboard) < trials:
-        print(f"{len(found.leaderboard)} of {trials} trials have ended; the same command goes on.")
-    elif left:
-        print(f"{left} trainings of the confirmation are missing; the same command goes on.")
-    if found.finalists:
-        _say_winner(definition, found)
+        on_trial = _trial_printer(progress, recorder, trials)
+        study = search(spec, trials, options.workers, seconds, stop, on_trial)
+        confirmations = {} if stop.requested else _confirm(spec, study, options.workers, stop, progress)
+        outcome = get_outcome(spec, study, confirmations, load_split("dev", ["label"])["label"].tolist())
+        _write(spec, study, outcome, file, shown_command(file, trials, options, overrides))
+        recorder.submit(study, spec.folder)
+    _print_outcome(spec, outcome, trials)
 
 
-def _say_winner(definition: Any, found: Any) -> None:
-    best, p = found.finalists[0], "" if found.p is None else f", p {found.p:.3f} against the second"
-    confirmed = f"{best.score:.2f} on fresh seeds{p}" if best.confirmed else "not confirmed, and so too high"
-    print(f"trial {best.number}: {best.searched:.2f} in the search, {confirmed}")
-    again = f"bilstm-attention apply {definition.folder}/best.yaml && dvc repro"
-    print(f"{again} gives dev {definition.sweep.metric} {best.score:.2f}")
+class Recorder:
+    """Writes runs to MLflow in a thread of its own, so that no worker waits for it."""
+
+    def __enter__(self) -> "Recorder":
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._submitted: list[Future[None]] = []
+        return self
+
+    def submit(self, study: "optuna.Study", folder: Path, trial: "FrozenTrial | None" = None) -> None:
+        """One trial under its parent, or all with the outcome."""
+        self._submitted.append(self._thread.submit(_record, study, folder, trial))
+
+    def __exit__(self, *exception: object) -> None:
+        self._thread.shutdown()
+        for future in self._submitted:
+            # a store that fails costs a warning; anything else is a fault of the program
+            future.result()
+
+
+def _record(study: "optuna.Study", folder: Path, trial: "FrozenTrial | None") -> None:
+    from bilstm_attention.search.records import experiment_name, parent_record, sweep_records, trial_record
+    from bilstm_attention.tracking.runs import log_runs
+
+    records = [parent_record(study, folder), trial_record(study, trial)] if trial else sweep_records(study, folder)
+    log_runs(experiment_name(study), records, f"trial {trial.number}" if trial else "the sweep")
+
+
+def _confirm(
+    spec: "SweepSpec", study: "optuna.Study", workers: int, stop: "StopRequest", progress: SweepProgress
+) -> "dict[tuple[int, int], Confirmation | None]":
+    """Trains the parameters of the best trials with fresh seeds, and reads what earlier starts have trained."""
+    from bilstm_attention.search.study import best_trials, confirmation_seeds
+    from bilstm_attention.search.trial import ConfirmationJob, run_confirmation
+    from bilstm_attention.search.workers import WorkerCrashed, run_jobs
+
+    best = best_trials(study)[: spec.sweep.confirm.top]
+    jobs = [
+        ConfirmationJob(spec, t.number, t.user_attrs["overrides"], s) for t in best for s in confirmation_seeds(spec)
+    ]
+    pending, confirmations = iter(jobs), dict[tuple[int, int], Any]()
+    progress.confirmation(0, len(jobs))
+    for job, result in run_jobs(lambda: None if stop.requested else next(pending, None), run_confirmation, workers):
+        failed = isinstance(result, UserError | WorkerCrashed)
+        confirmations[job.number, job.seed] = None if failed else result
+        line = f"trial {job.number} with seed {job.seed}{f' failed: {result}' if failed else ' trained'}"
+        progress.confirmation(len(confirmations), len(jobs), line)
+    return confirmations
+
+
+def _trial_printer(progress: SweepProgress, recorder: Recorder, budget: int) -> "Callable[[Any, Any], None]":
+    from bilstm_attention.search.study import best_trials, finished_trials, state_counts
+
+    def on_trial(study: "optuna.Study", trial: "FrozenTrial | None") -> None:
+        line = trial_line(trial, len(finished_trials(study)), budget) if trial else ""
+        progress.trial(state_counts(study), best_line(best_trials(study)), line)
+        if trial:
+            recorder.submit(study, Path(paths.STUDIES / study.study_name), trial)
+
+    return on_trial
+
+
+def trial_line(trial: "FrozenTrial", finished: int, budget: int) -> str:
+    """A finished trial in one line."""
+    from bilstm_attention.reports.sweep_report import shown_params
+    from bilstm_attention.search.sweep import failure_reason
+
+    state, reason = trial.state.name.lower(), failure_reason(trial)
+    outcome = f"{state} {_scores(trial)}" if state == "complete" else f"{state} ({reason})" if reason else state
+    return f"{finished}/{budget}  trial {trial.number} {outcome}  {shown_params(trial.params)}"
+
+
+def best_line(best: "Sequence[FrozenTrial]") -> str:
+    """The best trial so far; with two objectives, how many trials are on the Pareto front."""
+    if not best:
+        return "none yet"
+    if len(best[0].values) > 1:
+        return f"{len(best)} on the Pareto front"
+    return f"{_scores(best[0])}, trial {best[0].number}"
+
+
+def _scores(trial: "FrozenTrial") -> str:
+    score, *costs = trial.values
+    return ", ".join([f"{score:.2f}", *(f"{cost:,.2f}".removesuffix(".00") for cost in costs)])
+
+
+def _write(spec: "SweepSpec", study: "optuna.Study", outcome: "Outcome", file: Path, command: str) -> None:
+    """Writes the outcome, the figures and the report to the folder of the study."""
+    from bilstm_attention.reports.study_figures import write_figures
+    from bilstm_attention.reports.sweep_report import sweep_report
+    from bilstm_attention.search.outcome import confirmation_table, protocol, write_outcome
+    from bilstm_attention.tracking.environment import made_with
+
+    write_outcome(spec, outcome)
+    figures, importances = write_figures(spec.sweep.study, study.trials, spec.sweep.objectives, spec.folder / "figures")
+    pictures = [f"figures/{figure.name}" for figure in figures if figure.suffix == ".png"]
+    confirmed = confirmation_table(spec, outcome)
+    report = sweep_report(
+        protocol(spec, study), outcome.leaderboard, confirmed, outcome.p, importances, pictures, command, made_with()
+    )
+    for name, text in {"report.md": report, "sweep.yaml": file.read_text(encoding="utf-8")}.items():
+        with paths.atomic_write(spec.folder / name) as path:
+            path.write_text(text, encoding="utf-8")
+
+
+def _print_outcome(spec: "SweepSpec", outcome: "Outcome", trials: int) -> None:
+    from rich.console import Console
+
+    from bilstm_attention.reports.sweep_report import leaderboard_table, winner_line
+    from bilstm_attention.search.outcome import confirmation_table
+
+    parameters = [dimension.key for dimension in spec.space.dimensions]
+    Console().print(leaderboard_table(outcome.leaderboard, parameters, spec.sweep.against))
+    if len(outcome.leaderboard) < trials:
+        print(f"{len(outcome.leaderboard)} of {trials} trials have finished; the same command goes on.")
+    confirmed = confirmation_table(spec, outcome)
+    print(winner_line(spec.sweep.metric, outcome.leaderboard, confirmed, outcome.p).replace("**", ""))
+    for finalist in outcome.finalists[:1]:
+        apply = f"bilstm-attention apply {spec.folder}/best.yaml && dvc repro"
+        print(f"{apply} gives dev {spec.sweep.metric} {finalist.score:.2f}")
 
 
 def list_sweeps(storage: str | None) -> None:
     """Prints the studies of the project, or of a database."""
     from rich.console import Console
 
-    from bilstm_attention.reports.tables import studies_table
-    from bilstm_attention.search.storage import open_database
-    from bilstm_attention.search.studies import list_studies, studies_of
+    from bilstm_attention.reports.sweep_report import studies_table
+    from bilstm_attention.search.study import local_url, open_storage
 
-    studies = studies_of(open_database(storage), paths.STUDIES) if storage else list_studies(paths.STUDIES)
-    if studies:
-        Console().print(studies_table(studies))
+    if storage:
+        rows = _study_rows(open_storage(storage))
+    else:
+        files = sorted(paths.STUDIES.glob("*/study.db"))
+        rows = [row for file in files for row in _study_rows(open_storage(local_url(file.parent)))]
+    if rows:
+        Console().print(studies_table(rows))
     else:
         print(f"{paths.STUDIES}: no studies yet; `bilstm-attention sweep experiments/sweeps/smoke.yaml` begins one.")
 
 
-def _crew(where: ExecutionOptions) -> Any:
-    from bilstm_attention.search.sweep import local_executor
+def _study_rows(storage: Any) -> list[dict[str, str]]:
+    import optuna
 
-    if where.dask is None:
-        return local_executor(where.workers or 2)
-    if where.storage is None:
-        raise UserError("--dask: workers on other machines cannot reach a journal file; add --storage postgresql://...")
-    from bilstm_attention.data.dataset import load_dataset
-    from bilstm_attention.search.cluster import dask_executor
+    from bilstm_attention.search.outcome import read_outcome
+    from bilstm_attention.search.study import best_trials, state_counts
 
-    return dask_executor(where.dask, where.workers, load_dataset())
-
-
-def _written(definition: Any, study: Any, found: Any, file: Path, command: str) -> dict[str, list[Path]]:
-    """Writes the outcome to the folder of the study; returns the files by their folder in MLflow."""
-    from bilstm_attention.reports.study_figures import importances, write_figures
-    from bilstm_attention.reports.sweep_report import sweep_report
-    from bilstm_attention.search.outcome import write_outcome
-    from bilstm_attention.tracking.environment import made_with
-
-    metrics = definition.sweep.objectives
-    files, figures = write_outcome(definition, found), write_figures(study, metrics, definition.folder / "figures")
-    shares = importances(study, metrics)
-    pictures = [f"figures/{figure.name}" for figure in figures if figure.suffix == ".png"]
-    report = sweep_report(definition, study, found, shares, pictures, command, made_with())
-    texts = {"report.md": report, "sweep.yaml": file.read_text(encoding="utf-8")}
-    for name, text in texts.items():
-        with paths.atomic_write(definition.folder / name) as path:
-            path.write_text(text, encoding="utf-8")
-    top = [*(file for file in files if file.parent == definition.folder), *(definition.folder / name for name in texts)]
-    front = [file for file in files if file.parent != definition.folder]
-    return {"": top, "figures": figures, "front": front}
+    rows = []
+    for summary in optuna.get_all_study_summaries(storage, include_best_trial=False):
+        study = optuna.load_study(study_name=summary.study_name, storage=storage)
+        counts = [f"{count} {state}" for state, count in state_counts(study).items() if count]
+        winner = read_outcome(paths.STUDIES / summary.study_name)
+        confirmed = f"\nbest.yaml: trial {winner['trial']}, {winner['score']:.2f}" if winner.get("confirmed") else ""
+        rows.append(
+            {
+                "study": summary.study_name,
+                "trials": "\n".join(counts) or "none",
+                "best": f"{best_line(best_trials(study))} in the search{confirmed}",
+                "started": f"{summary.datetime_start:%Y-%m-%d %H:%M}" if summary.datetime_start else "",
+            }
+        )
+    return rows
 
 
-def _command(file: Path, trials: int, where: ExecutionOptions, overrides: Mapping[str, Any]) -> str:
-    """What runs the sweep, without what only this place knows: addresses, which may hold a password."""
+def shown_command(file: Path, trials: int, options: ExecutionOptions, overrides: Mapping[str, Any]) -> str:
+    """The command that ran the sweep, without the address of a database, which may hold a password."""
     root = paths.project_root()
     words = ["bilstm-attention sweep", str(file.relative_to(root) if file.is_relative_to(root) else file.name)]
-    words += [f"--trials {trials}", *([f"--workers {where.workers}"] if where.workers else [])]
-    words += ["--storage URL"] * bool(where.storage) + ["--dask ADDRESS"] * bool(where.dask)
+    words += [f"--trials {trials}", f"--workers {options.workers}"]
+    words += ["--storage URL"] * bool(options.storage)
     return " ".join([*words, *(f"-S {key}={value}" for key, value in flatten(dict(overrides)).items())])

@@ -1,20 +1,36 @@
-"""What a sweep found: the leaderboard, the confirmed winner, and the experiment that gives its score again."""
+"""The outcome of a sweep: the leaderboard, the confirmed winner, and the experiments that give its score again."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from bilstm_attention.config import Params, config_text, with_overrides
-from bilstm_attention.evaluation.metrics import compare, signed_score, spread_over_seeds
-from bilstm_attention.paths import atomic_write
-from bilstm_attention.search.study import DIED, SweepSpec, best_trials, counted
-from bilstm_attention.search.sweep import confirmation_seeds, confirmations
-from bilstm_attention.search.trials import FOUND, confirmation, confirmed_model
+from bilstm_attention.config import Params, config_text, flatten, with_overrides
+from bilstm_attention.evaluation.metrics import compare, spread_over_seeds
+from bilstm_attention.paths import atomic_write, write_json
+from bilstm_attention.search.study import SweepSpec, best_trials, confirmation_seeds, finished_trials
+from bilstm_attention.search.sweep import failure_reason
+
+
+class Confirmation(Protocol):
+    """The training of a trial's parameters with a fresh seed."""
+
+    @property
+    def dev(self) -> Mapping[str, float]:
+        """The scores of the best epoch."""
+
+    @property
+    def predicted(self) -> Sequence[str]:
+        """The labels of the dev sentences, in their order."""
+
+
+# By the number of the trial and the seed; None: the training failed.
+Confirmations = Mapping[tuple[int, int], Confirmation | None]
 
 
 @dataclass(frozen=True)
@@ -24,28 +40,30 @@ class Finalist:
     Args:
         number: of the trial.
         params: those that give its score by `dvc repro`.
-        score: on dev: the mean over fresh seeds where it was confirmed, else that of the trial.
-        searched: its score in the search, which is the best of many and so too high.
-        confirmed: whether it was, on all fresh seeds.
+        score: on dev: the mean over fresh seeds where the trial was confirmed, else that of the search.
+        searched: its score in the search, the best of many and therefore too high.
+        by_seed: the dev score of each fresh seed; empty: not confirmed on all of them.
+        cost: the second objective, where there is one.
     """
 
     number: int
     params: Params
     score: float
     searched: float
-    confirmed: bool
+    by_seed: Mapping[int, float]
+    cost: float | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is known of a study so far.
+    """The results of a study so far.
 
     Args:
-        leaderboard: a row per trial that counts, the best first: its number, state, score, seed, the mean and sd over
-            fresh seeds where it was confirmed, and every parameter of the space: "none" where that was tried, empty
-            where it was not. Of two objectives the second has a column, and those on the Pareto front come first.
-        finalists: the winner first; of two objectives every trial of the front, by score.
-        p: of the difference between the two best that were confirmed, two-sided; None: fewer than two were.
+        leaderboard: a row per finished trial, the best first: number, state, score, seed, mean and sd over fresh seeds
+            where it was confirmed, and every parameter of the space: "none" where that was tried, empty where the trial
+            does not have it. With two objectives also the second, and the Pareto front comes first.
+        finalists: the winner first; with two objectives every trial of the front.
+        p: of the difference between the two best confirmed trials, two-sided; None: fewer than two were.
     """
 
     leaderboard: pd.DataFrame
@@ -53,141 +71,139 @@ class Outcome:
     p: float | None
 
 
-def outcome(definition: SweepSpec, study: optuna.Study, gold: Sequence[str], labels: Sequence[str]) -> Outcome:
-    """Reads the study; `gold` are the labels of dev, `labels` all in the order of their numbers."""
-    metric = definition.sweep.metric
-    confirmed = _confirmed(definition, study)
-    means = {
-        number: spread_over_seeds({seed: found["dev"][metric] for seed, found in by_seed.items()})
-        for number, by_seed in confirmed.items()
-    }
-    best = best_trials(study)
-    front = {trial.number for trial in best}
-    rows = [_row(definition, trial, means.get(trial.number), front) for trial in counted(study)]
-    # or pandas would make numbers of steps into fractions where another trial has none
-    frame = pd.DataFrame(rows, dtype=object)
-    if len(frame):
-        first = ["on_front"] if definition.sweep.against else []
-        order = [*first, "confirmed_mean", "score"]
-        frame = frame.sort_values(order, ascending=False, na_position="last", kind="stable")
-    ranked = sorted((trial for trial in best if trial.number in means), key=lambda trial: -means[trial.number]["mean"])
-    ranked += [trial for trial in best if trial.number not in means]
-    finalists = [_finalist(definition, trial, means.get(trial.number)) for trial in ranked]
-    answers = [
-        [[labels[answer] for answer in found["answers"]] for found in confirmed[trial.number].values()]
-        for trial in ranked[:2]
-        if trial.number in confirmed
-    ]
-    p = compare(gold, answers[0], answers[1], metric) if len(answers) == 2 else None
-    return Outcome(frame, finalists, p)
-
-
-@dataclass(frozen=True)
-class Winner:
-    """The best of the confirmed trials, once all are.
+def get_outcome(
+    spec: SweepSpec, study: optuna.Study, confirmations: Confirmations, gold: Sequence[str] = ()
+) -> Outcome:
+    """Ranks the trials: the confirmed ones by their means, then the rest by their scores in the search.
 
     Args:
-        finalist: the trial.
-        model: file of the model of its best seed; None: it was not kept, for instance on another machine.
-        dev: `id`, `gold`, and `seed_N` for each fresh seed: answers on dev.
-    """
-
-    finalist: Finalist
-    model: Path | None
-    dev: pd.DataFrame
-
-
-def winner(
-    definition: SweepSpec, study: optuna.Study, found: Outcome, dev: pd.DataFrame, labels: Sequence[str]
-) -> Winner | None:
-    """The winner, if there is one yet; the models of all others are deleted.
-
-    Args:
-        definition: the sweep.
+        spec: the sweep.
         study: its study.
-        found: its outcome.
-        dev: the split: `id` and `label`.
-        labels: all in the order of their numbers.
+        confirmations: those that are done.
+        gold: labels of dev, in the order of the predictions.
     """
-    if confirmations(definition, study) or not any(finalist.confirmed for finalist in found.finalists[:1]):
-        return None
-    finalist, metric = found.finalists[0], definition.sweep.metric
-    by_seed = _confirmed(definition, study)[finalist.number]
-    best = max(by_seed, key=lambda seed: signed_score(metric, by_seed[seed]["dev"][metric]))
-    model = confirmed_model(definition, finalist.number, best)
-    for other in model.parent.glob("*.keras"):
-        if other != model:
-            other.unlink()
-    answers = {f"seed_{seed}": [labels[answer] for answer in given["answers"]] for seed, given in by_seed.items()}
-    table = pd.DataFrame({"id": dev["id"], "gold": dev["label"]} | answers)
-    return Winner(finalist, model if model.exists() else None, table)
+    metric, seeds = spec.sweep.metric, confirmation_seeds(spec)
+    by_trial: dict[int, dict[int, Confirmation]] = {}
+    for (number, seed), confirmation in confirmations.items():
+        if confirmation is not None:
+            by_trial.setdefault(number, {})[seed] = confirmation
+    complete = {number: by_seed for number, by_seed in by_trial.items() if set(by_seed) == set(seeds)}
+    scores = {number: {seed: complete[number][seed].dev[metric] for seed in seeds} for number in complete}
+    best = best_trials(study)
+    finalists = [_finalist(spec, trial, scores.get(trial.number, {})) for trial in best]
+    finalists.sort(key=lambda each: (not each.by_seed, -each.score))
+    predicted = [
+        [complete[finalist.number][seed].predicted for seed in seeds] for finalist in finalists[:2] if finalist.by_seed
+    ]
+    p = compare(gold, predicted[0], predicted[1], metric) if len(predicted) == 2 else None
+    return Outcome(_leaderboard(spec, finished_trials(study), scores, {trial.number for trial in best}), finalists, p)
 
 
-def write_outcome(definition: SweepSpec, found: Outcome) -> list[Path]:
-    """Writes `leaderboard.csv` and, once a trial has ended well, `best.yaml`; of two objectives the front's as well.
+def _finalist(spec: SweepSpec, trial: FrozenTrial, by_seed: Mapping[int, float]) -> Finalist:
+    seeds = list(by_seed) or [trial.user_attrs["seed"]]
+    params = with_overrides(spec.space.base, {**trial.user_attrs["overrides"], "train.seeds": seeds})
+    searched, *costs = trial.values
+    score = spread_over_seeds(by_seed)["mean"] if by_seed else searched
+    return Finalist(trial.number, params, score, searched, by_seed, *costs)
 
-    Returns:
-        the files.
+
+def _leaderboard(
+    spec: SweepSpec, trials: Sequence[FrozenTrial], scores: Mapping[int, Mapping[int, float]], front: set[int]
+) -> pd.DataFrame:
+    against, rows = spec.sweep.against, []
+    for trial in trials:
+        complete = trial.state == TrialState.COMPLETE
+        spread = spread_over_seeds(scores[trial.number]) if trial.number in scores else {"mean": None, "sd": None}
+        second = {against: trial.values[1] if complete else None, "on_front": trial.number in front} if against else {}
+        values = {key: "none" if value is None else value for key, value in trial.params.items()}
+        rows.append(
+            {
+                "trial": trial.number,
+                "state": trial.state.name.lower(),
+                "score": trial.values[0] if complete else None,
+                **second,
+                "confirmed_mean": spread["mean"],
+                "confirmed_sd": spread["sd"],
+                "seed": trial.user_attrs.get("seed"),
+                "seconds": trial.duration.total_seconds() if trial.duration else None,
+                **{dimension.key: values.get(dimension.key) for dimension in spec.space.dimensions},
+                "reason": failure_reason(trial),
+            }
+        )
+    # pandas would turn whole numbers into fractions where another trial has none
+    frame = pd.DataFrame(rows, dtype=object)
+    order = [*(["on_front"] if against else []), "confirmed_mean", "score"]
+    return frame.sort_values(order, ascending=False, na_position="last", kind="stable") if rows else frame
+
+
+def write_outcome(spec: SweepSpec, outcome: Outcome) -> None:
+    """Writes `leaderboard.csv`, `outcome.json` and, once a trial is complete, `best.yaml`.
+
+    With two objectives also `front/trial-*.yaml`.
     """
-    files = [definition.folder / "leaderboard.csv"]
-    with atomic_write(files[0]) as path:
-        found.leaderboard.to_csv(path, index=False)
-    names = {"best.yaml": found.finalists[:1]} | {
-        f"front/trial-{finalist.number:04d}.yaml": [finalist]
-        for finalist in (found.finalists if definition.sweep.against else ())
-    }
-    for stale in (definition.folder / "front").glob("trial-*.yaml"):
-        # of an earlier start, and perhaps no longer of the front
+    folder, front = spec.folder, spec.folder / "front"
+    for stale in front.glob("trial-*.yaml"):
+        # of an earlier start, and perhaps no longer on the front
         stale.unlink()
-    for name, finalists in names.items():
-        for finalist in finalists:
-            with atomic_write(definition.folder / name) as path:
-                path.write_text(config_text(finalist.params, _comment(definition, finalist)), encoding="utf-8")
-            files.append(definition.folder / name)
-    return files
+    with atomic_write(folder / "leaderboard.csv") as path:
+        outcome.leaderboard.to_csv(path, index=False)
+    experiments = dict(zip([folder / "best.yaml"], outcome.finalists, strict=False))
+    if spec.sweep.against:
+        experiments |= {front / f"trial-{each.number:04d}.yaml": each for each in outcome.finalists}
+    for target, finalist in experiments.items():
+        with atomic_write(target) as path:
+            path.write_text(config_text(finalist.params, _comment(spec, finalist)), encoding="utf-8")
+    winner: dict[str, Any] = {}
+    for finalist in outcome.finalists[:1]:
+        winner = {"trial": finalist.number, "score": finalist.score, "searched": finalist.searched}
+        winner["confirmed"] = bool(finalist.by_seed)
+    write_json(folder / "outcome.json", {"trials": len(outcome.leaderboard), **winner, "p": outcome.p})
 
 
-def _comment(definition: SweepSpec, finalist: Finalist) -> str:
+def read_outcome(folder: Path) -> dict[str, Any]:
+    """The content of `outcome.json`: the winner's `trial`, `score`, `searched`, `confirmed`; `trials`, `p`."""
+    file = folder / "outcome.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
+def _comment(spec: SweepSpec, finalist: Finalist) -> str:
     seeds = ", ".join(map(str, finalist.params.train.seeds))
     return (
-        f"Trial {finalist.number} of the study {definition.sweep.study}: dev {definition.sweep.metric}"
-        f" {finalist.score}, mean of seeds {seeds}; {finalist.searched} in the search."
+        f"Trial {finalist.number} of the study {spec.sweep.study}: dev {spec.sweep.metric} {finalist.score}, mean of"
+        f" seeds {seeds}; {finalist.searched} in the search."
     )
 
 
-def _finalist(definition: SweepSpec, trial: FrozenTrial, confirmed: Mapping[str, Any] | None) -> Finalist:
-    seeds = confirmation_seeds(definition) if confirmed else [trial.user_attrs["seed"]]
-    params = with_overrides(definition.space.base, {**trial.user_attrs[FOUND]["overrides"], "train.seeds": seeds})
-    searched = trial.values[0]
-    return Finalist(trial.number, params, confirmed["mean"] if confirmed else searched, searched, bool(confirmed))
+def confirmation_table(spec: SweepSpec, outcome: Outcome) -> pd.DataFrame:
+    """A row per confirmed trial: its score in the search, the mean over fresh seeds, the drop, and every seed's."""
+    return pd.DataFrame(
+        [
+            {
+                "trial": each.number,
+                "search": each.searched,
+                "confirmed": each.score,
+                "drop": each.searched - each.score,
+                **{f"seed {seed}": score for seed, score in each.by_seed.items()},
+            }
+            for each in outcome.finalists
+            if each.by_seed
+        ]
+    )
 
 
-def _confirmed(definition: SweepSpec, study: optuna.Study) -> dict[int, dict[int, dict[str, Any]]]:
-    """By trial and seed, what confirmations gave; trials of which one is missing or failed are left out."""
-    given, found = study.user_attrs, {}
-    for trial in counted(study):
-        by_seed = {seed: given.get(confirmation(trial.number, seed), {}) for seed in confirmation_seeds(definition)}
-        if all("dev" in each for each in by_seed.values()):
-            found[trial.number] = by_seed
-    return found
-
-
-def _row(
-    definition: SweepSpec, trial: FrozenTrial, confirmed: Mapping[str, Any] | None, front: set[int]
-) -> dict[str, Any]:
-    complete, against = trial.state == TrialState.COMPLETE, definition.sweep.against
-    second = {against: trial.values[1] if complete else None, "on_front": trial.number in front} if against else {}
-    tried = {key: "none" if value is None else value for key, value in trial.params.items()}
-    died = DIED if trial.state == TrialState.FAIL else None
+def protocol(spec: SweepSpec, study: optuna.Study) -> dict[str, Any]:
+    """What the report says of how the trials were made, as plain data."""
+    usual, base = flatten(Params()), flatten(spec.space.base)
+    finished = finished_trials(study)
+    states = [trial.state.name.lower() for trial in finished]
+    started = [trial.datetime_start for trial in finished if trial.datetime_start]
+    ended = [trial.datetime_complete for trial in finished if trial.datetime_complete]
     return {
-        "trial": trial.number,
-        "state": trial.state.name.lower(),
-        "score": trial.values[0] if complete else None,
-        **second,
-        "confirmed_mean": confirmed["mean"] if confirmed else None,
-        "confirmed_sd": confirmed["sd"] if confirmed else None,
-        "seed": trial.user_attrs.get("seed"),
-        "seconds": trial.duration.total_seconds() if trial.duration else None,
-        **{dimension.key: tried.get(dimension.key) for dimension in definition.space.dimensions},
-        "reason": trial.user_attrs.get("reason", died),
+        **spec.sweep.model_dump(),
+        "states": {state: states.count(state) for state in ("complete", "pruned", "fail")},
+        "changed": {key: value for key, value in base.items() if value != usual[key] and key not in spec.sweep.space},
+        "epoch": "best" if spec.space.base.train.restore_best_weights else "last",
+        "seconds": sum(trial.user_attrs.get("result", {}).get("seconds", 0.0) for trial in finished),
+        "started": min(started, default=None),
+        "ended": max(ended, default=None),
     }

@@ -1,87 +1,98 @@
-"""Runs of sweeps and comparisons for MLflow, built from studies and from the records of trainings."""
+"""The MLflow runs of a sweep, built from its study and its folder: a parent with the outcome, a child per trial."""
 
-import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial
 
 from bilstm_attention import paths
-from bilstm_attention.config import flatten
-from bilstm_attention.search.outcome import Outcome
-from bilstm_attention.search.study import SweepSpec
-from bilstm_attention.search.trials import FOUND, trial_params
+from bilstm_attention.config import Params, check, flatten, load_params, with_overrides
+from bilstm_attention.reports.run_page import describe_sweep
+from bilstm_attention.reports.sweep_report import shown_params
+from bilstm_attention.search.outcome import read_outcome
+from bilstm_attention.search.study import finished_trials, local_url, open_storage
 from bilstm_attention.tracking.environment import input_digests
 from bilstm_attention.tracking.pipeline import corpus_name
-from bilstm_attention.tracking.runs import RunRecord, fingerprints, log_runs
+from bilstm_attention.tracking.runs import RunRecord, fingerprints
 
 STUDY_ID, TRIAL_ID = "sweep.id", "sweep.trial"
 
 
-def log_trials(spec: SweepSpec, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
-    """Logs trials that have ended, each once, under the run of the sweep."""
-    if trials:
-        numbers = ", ".join(str(trial.number) for trial in trials)
-        records = [_sweep_record(spec, study), *(_trial_record(spec, study, trial) for trial in trials)]
-        log_runs(corpus_name(spec.space.base), records, f"trial {numbers}")
+def sweep_records(study: optuna.Study, folder: Path) -> list[RunRecord]:
+    """The run of the sweep, with the outcome that stands in its folder, and a run for every finished trial."""
+    return [parent_record(study, folder), *(trial_record(study, trial) for trial in finished_trials(study))]
 
 
-def log_sweep(
-    spec: SweepSpec, study: optuna.Study, outcome: Outcome, artifacts: Mapping[str, Sequence[Path]], description: str
-) -> None:
-    """Adds the outcome so far to the run of the sweep.
-
-    Args:
-        spec: the sweep.
-        study: its study.
-        outcome: leaderboard and finalists.
-        artifacts: files by their folder.
-        description: Markdown for the run's page.
-    """
-    metrics = {"trials": float(len(outcome.leaderboard))}
-    for finalist in outcome.finalists[:1]:
-        metrics |= {
-            f"best_dev_{spec.sweep.metric}": finalist.score,
-            f"searched_dev_{spec.sweep.metric}": finalist.searched,
-        }
-    if outcome.p is not None:
-        metrics["p"] = outcome.p
-    record = _sweep_record(spec, study, metrics=metrics, artifacts=artifacts, description=description, final=True)
-    log_runs(corpus_name(spec.space.base), [record], "the outcome of the sweep")
+def stored_records(folder: Path) -> tuple[str, list[RunRecord]]:
+    """The MLflow experiment and the runs of the sweep whose SQLite file lies in a folder, for `sync`."""
+    study = optuna.load_study(study_name=None, storage=open_storage(local_url(folder)))
+    return experiment_name(study), sweep_records(study, folder)
 
 
-def _sweep_record(spec: SweepSpec, study: optuna.Study, **more: object) -> RunRecord:
-    starts = [trial.datetime_start.timestamp() for trial in study.get_trials(deepcopy=False) if trial.datetime_start]
-    return RunRecord(
-        name=f"sweep {spec.sweep.study}",
-        identity=(STUDY_ID, study.user_attrs["id"]),
-        params=flatten(spec.space.base),
-        started=min(starts, default=time.time()),
-        tags={**input_digests(), "sweep": spec.sweep.study},
-        **more,  # type: ignore[arg-type]
-    )
+def experiment_name(study: optuna.Study) -> str:
+    """The MLflow experiment of a sweep."""
+    return corpus_name(_base(study))
 
 
-def _trial_record(spec: SweepSpec, study: optuna.Study, trial: FrozenTrial) -> RunRecord:
-    results, attributes = trial.user_attrs.get(FOUND, {}), trial.user_attrs
-    values = ", ".join(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in trial.params.items())
-    metrics = {f"best_dev_{score}": value for score, value in results.get("dev", {}).items()}
-    if spec.sweep.against and trial.values:
-        metrics[spec.sweep.against] = trial.values[1]
-    tags = {**input_digests(), "sweep": spec.sweep.study, "state": trial.state.name.lower()}
+def _base(study: optuna.Study) -> Params:
+    return check(study.user_attrs["definition"]["params"], f"study {study.study_name}", Params)
+
+
+def trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
+    """A finished trial, with its curves."""
+    attributes, sweep = trial.user_attrs, study.user_attrs["definition"]["sweep"]
+    result = attributes.get("result", {})
+    values = shown_params({key.rpartition(".")[2]: value for key, value in trial.params.items()})
+    metrics = {f"best_dev_{score}": value for score, value in result.get("dev", {}).items()}
+    if len(study.directions) > 1 and trial.values:
+        metrics[sweep["against"]] = trial.values[1]
+    overrides = {**attributes.get("overrides", trial.params), "train.seeds": [attributes.get("seed", 0)]}
+    tags = input_digests() | {"sweep": study.study_name, "state": trial.state.name.lower()}
     return RunRecord(
         name=f"trial {trial.number}: {values}"[:250],
         identity=(TRIAL_ID, f"{study.user_attrs['id']}/{trial.number}"),
-        params=flatten(trial_params(spec, results.get("overrides", trial.params), attributes.get("seed", 0))),
+        parent=(STUDY_ID, study.user_attrs["id"]),
         started=trial.datetime_start.timestamp() if trial.datetime_start else None,
+        params=flatten(with_overrides(_base(study), overrides)),
         metrics=metrics,
-        history=results.get("history", ()),
+        history=result.get("history", ()),
         tags=tags | {key: str(attributes[key]) for key in ("seed", "reason") if key in attributes},
         datasets=fingerprints({split: paths.PREPARED / f"{split}.parquet" for split in ("train", "dev")}),
-        parent=(STUDY_ID, study.user_attrs["id"]),
     )
 
 
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def parent_record(study: optuna.Study, folder: Path) -> RunRecord:
+    """The sweep: what all trials share as parameters, the winner's score as metrics, the winner's parameters as tags.
+
+    The winner may change when the sweep goes on, and parameters of a run in MLflow cannot.
+    """
+    sweep = study.user_attrs["definition"]["sweep"]
+    outcome, tags = read_outcome(folder), input_digests() | {"sweep": study.study_name}
+    if outcome.get("trial") is not None:
+        best = flatten(load_params(folder / "best.yaml"))
+        tags |= {"winner": f"trial {outcome['trial']}"} | {f"winner.{key}": str(best[key]) for key in sweep["space"]}
+    metrics = {name: outcome[name] for name in ("trials", "p") if outcome.get(name) is not None}
+    for name, key in ((f"best_dev_{sweep['metric']}", "score"), (f"searched_dev_{sweep['metric']}", "searched")):
+        if outcome.get(key) is not None:
+            metrics[name] = outcome[key]
+    report = folder / "report.md"
+    starts = [trial.datetime_start for trial in study.get_trials(deepcopy=False) if trial.datetime_start]
+    return RunRecord(
+        name=f"sweep {study.study_name}",
+        identity=(STUDY_ID, study.user_attrs["id"]),
+        started=min(starts).timestamp() if starts else None,
+        params={key: value for key, value in flatten(_base(study)).items() if key not in sweep["space"]},
+        metrics=metrics,
+        tags=tags,
+        artifacts=_artifacts(folder),
+        description=describe_sweep(report.read_text(encoding="utf-8")) if report.is_file() else "",
+        final=True,
+    )
+
+
+def _artifacts(folder: Path) -> dict[str, list[Path]]:
+    top = [folder / name for name in ("leaderboard.csv", "best.yaml", "report.md", "sweep.yaml")]
+    files = {"": [file for file in top if file.is_file()]}
+    return files | {
+        name: sorted((folder / name).iterdir()) for name in ("figures", "front") if (folder / name).is_dir()
+    }

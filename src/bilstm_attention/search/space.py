@@ -1,4 +1,4 @@
-"""What a sweep tries: a file of `experiments/sweeps`, checked against the schema of parameters beforehand."""
+"""The search space of a sweep: a file of `experiments/sweeps`, checked against the schema of parameters."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -15,45 +15,45 @@ from pydantic import Field, StringConstraints
 from bilstm_attention.config import Block, Params, check, flatten, read_yaml, with_overrides
 from bilstm_attention.errors import ParamsError, did_you_mean, join_lines
 
-# Samplers for which Optuna wants a package that this project does not install.
-NEEDED_BY = {"gp": "torch", "cmaes": "cmaes"}
+# Packages that samplers need and this project does not install.
+SAMPLER_PACKAGES = {"gp": "torch", "cmaes": "cmaes"}
 
 
 class Sampler(Block):
-    """How the next trial is chosen; `grid` tries everything there is."""
+    """How the parameters of the next trial are overrides; `grid` tries every combination."""
 
     kind: Literal["tpe", "random", "grid", "gp", "cmaes"] = "tpe"
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 
 
 class Pruner(Block):
-    """When a trial is given up by its dev scores so far; none before `warmup_epochs` of it, which are for `median`."""
+    """When a trial ends early by its dev scores so far; `warmup_epochs` of `median`: epochs in which none does."""
 
     kind: Literal["none", "median", "hyperband"] = "median"
     warmup_epochs: Annotated[int, Field(ge=0, le=1000)] = 0
 
 
 class Confirm(Block):
-    """The best trials are trained again on fresh seeds before one is named."""
+    """The `top` best trials are trained again, each on the same fresh seeds, before a winner is named."""
 
     top: Annotated[int, Field(ge=0, le=1000)] = 5
     seeds: Annotated[int, Field(ge=1, le=1000)] = 5
 
 
 class Sweep(Block):
-    """A file of `experiments/sweeps`.
+    """The content of a file of `experiments/sweeps`.
 
     Args:
-        study: name of the study; its outcome goes to `experiments/studies/<study>`.
-        metric: dev score that is searched for.
-        against: what it is weighed against, the less the better: milliseconds that one sentence takes, or weights
-            besides the word vectors; the outcome is then a Pareto front.
-        sampler: how trials are chosen.
-        pruner: when they are given up.
+        study: name of the study; results go to `experiments/studies/<study>`.
+        metric: the dev score to maximize.
+        against: a second objective, to minimize: milliseconds per sentence, or weights besides the word vectors; the
+            outcome is then a Pareto front.
+        sampler: how trials are overrides.
+        pruner: when they end early.
         confirm: what is trained again at the end.
         fixed: parameters that all trials share, by dotted name, over those of `params.yaml`.
-        space: what is tried, by dotted name: a list of values; `low` and `high` with `step` or `log`; either with
-            `when`, the values of other parameters of the space under which it is tried at all.
+        space: values by dotted name: a list, or `low` and `high` with `step` or `log`; either with `when`, the values
+            of other parameters of the space under which this one is tried.
     """
 
     study: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -67,7 +67,7 @@ class Sweep(Block):
 
     @property
     def objectives(self) -> list[str]:
-        """Their names, the dev score first."""
+        """The names of the objectives, the dev score first."""
         return [self.metric, *([self.against] if self.against else [])]
 
 
@@ -93,18 +93,18 @@ class Dimension:
     """A parameter of the space.
 
     Args:
-        key: its dotted name.
-        distribution: its values.
-        when: for other parameters of the space, the values under which this one is tried.
+        key: dotted name.
+        distribution: the values.
+        when: values of other parameters of the space under which this one is tried.
     """
 
     key: str
     distribution: BaseDistribution
     when: Mapping[str, tuple[Any, ...]]
 
-    def tried(self, chosen: Mapping[str, Any]) -> bool:
-        """Whether this parameter is tried beside those chosen before it."""
-        return all(key in chosen and chosen[key] in values for key, values in self.when.items())
+    def applies(self, overrides: Mapping[str, Any]) -> bool:
+        """Whether this parameter is tried beside those drawn before it."""
+        return all(key in overrides and overrides[key] in values for key, values in self.when.items())
 
     def suggest(self, trial: BaseTrial) -> Any:
         """A value for one trial."""
@@ -117,18 +117,24 @@ class Dimension:
                 return trial.suggest_float(self.key, low, high, step=step, log=log)
         raise TypeError(f"{self.key}: no values are drawn from {self.distribution}.")
 
-    def holds(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         """Whether a value is one of this parameter's."""
         if isinstance(self.distribution, CategoricalDistribution):
             return value in self.distribution.choices
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and bool(self.distribution._contains(self.distribution.to_internal_repr(value)))
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        low, high, step = (getattr(self.distribution, name) for name in ("low", "high", "step"))
+        return low <= value <= high and (
+            step is None
+            or math.isclose((value - low) / step % 1, 0, abs_tol=1e-8)
+            or math.isclose((value - low) / step % 1, 1, abs_tol=1e-8)
+        )
 
-    def every(self) -> list[Any]:
-        """All values, for a grid.
+    def values(self) -> list[Any]:
+        """All values.
 
         Raises:
-            ParamsError: a range without steps has no end of values.
+            ParamsError: a range without steps is infinite.
         """
         match self.distribution:
             case CategoricalDistribution(choices=choices):
@@ -141,8 +147,8 @@ class Dimension:
                 return [float(first + number * between) for number in range(round((high - low) / step) + 1)]
         raise ParamsError(f"space.{self.key}: a grid tries every value; give a list of values, or low, high and step.")
 
-    def extremes(self) -> list[Any]:
-        """The values that are checked: every choice, or both ends."""
+    def bounds(self) -> list[Any]:
+        """Every choice, or both ends of a range."""
         if isinstance(self.distribution, CategoricalDistribution):
             return list(self.distribution.choices)
         return [self.distribution.low, self.distribution.high]  # type: ignore[attr-defined]
@@ -150,46 +156,48 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """The parameters of a sweep, each after those that its `when` names.
+    """All dimensions of a sweep, each after those that its `when` names.
 
     Args:
         base: the parameters that all trials share.
-        dimensions: what is tried.
+        dimensions: the parameters that are tried.
     """
 
     base: Params
     dimensions: tuple[Dimension, ...]
 
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
-        """What one trial changes of `base`, by dotted name."""
-        chosen: dict[str, Any] = {}
+        """Draws the overrides of one trial, by dotted name."""
+        overrides: dict[str, Any] = {}
         for dimension in self.dimensions:
-            if dimension.tried(chosen):
-                chosen[dimension.key] = dimension.suggest(trial)
-        return chosen
+            if dimension.applies(overrides):
+                overrides[dimension.key] = dimension.suggest(trial)
+        return overrides
 
     def grid(self) -> list[dict[str, Any]]:
-        """Every combination that conditions leave, that of `current` first where it is one of them."""
+        """Every combination that the conditions allow; the `current` one first, where it is among them."""
         combinations: list[dict[str, Any]] = [{}]
         for dimension in self.dimensions:
             grown = []
-            for chosen in combinations:
-                choices = [{dimension.key: value} for value in dimension.every()] if dimension.tried(chosen) else [{}]
-                grown += [{**chosen, **choice} for choice in choices]
+            for overrides in combinations:
+                choices = (
+                    [{dimension.key: value} for value in dimension.values()] if dimension.applies(overrides) else [{}]
+                )
+                grown += [{**overrides, **choice} for choice in choices]
             combinations = grown
-        return sorted(combinations, key=lambda chosen: chosen != self.current())
+        return sorted(combinations, key=lambda overrides: overrides != self.current())
 
     def current(self) -> dict[str, Any]:
-        """The values that `base` has now, of those parameters of the space that allow them: the first trial."""
-        now, chosen = flatten(self.base), dict[str, Any]()
+        """The values of `base` for those parameters whose dimension contains them: the first trial."""
+        current, overrides = flatten(self.base), dict[str, Any]()
         for dimension in self.dimensions:
-            if dimension.tried(chosen) and dimension.holds(now[dimension.key]):
-                chosen[dimension.key] = now[dimension.key]
-        return chosen
+            if dimension.applies(overrides) and dimension.contains(current[dimension.key]):
+                overrides[dimension.key] = current[dimension.key]
+        return overrides
 
 
 def read_sweep(path: Path, params: Params, overrides: Mapping[str, Any]) -> tuple[Sweep, Space]:
-    """Reads a file of `experiments/sweeps`, and checks every key and value of it against the schema of parameters.
+    """Reads a file of `experiments/sweeps` and checks its keys and values against the schema of parameters.
 
     Args:
         path: the file.
@@ -211,22 +219,24 @@ def read_sweep(path: Path, params: Params, overrides: Mapping[str, Any]) -> tupl
     ]
     for key in sorted(fixed.keys() & sweep.space.keys()):
         place = "with -S" if key in overrides else "in fixed"
-        faults.append(f"{path}: {key} stands {place} and in space; it can be in one.")
+        faults.append(f"{path}: {key} stands {place} and in space; leave one out.")
     faults += [
-        f"{path}: {key}: trials learn from what params.yaml has prepared; change it there, then `dvc repro embed`."
+        f"{path}: {key}: trials use the data prepared by params.yaml; change it there, then `dvc repro embed`."
         for key in [*fixed, *sweep.space]
         if key.partition(".")[0] in ("data", "embeddings")
     ]
     if "train.seeds" in {*fixed, *sweep.space}:
-        faults.append(f"{path}: train.seeds: each trial has a seed of its own, from sampler.seed; leave it out.")
+        faults.append(f"{path}: train.seeds: each trial derives its own seed from sampler.seed; leave it out.")
     if sweep.against and sweep.pruner.kind != "none":
-        faults.append(f"{path}: against: with two objectives no trial can be given up early; pruner: {{kind: none}}.")
-    package = NEEDED_BY.get(sweep.sampler.kind)
+        faults.append(f"{path}: against: with two objectives no trial can be pruned; write pruner: {{kind: none}}.")
+    package = SAMPLER_PACKAGES.get(sweep.sampler.kind)
     if package and not find_spec(package):
         faults.append(f"{path}: sampler.kind: {sweep.sampler.kind} needs the package {package}: pip install {package}.")
     if faults:
         raise ParamsError(join_lines(faults))
-    dimensions = {key: _dimension(key, given, known[key], f"{path}: space.{key}") for key, given in sweep.space.items()}
+    dimensions = {
+        key: _dimension(key, setting, known[key], f"{path}: space.{key}") for key, setting in sweep.space.items()
+    }
     faults = [fault for dimension in dimensions.values() for fault in _faults_of_when(dimension, dimensions, str(path))]
     if faults:
         raise ParamsError(join_lines(faults))
@@ -240,22 +250,22 @@ def read_sweep(path: Path, params: Params, overrides: Mapping[str, Any]) -> tupl
     return sweep, space
 
 
-def _dimension(key: str, given: Any, now: Any, where: str) -> Dimension:
-    if isinstance(given, list):
-        given = {"values": given}
-    if not isinstance(given, Mapping):
-        raise ParamsError(f"{where}: {given!r} is nothing to choose from; give a list of values, or low and high.")
-    if "values" in given:
-        choice = check(given, where, Choice)
-        values = [float(value) if _is_float(now) and type(value) is int else value for value in choice.values]
+def _dimension(key: str, setting: Any, current: Any, where: str) -> Dimension:
+    if isinstance(setting, list):
+        setting = {"values": setting}
+    if not isinstance(setting, Mapping):
+        raise ParamsError(f"{where}: {setting!r} is not a set of values; write a list of values, or low and high.")
+    if "values" in setting:
+        choice = check(setting, where, Choice)
+        values = [float(value) if _is_float(current) and type(value) is int else value for value in choice.values]
         if len({(type(value), value) for value in values}) < len(values):
             raise ParamsError(f"{where}: {values} has a value twice.")
         return Dimension(key, CategoricalDistribution(values), _conditions(choice.when))
-    span = check(given, where, Range)
+    span = check(setting, where, Range)
     numbers = [number for number in (span.low, span.high, span.step) if number is not None]
     if not all(map(math.isfinite, numbers)) or span.low > span.high:
         raise ParamsError(f"{where}: low {span.low}, high {span.high}: finite numbers are legal, low at most high.")
-    distribution: Any = FloatDistribution if _is_float(now) or any(map(_is_float, numbers)) else IntDistribution
+    distribution: Any = FloatDistribution if _is_float(current) or any(map(_is_float, numbers)) else IntDistribution
     steps = {} if span.step is None else {"step": span.step}
     try:
         return Dimension(key, distribution(span.low, span.high, log=span.log, **steps), _conditions(span.when))
@@ -279,7 +289,7 @@ def _faults_of_when(dimension: Dimension, dimensions: Mapping[str, Dimension], w
             continue
         if not values:
             yield f"{named}: names no value."
-        strange = [value for value in values if not dimensions[key].holds(value)]
+        strange = [value for value in values if not dimensions[key].contains(value)]
         if strange:
             yield f"{named}: {', '.join(map(repr, strange))} is never tried there."
 
@@ -291,7 +301,7 @@ def _in_order(dimensions: Mapping[str, Dimension], where: str) -> Iterator[Dimen
         ready = [key for key, dimension in waiting.items() if set(dimension.when) <= done]
         if not ready:
             names = ", ".join(waiting)
-            raise ParamsError(f"{where}: space: {names}: each waits for another; a condition cannot depend on itself.")
+            raise ParamsError(f"{where}: space: {names}: conditions in a circle; a condition cannot depend on itself.")
         for key in ready:
             done.add(key)
             yield waiting.pop(key)
@@ -306,7 +316,7 @@ def _check_values(space: Space, where: str) -> None:
         for key, values in dimension.when.items():
             conditions |= {**under[key], key: values[0]}
         under[dimension.key] = conditions
-        for value in dimension.extremes():
+        for value in dimension.bounds():
             try:
                 with_overrides(space.base, {**conditions, dimension.key: value}, f"{where}: space.{dimension.key}")
             except ParamsError as error:

@@ -1,30 +1,36 @@
-"""The Optuna study of a sweep: how it draws, which of its trials count, which are tried again."""
+"""The Optuna study of a sweep: where it is stored, which trials count, and which are tried again."""
 
 import json
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
-from optuna.study._multi_objective import _get_pareto_front_trials_by_trials
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
 
+from bilstm_attention.errors import SweepError
 from bilstm_attention.search.space import Pruner, Sampler, Space, Sweep
-from bilstm_attention.search.storage import open_database, open_journal
 
-# Seeds of confirmations, and of samplers, start where those of trials never come.
+# Seeds of confirmations and of samplers begin where those of trials never come.
 CONFIRMATIONS, SAMPLERS = 1_000_000, 2_000_000
-RETRIES = 3  # of a trial whose worker died
+MAX_RETRIES = 3  # of a trial whose process died
+OPEN_ATTEMPTS = 5  # a second apart, while other machines make the tables of a new database
+LOCK_TIMEOUT = 60  # seconds to wait for other processes that write to a SQLite file
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-# Attributes of a trial: those before it with the same parameters, whose workers died; that it was one too many.
-REPLACES, SURPLUS = "replaces", "surplus"
-DIED = "its worker died"
+# Attributes of a trial: its number and the job that runs it; why its training failed.
+JOB, REASON = "job", "reason"
+
+# heartbeats and retries are experimental in Optuna 5
+warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 
 @dataclass(frozen=True)
@@ -32,11 +38,12 @@ class SweepSpec:
     """A sweep as its workers need it.
 
     Args:
-        sweep: what its file says.
+        sweep: the content of its file.
         space: the parameters that are tried, and those that all trials share.
         folder: `experiments/studies/<study>`.
-        storage: address of a database that holds the study; None: a journal file in the folder.
-        heartbeat: seconds between the signs of life of a trial in a database; after twice as long it has died.
+        storage: SQLAlchemy URL of a database that several machines may share; None: a SQLite file in the folder.
+        heartbeat: seconds between the heartbeats of a trial in that database; after twice as long without one, its
+            process counts as dead.
     """
 
     sweep: Sweep
@@ -46,86 +53,167 @@ class SweepSpec:
     heartbeat: int = 60
 
     @property
-    def journal(self) -> Path:
-        """The file that holds the study where no database does."""
-        return self.folder / "journal.log"
+    def local(self) -> bool:
+        """Whether whoever holds the lock of the folder is alone with the study."""
+        return self.storage is None
 
 
 def derived_seed(study_seed: int, number: int) -> int:
-    """The seed of a trial or a confirmation: of each its own, and the same whenever it is run again."""
+    """The seed of a trial, a sampler or a confirmation: each its own, and the same whenever it is run again."""
     return int(np.random.SeedSequence((study_seed, number)).generate_state(1)[0] >> 1)
 
 
-def open_study(definition: SweepSpec) -> optuna.Study:
-    """The study of a sweep, made if it is not there.
+def confirmation_seeds(spec: SweepSpec) -> list[int]:
+    """The fresh seeds with which the best trials are trained again."""
+    sweep = spec.sweep
+    return [derived_seed(sweep.sampler.seed, CONFIRMATIONS + number) for number in range(sweep.confirm.seeds)]
+
+
+def open_spec(spec: SweepSpec) -> RDBStorage:
+    """The storage of a sweep.
 
     Raises:
         SweepError: the database does not answer.
     """
-    # failed trials are told by whoever runs the sweep, with their reason
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sweep = definition.sweep
-    given: dict[str, Any] = {
-        "study_name": sweep.study,
-        "sampler": PerTrialSampler(lambda number: _sampler(sweep.sampler, number)),
-        "pruner": _pruner(sweep.pruner, definition.space.base.train.epochs),
-    }
-    if definition.storage:
-        given["storage"] = open_database(definition.storage, definition.heartbeat, try_again)
-    else:
-        given["storage"] = open_journal(definition.journal)
-    try:
-        return optuna.load_study(**given)
-    except KeyError:
-        directions: list[Literal["maximize", "minimize"]] = ["maximize", "minimize"] if sweep.against else ["maximize"]
-        return optuna.create_study(**given, directions=directions, load_if_exists=True)
+    if spec.storage is not None:
+        return open_storage(spec.storage, spec.heartbeat)
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    return open_storage(local_url(spec.folder))
 
 
-class PerTrialSampler(BaseSampler):
-    """Draws for every trial with a sampler of its own: no two workers draw the same, however a study was stopped.
+def local_url(folder: Path) -> str:
+    """The address of the SQLite file in the folder of a study."""
+    return f"sqlite:///{(folder / 'study.db').absolute()}"
+
+
+@lru_cache(maxsize=4)
+def open_storage(url: str, heartbeat: int | None = None) -> RDBStorage:
+    """The studies of a database, opened once per process.
 
     Args:
-        make: a sampler for the trial of this number.
+        url: SQLAlchemy URL.
+        heartbeat: seconds between heartbeats; None: none, where a lock tells that a trial is dead.
+
+    Raises:
+        SweepError: it does not answer, or is no database URL.
     """
+    from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-    def __init__(self, make: Callable[[int], BaseSampler]):
-        self._make = make
-        self._sampler = make(0)
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Called before anything of a trial is drawn."""
-        self._sampler = self._make(trial.number)
-        self._sampler.before_trial(study, trial)
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """What is drawn at once."""
-        return self._sampler.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Draws it."""
-        return self._sampler.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """Draws one of the others."""
-        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
-        """Called when a trial has ended."""
-        self._sampler.after_trial(study, trial, state, values)
+    # the sweep prints failed trials itself, with their reasons
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sqlite = url.startswith("sqlite:")
+    engine = {"connect_args": {"timeout": LOCK_TIMEOUT}} if sqlite else {"pool_pre_ping": True}
+    for attempt in range(1, OPEN_ATTEMPTS + 1):
+        try:
+            return Storage(
+                url,
+                engine_kwargs=engine,
+                heartbeat_interval=heartbeat,
+                grace_period=2 * heartbeat if heartbeat else None,
+                heartbeat_stale_trial_callback=retry_callback() if heartbeat else None,
+            )
+        except (ImportError, RuntimeError, ValueError, SQLAlchemyError, StorageInternalError) as error:
+            # of several machines that open an empty database at once, one alone makes each table
+            if attempt < OPEN_ATTEMPTS and (isinstance(error, IntegrityError) or "already exists" in str(error)):
+                time.sleep(1)
+                continue
+            raise SweepError(f"--storage {hide_password(url)}: {_reason(error)}") from None
+    raise SweepError(f"--storage {hide_password(url)}: its tables cannot be made.")
 
 
-def _sampler(params: Sampler, number: int) -> BaseSampler:
-    seed = derived_seed(params.seed, SAMPLERS + number)
-    match params.kind:
+def _reason(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return "its driver is not installed: pip install 'bilstm-attention[cluster]' has the one for PostgreSQL."
+    # Optuna wraps the fault of the driver in words about another
+    lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+    return lines[0] if isinstance(error, RuntimeError) else f"the database does not answer: {lines[0]}"
+
+
+class Storage(RDBStorage):
+    """Goes on with heartbeats after an outage, where Optuna's thread ends at the first that fails, with a traceback."""
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """Stores that a trial is alive, or waits for the next time."""
+        try:
+            super().record_heartbeat(trial_id)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether the storage raised it."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return isinstance(error, StorageInternalError | SQLAlchemyError)
+
+
+@contextmanager
+def report_outages(spec: SweepSpec) -> Iterator[None]:
+    """Turns a storage that no longer answers into one line.
+
+    Raises:
+        SweepError: names the storage, and says that the same command goes on.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_outage(error):
+            raise
+        place = f"--storage {hide_password(spec.storage)}" if spec.storage else str(spec.folder / "study.db")
+        raise SweepError(
+            f"{place}: {_reason(error)}\nFinished trials are kept there; when it answers again, the same command"
+            " goes on."
+        ) from None
+
+
+def hide_password(url: str) -> str:
+    """The address of a database as it may be shown."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        # its options may hold a password too
+        return make_url(url).set(query={}).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        return "(not a database URL; one is postgresql+psycopg://user@host/name)"
+
+
+def load_study(spec: SweepSpec, sampler_seed: int = 0) -> optuna.Study:
+    """The study of a sweep that has begun.
+
+    Args:
+        spec: the sweep.
+        sampler_seed: of the sampler, a different one for each trial, so that no two workers draw the same.
+
+    Raises:
+        KeyError: it has not begun.
+        SweepError: the database does not answer.
+    """
+    sampler = _sampler(spec.sweep.sampler, sampler_seed)
+    pruner = _pruner(spec.sweep.pruner, spec.space.base.train.epochs)
+    return optuna.load_study(study_name=spec.sweep.study, storage=open_spec(spec), sampler=sampler, pruner=pruner)
+
+
+def create_study(spec: SweepSpec) -> bool:
+    """Creates the study; False: it is there already."""
+    directions: list[Literal["maximize", "minimize"]] = ["maximize"]
+    if spec.sweep.against:
+        directions.append("minimize")
+    try:
+        optuna.create_study(study_name=spec.sweep.study, storage=open_spec(spec), directions=directions)
+    except optuna.exceptions.DuplicatedStudyError:
+        return False
+    return True
+
+
+def _sampler(settings: Sampler, seed: int) -> BaseSampler:
+    match settings.kind:
         case "tpe":
-            # constant_liar keeps workers from trying the same at the same time
+            # constant_liar keeps workers from trying the same region at the same time
             return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         case "random" | "grid":
-            # a grid is handed to the study whole, so that nothing is left to draw
+            # every combination of a grid is enqueued, so that nothing is left to draw
             return optuna.samplers.RandomSampler(seed=seed)
         case "gp":
             return optuna.samplers.GPSampler(seed=seed)
@@ -133,86 +221,80 @@ def _sampler(params: Sampler, number: int) -> BaseSampler:
             return optuna.samplers.CmaEsSampler(seed=seed)
 
 
-def _pruner(params: Pruner, epochs: int) -> optuna.pruners.BasePruner:
-    match params.kind:
+def _pruner(settings: Pruner, epochs: int) -> optuna.pruners.BasePruner:
+    match settings.kind:
         case "none":
             return optuna.pruners.NopPruner()
         case "median":
             # epochs count from 1
-            return optuna.pruners.MedianPruner(n_warmup_steps=params.warmup_epochs + 1)
+            return optuna.pruners.MedianPruner(n_warmup_steps=settings.warmup_epochs + 1)
         case "hyperband":
             return optuna.pruners.HyperbandPruner(max_resource=epochs)
 
 
-def trials_in(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
-    """The trials in these states that are not replaced by another, and were not one too many; for reading only."""
+def retry_callback() -> RetryHeartbeatStaleTrialCallback:
+    """Enqueues the parameters of a failed trial again, with the numbers of its earlier attempts."""
+    return RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)
+
+
+def first_attempt(trial: FrozenTrial) -> int:
+    """The number of the trial that this one retries, or its own."""
+    number = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
+    return trial.number if number is None else number
+
+
+def counted_trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
+    """The trials in these states that were not retried; for reading only."""
     trials = study.get_trials(deepcopy=False)
-    replaced = {number for trial in trials for number in trial.user_attrs.get(REPLACES, ())}
-    return [
-        trial
-        for trial in trials
-        if trial.state in states and trial.number not in replaced and not trial.user_attrs.get(SURPLUS)
-    ]
+    retried = {number for trial in trials for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
+    return [trial for trial in trials if trial.state in states and trial.number not in retried]
 
 
-def counted(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that count against the budget: those that have ended."""
-    return trials_in(study, *FINISHED)
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that count against the budget: complete, pruned, or failed for good."""
+    return counted_trials(study, *FINISHED)
 
 
-def running(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that run, or whose worker died unnoticed."""
-    return trials_in(study, TrialState.RUNNING)
-
-
-def is_surplus(study: optuna.Study, number: int, budget: int) -> bool:
-    """Whether a trial is one too many, since others of the study began while this one was about to."""
-    earlier = trials_in(study, *FINISHED, TrialState.RUNNING)
-    # those that wait to be tried again come first as well
-    earlier += [trial for trial in trials_in(study, TrialState.WAITING) if REPLACES in trial.user_attrs]
-    return sum(trial.number < number for trial in earlier) >= budget
-
-
-def try_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Has the parameters of a trial that came to nothing tried once more, unless done too often or already."""
-    before = [*trial.user_attrs.get(REPLACES, ()), trial.number]
-    known = [other.user_attrs.get(REPLACES) for other in study.get_trials(deepcopy=False)]
-    if len(before) > RETRIES or before in known:
-        return
-    study.add_trial(
-        create_trial(
-            state=TrialState.WAITING,
-            params=trial.params,
-            distributions=trial.distributions,
-            user_attrs={REPLACES: before},
-            # those it was given and had not asked for yet
-            system_attrs={"fixed_params": trial.system_attrs.get("fixed_params", {})},
-        )
-    )
-
-
-def end_dead(study: optuna.Study, trials: Iterable[FrozenTrial]) -> None:
-    """Marks trials whose worker died as failed, and has their parameters tried again; harmless if done twice."""
+def retry_trials(study: optuna.Study, trials: Iterable[FrozenTrial]) -> None:
+    """Ends running trials whose process is known to be dead, and enqueues their parameters again."""
     for trial in trials:
-        # it may end meanwhile, or be ended by another process
-        with suppress(UpdateFinishedTrialError):
-            study._storage.set_trial_user_attr(trial._trial_id, "reason", DIED)
-            # first, or a process killed between the two would lose them
-            try_again(study, trial)
-            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        try:
+            failed = study.tell(trial.number, state=TrialState.FAIL)
+        except (ValueError, UpdateFinishedTrialError):
+            # it finished just before it died, or another process has ended it; that one retries it
+            continue
+        retry_callback()(study, failed)
+
+
+def recover(study: optuna.Study) -> None:
+    """Retries what earlier starts left unfinished; only for whoever holds the lock of a local study.
+
+    A trial that a killed worker created has no heartbeat yet, which Optuna would leave running for good. A parent that
+    was killed while it recovered may have left a failed trial that was not enqueued again.
+    """
+    retry_trials(study, study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+    for trial in counted_trials(study, TrialState.FAIL):
+        if REASON not in trial.user_attrs:
+            # a copy, since the callback extends the history of the trial it is called with
+            retry_callback()(study, study.trials[trial.number])
 
 
 def best_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Those that ended well, the best first, of equals the first; the same parameters once.
+    """Complete trials, the best dev score first, ties in order of number, equal parameters once.
 
-    Of two objectives: those on the Pareto front, by the first.
+    With two objectives only those on the Pareto front.
     """
-    complete = trials_in(study, TrialState.COMPLETE)
+    complete = counted_trials(study, TrialState.COMPLETE)
     if len(study.directions) > 1:
-        # not `study.best_trials`, which asks trials that do not count as well
-        complete = _get_pareto_front_trials_by_trials(complete, study.directions)
-    ranked = sorted(complete, key=lambda trial: (-trial.values[0], trial.number))
-    different: dict[str, FrozenTrial] = {}
-    for trial in ranked:
-        different.setdefault(json.dumps(trial.params, sort_keys=True), trial)
-    return list(different.values())
+        front = {trial.number for trial in study.best_trials}
+        complete = [trial for trial in complete if trial.number in front]
+    by_params: dict[str, FrozenTrial] = {}
+    for trial in sorted(complete, key=lambda trial: (-trial.values[0], trial.number)):
+        by_params.setdefault(json.dumps(trial.params, sort_keys=True), trial)
+    return list(by_params.values())
+
+
+def state_counts(study: optuna.Study) -> dict[str, int]:
+    """How many trials are `complete`, `pruned`, `failed`, `running`, `waiting`."""
+    names = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "running": "RUNNING", "waiting": "WAITING"}
+    return {name: len(counted_trials(study, TrialState[state])) for name, state in names.items()}

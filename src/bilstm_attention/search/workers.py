@@ -43,9 +43,9 @@ class _Worker:
         self.executor = ProcessPoolExecutor(1, get_context("spawn"), initializer=_prepare_worker)
         self.process: BaseProcess | None = None
 
-    def submit(self, work: Callable[[Any], Result], job: Any) -> Future[Result]:
+    def submit(self, work: Callable[[Any], Result], job: Any) -> "Future[Result | UserError]":
         before = set(active_children())
-        future = self.executor.submit(work, job)
+        future = self.executor.submit(_run, work, job)
         # the executor starts its process at the first job, and does not tell which it is
         for process in set(active_children()) - before:
             self.process = process
@@ -68,14 +68,16 @@ def run_jobs(
 
     Args:
         next_job: called whenever a worker is free; None: there is no job now.
-        work: called with a job in a worker. Both are pickled. A `UserError` that it raises is the job's result.
+        work: called with a job in a worker. Both are pickled. A `UserError` that it raises is the job's result. Results
+            are small, at most 16 kB pickled, and written at once: half of one that a killed worker wrote would be
+            waited for without end. What is larger goes through a file.
         workers: processes at once.
 
     Raises:
         Exception: what `work` raised, unless it is a `UserError`.
     """
     idle: list[_Worker] = []
-    busy: dict[Future[Result], tuple[Job, _Worker]] = {}
+    busy: dict[Future[Result | UserError], tuple[Job, _Worker]] = {}
     try:
         while True:
             while len(busy) < workers and (job := next_job()) is not None:
@@ -96,9 +98,9 @@ def run_jobs(
                     yield job, worker.crash()
                     continue
                 idle.append(worker)
-                if error is not None and not isinstance(error, UserError):
+                if error is not None:
                     raise error
-                yield job, error or future.result()
+                yield job, future.result()
     finally:
         for _, worker in busy.values():
             if worker.process is not None:
@@ -107,8 +109,18 @@ def run_jobs(
             worker.executor.shutdown(cancel_futures=True)
 
 
+def _run(work: Callable[[Any], Result], job: Any) -> Result | UserError:
+    try:
+        return work(job)
+    except UserError as error:
+        # without its traceback, which may be long
+        return error.with_traceback(None)
+
+
 def _prepare_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # a second worker does more than a second thread
+    os.environ.setdefault("BILSTM_ATTENTION_THREADS", "1")
     Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -128,6 +128,9 @@ class Tracker:
         run_id = str(run.info.run_id)
         if not run.data.params:
             self._write_params(run_id, record)
+        for tag, value in record.tags.items():
+            if run.data.tags.get(tag) != value:
+                self.client.set_tag(run_id, tag, value)
         self._write_metrics(run, record)
         self._write_datasets(run, record.datasets)
         for folder, files in record.artifacts.items():

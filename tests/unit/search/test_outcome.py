@@ -1,318 +1,188 @@
-"""What a sweep found: the leaderboard, the winner, the front, and files that give exactly its parameters again."""
+"""The outcome of a sweep: ranks, the confirmed winner, the files, the lines and the runs that tell of it."""
 
-import math
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from optuna.distributions import CategoricalDistribution
-from optuna.trial import TrialState, create_trial
-from tests.made_studies import (
-    AGAINST,
-    GOLD,
-    GRID,
-    HOPS,
-    KIND,
-    LABELS,
-    RIGHT,
-    SWEEP,
-    UNITS,
-    WRONG,
-    add,
-    confirm,
-    make_definition,
-    numbers,
-)
+from tests.unit.search.studies import AGAINST, UNITS, add_trial, make_spec
 
-from bilstm_attention.config import Params, config_text, flatten, load_params, read_overrides, with_overrides
-from bilstm_attention.search.outcome import Outcome, outcome, write_outcome
-from bilstm_attention.search.study import DIED, REPLACES, SweepSpec, open_study
-from bilstm_attention.search.sweep import confirmation_seeds, confirmations
-from bilstm_attention.search.trials import FOUND, confirmation
+from bilstm_attention import paths
+from bilstm_attention.config import flatten, load_params
+from bilstm_attention.search import commands
+from bilstm_attention.search.outcome import confirmation_table, get_outcome, protocol, read_outcome, write_outcome
+from bilstm_attention.search.records import stored_records, sweep_records
+from bilstm_attention.search.study import SweepSpec, confirmation_seeds, load_study
+from bilstm_attention.search.sweep import begin_study
+
+GOLD = ["a", "b"] * 20
+RIGHT, WRONG = GOLD, ["b", "a"] * 20
+
+
+@dataclass
+class Trained:
+    dev: dict[str, float]
+    predicted: Sequence[str]
 
 
 @pytest.fixture
-def definition(tmp_path: Path) -> SweepSpec:
-    return make_definition(tmp_path)
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepSpec:
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "dev"):
+        file = paths.PREPARED / f"{split}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    return make_spec(tmp_path)
 
 
 @pytest.fixture
-def study(definition: SweepSpec) -> optuna.Study:
-    return open_study(definition)
-
-
-@pytest.fixture
-def searched(study: optuna.Study) -> optuna.Study:
-    """Trials 0 to 4 with 50, 90, none (pruned), 80, 85."""
-    for score, units in ((50, 10), (90, 20), (None, 30), (80, 40), (85, 50)):
-        add(study, units, *([score] if score else []), state="COMPLETE" if score else "PRUNED")
+def study(spec: SweepSpec) -> optuna.Study:
+    """A waiting trial, 0, and four finished: 2 did best in the search, then 3, then 1."""
+    begin_study(spec)
+    study = load_study(spec)
+    for units, score in ((10, 70.0), (20, 90.0), (30, 80.0)):
+        add_trial(study, units, score)
+    add_trial(study, 40, state="FAIL", reason="the loss is not a number")
     return study
 
 
-def found_in(definition: SweepSpec, study: optuna.Study) -> Outcome:
-    return outcome(definition, study, GOLD, LABELS)
+def confirmed(spec: SweepSpec, scores: dict[int, tuple[float, ...]]) -> dict[tuple[int, int], Trained | None]:
+    return {
+        (number, seed): Trained({"accuracy": score}, RIGHT if score > 75 else WRONG)
+        for number, values in scores.items()
+        for seed, score in zip(confirmation_seeds(spec), values, strict=False)
+    }
 
 
-# --- the winner
+def test_confirmed_trials_rank_by_their_means(spec: SweepSpec, study: optuna.Study) -> None:
+    outcome = get_outcome(spec, study, confirmed(spec, {2: (70.0, 72.0), 3: (78.0, 80.0)}), GOLD)
+    board = outcome.leaderboard
+    assert board["trial"].tolist() == [3, 2, 1, 4]
+    assert board["confirmed_mean"].tolist()[:2] == [79.0, 71.0]
+    assert board["reason"].tolist() == [None, None, None, "the loss is not a number"]
+    winner = outcome.finalists[0]
+    assert (winner.number, winner.score, winner.searched) == (3, 79.0, 80.0)
+    assert winner.params.train.seeds == confirmation_seeds(spec)
+    assert flatten(winner.params)[UNITS] == 30
+    assert outcome.p is not None
+    assert outcome.p < 0.01
+    assert confirmation_table(spec, outcome)["drop"].tolist() == [1.0, 19.0]
 
 
-def test_before_anything_has_ended_there_is_nothing(definition: SweepSpec, study: optuna.Study) -> None:
-    found = found_in(definition, study)
-    assert (len(found.leaderboard), found.finalists, found.p) == (0, [], None)
+def test_missing_or_failed_confirmation_confirms_nothing(spec: SweepSpec, study: optuna.Study) -> None:
+    confirmations = confirmed(spec, {2: (70.0,), 3: (78.0, 80.0)})
+    confirmations[3, confirmation_seeds(spec)[1]] = None
+    outcome = get_outcome(spec, study, confirmations, GOLD)
+    assert (outcome.finalists[0].number, outcome.finalists[0].score, outcome.p) == (2, 90.0, None)
+    # what the trial itself was trained with
+    assert outcome.finalists[0].params.train.seeds == [102]
+    assert confirmation_table(spec, outcome).empty
 
 
-def test_before_anything_has_ended_well_there_is_no_winner(definition: SweepSpec, study: optuna.Study) -> None:
-    add(study, 3, state="FAIL", reason="no memory")
-    add(study, 3, state="FAIL")
-    found = found_in(definition, study)
-    assert (found.finalists, found.p) == ([], None)
-    assert found.leaderboard[["state", "reason"]].values.tolist() == [["fail", "no memory"], ["fail", DIED]]
-    assert write_outcome(definition, found) == [definition.folder / "leaderboard.csv"]
-    assert [path.name for path in definition.folder.glob("*.csv")] == ["leaderboard.csv"]
-    assert not (definition.folder / "best.yaml").exists()
+def test_written_outcome_reads_back(spec: SweepSpec, study: optuna.Study) -> None:
+    write_outcome(spec, get_outcome(spec, study, confirmed(spec, {2: (70.0, 72.0), 3: (78.0, 80.0)}), GOLD))
+    assert pd.read_csv(spec.folder / "leaderboard.csv")["trial"].tolist() == [3, 2, 1, 4]
+    assert load_params(spec.folder / "best.yaml").model.lstm_units == 30
+    assert "Trial 3 of the study s: dev accuracy 79.0" in (spec.folder / "best.yaml").read_text()
+    winner = read_outcome(spec.folder)
+    assert (winner["trial"], winner["score"], winner["confirmed"], winner["trials"]) == (3, 79.0, True, 4)
+    assert read_outcome(spec.folder / "none") == {}
 
 
-def test_unconfirmed_the_best_of_the_search_wins_with_its_own_seed(
-    searched: optuna.Study, definition: SweepSpec
+def test_study_without_finished_trials_has_an_outcome(spec: SweepSpec) -> None:
+    study = begin_study(spec)
+    outcome = get_outcome(spec, study, {})
+    assert (len(outcome.leaderboard), list(outcome.finalists), outcome.p) == (0, [], None)
+    write_outcome(spec, outcome)
+    assert not (spec.folder / "best.yaml").exists()
+    assert read_outcome(spec.folder)["trials"] == 0
+
+
+def test_with_two_objectives_every_trial_of_the_front_has_a_file(spec: SweepSpec, tmp_path: Path) -> None:
+    two = make_spec(tmp_path, AGAINST.replace("study: s", "study: two"))
+    study = begin_study(two)
+    for units, *values in ((5, 99, 5), (6, 98, 4), (7, 97, 6)):
+        add_trial(study, units, *values)
+    stale = two.folder / "front/trial-0099.yaml"
+    stale.parent.mkdir()
+    stale.touch()
+    outcome = get_outcome(two, study, {})
+    write_outcome(two, outcome)
+    assert {path.name for path in stale.parent.iterdir()} == {"trial-0001.yaml", "trial-0002.yaml"}
+    assert outcome.leaderboard["on_front"].tolist() == [True, True, False]
+    assert outcome.leaderboard["latency_ms"].tolist() == [5.0, 4.0, 6.0]
+
+
+def test_protocol_is_plain_data(spec: SweepSpec, study: optuna.Study) -> None:
+    facts = protocol(spec, study)
+    assert facts["states"] == {"complete": 3, "pruned": 0, "fail": 1}
+    assert (facts["metric"], facts["seconds"], facts["epoch"]) == ("accuracy", 240.0, "best")
+    json.dumps({key: value for key, value in facts.items() if key not in ("started", "ended")})
+
+
+def test_runs_hold_the_trials_and_the_winner(spec: SweepSpec, study: optuna.Study) -> None:
+    write_outcome(spec, get_outcome(spec, study, confirmed(spec, {3: (78.0, 80.0)}), GOLD))
+    parent, *trials = sweep_records(study, spec.folder)
+    assert parent.metrics == {"trials": 4, "best_dev_accuracy": 79.0, "searched_dev_accuracy": 80.0}
+    assert (parent.tags["winner"], parent.tags[f"winner.{UNITS}"]) == ("trial 3", "30")
+    assert UNITS not in parent.params
+    assert {file.name for file in parent.artifacts[""]} == {"leaderboard.csv", "best.yaml"}
+    assert [trial.parent for trial in trials] == [parent.identity] * 4
+    assert trials[1].params[UNITS] == 20
+    assert trials[3].tags["state"] == "fail"
+    # the same once more from the files alone
+    experiment, stored = stored_records(spec.folder)
+    assert experiment == "sample"
+    assert stored == [parent, *trials]
+
+
+def test_fault_of_the_recorder_is_raised(spec: SweepSpec, study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("bilstm_attention.tracking.runs.log_runs", fail)
+    with pytest.raises(ZeroDivisionError), commands.Recorder() as recorder:
+        recorder.submit(study, spec.folder)
+
+
+def test_studies_are_listed_with_their_winners(
+    spec: SweepSpec, study: optuna.Study, capsys: pytest.CaptureFixture
 ) -> None:
-    found = found_in(definition, searched)
-    first = found.finalists[0]
-    assert (first.number, first.score, first.searched, found.p) == (1, 90, 90, None)
-    assert (first.params.model.lstm_units, first.params.train.seeds) == (20, [101])
-    assert found.leaderboard["trial"].tolist() == [1, 4, 3, 0, 2]
-    assert [finalist.number for finalist in found.finalists] == [1, 4, 3, 0]
+    write_outcome(spec, get_outcome(spec, study, confirmed(spec, {3: (78.0, 80.0)}), GOLD))
+    spec.folder.parent.rename("experiments")
+    Path("experiments").rename("moved")
+    paths.STUDIES.parent.mkdir()
+    Path("moved").rename(paths.STUDIES)
+    commands.list_sweeps(None)
+    printed = capsys.readouterr().out
+    for part in (
+        "s ",
+        "3 complete",
+        "1 failed",
+        "1 waiting",
+        "90.00, trial 2 in the search",
+        "best.yaml: trial 3, 79.00",
+    ):
+        assert part in printed
 
 
-def test_the_winner_is_the_best_by_its_confirmed_mean(searched: optuna.Study, definition: SweepSpec) -> None:
-    confirm(definition, searched, 1, (70.0, WRONG), (72.0, WRONG))
-    confirm(definition, searched, 4, (76.0, RIGHT), (80.0, RIGHT))
-    found = found_in(definition, searched)
-    first = found.finalists[0]
-    assert (first.number, first.score, first.searched) == (4, 78, 85)
-    trained = {UNITS: 50, "train.threads": 1, "train.seeds": confirmation_seeds(definition)}
-    assert first.params == with_overrides(Params(), trained)
-    # the two differ in every answer
-    assert found.p is not None
-    assert found.p < 0.01
-    board = found.leaderboard
-    assert board["trial"].tolist() == [4, 1, 3, 0, 2]
-    assert board["confirmed_mean"].tolist()[:2] == [78, 71]
-    assert board["confirmed_sd"].tolist()[:2] == pytest.approx([math.sqrt(8), math.sqrt(2)])
-    assert board["confirmed_mean"].isna().tolist() == [False, False, True, True, True]
-    assert board[UNITS].tolist() == [50, 20, 40, 10, 30]
-    assert board["seed"].tolist() == [104, 101, 103, 100, 102]
+def test_no_studies_yet(spec: SweepSpec, capsys: pytest.CaptureFixture) -> None:
+    commands.list_sweeps(None)
+    assert "no studies yet; `bilstm-attention sweep" in capsys.readouterr().out
 
 
-def test_between_confirmed_that_answer_alike_p_is_1(searched: optuna.Study, definition: SweepSpec) -> None:
-    for number in (1, 4):
-        confirm(definition, searched, number, (70.0, RIGHT), (70.0, RIGHT))
-    found = found_in(definition, searched)
-    assert (found.finalists[0].number, found.p) == (1, 1.0)
+def test_trial_and_best_lines(study: optuna.Study) -> None:
+    _, _, best, _, failed = study.trials
+    assert commands.trial_line(best, 3, 9) == "3/9  trial 2 complete 90.00  model.lstm_units=20"
+    assert "trial 4 fail (the loss is not a number)" in commands.trial_line(failed, 3, 9)
+    assert commands.best_line([best]) == "90.00, trial 2"
+    assert commands.best_line([]) == "none yet"
 
 
-def test_a_trial_of_which_a_confirmation_is_missing_is_not_confirmed(
-    searched: optuna.Study, definition: SweepSpec
-) -> None:
-    confirm(definition, searched, 1, (99.0, RIGHT))
-    confirm(definition, searched, 4, (60.0, RIGHT), (62.0, RIGHT))
-    found = found_in(definition, searched)
-    assert (found.finalists[0].number, found.finalists[0].score, found.p) == (4, 61, None)
-    assert found.leaderboard["trial"].tolist()[0] == 4
-
-
-def test_a_trial_of_which_a_confirmation_failed_is_not_the_winner(
-    searched: optuna.Study, definition: SweepSpec
-) -> None:
-    confirm(definition, searched, 1, (99.0, RIGHT))
-    seed = confirmation_seeds(definition)[1]
-    searched.set_user_attr(confirmation(1, seed), {"reason": "the loss is nan", "seconds": 1.0})
-    confirm(definition, searched, 4, (60.0, RIGHT), (62.0, RIGHT))
-    assert confirmations(definition, searched) == []
-    found = found_in(definition, searched)
-    assert (found.finalists[0].number, found.finalists[0].score) == (4, 61)
-    assert found.leaderboard["confirmed_mean"].isna().tolist() == [False, True, True, True, True]
-
-
-def test_what_was_confirmed_stays_so_when_later_trials_are_better(
-    searched: optuna.Study, definition: SweepSpec
-) -> None:
-    confirm(definition, searched, 1, (70.0, RIGHT), (72.0, RIGHT))
-    confirm(definition, searched, 4, (60.0, RIGHT), (62.0, RIGHT))
-    for units, score, confirmed in ((60, 95, 64.0), (70, 99, 66.0)):
-        confirm(definition, searched, add(searched, units, score), (confirmed, RIGHT), (confirmed, RIGHT))
-    found = found_in(definition, searched)
-    assert [(each.number, each.score) for each in found.finalists[:4]] == [(1, 71), (6, 66), (5, 64), (4, 61)]
-    assert found.leaderboard["trial"].tolist()[:4] == [1, 6, 5, 4]
-
-
-# --- two objectives
-
-
-@pytest.fixture
-def weighed(tmp_path: Path) -> tuple[SweepSpec, optuna.Study]:
-    """Trials 0 to 4, of which 1, 2 and 4 are the front."""
-    definition = make_definition(tmp_path, AGAINST)
-    study = open_study(definition)
-    for units, score, cost in ((10, 70, 6), (20, 90, 9), (30, 80, 5), (40, 79, 7), (50, 60, 1)):
-        add(study, units, score, cost)
-    add(study, 60, state="FAIL")
-    return definition, study
-
-
-def test_of_two_objectives_the_front_comes_first_and_all_of_it_are_finalists(
-    weighed: tuple[SweepSpec, optuna.Study],
-) -> None:
-    found = found_in(*weighed)
-    board = found.leaderboard
-    assert board["trial"].tolist() == [1, 2, 4, 3, 0, 5]
-    assert board["on_front"].tolist() == [True, True, True, False, False, False]
-    assert board["latency_ms"].tolist()[:5] == [9, 5, 1, 7, 6]
-    assert [finalist.number for finalist in found.finalists] == [1, 2, 4]
-
-
-def test_of_two_objectives_the_front_is_written_and_what_left_it_is_gone(
-    weighed: tuple[SweepSpec, optuna.Study],
-) -> None:
-    definition, study = weighed
-    folder = definition.folder / "front"
-    files = write_outcome(definition, found_in(definition, study))
-    assert sorted(path.name for path in folder.iterdir()) == [f"trial-000{number}.yaml" for number in (1, 2, 4)]
-    assert set(files) == {*folder.iterdir(), definition.folder / "best.yaml", definition.folder / "leaderboard.csv"}
-    assert load_params(folder / "trial-0002.yaml").model.lstm_units == 30
-    assert load_params(definition.folder / "best.yaml") == load_params(folder / "trial-0001.yaml")
-    add(study, 70, 81, 4)
-    write_outcome(definition, found_in(definition, study))
-    assert sorted(path.name for path in folder.iterdir()) == [f"trial-000{number}.yaml" for number in (1, 4, 6)]
-
-
-def test_of_two_objectives_the_confirmed_of_the_front_comes_first(weighed: tuple[SweepSpec, optuna.Study]) -> None:
-    definition, study = weighed
-    confirm(definition, study, 1, (50.0, RIGHT), (52.0, RIGHT))
-    confirm(definition, study, 2, (60.0, RIGHT), (62.0, RIGHT))
-    found = found_in(definition, study)
-    assert [(each.number, each.score) for each in found.finalists] == [(2, 61), (1, 51), (4, 60)]
-    assert found.leaderboard["trial"].tolist() == [2, 1, 4, 3, 0, 5]
-
-
-# --- files and rows
-
-
-@pytest.mark.parametrize("confirmed", [False, True])
-def test_applying_the_best_gives_exactly_its_parameters(confirmed: bool, tmp_path: Path) -> None:
-    text = SWEEP.replace("study: s", "study: s\nfixed: {train.clip_norm: , train.learning_rate: 1.0e-5}")
-    definition = make_definition(tmp_path, text)
-    study = open_study(definition)
-    add(study, 20, 90)
-    if confirmed:
-        confirm(definition, study, 0, (70.0, RIGHT), (72.0, RIGHT))
-    found = found_in(definition, study)
-    write_outcome(definition, found)
-    best, params = definition.folder / "best.yaml", found.finalists[0].params
-    assert with_overrides(Params(), read_overrides(best)) == params
-    assert load_params(best) == params
-    seeds = ", ".join(map(str, params.train.seeds))
-    score = 71.0 if confirmed else 90.0
-    comment = f"# Trial 0 of the study s: dev accuracy {score}, mean of seeds {seeds}; 90.0 in the search.\n"
-    assert best.read_text().startswith(comment)
-    assert pd.read_csv(definition.folder / "leaderboard.csv")["trial"].tolist() == [0]
-
-
-def tried(study: optuna.Study, score: float, **distributions: tuple[Any, list[Any]]) -> None:
-    """A trial with these values, each one of a list."""
-    names = {name.replace("__", "."): name for name in distributions}
-    params = {key: distributions[name][0] for key, name in names.items()}
-    study.add_trial(
-        create_trial(
-            value=score,
-            params=params,
-            distributions={key: CategoricalDistribution(distributions[name][1]) for key, name in names.items()},
-            user_attrs={"seed": 1, FOUND: {"overrides": params}},
-        )
-    )
-
-
-def test_values_that_only_some_trials_have_stand_where_they_were_tried(tmp_path: Path) -> None:
-    definition = make_definition(tmp_path, GRID)
-    study, kinds = open_study(definition), ["zhou", "max", "structured"]
-    tried(study, 0.0, model__attention__kind=("zhou", kinds))
-    tried(study, 1.0, model__attention__kind=("structured", kinds), model__attention__hops=(4, [2, 4]))
-    board = found_in(definition, study).leaderboard
-    assert board[KIND].tolist() == ["structured", "zhou"]
-    assert board[HOPS].isna().tolist() == [False, True]
-    assert board[HOPS].iloc[0] == 4
-
-
-def test_none_that_was_tried_is_told_from_what_was_not_also_in_the_file(tmp_path: Path) -> None:
-    text = """
-study: n
-metric: accuracy
-space: {model.merge: [sum, concat], train.clip_norm: {values: [1.0, null], when: {model.merge: sum}}}
-"""
-    definition = make_definition(tmp_path, text)
-    study, merges, norms = open_study(definition), ["sum", "concat"], [1.0, None]
-    tried(study, 3.0, model__merge=("sum", merges), train__clip_norm=(None, norms))
-    tried(study, 2.0, model__merge=("sum", merges), train__clip_norm=(1.0, norms))
-    tried(study, 1.0, model__merge=("concat", merges))
-    found = found_in(definition, study)
-    assert found.leaderboard["train.clip_norm"].tolist()[:2] == ["none", 1.0]
-    assert pd.isna(found.leaderboard["train.clip_norm"].iloc[2])
-    assert found.finalists[0].params.train.clip_norm is None
-    write_outcome(definition, found)
-    board = pd.read_csv(definition.folder / "leaderboard.csv")
-    assert board["train.clip_norm"].isna().tolist() == [False, False, True]
-    assert board["train.clip_norm"].tolist()[:2] == ["none", "1.0"]
-
-
-def test_what_was_tried_again_has_one_row(study: optuna.Study, definition: SweepSpec) -> None:
-    add(study, 5, state="FAIL", reason=DIED)
-    study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={REPLACES: [0]}))
-    study.ask()
-    found = found_in(definition, study)
-    assert found.leaderboard[["trial", "reason"]].values.tolist() == [[1, DIED]]
-    assert numbers(study.trials) == [0, 1, 2]
-
-
-# --- named experiments as text
-
-CHANGES = st.fixed_dictionaries(
-    {},
-    optional={
-        "train.seeds": st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=4, unique=True),
-        "train.clip_norm": st.none() | st.floats(1e-9, 100),
-        "train.learning_rate": st.floats(1e-12, 100),
-        "embeddings.max_words": st.none() | st.integers(1, 99),
-        "data.test": st.none() | st.text(max_size=9),
-        "data.folder": st.text(max_size=9) | st.sampled_from(["no", "1", "1e3", "null", "~", "a: b", " x", "#y"]),
-        "model.entity_states": st.booleans(),
-        "model.attention.kind": st.sampled_from(["max", "structured"]),
-    },
-)
-
-
-@settings(deadline=None, max_examples=60)
-@given(changes=CHANGES)
-def test_a_named_experiment_as_text_is_read_as_what_it_was(changes: dict[str, Any], tmp_path_factory: Any) -> None:
-    params = with_overrides(Params(), changes)
-    path = tmp_path_factory.getbasetemp() / "config.yaml"
-    path.write_text(config_text(params, "what it is"), encoding="utf-8")
-    assert with_overrides(Params(), read_overrides(path)) == params
-    text = path.read_text(encoding="utf-8")
-    assert text.startswith("# what it is\n")
-    usual = flatten(Params())
-    changed = {key for key, value in changes.items() if usual[key] != value}
-    assert all((f"{key.rpartition('.')[2]}:" in text) == (key in changed) for key in changes)
-
-
-def test_the_text_of_an_experiment_is_what_differs_lists_on_one_line() -> None:
-    files = {"good (+)": "a.txt", "bad": "b.txt"}
-    changes = {"data.format": "classes", "data.train": files, "data.test": None, "train.seeds": [0, 1]}
-    params = with_overrides(Params(), {**changes, "train.clip_norm": None})
-    assert config_text(params, "c") == (
-        "# c\n"
-        "data:\n  format: classes\n  train:\n    good (+): a.txt\n    bad: b.txt\n  test:\n"
-        "train:\n  seeds: [0, 1]\n  clip_norm:\n"
-    )
+def test_command_in_the_report_has_no_password(spec: SweepSpec) -> None:
+    options = commands.ExecutionOptions(2, "postgresql://user:secret@host/db")
+    line = commands.shown_command(Path.cwd() / "sweep.yaml", 9, options, {"train.epochs": 3})
+    assert line == "bilstm-attention sweep sweep.yaml --trials 9 --workers 2 --storage URL -S train.epochs=3"

@@ -40,14 +40,6 @@ def test_an_example_of_the_how_to_reads(name: str, params: Params, tmp_path: Pat
     assert sweep.study == name
 
 
-def test_the_how_to_shows_a_sweep_and_a_cluster_of_workers_of_one_thread() -> None:
-    assert list(SHOWN) == ["example"]
-    (rest,) = (PLAIN.load(text) for text in EXAMPLES if text not in SHOWN.values())
-    (worker,) = rest["spec"]["worker"]["spec"]["containers"]
-    assert worker["command"][:2] == ["dask", "worker"]
-    assert worker["command"][worker["command"].index("--nthreads") + 1] == "1"
-
-
 @by_params
 def test_the_grid_is_as_large_as_its_comment_says_and_every_cell_gets_a_score(params: Params) -> None:
     path = ROOT / "experiments/sweeps/units-by-attention.yaml"

@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.samplers import RandomSampler
 from optuna.trial import FixedTrial
 
-from bilstm_attention.config import PLAIN, Params, Train, with_overrides
+from bilstm_attention.config import PLAIN, Params, with_overrides
 from bilstm_attention.errors import ParamsError
 from bilstm_attention.search.space import Space, Sweep, read_sweep
 
@@ -90,7 +90,7 @@ def test_a_sweep_has_what_its_file_says_and_defaults_for_the_rest(read: Read) ->
     assert (sweep.sampler.kind, sweep.sampler.seed) == ("random", 4)
     assert (sweep.metric, sweep.pruner.kind) == ("official_f1", "median")
     assert (sweep.confirm.top, sweep.confirm.seeds) == (5, 5)
-    assert space.base == Params(train=Train(threads=1))
+    assert space.base == Params()
 
 
 def test_two_objectives_go_with_no_pruner(read: Read) -> None:
@@ -147,7 +147,7 @@ def test_whatever_is_drawn_is_legal_and_within_its_values(seed: int, read: Read)
     space = read(CONDITIONAL)[1]
     [chosen] = drawn(space, seed)
     by_key = {dimension.key: dimension for dimension in space.dimensions}
-    assert all(by_key[key].holds(value) for key, value in chosen.items())
+    assert all(by_key[key].contains(value) for key, value in chosen.items())
     assert {KIND, RATE} <= set(chosen)
     assert (SIZE in chosen) == (chosen[KIND] != "zhou")
     assert (HOPS in chosen) == (chosen[KIND] == "structured")
@@ -193,7 +193,7 @@ def test_steps_of_a_fraction_are_the_decimals_that_a_file_would_say(read: Read) 
     params = with_overrides(Params(), {"model.dropout.lstm": 0.3})
     space = read("{model.dropout.lstm: {low: 0.1, high: 0.3, step: 0.1}}", params=params)[1]
     assert [each["model.dropout.lstm"] for each in space.grid()] == [0.3, 0.1, 0.2]
-    assert all(space.dimensions[0].holds(value) for value in space.dimensions[0].every())
+    assert all(space.dimensions[0].contains(value) for value in space.dimensions[0].values())
 
 
 @pytest.mark.parametrize("span", ["{low: 0.1, high: 0.2}", "{low: 0.1, high: 0.2, log: true}"])
@@ -237,7 +237,7 @@ REFUSED = {
     ),
     "conditions in a circle": (
         "{model.merge: {values: [sum], when: {model.l2: 0.0}}, model.l2: {values: [0], when: {model.merge: sum}}}",
-        "file.yaml: space: model.merge, model.l2: each waits for another",
+        "file.yaml: space: model.merge, model.l2: conditions in a circle",
     ),
     "a condition on itself": ("{model.merge: {values: [sum], when: {model.merge: sum}}}", "cannot depend on itself"),
     "low above high": ("{model.lstm_units: {low: 9, high: 3}}", "space.model.lstm_units: low 9, high 3: ", "at most"),
@@ -251,7 +251,7 @@ REFUSED = {
     "a value twice": ("{model.lstm_units: [3, 5, 3]}", "space.model.lstm_units: [3, 5, 3] has a value twice."),
     "a value twice, once whole": ("{train.ema: [0, 0.0]}", "space.train.ema: [0.0, 0.0] has a value twice."),
     "no value": ("{model.lstm_units: []}", "space.model.lstm_units: values: List should have at least 1 item"),
-    "nothing to choose from": ("{model.lstm_units: 3}", "space.model.lstm_units: 3 is nothing to choose from; give"),
+    "nothing to choose from": ("{model.lstm_units: 3}", "space.model.lstm_units: 3 is not a set of values"),
     "a range without an end": ("{model.lstm_units: {low: 3}}", "space.model.lstm_units: high: Field required"),
     "an unknown word of a range": (
         "{model.lstm_units: {low: 3, high: 4, stop: 1}}",
@@ -269,11 +269,11 @@ REFUSED = {
     ),
     "two objectives and a pruner": (
         "study: s\nagainst: latency_ms\npruner: {kind: median}\nspace: {model.l2: [0]}",
-        "file.yaml: against: with two objectives no trial can be given up early; pruner: {kind: none}.",
+        "file.yaml: against: with two objectives no trial can be pruned; write pruner: {kind: none}.",
     ),
     "two objectives and the usual pruner": (
         "study: s\nagainst: parameters\nspace: {model.l2: [0]}",
-        "against: with two objectives no trial can be given up early",
+        "against: with two objectives no trial can be pruned",
     ),
     "an unknown second objective": (
         "study: s\nagainst: latency\nspace: {model.l2: [0]}",
@@ -286,7 +286,7 @@ REFUSED = {
     ),
     "a key in fixed and in space": (
         "study: s\nfixed: {model.l2: 0.1}\nspace: {model.l2: [0]}",
-        "model.l2 stands in fixed and in space; it can be in one.",
+        "model.l2 stands in fixed and in space; leave one out.",
     ),
 }
 
@@ -300,7 +300,7 @@ def test_is_refused(name: str, refusal: Callable[..., str]) -> None:
 
 def test_an_override_of_what_is_tried_is_refused(refusal: Callable[..., str]) -> None:
     message = refusal("{model.lstm_units: [5]}", {UNITS: 7})
-    assert message.endswith("model.lstm_units stands with -S and in space; it can be in one.")
+    assert message.endswith("model.lstm_units stands with -S and in space; leave one out.")
 
 
 def test_all_faults_are_told_at_once(refusal: Callable[..., str]) -> None:
@@ -310,11 +310,10 @@ def test_all_faults_are_told_at_once(refusal: Callable[..., str]) -> None:
 
 
 def test_choices_are_checked_under_their_conditions(read: Read, refusal: Callable[..., str]) -> None:
-    place = "{{model.attention.kind: [zhou, dense_time], model.attention.place: {}}}"
-    values = "values: [after, before]"
-    assert "before the LSTM stands dense_time alone" in refusal(place.format(f"{{{values}}}"))
-    text = place.format(f"{{{values}, when: {{model.attention.kind: dense_time}}}}")
-    assert len(read(text)[1].grid()) == 3
+    # of structured, penalty needs several hops; under max, states need no size
+    text = "{{model.attention.kind: [zhou, structured], model.attention.hops: {{values: [2]{}}}}}"
+    assert len(read(text.format(", when: {model.attention.kind: structured}"))[1].grid()) == 2
+    assert "hops" in refusal("{model.attention.hops: [0]}")
 
 
 def test_the_refusals_are_of_yaml_that_is_read() -> None:

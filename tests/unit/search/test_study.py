@@ -1,235 +1,285 @@
-"""The study of a sweep: what counts, what is best, what is drawn, what is one too many, what is tried again."""
+"""The study of a sweep: what counts, what is retried, and that it goes on where it stopped."""
 
-import pickle
+import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState, create_trial
-from tests.made_studies import AGAINST, SWEEP, UNITS, add, in_state, make_definition, numbers
+from optuna.trial import FrozenTrial, TrialState
+from tests.unit.search.studies import AGAINST, GRID, SWEEP, UNITS, add_trial, make_spec, run_here, train_units
 
+from bilstm_attention.errors import SweepError
+from bilstm_attention.search import sweep
 from bilstm_attention.search.study import (
-    CONFIRMATIONS,
-    DIED,
-    REPLACES,
-    RETRIES,
-    SAMPLERS,
-    SURPLUS,
+    MAX_RETRIES,
     SweepSpec,
     best_trials,
-    counted,
+    create_study,
     derived_seed,
-    end_dead,
-    is_surplus,
-    open_study,
-    running,
-    try_again,
+    finished_trials,
+    first_attempt,
+    hide_password,
+    load_study,
+    open_storage,
+    recover,
+    retry_trials,
+    state_counts,
 )
+from bilstm_attention.search.trial import TrialJob, TrialScores, run_trial
+from bilstm_attention.search.workers import WorkerCrashed
 
 
 @pytest.fixture
-def definition(tmp_path: Path) -> SweepSpec:
-    return make_definition(tmp_path)
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepSpec:
+    monkeypatch.chdir(tmp_path)
+    return make_spec(tmp_path)
 
 
 @pytest.fixture
-def study(definition: SweepSpec) -> optuna.Study:
-    return open_study(definition)
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., optuna.Study]:
+    """Runs a sweep in this process; `execute` replaces the worker processes."""
+    monkeypatch.setattr(sweep, "POLL_SECONDS", 0)
+
+    def act(
+        spec: SweepSpec,
+        budget: int,
+        train: Callable[..., Any] = train_units,
+        execute: Callable[..., Any] = run_here,
+        on_trial: Callable[[optuna.Study, FrozenTrial | None], None] = lambda study, trial: None,
+        seconds: float = math.inf,
+    ) -> optuna.Study:
+        monkeypatch.setattr(sweep, "run_jobs", execute)
+        stop = sweep.StopRequest(print)
+        return sweep.search(spec, budget, 1, seconds, stop, on_trial, partial(run_trial, train=train))
+
+    return act
 
 
-def wait_again(study: optuna.Study, *before: int) -> None:
-    """A trial that waits to be tried in the place of those before it."""
-    study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={REPLACES: list(before)}))
+def begin(spec: SweepSpec) -> optuna.Study:
+    create_study(spec)
+    return load_study(spec)
 
 
-# --- what counts, and what is best
+def start_and_die(study: optuna.Study, attribute: Any = None) -> int:
+    """A trial that is left running, as by a killed worker."""
+    trial = study.ask()
+    trial.suggest_int(UNITS, 1, 1000)
+    if attribute:
+        trial.set_user_attr("job", [trial.number, attribute])
+    return trial.number
 
 
-def test_what_counts_has_ended_was_not_replaced_and_was_not_one_too_many(study: optuna.Study) -> None:
-    add(study, 5, 1.0)
-    add(study, 5, state="PRUNED")
-    add(study, 5, state="FAIL")
-    add(study, 5, state="FAIL", surplus=True)
-    add(study, 5, state="FAIL")
-    study.ask()
-    study.ask()
-    wait_again(study, 4, 5)
-    assert numbers(counted(study)) == [0, 1, 2]
-    assert numbers(running(study)) == [6]
+def test_budget_is_met_exactly_over_several_starts(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
+    assert len(finished_trials(run(spec, 3))) == 3
+    assert len(finished_trials(run(spec, 2))) == 3
+    study = run(spec, 5)
+    assert len(study.trials) == len(finished_trials(study)) == 5
+    # the first has the current value, and no two draw the same
+    assert study.trials[0].params == {UNITS: 100}
+    assert len({trial.params[UNITS] for trial in study.trials}) == 5
+    assert len({trial.user_attrs["seed"] for trial in study.trials}) == 5
 
 
-def test_the_best_are_the_highest_of_equals_the_first_and_of_the_same_one(study: optuna.Study) -> None:
-    for units, score in ((1, 70), (2, 90), (3, 80), (4, 90), (2, 90), (3, 60)):
-        add(study, units, score)
-    add(study, 9, state="PRUNED")
-    assert numbers(best_trials(study)) == [1, 3, 2, 0]
-    # one that was taken for dead, and ended well all the same
-    wait_again(study, 1)
-    assert numbers(best_trials(study)) == [3, 4, 2, 0]
-
-
-def test_of_two_objectives_the_best_are_the_pareto_front_by_the_first(tmp_path: Path) -> None:
-    study = open_study(make_definition(tmp_path, AGAINST))
-    for units, score, cost in ((1, 70, 5), (2, 90, 9), (3, 80, 9), (4, 60, 1), (5, 69, 6), (6, 85, 7)):
-        add(study, units, score, cost)
-    add(study, 7, state="FAIL")
-    assert numbers(best_trials(study)) == [1, 5, 0, 3]
-    # one that does not count keeps none off
-    add(study, 8, 95, 0)
-    add(study, 9, 99, 0, surplus=True)
-    assert numbers(best_trials(study)) == [7]
-    wait_again(study, 7)
-    assert numbers(best_trials(study)) == [1, 5, 0, 3]
-
-
-# --- seeds and drawing
-
-
-def test_seeds_are_distinct_and_always_the_same() -> None:
-    starts = (0, CONFIRMATIONS, SAMPLERS)
-    seeds = [derived_seed(study, start + number) for study in (0, 1) for start in starts for number in range(100)]
-    assert len(set(seeds)) == 600
-    assert all(0 <= seed < 2**31 for seed in seeds)
-    assert (derived_seed(0, 0), derived_seed(3, 10**6)) == (1484405855, 582682223)
-
-
-def draws(definition: SweepSpec, count: int) -> list[int]:
-    """What new trials are given, each in a study opened for it alone."""
-    return [open_study(definition).ask().suggest_int(UNITS, 1, 1000) for _ in range(count)]
-
-
-@pytest.mark.parametrize("kind", ["random", "tpe"])
-def test_a_trial_draws_by_its_number_and_not_as_its_neighbours(kind: str, tmp_path: Path) -> None:
-    text = SWEEP.replace("random", kind)
-    found = []
-    for name in ("first", "second"):
+def test_same_sweep_draws_the_same_trials(tmp_path: Path, run: Callable[..., optuna.Study]) -> None:
+    params = []
+    for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        found.append(draws(make_definition(tmp_path / name, text), 8))
-    assert found[0] == found[1]
-    assert len(set(found[0])) == 8
+        study = run(make_spec(tmp_path / name), 4)
+        params.append([(trial.params, trial.user_attrs["seed"]) for trial in study.trials])
+    assert params[0] == params[1]
 
 
-def test_a_parent_that_never_drew_ends_a_dead_trial_and_changes_no_draw(tmp_path: Path) -> None:
-    found = []
-    for name in ("dies", "lives"):
-        (tmp_path / name).mkdir()
-        definition = make_definition(tmp_path / name)
-        study = open_study(definition)
-        first = draws(definition, 2)
-        if name == "dies":
-            study.tell(1, state=TrialState.FAIL)
-        found.append(first + draws(definition, 2))
-    assert found[0] == found[1]
+def test_grid_tries_every_cell_once(tmp_path: Path, run: Callable[..., optuna.Study]) -> None:
+    spec = make_spec(tmp_path, GRID)
+    run(spec, 3, partial(train_units))
+    study = run(spec, 100)
+    cells = [trial.params for trial in finished_trials(study)]
+    assert len(cells) == len(spec.space.grid()) == 8
+    assert all(cell in cells for cell in spec.space.grid())
 
 
-def test_a_study_of_two_objectives_maximises_the_score_and_minimises_the_cost(tmp_path: Path) -> None:
-    assert [each.name for each in open_study(make_definition(tmp_path, AGAINST)).directions] == ["MAXIMIZE", "MINIMIZE"]
+def test_hours_that_are_over_start_no_trial(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
+    assert finished_trials(run(spec, 3, seconds=-1)) == []
 
 
-def test_a_definition_goes_to_workers_whole(tmp_path: Path) -> None:
-    definition = make_definition(tmp_path, AGAINST, "sqlite:///x")
-    assert pickle.loads(pickle.dumps(definition)) == definition
-
-
-# --- one too many
-
-
-@pytest.mark.parametrize(
-    ("others", "too_many"),
-    [
-        ("CC", False),
-        ("CCC", True),
-        ("CPF", True),
-        ("CRR", True),
-        # what others do after it began is their concern
-        ("CC.CC", False),
-        ("CC.R", False),
-        # what waits to be tried again comes first, what was only put down does not
-        ("CCA", True),
-        ("CC.A", False),
-        ("CCW", False),
-        # neither one too many nor one that is tried again counts
-        ("CCSS", False),
-        ("CCD.R", False),
-    ],
-)
-def test_a_trial_is_one_too_many_after_as_many_as_the_budget(others: str, too_many: bool, study: optuna.Study) -> None:
-    """C, P, F ended; R runs; W waits, A to be tried again; S was one too many; D died, and R stands for it."""
-    states = {"C": "COMPLETE", "P": "PRUNED", "F": "FAIL", "S": "FAIL", "D": "FAIL", "R": "RUNNING"}
-    states |= {"W": "WAITING", "A": "WAITING", ".": "RUNNING"}
-    for number, letter in enumerate(others if "." in others else f"{others}."):
-        attributes: dict[str, Any] = {SURPLUS: True} if letter == "S" else {REPLACES: [99]} if letter == "A" else {}
-        if letter == "R" and "D" in others:
-            attributes = {REPLACES: [others.index("D")]}
-        given = create_trial(state=TrialState[states[letter]], value=1.0 if letter == "C" else None)
-        for key, value in attributes.items():
-            given.set_user_attr(key, value)
-        study.add_trial(given)
-        if letter == ".":
-            mine = number
-    assert is_surplus(study, mine, 3) == too_many
-
-
-# --- trials whose worker died
-
-
-def test_a_trial_that_died_is_tried_again_with_its_parameters_and_three_times_at_most(study: optuna.Study) -> None:
-    study.enqueue_trial({UNITS: 7})
-    study.ask()
-    for time in range(1, RETRIES + 1):
-        end_dead(study, running(study))
-        trial = study.ask()
-        assert trial.user_attrs == {REPLACES: list(range(time))}
-        # also of one that died before it asked for any
-        assert trial.suggest_int(UNITS, 1, 1000) == 7
-        assert counted(study) == []
-    end_dead(study, running(study))
-    [last] = counted(study)
-    assert (last.number, last.state, last.user_attrs["reason"]) == (3, TrialState.FAIL, DIED)
-    assert in_state(study, "WAITING") == in_state(study, "RUNNING") == []
-
-
-def test_what_a_trial_had_drawn_is_what_is_tried_again(study: optuna.Study) -> None:
-    drawn = study.ask().suggest_int(UNITS, 1, 1000)
-    end_dead(study, running(study))
-    again = study.ask()
-    assert again.params == {UNITS: drawn}
-    assert again.suggest_int(UNITS, 1, 1000) == drawn
-
-
-def test_a_trial_is_not_tried_twice_where_the_first_attempt_to_was_cut_off(
-    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+def test_another_space_or_other_params_are_refused(
+    spec: SweepSpec, tmp_path: Path, run: Callable[..., optuna.Study]
 ) -> None:
-    study.ask()
-    dead = running(study)
-
-    def killed(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(study, "tell", killed)
-        with pytest.raises(KeyboardInterrupt):
-            end_dead(study, dead)
-    # it is not taken for one that runs, though nobody has ended it
-    assert running(study) == []
-    end_dead(study, study.get_trials(states=(TrialState.RUNNING,)))
-    assert (in_state(study, "WAITING"), in_state(study, "FAIL")) == ([1], [0])
+    run(spec, 1)
+    with pytest.raises(SweepError, match="begun with another sweep"):
+        run(make_spec(tmp_path, SWEEP.replace("high: 1000", "high: 900")), 1)
+    with pytest.raises(SweepError, match="begun with another params"):
+        run(make_spec(tmp_path, **{"train.batch_size": 5}), 1)
+    # how the best are confirmed is no part of the search
+    run(make_spec(tmp_path, SWEEP.replace("top: 2", "top: 3")), 1)
 
 
-def test_a_trial_that_is_ended_by_two_processes_is_tried_once(study: optuna.Study, definition: SweepSpec) -> None:
-    study.ask()
-    dead = running(study)
-    end_dead(study, dead)
-    end_dead(open_study(definition), dead)
-    try_again(study, study.trials[0])
+def test_failed_training_is_a_trial_with_its_reason(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
+    def fail_second(*arguments: Any) -> TrialScores:
+        fail_second.calls += 1  # type: ignore[attr-defined]
+        if fail_second.calls == 2:  # type: ignore[attr-defined]
+            raise ZeroDivisionError("by zero\nand more")
+        return train_units(*arguments)
+
+    fail_second.calls = 0  # type: ignore[attr-defined]
+    lines: list[Any] = []
+    study = run(spec, 3, fail_second, on_trial=lambda study, trial: lines.append(trial and trial.number))
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert study.trials[1].user_attrs["reason"] == "ZeroDivisionError: by zero"
+    assert lines == [None, 0, 1, 2]
+
+
+def test_sweep_ends_when_its_first_trials_all_fail(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
+    def fail(*arguments: Any) -> TrialScores:
+        raise ValueError("no luck")
+
+    with pytest.raises(SweepError, match="the first 3 trials failed: trial 0: ValueError: no luck; trial 1"):
+        run(spec, 9, fail)
+
+
+def test_bad_trial_is_pruned(tmp_path: Path, run: Callable[..., optuna.Study]) -> None:
+    spec = make_spec(tmp_path, SWEEP.replace("kind: none", "kind: median"))
+    study = run(spec, 20)
+    states = [trial.state for trial in finished_trials(study)]
+    assert len(states) == 20
+    assert states.count(TrialState.PRUNED) > 2
+    assert all(trial.user_attrs["result"]["history"] for trial in study.trials)
+
+
+def test_crashed_worker_has_its_trial_retried_at_once(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
+    lost: list[int] = []
+
+    def crash_second(next_job: Callable[[], TrialJob | None], work: Any, workers: int) -> Any:
+        while (job := next_job()) is not None:
+            if len(finished_trials(load_study(spec))) == 1 and not lost:
+                lost.append(start_and_die(load_study(spec), job.name))
+                yield job, WorkerCrashed(1, -9)
+            else:
+                yield job, work(job)
+
+    study = run(spec, 4, execute=crash_second)
+    finished = finished_trials(study)
+    assert [trial.state for trial in finished] == [TrialState.COMPLETE] * 4
+    (retried,) = (trial for trial in finished if first_attempt(trial) != trial.number)
+    assert first_attempt(retried) == lost[0]
+    assert retried.params == study.trials[lost[0]].params
+    # the seed of the first attempt, so that a kill changes no result
+    assert retried.user_attrs["seed"] == derived_seed(3, lost[0])
+
+
+def test_trial_killed_before_it_had_a_job_is_retried(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
+    run(spec, 1)
+    number = start_and_die(load_study(spec))
+    study = run(spec, 3)
+    assert len(finished_trials(study)) == 3
+    assert study.trials[number].state == TrialState.FAIL
+    assert number in map(first_attempt, finished_trials(study))
+
+
+def test_workers_that_die_before_a_trial_end_the_sweep(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
+    def crash(next_job: Callable[[], TrialJob | None], work: Any, workers: int) -> Any:
+        while (job := next_job()) is not None:
+            yield job, WorkerCrashed(1, -9)
+
+    with pytest.raises(SweepError, match=r"workers end before they begin a trial; of the last, .* SIGKILL"):
+        run(spec, 3, execute=crash)
+
+
+def test_retries_end_and_the_trial_then_counts(spec: SweepSpec) -> None:
+    study = begin(spec)
+    for _ in range(MAX_RETRIES + 1):
+        start_and_die(study)
+        recover(study)
+        # once more changes nothing
+        recover(study)
+    assert len(study.trials) == MAX_RETRIES + 1
+    (failed,) = finished_trials(study)
+    assert (failed.number, first_attempt(failed)) == (MAX_RETRIES, 0)
+    assert len({trial.params[UNITS] for trial in study.trials}) == 1
+
+
+def test_recovery_that_was_killed_halfway_is_completed(spec: SweepSpec) -> None:
+    study = begin(spec)
+    study.tell(start_and_die(study), state=TrialState.FAIL)
+    add_trial(study, 5, state="FAIL", reason="a training that failed is not retried")
+    recover(study)
+    recover(study)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL", "WAITING"]
+    assert first_attempt(study.trials[2]) == 0
+
+
+def test_trial_that_finished_before_it_could_be_retried_stays(spec: SweepSpec) -> None:
+    study = begin(spec)
+    number = start_and_die(study)
+    (running,) = study.get_trials(states=(TrialState.RUNNING,))
+    study.tell(number, 1.0)
+    retry_trials(study, [running])
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"]
+
+
+def test_trial_that_another_machine_took_over_is_dropped(spec: SweepSpec) -> None:
+    begin(spec)
+
+    def lose(*arguments: Any) -> TrialScores:
+        study = load_study(spec)
+        retry_trials(study, study.get_trials(states=(TrialState.RUNNING,)))
+        return train_units(*arguments)
+
+    assert run_trial(TrialJob(spec, "job", 0, 5), lose) is None
+    assert [trial.state.name for trial in load_study(spec).trials] == ["FAIL", "WAITING"]
+
+
+def test_no_trial_begins_once_others_fill_the_budget(spec: SweepSpec) -> None:
+    study = begin(spec)
+    add_trial(study, 5, 1.0)
+    start_and_die(study)
+    assert run_trial(TrialJob(spec, "job", 0, 2), train_units) is None
     assert len(study.trials) == 2
 
 
-def test_a_trial_that_ends_while_it_is_taken_for_dead_keeps_its_score(study: optuna.Study) -> None:
-    trial = study.ask()
-    dead = running(study)
-    study.tell(trial, 0.5)
-    end_dead(study, dead)
-    assert [each.value for each in counted(study)] == [0.5]
-    assert len(study.trials) == 1
+def test_best_trials_are_ordered_and_distinct(tmp_path: Path) -> None:
+    study = begin(make_spec(tmp_path))
+    for units, score in ((5, 70), (6, 80), (7, 80), (6, 75)):
+        add_trial(study, units, score)
+    add_trial(study, 9, state="PRUNED")
+    assert [trial.number for trial in best_trials(study)] == [1, 2, 0]
+    assert state_counts(study) == {"complete": 4, "pruned": 1, "failed": 0, "running": 0, "waiting": 0}
+
+
+def test_with_two_objectives_the_best_are_the_pareto_front(tmp_path: Path, run: Callable[..., optuna.Study]) -> None:
+    study = run(make_spec(tmp_path, AGAINST), 2)
+    assert all(len(trial.values) == 2 for trial in study.trials)
+    for units, *values in ((5, 99, 5), (6, 98, 4), (7, 97, 6)):
+        add_trial(study, units, *values)
+    assert {2, 3} <= {trial.number for trial in best_trials(study)}
+    assert 4 not in {trial.number for trial in best_trials(study)}
+
+
+def test_storage_that_cannot_be_opened_is_one_line_without_password() -> None:
+    with pytest.raises(SweepError) as caught:
+        open_storage("postgresql+psycopg://user:secret@127.0.0.1:1/none", 60)
+    assert "secret" not in str(caught.value)
+    assert "the database does not answer" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(SweepError, match="not a database URL"):
+        open_storage("my secret", 60)
+    assert hide_password("postgresql://u:p@h/n?password=q") == "postgresql://u:***@h/n"
+
+
+def test_storage_that_fails_later_says_that_the_same_command_goes_on(
+    spec: SweepSpec, run: Callable[..., optuna.Study]
+) -> None:
+    def damage(*arguments: Any) -> TrialScores:
+        (spec.folder / "study.db").write_bytes(b"no database" * 1000)
+        return train_units(*arguments)
+
+    with pytest.raises(SweepError, match="the same command goes on"):
+        run(spec, 3, damage)
+
+
+def test_second_process_is_kept_from_a_study(spec: SweepSpec) -> None:
+    with sweep.lock_study(spec), pytest.raises(SweepError, match="runs already"), sweep.lock_study(spec):
+        pass

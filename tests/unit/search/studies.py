@@ -1,0 +1,70 @@
+"""Sweeps in a folder of their own, whose trials end as a test says and not by training."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import IntDistribution
+from optuna.trial import TrialState, create_trial
+
+from bilstm_attention.config import Params
+from bilstm_attention.search.space import read_sweep
+from bilstm_attention.search.study import SweepSpec
+from bilstm_attention.search.trial import TrialJob, TrialScores
+
+UNITS, HOPS, KIND = "model.lstm_units", "model.attention.hops", "model.attention.kind"
+SWEEP = """
+study: s
+metric: accuracy
+sampler: {kind: random, seed: 3}
+pruner: {kind: none}
+confirm: {top: 2, seeds: 2}
+space: {model.lstm_units: {low: 1, high: 1000}}
+"""
+AGAINST = SWEEP.replace("metric: accuracy", "metric: accuracy\nagainst: latency_ms")
+GRID = """
+study: g
+sampler: {kind: grid}
+space: {model.lstm_units: [50, 100], model.attention.kind: [zhou, max, structured],
+        model.attention.hops: {values: [2, 4], when: {model.attention.kind: structured}}}
+"""
+
+
+def make_spec(folder: Path, text: str = SWEEP, storage: str | None = None, **overrides: Any) -> SweepSpec:
+    """The sweep that a text defines; `folder` becomes the root of a project."""
+    for name in ("dvc.yaml", "params.yaml"):
+        (folder / name).touch()
+    (folder / "sweep.yaml").write_text(text)
+    sweep, space = read_sweep(folder / "sweep.yaml", Params(), overrides)
+    return SweepSpec(sweep, space, folder / "studies" / sweep.study, storage, heartbeat=1)
+
+
+def train_units(spec: SweepSpec, params: Params, seed: int, on_epoch: Callable[[dict[str, Any]], None]) -> TrialScores:
+    """Scores a trial by its units, in two epochs."""
+    for epoch in (1, 2):
+        on_epoch({"epoch": epoch, f"dev_{spec.sweep.metric}": params.model.lstm_units / 100 + epoch})
+    cost = 1000.0 - params.model.lstm_units if spec.sweep.against else None
+    return TrialScores({spec.sweep.metric: params.model.lstm_units / 100 + 2}, 2, cost)
+
+
+def run_here(next_job: Callable[[], Any], work: Callable[[Any], Any], workers: int) -> Iterator[tuple[TrialJob, Any]]:
+    """As `run_jobs`, one job after the other in this process."""
+    while (job := next_job()) is not None:
+        yield job, work(job)
+
+
+def add_trial(study: optuna.Study, units: int, *values: float, state: str = "COMPLETE", **attributes: Any) -> int:
+    """A finished trial; returns its number, to which 100 added is its seed."""
+    number = len(study.trials)
+    usual = {"seed": 100 + number, "overrides": {UNITS: units}, "result": {"history": [], "seconds": 60.0}}
+    study.add_trial(
+        create_trial(
+            state=TrialState[state],
+            values=list(map(float, values)) or None,
+            params={UNITS: units},
+            distributions={UNITS: IntDistribution(1, 1000)},
+            user_attrs=usual | attributes,
+        )
+    )
+    return number
