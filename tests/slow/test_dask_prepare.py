@@ -31,13 +31,13 @@ def outputs() -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in paths.PREPARED.iterdir()}
 
 
-def test_a_cluster_prepares_the_same_bytes(project: Path, dask: DaskCluster) -> None:
+def test_cluster_prepares_the_same_bytes(project: Path, dask: DaskCluster) -> None:
     stages.prepare()
-    alone = outputs()
+    expected = outputs()
     shutil.rmtree(paths.PREPARED)
     stages.prepare(dask.address)
-    assert outputs() == alone
-    assert len(alone) == 6
+    assert outputs() == expected
+    assert len(expected) == 6
     assert len(index_corpus(Data()).chunks) == 13
 
 
@@ -59,13 +59,13 @@ def test_results_ahead_of_the_writer_are_bounded(
 def test_cluster_reports_the_faults_of_one_process(project: Path, dask: DaskCluster) -> None:
     path = project / "params.yaml"
     path.write_text(path.read_text().replace("max_length: 100", "max_length: 9"))
-    said = []
+    messages = []
     for address in (None, dask.address):
         with pytest.raises(DataError) as caught:
             stages.prepare(address)
-        said.append(str(caught.value))
-    assert said[0] == said[1]
-    assert said[0].startswith("data/sample/train.txt:")
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    assert messages[0].startswith("data/sample/train.txt:")
     assert not any(paths.PREPARED.iterdir())
 
 
@@ -79,11 +79,11 @@ def test_worker_without_the_corpus_is_an_error(project: Path, dask: DaskCluster)
 def test_missing_scheduler_or_workers_is_an_error(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare, "SECONDS_TO_CONNECT", 1)
     chunks = index_corpus(Data()).chunks
-    nowhere = f"tcp://127.0.0.1:{free_port()}"
-    with pytest.raises(UserError, match=f"--dask {nowhere}: no Dask scheduler answers there"):
-        next(encode_on_cluster(nowhere, chunks, Data()))
-    with dask_cluster(workers=1) as dying:
-        dying.workers[0].kill()
-        dying.workers[0].wait()
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with pytest.raises(UserError, match=f"--dask {address}: no Dask scheduler answers there"):
+        next(encode_on_cluster(address, chunks, Data()))
+    with dask_cluster(workers=1) as cluster:
+        cluster.workers[0].kill()
+        cluster.workers[0].wait()
         with pytest.raises(UserError, match="has no workers; start some: dask worker"):
-            next(encode_on_cluster(dying.address, chunks, Data()))
+            next(encode_on_cluster(cluster.address, chunks, Data()))
