@@ -235,7 +235,19 @@ def sync() -> None:
     with report_store_errors():
         open_store().search_experiments(max_results=1)
     logged = _sync_pipeline(load_params(paths.PARAMS))
-    print(f"{shown_uri()}: it has {logged} runs of this pipeline.")
+    swept = _sync_sweeps()
+    print(f"{shown_uri()}: it has {logged} runs of this pipeline, {swept} of sweeps.")
+
+
+def _sync_sweeps() -> int:
+    from bilstm_attention.search.records import stored_records
+    from bilstm_attention.tracking.runs import log_runs
+
+    logged = 0
+    for file in sorted(paths.STUDIES.glob("*/study.db")):
+        experiment, records = stored_records(file.parent)
+        logged += len(log_runs(experiment, records, f"the sweep {file.parent.name}"))
+    return logged
 
 
 def _sync_pipeline(params: Params) -> int:

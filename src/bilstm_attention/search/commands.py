@@ -110,7 +110,7 @@ def _confirm(
 ) -> "dict[tuple[int, int], Confirmation | None]":
     """Trains the parameters of the best trials with fresh seeds, and reads what earlier starts have trained."""
     from bilstm_attention.search.study import best_trials, confirmation_seeds
-    from bilstm_attention.search.trial import ConfirmationJob, run_confirmation
+    from bilstm_attention.search.trial import ConfirmationJob, read_confirmation, run_confirmation
     from bilstm_attention.search.workers import WorkerCrashed, run_jobs
 
     best = best_trials(study)[: spec.sweep.confirm.top]
@@ -121,7 +121,7 @@ def _confirm(
     progress.confirmation(0, len(jobs))
     for job, result in run_jobs(lambda: None if stop.requested else next(pending, None), run_confirmation, workers):
         failed = isinstance(result, UserError | WorkerCrashed)
-        confirmations[job.number, job.seed] = None if failed else result
+        confirmations[job.number, job.seed] = None if failed else read_confirmation(job)
         line = f"trial {job.number} with seed {job.seed}{f' failed: {result}' if failed else ' trained'}"
         progress.confirmation(len(confirmations), len(jobs), line)
     return confirmations

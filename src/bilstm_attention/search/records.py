@@ -47,7 +47,12 @@ def trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
     if len(study.directions) > 1 and trial.values:
         metrics[sweep["against"]] = trial.values[1]
     overrides = {**attributes.get("overrides", trial.params), "train.seeds": [attributes.get("seed", 0)]}
-    tags = input_digests() | {"sweep": study.study_name, "state": trial.state.name.lower()}
+    data = study.user_attrs["definition"]["data"]
+    # of a study whose data has been replaced since, the digests alone are known
+    files = (
+        {split: paths.PREPARED / f"{split}.parquet" for split in ("train", "dev")} if data == input_digests() else {}
+    )
+    tags = data | {"sweep": study.study_name, "state": trial.state.name.lower()}
     return RunRecord(
         name=f"trial {trial.number}: {values}"[:250],
         identity=(TRIAL_ID, f"{study.user_attrs['id']}/{trial.number}"),
@@ -57,7 +62,7 @@ def trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
         metrics=metrics,
         history=result.get("history", ()),
         tags=tags | {key: str(attributes[key]) for key in ("seed", "reason") if key in attributes},
-        datasets=fingerprints({split: paths.PREPARED / f"{split}.parquet" for split in ("train", "dev")}),
+        datasets=fingerprints(files),
     )
 
 
@@ -67,7 +72,7 @@ def parent_record(study: optuna.Study, folder: Path) -> RunRecord:
     The winner may change when the sweep goes on, and parameters of a run in MLflow cannot.
     """
     sweep = study.user_attrs["definition"]["sweep"]
-    outcome, tags = read_outcome(folder), input_digests() | {"sweep": study.study_name}
+    outcome, tags = read_outcome(folder), study.user_attrs["definition"]["data"] | {"sweep": study.study_name}
     if outcome.get("trial") is not None:
         best = flatten(load_params(folder / "best.yaml"))
         tags |= {"winner": f"trial {outcome['trial']}"} | {f"winner.{key}": str(best[key]) for key in sweep["space"]}

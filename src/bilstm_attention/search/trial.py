@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -196,6 +197,11 @@ class ConfirmationJob:
     overrides: Mapping[str, Any]
     seed: int
 
+    @property
+    def file(self) -> Path:
+        """Where its result is kept."""
+        return self.spec.folder / f"confirmations/trial-{self.number:04d}-seed-{self.seed}.json"
+
 
 @dataclass(frozen=True)
 class ConfirmationResult:
@@ -205,18 +211,22 @@ class ConfirmationResult:
     predicted: Sequence[str]
 
 
-def run_confirmation(job: ConfirmationJob) -> ConfirmationResult:
-    """Trains with a fresh seed, or reads what an earlier start has trained."""
-    file = job.spec.folder / f"confirmations/trial-{job.number:04d}-seed-{job.seed}.json"
-    if not file.is_file():
-        dataset = _dataset()
-        from bilstm_attention.model.predict import predict, to_labels
-        from bilstm_attention.training.fit import run_training
+def run_confirmation(job: ConfirmationJob) -> None:
+    """Trains with a fresh seed, unless an earlier start has; the result goes to the file of the job."""
+    if job.file.is_file():
+        return
+    dataset = _dataset()
+    from bilstm_attention.model.predict import predict, to_labels
+    from bilstm_attention.training.fit import run_training
 
-        result = run_training(trial_params(job.spec, job.overrides, job.seed), dataset, job.seed)
-        predicted = to_labels(predict(result.model, dataset.dev), dataset.labels)
-        write_json(file, {"dev": result.dev, "predicted": list(predicted)})
-    return ConfirmationResult(**json.loads(file.read_text(encoding="utf-8")))
+    result = run_training(trial_params(job.spec, job.overrides, job.seed), dataset, job.seed)
+    predicted = to_labels(predict(result.model, dataset.dev), dataset.labels)
+    write_json(job.file, {"dev": result.dev, "predicted": list(predicted)})
+
+
+def read_confirmation(job: ConfirmationJob) -> ConfirmationResult:
+    """The result of a confirmation."""
+    return ConfirmationResult(**json.loads(job.file.read_text(encoding="utf-8")))
 
 
 def error_line(error: Exception) -> str:
