@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +101,12 @@ def _record(study: "optuna.Study", folder: Path, trial: "FrozenTrial | None") ->
     from bilstm_attention.search.records import experiment_name, parent_record, sweep_records, trial_record
     from bilstm_attention.tracking.runs import log_runs
 
-    records = [parent_record(study, folder), trial_record(study, trial)] if trial else sweep_records(study, folder)
+    if trial:
+        # the outcome of an earlier start is logged anew at the end alone
+        parent = replace(parent_record(study, folder), artifacts={}, description="")
+        records = [parent, trial_record(study, trial)]
+    else:
+        records = sweep_records(study, folder)
     log_runs(experiment_name(study), records, f"trial {trial.number}" if trial else "the sweep")
 
 

@@ -69,7 +69,7 @@ def confirmation_seeds(spec: SweepSpec) -> list[int]:
     return [derived_seed(sweep.sampler.seed, CONFIRMATIONS + number) for number in range(sweep.confirm.seeds)]
 
 
-def open_spec(spec: SweepSpec) -> RDBStorage:
+def study_storage(spec: SweepSpec) -> RDBStorage:
     """The storage of a sweep.
 
     Raises:
@@ -192,7 +192,7 @@ def load_study(spec: SweepSpec, sampler_seed: int = 0) -> optuna.Study:
     """
     sampler = _sampler(spec.sweep.sampler, sampler_seed)
     pruner = _pruner(spec.sweep.pruner, spec.space.base.train.epochs)
-    return optuna.load_study(study_name=spec.sweep.study, storage=open_spec(spec), sampler=sampler, pruner=pruner)
+    return optuna.load_study(study_name=spec.sweep.study, storage=study_storage(spec), sampler=sampler, pruner=pruner)
 
 
 def create_study(spec: SweepSpec) -> bool:
@@ -201,7 +201,7 @@ def create_study(spec: SweepSpec) -> bool:
     if spec.sweep.against:
         directions.append("minimize")
     try:
-        optuna.create_study(study_name=spec.sweep.study, storage=open_spec(spec), directions=directions)
+        optuna.create_study(study_name=spec.sweep.study, storage=study_storage(spec), directions=directions)
     except optuna.exceptions.DuplicatedStudyError:
         return False
     return True
