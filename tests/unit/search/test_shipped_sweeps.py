@@ -25,7 +25,7 @@ by_sweep = pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 
 @by_params
 @by_sweep
-def test_a_shipped_sweep_reads_and_its_study_is_named_after_its_file(path: Path, params: Params) -> None:
+def test_shipped_sweep_is_legal(path: Path, params: Params) -> None:
     sweep, space = read_sweep(path, params, {})
     assert sweep.study == path.stem
     assert {dimension.key for dimension in space.dimensions} == set(sweep.space)
@@ -33,7 +33,7 @@ def test_a_shipped_sweep_reads_and_its_study_is_named_after_its_file(path: Path,
 
 @by_params
 @pytest.mark.parametrize("name", SHOWN)
-def test_an_example_of_the_how_to_reads(name: str, params: Params, tmp_path: Path) -> None:
+def test_example_of_the_readme_is_legal(name: str, params: Params, tmp_path: Path) -> None:
     path = tmp_path / f"{name}.yaml"
     path.write_text(SHOWN[name], encoding="utf-8")
     sweep, _ = read_sweep(path, params, {})
@@ -41,7 +41,7 @@ def test_an_example_of_the_how_to_reads(name: str, params: Params, tmp_path: Pat
 
 
 @by_params
-def test_the_grid_is_as_large_as_its_comment_says_and_every_cell_gets_a_score(params: Params) -> None:
+def test_grid_is_as_large_as_its_comment_says(params: Params) -> None:
     path = ROOT / "experiments/sweeps/units-by-attention.yaml"
     text = path.read_text(encoding="utf-8")
     sweep, space = read_sweep(path, params, {})
@@ -55,7 +55,7 @@ def test_the_grid_is_as_large_as_its_comment_says_and_every_cell_gets_a_score(pa
 
 
 @by_sweep
-def test_the_how_to_names_every_sweep_and_as_many_trials_as_its_grid_has(path: Path) -> None:
+def test_readme_lists_every_sweep(path: Path) -> None:
     (trials,) = re.findall(
         rf"^\| \[{re.escape(path.name)}\]\({re.escape(path.name)}\) \|.*\| (\d+) \|$", HOW_TO, re.MULTILINE
     )
@@ -65,7 +65,7 @@ def test_the_how_to_names_every_sweep_and_as_many_trials_as_its_grid_has(path: P
 
 
 @by_params
-def test_the_sweeps_of_real_corpora_train_on_one_budget_whatever_params_say(params: Params) -> None:
+def test_sweeps_of_real_corpora_share_one_budget(params: Params) -> None:
     real = [read_sweep(path, params, {})[1].base.train for path in SWEEPS if path.stem != "smoke"]
     budgets = [train.model_dump(include=SHARED) for train in real]
     assert budgets == budgets[:1] * 3

@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.samplers import RandomSampler
 from optuna.trial import FixedTrial
 
-from bilstm_attention.config import PLAIN, Params, with_overrides
+from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.errors import ParamsError
 from bilstm_attention.search.space import Space, Sweep, read_sweep
 
@@ -78,14 +78,14 @@ def drawn(space: Space, seed: int, count: int = 1) -> list[dict[str, Any]]:
         ("{train.ema: {low: 0.0, high: 0.9, step: 0.3}}", FloatDistribution(0, 0.9, step=0.3)),
     ],
 )
-def test_a_dimension_is_what_the_file_says(text: str, distribution: Any, read: Read) -> None:
+def test_dimension_has_the_values_of_the_file(text: str, distribution: Any, read: Read) -> None:
     [dimension] = read(text)[1].dimensions
     assert dimension.distribution == distribution
     if isinstance(distribution, CategoricalDistribution):
         assert list(map(type, dimension.distribution.choices)) == list(map(type, distribution.choices))
 
 
-def test_a_sweep_has_what_its_file_says_and_defaults_for_the_rest(read: Read) -> None:
+def test_file_overrides_defaults(read: Read) -> None:
     sweep, space = read("study: s\nsampler: {kind: random, seed: 4}\nspace: {model.lstm_units: [1]}")
     assert (sweep.sampler.kind, sweep.sampler.seed) == ("random", 4)
     assert (sweep.metric, sweep.pruner.kind) == ("official_f1", "median")
@@ -93,33 +93,14 @@ def test_a_sweep_has_what_its_file_says_and_defaults_for_the_rest(read: Read) ->
     assert space.base == Params()
 
 
-def test_two_objectives_go_with_no_pruner(read: Read) -> None:
-    text = "study: s\nagainst: parameters\npruner: {kind: none}\nspace: {model.lstm_units: [1]}"
-    assert (read(text)[0].against, read("{model.lstm_units: [1]}")[0].against) == ("parameters", None)
-
-
-def test_fixed_goes_over_the_params_and_overrides_over_fixed(read: Read) -> None:
+def test_overrides_beat_fixed_and_fixed_beats_params(read: Read) -> None:
     text = "study: s\nfixed: {train.epochs: 3, train.patience: 2}\nspace: {model.lstm_units: [1]}"
     params = with_overrides(Params(), {"train.epochs": 9, "train.ema": 0.5})
     train = read(text, {"train.patience": 7}, params)[1].base.train
     assert (train.epochs, train.patience, train.ema) == (3, 7, 0.5)
 
 
-def test_fixed_in_blocks_leaves_the_rest_of_the_block(read: Read) -> None:
-    text = "study: s\nfixed: {train: {epochs: 3}}\nspace: {model.lstm_units: [1]}"
-    train = read(text, {}, with_overrides(Params(), {"train.ema": 0.5}))[1].base.train
-    assert (train.epochs, train.ema) == (3, 0.5)
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments/sweeps").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_sweep_of_the_project_is_legal_for_its_corpus(path: Path) -> None:
-    sweep, space = read_sweep(path, Params(), {})
-    assert sweep.study == path.stem
-    for chosen in drawn(space, seed=0, count=20):
-        with_overrides(space.base, chosen)
-
-
-def test_conditions_come_before_what_depends_on_them(read: Read) -> None:
+def test_conditions_come_first(read: Read) -> None:
     keys = [dimension.key for dimension in read(CONDITIONAL)[1].dimensions]
     assert keys.index(KIND) < keys.index(SIZE)
     assert keys.index(KIND) < keys.index(HOPS) < keys.index("model.attention.penalty")
@@ -135,7 +116,7 @@ def test_conditions_come_before_what_depends_on_them(read: Read) -> None:
         ({KIND: "structured", SIZE: 20, HOPS: 3}, {SIZE, HOPS, "model.attention.penalty"}),
     ],
 )
-def test_what_is_tried_follows_from_what_was_drawn(drawn: dict[str, Any], tried: set[str], read: Read) -> None:
+def test_conditional_values_follow_from_what_was_drawn(drawn: dict[str, Any], tried: set[str], read: Read) -> None:
     fixed = {SIZE: 10, HOPS: 1, "model.attention.penalty": 0.5, RATE: 0.001, **drawn}
     chosen = read(CONDITIONAL)[1].suggest(FixedTrial(fixed))
     assert chosen == {key: value for key, value in fixed.items() if key in {KIND, RATE} | tried}
@@ -143,7 +124,7 @@ def test_what_is_tried_follows_from_what_was_drawn(drawn: dict[str, Any], tried:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32 - 1))
-def test_whatever_is_drawn_is_legal_and_within_its_values(seed: int, read: Read) -> None:
+def test_drawn_values_are_legal(seed: int, read: Read) -> None:
     space = read(CONDITIONAL)[1]
     [chosen] = drawn(space, seed)
     by_key = {dimension.key: dimension for dimension in space.dimensions}
@@ -157,20 +138,20 @@ def test_whatever_is_drawn_is_legal_and_within_its_values(seed: int, read: Read)
     assert params.train.epochs == 3
 
 
-def test_the_first_trial_is_what_the_params_say_now(read: Read) -> None:
+def test_first_trial_has_the_current_params(read: Read) -> None:
     params = with_overrides(Params(), {KIND: "structured", HOPS: 2, SIZE: 20, "model.attention.penalty": 0.5})
     now = {KIND: "structured", HOPS: 2, SIZE: 20, "model.attention.penalty": 0.5, RATE: 0.003}
     assert read(CONDITIONAL, params=params)[1].current() == now
 
 
-def test_the_first_trial_leaves_out_what_is_not_tried_now(read: Read) -> None:
+def test_first_trial_leaves_out_values_off_the_space(read: Read) -> None:
     # 25 is no step from 10, 1.0 is above the range, and context has no hops
     params = with_overrides(Params(), {KIND: "context", HOPS: 2, SIZE: 25, RATE: 1.0})
     assert read(CONDITIONAL, params=params)[1].current() == {KIND: "context"}
     assert read(CONDITIONAL)[1].current() == {KIND: "zhou", RATE: 0.003}
 
 
-def test_a_grid_is_every_combination_once_and_the_current_first(read: Read) -> None:
+def test_grid_has_every_combination_and_the_current_first(read: Read) -> None:
     text = "{model.lstm_units: {low: 50, high: 100, step: 25}, model.merge: [concat, sum]}"
     grid = read(text)[1].grid()
     assert grid[0] == {UNITS: 100, "model.merge": "sum"}
@@ -180,7 +161,7 @@ def test_a_grid_is_every_combination_once_and_the_current_first(read: Read) -> N
     }
 
 
-def test_a_grid_has_conditional_values_where_they_are_tried_alone(read: Read) -> None:
+def test_grid_has_conditional_values_only_where_they_apply(read: Read) -> None:
     text = CONDITIONAL.replace("{low: 1.0e-4, high: 1.0e-2, log: true}", "[0.1, 0.2]")
     grid = read(text)[1].grid()
     # zhou 1, context 3 sizes, structured 3 sizes x (hops 1, hops 2 and 3 with 2 penalties); each at 2 rates
@@ -189,7 +170,7 @@ def test_a_grid_has_conditional_values_where_they_are_tried_alone(read: Read) ->
     assert all((HOPS in each) == (each[KIND] == "structured") for each in grid)
 
 
-def test_steps_of_a_fraction_are_the_decimals_that_a_file_would_say(read: Read) -> None:
+def test_steps_of_a_fraction_are_decimals(read: Read) -> None:
     params = with_overrides(Params(), {"model.dropout.lstm": 0.3})
     space = read("{model.dropout.lstm: {low: 0.1, high: 0.3, step: 0.1}}", params=params)[1]
     assert [each["model.dropout.lstm"] for each in space.grid()] == [0.3, 0.1, 0.2]
@@ -197,7 +178,7 @@ def test_steps_of_a_fraction_are_the_decimals_that_a_file_would_say(read: Read) 
 
 
 @pytest.mark.parametrize("span", ["{low: 0.1, high: 0.2}", "{low: 0.1, high: 0.2, log: true}"])
-def test_a_grid_of_a_range_without_steps_is_refused(span: str, refusal: Callable[..., str]) -> None:
+def test_grid_refuses_a_range_without_steps(span: str, refusal: Callable[..., str]) -> None:
     message = refusal(f"study: s\nsampler: {{kind: grid}}\nspace: {{train.learning_rate: {span}}}")
     assert message.endswith(
         "file.yaml: space.train.learning_rate: a grid tries every value; give a list of values, or low, high and step."
@@ -210,15 +191,12 @@ REFUSED = {
         "space: unknown parameter model.lstm_unit",
         "'model.lstm_",
     ),
-    "a block": ("{model.attention: [zhou]}", "space: unknown parameter model.attention"),
     "a choice that the schema refuses": (
         "{model.lstm_units: [5, 0]}",
         "space.model.lstm_units: model.lstm_units: Input should be greater than or equal to 1; received 0",
     ),
     "a choice that is not known": ("{model.attention.kind: [zhou, zou]}", "'zou' is no mechanism; did you mean 'zhou'"),
-    "a low that the schema refuses": ("{model.dropout.lstm: {low: -0.5, high: 0.5}}", "equal to 0; received -0.5"),
     "a high that the schema refuses": ("{model.dropout.lstm: {low: 0.5, high: 1.5}}", "less than 1; received 1.5"),
-    "fractions of a whole number": ("{model.lstm_units: {low: 1, high: 2.5}}", "model.lstm_units: Input should be"),
     "a condition on what is not in the space": (
         "{model.attention.kind: [zhou], model.attention.hops: {values: [1], when: {model.attention.kin: zhou}}}",
         "space.model.attention.hops: when model.attention.kin: not in the space; did you mean 'model.attention.kind'?",
@@ -226,10 +204,6 @@ REFUSED = {
     "a condition that is never tried": (
         "{model.attention.kind: [max], model.attention.hops: {values: [1], when: {model.attention.kind: [max, x]}}}",
         "space.model.attention.hops: when model.attention.kind: 'x' is never tried there.",
-    ),
-    "a condition off the steps of a range": (
-        "{model.lstm_units: {low: 2, high: 8, step: 2}, model.l2: {values: [0], when: {model.lstm_units: 3}}}",
-        "3 is never tried there",
     ),
     "a condition without a value": (
         "{model.merge: [sum], model.l2: {values: [0], when: {model.merge: []}}}",
@@ -239,29 +213,17 @@ REFUSED = {
         "{model.merge: {values: [sum], when: {model.l2: 0.0}}, model.l2: {values: [0], when: {model.merge: sum}}}",
         "file.yaml: space: model.merge, model.l2: conditions in a circle",
     ),
-    "a condition on itself": ("{model.merge: {values: [sum], when: {model.merge: sum}}}", "cannot depend on itself"),
     "low above high": ("{model.lstm_units: {low: 9, high: 3}}", "space.model.lstm_units: low 9, high 3: ", "at most"),
     "no number": ("{train.learning_rate: {low: 0.1, high: .inf}}", "low 0.1, high inf: finite numbers are legal"),
     "a step with log": (
         "{train.learning_rate: {low: 0.1, high: 0.5, step: 0.1, log: true}}",
         "space.train.learning_rate: The parameter `step` is not supported when `log` is true.",
     ),
-    "log from zero": ("{train.learning_rate: {low: 0.0, high: 0.5, log: true}}", "`low > 0` must hold"),
-    "a step of nothing": ("{model.lstm_units: {low: 1, high: 5, step: 0}}", "`step > 0` must hold"),
     "a value twice": ("{model.lstm_units: [3, 5, 3]}", "space.model.lstm_units: [3, 5, 3] has a value twice."),
-    "a value twice, once whole": ("{train.ema: [0, 0.0]}", "space.train.ema: [0.0, 0.0] has a value twice."),
-    "no value": ("{model.lstm_units: []}", "space.model.lstm_units: values: List should have at least 1 item"),
     "nothing to choose from": ("{model.lstm_units: 3}", "space.model.lstm_units: 3 is not a set of values"),
-    "a range without an end": ("{model.lstm_units: {low: 3}}", "space.model.lstm_units: high: Field required"),
     "an unknown word of a range": (
         "{model.lstm_units: {low: 3, high: 4, stop: 1}}",
         "space.model.lstm_units: unknown parameter stop; did you mean 'step'? Legal: low, high, step, log, when.",
-    ),
-    "nothing at all": ("{}", "space: Dictionary should have at least 1 item"),
-    "an unknown word of the file": ("study: s\npruners: {}\nspace: {model.l2: [0]}", "pruners; did you mean 'pruner'?"),
-    "an unknown word of a block": (
-        "study: s\nconfirm: {tops: 3}\nspace: {model.l2: [0]}",
-        "unknown parameter confirm.tops; did you mean 'top'? Legal in confirm: top, seeds.",
     ),
     "an unknown sampler": (
         "study: s\nsampler: {kind: tpa}\nspace: {model.l2: [0]}",
@@ -270,14 +232,6 @@ REFUSED = {
     "two objectives and a pruner": (
         "study: s\nagainst: latency_ms\npruner: {kind: median}\nspace: {model.l2: [0]}",
         "file.yaml: against: with two objectives no trial can be pruned; write pruner: {kind: none}.",
-    ),
-    "two objectives and the usual pruner": (
-        "study: s\nagainst: parameters\nspace: {model.l2: [0]}",
-        "against: with two objectives no trial can be pruned",
-    ),
-    "an unknown second objective": (
-        "study: s\nagainst: latency\nspace: {model.l2: [0]}",
-        "against: Input should be 'latency_ms' or 'parameters'; received 'latency'; did you mean 'latency_ms'?",
     ),
     "a study that is no name": ("study: ../s\nspace: {model.l2: [0]}", "study: String should match", "received '../s'"),
     "an unknown fixed key": (
@@ -292,18 +246,18 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_is_refused(name: str, refusal: Callable[..., str]) -> None:
+def test_faulty_file_is_refused(name: str, refusal: Callable[..., str]) -> None:
     text, *said = REFUSED[name]
     message = refusal(text)
     assert [part for part in said if part not in message] == [], message
 
 
-def test_an_override_of_what_is_tried_is_refused(refusal: Callable[..., str]) -> None:
+def test_override_of_a_parameter_in_the_space_is_refused(refusal: Callable[..., str]) -> None:
     message = refusal("{model.lstm_units: [5]}", {UNITS: 7})
     assert message.endswith("model.lstm_units stands with -S and in space; leave one out.")
 
 
-def test_all_faults_are_told_at_once(refusal: Callable[..., str]) -> None:
+def test_all_faults_are_listed_at_once(refusal: Callable[..., str]) -> None:
     message = refusal("{model.lstm_units: [0], train.ema: [2.0], model.merge: [sum]}")
     assert len(message.splitlines()) == 2
     assert refusal("{a: [0], b: [0]}").count("unknown parameter") == 2
@@ -314,7 +268,3 @@ def test_choices_are_checked_under_their_conditions(read: Read, refusal: Callabl
     text = "{{model.attention.kind: [zhou, structured], model.attention.hops: {{values: [2]{}}}}}"
     assert len(read(text.format(", when: {model.attention.kind: structured}"))[1].grid()) == 2
     assert "hops" in refusal("{model.attention.hops: [0]}")
-
-
-def test_the_refusals_are_of_yaml_that_is_read() -> None:
-    assert all(PLAIN.load(text) for text, *_ in REFUSED.values() if text != "{}")
