@@ -128,11 +128,11 @@ def test_mlflow_has_a_parent_of_the_seeds(project: Project) -> None:
 @pytest.mark.parametrize(
     ("override", "stages"),
     [
-        ("evaluate.bootstrap=101", {"evaluate"}),
-        ("train.learning_rate=0.002", {"train@0", "train@1", "evaluate"}),
+        ("evaluate.bootstrap=101", {"evaluate", "report"}),
+        ("train.learning_rate=0.002", {"train@0", "train@1"}),
         ("embeddings.window=3", {"embed"}),
         ("data.split_seed=9", {"prepare"}),
-        ("train.seeds=[0,1,7]", {"train@7", "evaluate"}),
+        ("train.seeds=[0,1,7]", {"train@7", "evaluate", "report"}),
     ],
 )
 def test_change_of_parameter_reruns_its_stages_alone(project: Project, override: str, stages: set[str]) -> None:
