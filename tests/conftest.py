@@ -111,7 +111,7 @@ def inside(project: Path, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def tracker(inside: Path, request: pytest.FixtureRequest) -> Any:
     """The store of that project, opened at an experiment of the test's own."""
-    from bilstm_attention.tracking.store import Tracker
+    from bilstm_attention.tracking.runs import Tracker
 
     return Tracker(request.node.name)
 

@@ -25,7 +25,7 @@ EVIDENCE = "promoted"  # tag of a version: when and why it became the champion
 DEV_ANSWERS = "dev_predictions.csv"  # artifact of a run: dev predictions of each seed, by which versions are compared
 DEV_DIGEST = "dev.sha256"  # tag of a version: the dev sentences of its score
 MODEL_DIGEST = "model.sha256"
-SERVING_PACKAGES = ("mlflow", "keras", "tensorflow", "numpy", "pandas", "pydantic", "ruamel.yaml", "rich")
+SERVING_PACKAGES = ("mlflow", "keras", "tensorflow", "numpy", "pandas", "pyarrow", "pydantic", "ruamel.yaml", "rich")
 # limits of a request, unless a model is loaded with another `model_config`
 SERVING_LIMITS = {"max_rows": 5000, "max_characters": 100_000}
 

@@ -45,8 +45,8 @@ def shown_uri() -> str:
 
 
 def error_line(error: Exception) -> str:
-    """An error of the store in one line."""
-    lines = str(error).strip().splitlines()
+    """An error of the store in one line, without the secrets of the store's address."""
+    lines = str(error).replace(store_uri(), shown_uri()).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 
 

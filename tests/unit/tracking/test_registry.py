@@ -1,4 +1,4 @@
-"""A logged model answers raw text wherever it is loaded; versions have one champion, and every change of it is kept."""
+"""A logged model answers raw text wherever it is loaded; one version is the champion, with its evidence."""
 
 import json
 import os
@@ -6,29 +6,30 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 import pytest
 from tests.small import begin_project, save_classifier_folder
 
-from bilstm_attention.errors import DataError, UserError
-from bilstm_attention.tracking import promote as models
+from bilstm_attention.errors import UserError
 from bilstm_attention.tracking.registry import (
+    CHAMPION,
     DEV_ANSWERS,
     DEV_DIGEST,
+    EVIDENCE,
     SERVING_PACKAGES,
-    Registry,
-    Version,
+    LoggedModel,
     dev_digest,
     fetch_model,
     log_model,
+    promote,
 )
-from bilstm_attention.tracking.store import RunRecord, Tracker
+from bilstm_attention.tracking.runs import RunRecord, Tracker
 
 EXAMPLE = "The <e1>wheel</e1> of the <e2>car</e2> broke."
 Logged = tuple[Tracker, str, str]
@@ -52,12 +53,10 @@ def logged(project: Path, model_folder: Path) -> Logged:
     """A run with a model, and what logging it wrote to stderr; a process of its own has no warnings shown before."""
     code = f"""
 from pathlib import Path
-from bilstm_attention.tracking.registry import log_model
-from bilstm_attention.tracking.store import RunRecord, Tracker
-tracker = Tracker("with a model")
-run_id = tracker.record(RunRecord("x", 0.0, {{}}))
-log_model(tracker, run_id, Path({str(model_folder)!r}), {EXAMPLE!r}, "relations", {TAGS!r})
-print(run_id)
+from bilstm_attention.tracking.registry import LoggedModel
+from bilstm_attention.tracking.runs import RunRecord, Tracker
+model = LoggedModel(Path({str(model_folder)!r}), {EXAMPLE!r}, "relations", {TAGS!r})
+print(Tracker("with a model").write(RunRecord("x", ("id", "a"), {{}}, model=model)))
 """
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=project, env=environment)
@@ -149,17 +148,25 @@ def test_a_logged_model_holds_no_pickle_and_all_that_serving_needs(logged: Logge
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert not [name for name in names if re.search(r"\.(pkl|pickle|joblib|pyc|h5)$", name)]
     data = {f"data/classifier/{name}" for name in ("model.keras", "vocabulary.txt", "labels.json", "params.yaml")}
-    assert data | {"code/bilstm_attention/serving.py", "MLmodel", "input_example.json"} <= names
+    assert data | {"code/bilstm_attention/serving/classifier.py", "MLmodel", "input_example.json"} <= names
     assert folder.is_relative_to(Path.cwd() / "experiments/mlartifacts")
 
 
 def test_a_model_is_logged_and_registered_once(logged: Logged, model_folder: Path) -> None:
     tracker, run_id, _ = logged
     before = only_model(logged).model_id
-    log_model(tracker, run_id, model_folder, EXAMPLE, "relations", TAGS)
+    write_model(tracker, run_id, model_folder, "relations")
     assert only_model(logged).model_id == before
-    (version,) = Registry(tracker, "relations").versions()
-    assert version == Version(1, run_id, "zhou", "accuracy", DEV_ANSWERS, 50.0, "", champion=False)
+    (version,) = tracker.client.search_model_versions("name = 'relations'")
+    assert (version.version, version.run_id, version.tags["dev"]) == (1, run_id, "50.0")
+
+
+def write_model(tracker: Tracker, run_id: str, folder: Path, name: str) -> None:
+    log_model(tracker.client, tracker.experiment, run_id, LoggedModel(folder, EXAMPLE, name, TAGS))
+
+
+def new_run(tracker: Tracker, **more: Any) -> str:
+    return tracker.write(RunRecord("run", ("id", uuid4().hex), {}, **more))
 
 
 def another(model_folder: Path, folder: Path) -> Path:
@@ -176,12 +183,12 @@ def another(model_folder: Path, folder: Path) -> Path:
 def test_a_run_whose_model_changes_has_the_new_one_as_another_version(
     tracker: Tracker, model_folder: Path, tmp_path: Path
 ) -> None:
-    run_id = tracker.record(RunRecord("x", 0.0, {}))
+    run_id = new_run(tracker)
     other = another(model_folder, tmp_path / "classifier")
     for folder in (model_folder, other, other):
-        log_model(tracker, run_id, folder, EXAMPLE, "changing", TAGS)
-    first, second = Registry(tracker, "changing").versions()
-    assert (first.run, second.run) == (run_id, run_id)
+        write_model(tracker, run_id, folder, "changing")
+    versions = tracker.client.search_model_versions("name = 'changing'")
+    assert [version.run_id for version in versions] == [run_id, run_id]
     fetched = fetch_model(run_id, tmp_path / "fetched")
     assert (fetched / "model.keras").read_bytes() == (other / "model.keras").read_bytes()
 
@@ -196,7 +203,7 @@ def fail_to_log(tracker: Tracker, run_id: str, folder: Path, name: str, fault: B
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MlflowClient, "log_model_artifacts", Mock(side_effect=fault))
         with pytest.raises(type(fault)):
-            log_model(tracker, run_id, folder, EXAMPLE, name, TAGS)
+            write_model(tracker, run_id, folder, name)
 
 
 @pytest.mark.parametrize("fault", [OSError("no answer"), Cut()])
@@ -207,246 +214,124 @@ def test_a_model_that_was_half_logged_is_there_once_and_whole_after_the_next_tim
         found = tracker.client.search_logged_models([tracker.experiment], f"source_run_id = '{run_id}'")
         return [str(model.status) for model in found]
 
-    run_id = tracker.record(RunRecord("x", 0.0, {}))
+    run_id = new_run(tracker)
     fail_to_log(tracker, run_id, model_folder, "late", fault)
     assert tracker.client.get_run(run_id).info.status == "FINISHED"
     assert models() == ["PENDING" if isinstance(fault, Cut) else "FAILED"]
-    log_model(tracker, run_id, model_folder, EXAMPLE, "late", TAGS)
+    write_model(tracker, run_id, model_folder, "late")
     assert models() == ["READY"]
     fetched = fetch_model(run_id, tmp_path / "fetched")
     assert (fetched / "model.keras").read_bytes() == (model_folder / "model.keras").read_bytes()
 
 
 def test_of_a_run_the_newest_whole_model_is_fetched(tracker: Tracker, model_folder: Path, tmp_path: Path) -> None:
-    run_id = tracker.record(RunRecord("x", 0.0, {}))
-    log_model(tracker, run_id, model_folder, EXAMPLE, "whole", TAGS)
+    run_id = new_run(tracker)
+    write_model(tracker, run_id, model_folder, "whole")
     fail_to_log(tracker, run_id, another(model_folder, tmp_path / "classifier"), "whole", Cut())
     fetched = fetch_model(run_id, tmp_path / "fetched")
     assert (fetched / "model.keras").read_bytes() == (model_folder / "model.keras").read_bytes()
 
 
 GOLD = ["A", "B"] * 20
-Register = Callable[..., Registry]
+
+
+class Versions:
+    """A registered model whose versions answer so many of 40 dev sentences right, by seed."""
+
+    def __init__(self, tracker: Tracker, name: str, folder: Path):
+        self.tracker, self.name, self.folder = tracker, name, folder
+        tracker.client.create_registered_model(name)
+
+    def add(self, *right: int, monitor: str = "accuracy", first_id: int = 0, answers: bool = True) -> str:
+        """Registers a version; returns the id of its run."""
+        table = {"id": [str(first_id + number) for number in range(40)], "gold": GOLD}
+        for seed, count in enumerate(right):
+            table[f"seed_{seed}"] = GOLD[:count] + ["B" if label == "A" else "A" for label in GOLD[count:]]
+        pd.DataFrame(table).to_csv(self.folder / DEV_ANSWERS, index=False)
+        run = new_run(self.tracker, artifacts={"": [self.folder / DEV_ANSWERS]} if answers else {})
+        tags = {"run": f"{right}", "monitor": monitor, "dev": repr(sum(right) / len(right) * 2.5)}
+        tags |= {DEV_DIGEST: dev_digest(pd.DataFrame(table))}
+        self.tracker.client.create_model_version(self.name, f"runs:/{run}/model", run, tags)
+        return run
+
+    def promote(self, source: str, if_better: bool = False) -> None:
+        promote(self.name, source, "accuracy", if_better)
+
+    def champion(self) -> tuple[str, str]:
+        """Its run, and the evidence."""
+        version = self.tracker.client.get_model_version_by_alias(self.name, CHAMPION)
+        return version.run_id, version.tags[EVIDENCE].partition(", ")[2]
 
 
 @pytest.fixture
-def register(tracker: Tracker, tmp_path: Path, request: pytest.FixtureRequest) -> Register:
-    """Adds a version whose seeds answer so many of the dev sentences right; the dev score is their mean."""
-    name = request.node.name.replace("[", " ").replace("]", "")
-    tracker.client.create_registered_model(name)
-
-    def add(*right: int, monitor: str = "accuracy", first: int = 0, answers: bool = True) -> Registry:
-        table = {"id": [str(first + number) for number in range(40)], "gold": GOLD}
-        for seed, count in enumerate(right):
-            table[f"seed_{seed}"] = GOLD[:count] + ["B" if label == "A" else "A" for label in GOLD[count:]]
-        pd.DataFrame(table).to_csv(tmp_path / DEV_ANSWERS, index=False)
-        files = {"": [tmp_path / DEV_ANSWERS]} if answers else {}
-        run = tracker.record(RunRecord("run", 0.0, {}, artifacts=files))
-        tags = {"run": f"{right}", "monitor": monitor, "dev": repr(sum(right) / len(right) * 2.5)}
-        tags |= {DEV_DIGEST: dev_digest(pd.DataFrame(table))}
-        tracker.client.create_model_version(name, f"runs:/{run}/model", run, tags)
-        return Registry(tracker, name)
-
-    return add
+def versions(tracker: Tracker, tmp_path: Path, request: pytest.FixtureRequest) -> Versions:
+    return Versions(tracker, re.sub(r"\W", " ", request.node.name), tmp_path)
 
 
-def test_versions_are_found_by_run_and_by_score(register: Register) -> None:
-    for right in ((20,), (31,), (30, 31)):
-        registry = register(*right)
-    first, second, third = registry.versions()
-    assert [version.dev for version in (first, second, third)] == [50.0, 77.5, 76.25]
-    assert registry.find("best", "accuracy") == second
-    assert registry.find(third.run, "accuracy") == third
-    with pytest.raises(UserError, match=f"abc: no version of .* Legal: best, or a run: {first.run}"):
-        registry.find("abc", "accuracy")
+def test_best_dev_score_becomes_champion_with_evidence(versions: Versions, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = versions.add(20, 20), versions.add(31)
+    versions.promote(first)
+    assert versions.champion() == (first, "first champion")
+    versions.promote("best", if_better=True)
+    run, evidence = versions.champion()
+    assert run == second
+    assert re.fullmatch(r"against version 1: \+27.50, p 0.0\d\d by .* \(1 seed each, 40 dev sentences\)", evidence)
+    printed = capsys.readouterr().out
+    assert "dev accuracy 77.50" in printed
+    assert "dev accuracy 50.00, the present champion" in printed
+    versions.promote("best")
+    assert "it is the champion already" in capsys.readouterr().out
 
 
-def test_of_losses_the_least_is_best(register: Register) -> None:
-    register(20, monitor="loss")
-    registry = register(10, monitor="loss")
-    least, most = registry.versions()[::-1]
-    assert registry.find("best", "loss") == least
-    better, said = registry.better(least, most)
-    assert (better, said) == (True, "-25.0000, without a test, since a loss compares no labels")
-    assert registry.better(most, least)[0] is False
+def test_worse_version_is_promoted_only_without_condition(versions: Versions) -> None:
+    worse, better = versions.add(20), versions.add(31)
+    versions.promote(better)
+    versions.promote(worse, if_better=True)
+    assert versions.champion()[0] == better
+    versions.promote(worse)
+    assert versions.champion()[0] == worse
 
 
-def test_versions_are_compared_by_the_sentences_that_both_answered(register: Register) -> None:
-    register(20)
-    register(36)
-    registry = register(34, 38)
-    low, high, two = registry.versions()
-    better, said = registry.better(high, low)
-    assert better
-    assert re.fullmatch(r"\+40\.00, p 0\.00\d by approximate randomisation over 40 dev sentences", said)
-    assert registry.better(low, high)[0] is False
-    # the same mean is not better
-    better, said = registry.better(two, high)
-    assert not better
-    assert said.startswith("+0.00, p ")
-    assert "of 1 seed each" in said
+def test_least_loss_is_best(versions: Versions) -> None:
+    high, low = versions.add(30, monitor="loss"), versions.add(20, monitor="loss")
+    versions.promote(high)
+    versions.promote("best", if_better=True)
+    assert versions.champion() == (low, "against version 1: -25.0000, without a test, since a loss compares no labels")
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "reason"),
     [
-        ({"first": 100}, "were judged on different dev sentences"),
         ({"monitor": "macro_f1"}, "version 2 is judged by macro_f1, version 1 by accuracy"),
+        ({"first_id": 100}, "judged on different dev sentences"),
+        ({"answers": False}, f"has no {DEV_ANSWERS}"),
     ],
-    ids=["sentences", "score"],
 )
-def test_what_was_judged_otherwise_is_not_compared(other: dict[str, Any], said: str, register: Register) -> None:
-    register(20)
-    registry = register(30, **other)
-    one, two = registry.versions()
-    with pytest.raises(UserError, match=said):
-        registry.better(two, one)
-
-
-def test_a_run_without_answers_is_named(register: Register) -> None:
-    register(20)
-    registry = register(30, answers=False)
-    one, two = registry.versions()
-    with pytest.raises(DataError, match=f"run {two.run} has no {DEV_ANSWERS}"):
-        registry.better(two, one)
-
-
-def test_every_change_of_champion_is_kept_and_can_be_taken_back(register: Register) -> None:
-    for right in (20, 25, 30):
-        registry = register(right)
-    assert registry.champion() is None
-    with pytest.raises(UserError, match="there is no champion before the present one"):
-        registry.rollback()
-    one, two, three = registry.versions()
-    for version in (one, two, three):
-        registry.promote(version)
-    assert [version.champion for version in registry.versions()] == [False, False, True]
-    assert str(registry.client.get_model_version_by_alias(registry.name, "champion").version) == "3"
-    assert (registry.rollback(), registry.champion()) == (2, 2)
-    registry.promote(three)
-    assert (registry.rollback(), registry.rollback(), registry.champion()) == (2, 1, 1)
-    with pytest.raises(UserError, match="no champion before"):
-        registry.rollback()
-    said = [event.split(" ", 1)[1] for event in registry.history()]
-    changes = ["1 promoted", "2 promoted", "3 promoted", "2 rolled back to", "3 promoted"]
-    assert said == [f"version {change}" for change in [*changes, "2 rolled back to", "1 rolled back to"]]
-
-
-def test_a_name_without_versions_says_what_registers_one(tracker: Tracker) -> None:
-    with pytest.raises(UserError, match="nothing here: no model of this name is registered; `dvc repro` registers one"):
-        Registry(tracker, "nothing here").versions()
-
-
-def test_best_is_found_among_those_that_are_judged_as_the_champion_is(register: Register) -> None:
-    register(38, monitor="accuracy")
-    register(20, monitor="macro_f1")
-    registry = register(25, monitor="macro_f1")
-    other, low, high = registry.versions()
-    assert registry.find("best", "accuracy") == other
-    registry.promote(low)
-    assert registry.find("best", "accuracy") == high
-    registry.client.delete_registered_model_alias(registry.name, "champion")
-    with pytest.raises(UserError, match="no version is judged by loss"):
-        registry.find("best", "loss")
-
-
-def test_best_is_found_among_those_that_answered_the_sentences_of_the_champion(
-    register: Register, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_incomparable_version_is_refused_if_it_must_be_better(
+    other: dict[str, Any], reason: str, versions: Versions
 ) -> None:
-    register(20)
-    register(39, first=100)
-    registry = register(30)
-    low, elsewhere, high = registry.versions()
-    monkeypatch.setattr(models, "_registry", lambda: registry)
-    # without a champion, as the newest was judged
-    assert registry.find("best", "accuracy") == high
-    registry.promote(low)
-    models.promote("best", if_better=True)
-    said = capsys.readouterr().out
-    assert (registry.champion(), f"on other dev sentences: version {elsewhere.number}\n" in said) == (high.number, True)
+    first, second = versions.add(20), versions.add(31, **other)
+    versions.promote(first)
+    with pytest.raises(UserError, match=reason):
+        versions.promote(second, if_better=True)
+    assert versions.champion()[0] == first
+    versions.promote(second)
+    assert versions.champion()[0] == second
 
 
-def test_a_champion_that_was_made_by_hand_is_replaced_only_without_a_condition_and_back_leads_to_the_last_of_ours(
-    register: Register, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for right in (20, 25, 30):
-        registry = register(right)
-    client, (one, two, three) = registry.client, registry.versions()
-    monkeypatch.setattr(models, "_registry", lambda: registry)
-    by_hand = client.create_model_version(registry.name, "runs:/abc/model").version
-    client.set_registered_model_alias(registry.name, "champion", by_hand)
-    with pytest.raises(UserError, match=f"version {by_hand}, the present champion, .* has no dev score"):
-        models.promote(one.run, if_better=True)
-    models.promote(one.run, if_better=False)
-    assert f"version {by_hand}, the present champion" in capsys.readouterr().out
-    registry.promote(two)
-    client.set_registered_model_alias(registry.name, "champion", str(three.number))
-    assert (registry.rollback(), registry.rollback()) == (two.number, one.number)
-    for version in (two, three):
-        registry.promote(version)
-    client.delete_model_version(registry.name, str(two.number))
-    assert (registry.rollback(), registry.champion()) == (one.number, one.number)
-    registry.promote(three)
-    assert registry.rollback() == one.number
+def test_unknown_run_or_model_is_an_error(versions: Versions, tracker: Tracker) -> None:
+    run = versions.add(20)
+    with pytest.raises(UserError, match=f"abc: no version of .* Legal: best, or a run: {run}"):
+        versions.promote("abc")
+    with pytest.raises(UserError, match="`dvc repro` registers one"):
+        promote("nobody", "best", "accuracy", if_better=False)
 
 
-def test_versions_registered_by_hand_are_passed_over(register: Register) -> None:
-    registry = register(20)
-    registry.client.create_model_version(registry.name, "runs:/abc/model")
-    assert [version.number for version in registry.versions()] == [1]
-
-
-def test_a_champion_that_cannot_be_set_leaves_the_history_as_it_was(register: Register) -> None:
-    register(20)
-    registry = register(30)
-    one, two = registry.versions()
-    registry.promote(one)
-    registry.client.delete_model_version(registry.name, "2")
-    with pytest.raises(Exception, match="not found"):
-        registry.promote(two)
-    assert (registry.champion(), len(registry.history())) == (1, 1)
-
-
-def test_promote_shows_both_scores_and_keeps_the_better(
-    register: Register, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for right in (30, 20, 35):
-        registry = register(right)
-    first, worse, better = registry.versions()
-    monkeypatch.setattr(models, "_registry", lambda: registry)
-    models.promote(first.run, if_better=True)
-    assert "version 1 is the first champion" in capsys.readouterr().out
-    models.promote(first.run, if_better=False)
-    assert "it is the champion already" in capsys.readouterr().out
-    models.promote(worse.run, if_better=True)
-    said = capsys.readouterr().out
-    assert "dev accuracy 50.00" in said
-    assert "dev accuracy 75.00, the present champion" in said
-    assert "difference: -25.00, p " in said
-    assert (registry.champion(), "version 1 stays champion" in said) == (1, True)
-    models.promote("best", if_better=True)
-    assert (registry.champion(), "version 3 is champion" in capsys.readouterr().out) == (3, True)
-    models.promote(worse.run, if_better=False)
-    assert registry.champion() == worse.number
-    models.rollback()
-    assert "version 3 is champion again" in capsys.readouterr().out
-    models.list_models()
-    listed = capsys.readouterr().out
-    assert better.run[:10] in listed
-    assert listed.count("version 3 promoted") == listed.count("version 3 rolled back to") == 1
-
-
-def test_what_cannot_be_compared_is_promoted_only_without_a_condition(
-    register: Register, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    register(30)
-    registry = register(20, first=100)
-    first, other = registry.versions()
-    monkeypatch.setattr(models, "_registry", lambda: registry)
-    models.promote(first.run, if_better=False)
-    with pytest.raises(UserError, match="different dev sentences"):
-        models.promote(other.run, if_better=True)
-    assert registry.champion() == first.number
-    models.promote(other.run, if_better=False)
-    assert "different dev sentences" in capsys.readouterr().out
-    assert registry.champion() == other.number
+def test_champion_made_by_hand_is_replaced_without_condition(versions: Versions, tracker: Tracker) -> None:
+    run = versions.add(20)
+    tracker.client.create_model_version(versions.name, "runs:/x/model")
+    tracker.client.set_registered_model_alias(versions.name, CHAMPION, "2")
+    with pytest.raises(UserError, match="version 2, the champion, has no dev score"):
+        versions.promote(run, if_better=True)
+    versions.promote(run)
+    assert versions.champion()[0] == run
