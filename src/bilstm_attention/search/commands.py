@@ -1,24 +1,54 @@
 """The commands `sweep`, which runs a study and confirms its best trials, and `sweeps`, which lists studies."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+from rich.console import Console
 
 from bilstm_attention import paths
 from bilstm_attention.config import flatten, load_params
 from bilstm_attention.console import SweepProgress
+from bilstm_attention.data.dataset import load_labels, load_split
 from bilstm_attention.errors import ParamsError, UserError
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
-
-    from bilstm_attention.search.outcome import Confirmation, Outcome
-    from bilstm_attention.search.study import SweepSpec
-    from bilstm_attention.search.sweep import StopRequest
+from bilstm_attention.evaluation.metrics import metric_names
+from bilstm_attention.reports.sweep_report import (
+    leaderboard_table,
+    shown_params,
+    studies_table,
+    sweep_report,
+    winner_line,
+)
+from bilstm_attention.search.outcome import (
+    Confirmation,
+    Outcome,
+    confirmation_table,
+    get_outcome,
+    protocol,
+    read_outcome,
+    write_outcome,
+)
+from bilstm_attention.search.records import experiment_name, parent_record, sweep_records, trial_record
+from bilstm_attention.search.space import read_sweep
+from bilstm_attention.search.study import (
+    SweepSpec,
+    best_trials,
+    confirmation_seeds,
+    finished_trials,
+    local_url,
+    open_storage,
+    state_counts,
+)
+from bilstm_attention.search.sweep import OnTrial, StopRequest, failure_reason, lock_study, search
+from bilstm_attention.search.trial import ConfirmationJob, read_confirmation, run_confirmation
+from bilstm_attention.search.workers import WorkerCrashed, run_jobs
+from bilstm_attention.tracking.environment import check_up_to_date, made_with
+from bilstm_attention.tracking.runs import log_runs
 
 
 @dataclass(frozen=True)
@@ -44,14 +74,6 @@ def sweep(
     Raises:
         UserError: the file, the data or the storage is not as it must be.
     """
-    from bilstm_attention.data.dataset import load_labels, load_split
-    from bilstm_attention.evaluation.metrics import metric_names
-    from bilstm_attention.search.outcome import get_outcome
-    from bilstm_attention.search.space import read_sweep
-    from bilstm_attention.search.study import SweepSpec
-    from bilstm_attention.search.sweep import StopRequest, lock_study, search
-    from bilstm_attention.tracking.environment import check_up_to_date
-
     content, space = read_sweep(file, load_params(paths.PARAMS), overrides)
     if content.sampler.kind == "grid":
         trials = min(trials, len(space.grid()))
@@ -71,7 +93,7 @@ def sweep(
     ):
         on_trial = _trial_printer(progress, recorder, trials)
         study = search(spec, trials, options.workers, seconds, stop, on_trial)
-        confirmations = {} if stop.requested else _confirm(spec, study, options.workers, stop, progress)
+        confirmations = _confirm(spec, study, options.workers, stop, progress)
         outcome = get_outcome(spec, study, confirmations, load_split("dev", ["label"])["label"].tolist())
         _write(spec, study, outcome, file, shown_command(file, trials, options, overrides))
         recorder.submit(study, spec.folder)
@@ -86,7 +108,7 @@ class Recorder:
         self._submitted: list[Future[None]] = []
         return self
 
-    def submit(self, study: "optuna.Study", folder: Path, trial: "FrozenTrial | None" = None) -> None:
+    def submit(self, study: optuna.Study, folder: Path, trial: FrozenTrial | None = None) -> None:
         """One trial under its parent, or all with the outcome."""
         self._submitted.append(self._thread.submit(_record, study, folder, trial))
 
@@ -97,10 +119,7 @@ class Recorder:
             future.result()
 
 
-def _record(study: "optuna.Study", folder: Path, trial: "FrozenTrial | None") -> None:
-    from bilstm_attention.search.records import experiment_name, parent_record, sweep_records, trial_record
-    from bilstm_attention.tracking.runs import log_runs
-
+def _record(study: optuna.Study, folder: Path, trial: FrozenTrial | None) -> None:
     if trial:
         # the outcome of an earlier start is logged anew at the end alone
         parent = replace(parent_record(study, folder), artifacts={}, description="")
@@ -111,19 +130,18 @@ def _record(study: "optuna.Study", folder: Path, trial: "FrozenTrial | None") ->
 
 
 def _confirm(
-    spec: "SweepSpec", study: "optuna.Study", workers: int, stop: "StopRequest", progress: SweepProgress
-) -> "dict[tuple[int, int], Confirmation | None]":
+    spec: SweepSpec, study: optuna.Study, workers: int, stop: StopRequest, progress: SweepProgress
+) -> dict[tuple[int, int], Confirmation | None]:
     """Trains the parameters of the best trials with fresh seeds, and reads what earlier starts have trained."""
-    from bilstm_attention.search.study import best_trials, confirmation_seeds
-    from bilstm_attention.search.trial import ConfirmationJob, read_confirmation, run_confirmation
-    from bilstm_attention.search.workers import WorkerCrashed, run_jobs
-
     best = best_trials(study)[: spec.sweep.confirm.top]
     jobs = [
         ConfirmationJob(spec, t.number, t.user_attrs["overrides"], s) for t in best for s in confirmation_seeds(spec)
     ]
-    pending, confirmations = iter(jobs), dict[tuple[int, int], Any]()
-    progress.confirmation(0, len(jobs))
+    confirmations: dict[tuple[int, int], Confirmation | None] = {
+        (job.number, job.seed): read_confirmation(job) for job in jobs if job.file.is_file()
+    }
+    pending = iter([job for job in jobs if not job.file.is_file()])
+    progress.confirmation(len(confirmations), len(jobs))
     for job, result in run_jobs(lambda: None if stop.requested else next(pending, None), run_confirmation, workers):
         failed = isinstance(result, UserError | WorkerCrashed)
         confirmations[job.number, job.seed] = None if failed else read_confirmation(job)
@@ -132,10 +150,8 @@ def _confirm(
     return confirmations
 
 
-def _trial_printer(progress: SweepProgress, recorder: Recorder, budget: int) -> "Callable[[Any, Any], None]":
-    from bilstm_attention.search.study import best_trials, finished_trials, state_counts
-
-    def on_trial(study: "optuna.Study", trial: "FrozenTrial | None") -> None:
+def _trial_printer(progress: SweepProgress, recorder: Recorder, budget: int) -> OnTrial:
+    def on_trial(study: optuna.Study, trial: FrozenTrial | None) -> None:
         line = trial_line(trial, len(finished_trials(study)), budget) if trial else ""
         progress.trial(state_counts(study), best_line(best_trials(study)), line)
         if trial:
@@ -144,17 +160,14 @@ def _trial_printer(progress: SweepProgress, recorder: Recorder, budget: int) -> 
     return on_trial
 
 
-def trial_line(trial: "FrozenTrial", finished: int, budget: int) -> str:
+def trial_line(trial: FrozenTrial, finished: int, budget: int) -> str:
     """A finished trial in one line."""
-    from bilstm_attention.reports.sweep_report import shown_params
-    from bilstm_attention.search.sweep import failure_reason
-
     state, reason = trial.state.name.lower(), failure_reason(trial)
     outcome = f"{state} {_scores(trial)}" if state == "complete" else f"{state} ({reason})" if reason else state
     return f"{finished}/{budget}  trial {trial.number} {outcome}  {shown_params(trial.params)}"
 
 
-def best_line(best: "Sequence[FrozenTrial]") -> str:
+def best_line(best: Sequence[FrozenTrial]) -> str:
     """The best trial so far; with two objectives, how many trials are on the Pareto front."""
     if not best:
         return "none yet"
@@ -163,17 +176,14 @@ def best_line(best: "Sequence[FrozenTrial]") -> str:
     return f"{_scores(best[0])}, trial {best[0].number}"
 
 
-def _scores(trial: "FrozenTrial") -> str:
+def _scores(trial: FrozenTrial) -> str:
     score, *costs = trial.values
     return ", ".join([f"{score:.2f}", *(f"{cost:,.2f}".removesuffix(".00") for cost in costs)])
 
 
-def _write(spec: "SweepSpec", study: "optuna.Study", outcome: "Outcome", file: Path, command: str) -> None:
+def _write(spec: SweepSpec, study: optuna.Study, outcome: Outcome, file: Path, command: str) -> None:
     """Writes the outcome, the figures and the report to the folder of the study."""
     from bilstm_attention.reports.study_figures import write_figures
-    from bilstm_attention.reports.sweep_report import sweep_report
-    from bilstm_attention.search.outcome import confirmation_table, protocol, write_outcome
-    from bilstm_attention.tracking.environment import made_with
 
     write_outcome(spec, outcome)
     figures, importances = write_figures(spec.sweep.study, study.trials, spec.sweep.objectives, spec.folder / "figures")
@@ -187,12 +197,7 @@ def _write(spec: "SweepSpec", study: "optuna.Study", outcome: "Outcome", file: P
             path.write_text(text, encoding="utf-8")
 
 
-def _print_outcome(spec: "SweepSpec", outcome: "Outcome", trials: int) -> None:
-    from rich.console import Console
-
-    from bilstm_attention.reports.sweep_report import leaderboard_table, winner_line
-    from bilstm_attention.search.outcome import confirmation_table
-
+def _print_outcome(spec: SweepSpec, outcome: Outcome, trials: int) -> None:
     parameters = [dimension.key for dimension in spec.space.dimensions]
     Console().print(leaderboard_table(outcome.leaderboard, parameters, spec.sweep.against))
     if len(outcome.leaderboard) < trials:
@@ -206,11 +211,6 @@ def _print_outcome(spec: "SweepSpec", outcome: "Outcome", trials: int) -> None:
 
 def list_sweeps(storage: str | None) -> None:
     """Prints the studies of the project, or of a database."""
-    from rich.console import Console
-
-    from bilstm_attention.reports.sweep_report import studies_table
-    from bilstm_attention.search.study import local_url, open_storage
-
     if storage:
         rows = _study_rows(open_storage(storage))
     else:
@@ -223,11 +223,6 @@ def list_sweeps(storage: str | None) -> None:
 
 
 def _study_rows(storage: Any) -> list[dict[str, str]]:
-    import optuna
-
-    from bilstm_attention.search.outcome import read_outcome
-    from bilstm_attention.search.study import best_trials, state_counts
-
     rows = []
     for summary in optuna.get_all_study_summaries(storage, include_best_trial=False):
         study = optuna.load_study(study_name=summary.study_name, storage=storage)

@@ -212,9 +212,7 @@ class ConfirmationResult:
 
 
 def run_confirmation(job: ConfirmationJob) -> None:
-    """Trains with a fresh seed, unless an earlier start has; the result goes to the file of the job."""
-    if job.file.is_file():
-        return
+    """Trains with a fresh seed; the result goes to the file of the job."""
     dataset = _dataset()
     from bilstm_attention.model.predict import predict, to_labels
     from bilstm_attention.training.fit import run_training

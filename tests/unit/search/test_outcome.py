@@ -143,7 +143,7 @@ def test_fault_of_the_recorder_is_raised(spec: SweepSpec, study: optuna.Study, m
     def fail(*arguments: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("bilstm_attention.tracking.runs.log_runs", fail)
+    monkeypatch.setattr("bilstm_attention.search.commands.log_runs", fail)
     with pytest.raises(ZeroDivisionError), commands.Recorder() as recorder:
         recorder.submit(study, spec.folder)
 
