@@ -230,12 +230,14 @@ def compare(
 
     Interrupted, the same command goes on from the last finished epoch of every training.
     """
-    from bilstm_attention.search import compare as comparisons
+    from bilstm_attention import stages
+    from bilstm_attention.search.compare import compare as run_comparison
 
     file = file.absolute()
     _enter_project()
     root = paths.project_root()
-    comparisons.compare(file.relative_to(root) if file.is_relative_to(root) else file, workers)
+    path = file.relative_to(root) if file.is_relative_to(root) else file
+    run_comparison(path, workers, stages.prepare_data)
 
 
 @app.command(rich_help_panel=RUNS)

@@ -85,6 +85,12 @@ def embed(params: Params | None = None, root: Path = paths.PROJECT) -> None:
     closing("embed", {"words": len(embedding.vocabulary), "dimension": embedding.matrix.shape[1], **shares})
 
 
+def prepare_data(params: Params, root: Path) -> None:
+    """Splits and vectors of these parameters, in a folder of their own."""
+    prepare(params=params, root=root)
+    embed(params=params, root=root)
+
+
 def train(seed: int) -> None:
     """One seed's model to `experiments/current/models/seed-N`, and its run to MLflow."""
     start_tensorflow()

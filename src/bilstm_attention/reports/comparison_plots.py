@@ -11,7 +11,7 @@ from bilstm_attention.reports.plots import BAR, INK, LOOKS, house_style, write
 
 
 @house_style
-def compared(frame: pd.DataFrame, metric: str, path: Path) -> None:
+def plot_variants(frame: pd.DataFrame, metric: str, path: Path) -> None:
     """A score (percent) of several variants, the best on top: a dot per seed, their mean as a bar across.
 
     A variant so far below the rest that they would get half of the width is left out: its mean stands at the edge.
@@ -53,7 +53,7 @@ def _far(frame: pd.DataFrame) -> NDArray[np.bool_]:
 
 
 @house_style
-def along(frame: pd.DataFrame, parameter: str, metric: str, path: Path) -> None:
+def plot_along(frame: pd.DataFrame, parameter: str, metric: str, path: Path) -> None:
     """A score (percent) against a parameter, a curve for each base: a dot per seed, a line through their means.
 
     The axis is logarithmic where the largest value is eight times the smallest or more, as in learning curves.

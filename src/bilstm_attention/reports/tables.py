@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -39,45 +40,45 @@ def score_document(metrics: Mapping[str, Any], params: Params, made_with: str) -
         params: what the scores were made with.
         made_with: date, code, machine and versions.
     """
-    first, *others = metrics["test"]
     monitor = params.train.monitor
-    summary, dev = metrics["test"][first], metrics["dev"]
-    seeds = list(summary["by_seed"])
+    dev = metrics["dev"]
+    seeds = list(next(iter(metrics["test"].values()))["by_seed"])
     epoch = (
         f"The epoch is picked by {monitor} on dev" if params.train.restore_best_weights else "The last epoch is kept"
     )
-    lines = [
-        f"Test scores in percent. {epoch}; no choice was made by test.",
-        "",
-        markdown_row("model", f"dev {monitor}", first, *others),
-        markdown_row(*["---"] * (len(others) + 3)),
+    names = list(metrics["test"])
+    rows = [
+        [f"seed {seed}", f"{dev[monitor]['by_seed'][seed]:.2f}"]
+        + [f"{metrics['test'][name]['by_seed'][seed]:.2f}" for name in names]
+        for seed in seeds
     ]
-    for seed in seeds:
-        scores = [f"{metrics['test'][name]['by_seed'][seed]:.2f}" for name in metrics["test"]]
-        lines.append(markdown_row(f"seed {seed}", f"{dev[monitor]['by_seed'][seed]:.2f}", *scores))
     if len(seeds) > 1:
-        means = [_mean_and_sd(metrics["test"][name]) for name in metrics["test"]]
-        lines.append(markdown_row("**mean ± sd**", _mean_and_sd(dev[monitor]), *means))
-    lines.append(markdown_row("95 % interval", "", *(_interval(metrics["test"][name]) for name in metrics["test"])))
+        means = [_mean_and_sd(metrics["test"][name]) for name in names]
+        rows.append(["**mean ± sd**", _mean_and_sd(dev[monitor]), *means])
+    rows.append(["95 % interval", "", *(_interval(metrics["test"][name]) for name in names)])
     models = ({"ensemble": metrics["ensemble"]} if len(seeds) > 1 else {}) | metrics["baselines"]
-    lines += [
-        markdown_row(model, "", *(f"{scores[name]:.2f}" for name in metrics["test"]))
-        for model, scores in models.items()
+    rows += [[model, "", *(f"{scores[name]:.2f}" for name in names)] for model, scores in models.items()]
+    lines = [
+        f"Test scores in percent. {epoch}; test chose nothing.",
+        "",
+        markdown_table(pd.DataFrame(rows, columns=["model", f"dev {monitor}", *names])),
     ]
     coverage = metrics["test_coverage"]
     lines += [
         "",
         f"Word vectors cover {coverage['tokens']:.2f} % of the tokens of test, {coverage['types']:.2f} % of its types.",
     ]
-    usual = flatten(Params())
-    changed = [f"`{name}={value}`" for name, value in flatten(params).items() if value != usual[name]]
-    lines += ["", f"Parameters other than those of `params.yaml` as it comes: {', '.join(changed) or 'none'}."]
+    defaults = flatten(Params())
+    changed = [f"`{name}={value}`" for name, value in flatten(params).items() if value != defaults[name]]
+    lines += ["", f"Parameters that differ from the defaults: {', '.join(changed) or 'none'}."]
     return "\n".join([*lines, "", f"Made with {made_with}."])
 
 
-def markdown_row(*cells: str) -> str:
-    """A row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
+def markdown_table(table: pd.DataFrame) -> str:
+    """A table of texts in Markdown."""
+    escaped = table.astype(str).map(lambda text: text.replace("|", r"\|"))
+    # as text, or tabulate would write 0.10 as 0.1
+    return str(escaped.to_markdown(index=False, disable_numparse=True))
 
 
 def _mean_and_sd(summary: Mapping[str, Any]) -> str:

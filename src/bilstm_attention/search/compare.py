@@ -1,175 +1,191 @@
-"""The command that compares: trains what a file of comparisons plans, and writes what it amounts to."""
+"""The command `compare`: trains what a file of comparisons plans, logs it, and writes its page of results."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from bilstm_attention import paths, stages
+import pandas as pd
+
+from bilstm_attention import paths
+from bilstm_attention.config import Params, flatten, with_overrides
 from bilstm_attention.console import start_tensorflow
-from bilstm_attention.errors import ParamsError, TrainingError, UserError
+from bilstm_attention.errors import ParamsError, UserError
+from bilstm_attention.search.comparison import Comparison, PlannedTraining, read_page
+from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, merge_jobs, run_trainings
+
+Records = Mapping[str, TrainingRecord]  # by `TrainingJob.work`
+Prepare = Callable[[Params, Path], None]
 
 
-def compare(file: Path, workers: int) -> None:
-    """Trains, records and compares every variant of every table of a file; the page is written anew with each table.
+def compare(file: Path, workers: int, prepare: Prepare) -> None:
+    """Trains, logs and compares every variant of every table; the page is written with each finished table.
 
-    Data of every kind are prepared first, at every start, in a few seconds each. Trainings that are there are read, and
-    one that several tables want is made once.
+    Trainings of earlier runs are read, and one that several tables share is done once.
 
     Args:
         file: of `experiments/comparisons`.
         workers: trainings at once.
+        prepare: makes the data of parameters in a folder.
 
     Raises:
         UserError: another process compares in this project.
     """
-    taken = UserError(f"{paths.TRAININGS}: another `compare` is at work, and may train the same; wait, or end it.")
-    with paths.file_lock(paths.TRAININGS, taken):
-        _compare(file, workers)
+    busy = UserError(f"{paths.TRAININGS}: another `compare` is running, and may train the same; wait, or end it.")
+    with paths.file_lock(paths.TRAININGS, busy):
+        _compare(file, workers, prepare)
 
 
-def _compare(file: Path, workers: int) -> None:
+def _compare(file: Path, workers: int, prepare: Prepare) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     start_tensorflow()
-    from bilstm_attention.search.comparison import read_page, trainings
-
-    read, comparisons = read_page(file)
-    faithfulness = any("faithfulness" in comparison.table.show for comparison in comparisons)
-    plans = [trainings(comparison, paths.TRAININGS / "data", faithfulness) for comparison in comparisons]
-    _prepare_data([training for planned in plans for training in planned])
+    page, comparisons = read_page(file)
+    plans = [comparison.trainings() for comparison in comparisons]
+    for root, params in {planned.job.root: planned.job.params for plan in plans for planned in plan}.items():
+        prepare(params, root)
     _check_scores(comparisons, plans)
-    command = f"bilstm-attention compare {file} --workers {workers}"
-    done, complete = dict[str, dict[str, Any]](), 0
-    for training, found in _train(plans, workers, file.stem):
-        done[training.work] = found
-        # tables stand on the page in the order of the file
-        ready = len([*takewhile(lambda planned: all(each.work in done for each in planned), plans)])
-        if ready > complete:
-            complete = ready
-            _write_page(paths.RESULTS / file.stem, read.about, command, comparisons, plans[:complete], done)
+    jobs = merge_jobs(planned.job for plan in plans for planned in plan)
+    names = {planned.job.work: planned.name for plan in plans for planned in plan}
+    target, records, written = paths.RESULTS / file.stem, dict[str, TrainingRecord](), 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task(file.stem, total=len(jobs))
+
+        def on_done(job: TrainingJob, record: TrainingRecord) -> None:
+            nonlocal written
+            records[job.work] = record
+            scores = "  ".join(f"{name} {value:.2f}" for name, value in record.dev.items())
+            progress.console.print(f"{names[job.work]}: dev {scores}", soft_wrap=True)
+            progress.advance(task)
+            # tables stand on the page in the order of the file
+            ready = next((at for at, plan in enumerate(plans) if not _is_done(plan, records)), len(plans))
+            if ready > written:
+                for comparison, plan in zip(comparisons[written:ready], plans[written:ready], strict=True):
+                    log_comparison(comparison, plan, records)
+                written = ready
+                command = f"bilstm-attention compare {file} --workers {workers}"
+                _write_page(target, page.about, command, comparisons, plans[:ready], records)
+
+        run_trainings(jobs, workers, on_done)
+    print(f"{target}.md: {len(comparisons)} tables; all scores are in {target.name}.csv")
 
 
-def _prepare_data(planned: Sequence[Any]) -> None:
-    """Splits and vectors of all trainings, each kind once."""
-    for root, params in {training.root: training.params for training in planned}.items():
-        stages.prepare(params=params, root=root)
-        stages.embed(params=params, root=root)
+def _is_done(plan: Sequence[PlannedTraining], records: Records) -> bool:
+    return all(planned.job.work in records for planned in plan)
 
 
-def _check_scores(comparisons: Sequence[Any], plans: Sequence[Sequence[Any]]) -> None:
-    """Whether the corpora have the scores by which variants are to be judged.
-
-    Raises:
-        ParamsError: one has not.
-    """
+def _check_scores(comparisons: Sequence[Comparison], plans: Sequence[Sequence[PlannedTraining]]) -> None:
+    """Checks that each corpus has the score that compares its variants."""
     from bilstm_attention.data.dataset import load_labels
     from bilstm_attention.evaluation.metrics import metric_names
 
-    for comparison, planned in zip(comparisons, plans, strict=True):
-        legal = metric_names(load_labels(planned[0].root))
+    for comparison, plan in zip(comparisons, plans, strict=True):
+        legal = metric_names(load_labels(plan[0].job.root))
         if comparison.monitor not in legal:
-            named = f"{comparison.name}: train.monitor: {comparison.monitor} is no score of this corpus's labels"
-            raise ParamsError(f"{named}. Legal: {', '.join(legal)}.")
+            raise ParamsError(
+                f"{comparison.name}: train.monitor: {comparison.monitor} is not available for this label set."
+                f" Legal: {', '.join(legal)}."
+            )
 
 
-def _train(plans: Sequence[Sequence[Any]], workers: int, name: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Each training that any table wants, once, as it is done; what it gave has the id of its run with it."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def log_comparison(comparison: Comparison, plan: Sequence[PlannedTraining], records: Records) -> None:
+    """Logs the trainings of a table to MLflow; a training of several tables is a run of each."""
+    from bilstm_attention.data.dataset import load_split
+    from bilstm_attention.evaluation.faithfulness import over_seeds
+    from bilstm_attention.evaluation.metrics import scores
+    from bilstm_attention.tracking.pipeline import attention_metrics, corpus_name
+    from bilstm_attention.tracking.runs import RunRecord, fingerprints, log_runs
 
-    from bilstm_attention.search.contenders import record
-
-    wanted: dict[str, Any] = {}
-    for training in (training for planned in plans for training in planned):
-        wanted.setdefault(training.work, training)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task(name, total=len(wanted))
-        for training, found in _train_all(list(wanted.values()), workers):
-            scores = "  ".join(f"{score} {value:.2f}" for score, value in found["dev"].items())
-            progress.console.print(f"{training.table}, {training.name}: {scores}", soft_wrap=True)
-            progress.advance(task)
-            yield training, found | {"run": record(training, found) or ""}
-
-
-def _train_all(planned: Sequence[Any], workers: int) -> Iterator[tuple[Any, dict[str, Any]]]:
-    from bilstm_attention.search.workers import WorkerCrashed, run_jobs
-
-    waiting = iter(planned)
-    for training, found in run_jobs(lambda: next(waiting, None), _train_one, workers):
-        if isinstance(found, WorkerCrashed):
-            died = f"{training.name}: its process died with code {found.exit_code}; the same command goes on"
-            # a fault of the program, with code 1, stands above
-            advice = "" if found.exit_code == 1 else ", with fewer --workers if memory was short"
-            raise TrainingError(f"{died}{advice}.")
-        if isinstance(found, UserError):
-            raise type(found)(f"{training.name}: {found}")
-        yield training, found
-
-
-def _train_one(training: Any) -> dict[str, Any] | UserError:
-    """In a worker process; an error that the user can mend is told by the parent."""
-    start_tensorflow()
-    from bilstm_attention.search.contenders import train_one
-
-    try:
-        return train_one(training)
-    except UserError as error:
-        return error
+    runs = []
+    for planned in plan:
+        job, record = planned.job, records[planned.job.work]
+        metrics = {f"best_dev_{score}": value for score, value in record.dev.items()}
+        if job.faithfulness and record.faithfulness:
+            metrics |= attention_metrics(over_seeds({job.seed: record.faithfulness}))
+        if job.test and record.test is not None:
+            gold = load_split("test", ["label"], job.root)["label"].tolist()
+            predicted = [record.labels[number] for number in record.test.argmax(axis=1)]
+            metrics |= {f"test_{name}": value for name, value in scores(gold, predicted, record.labels).items()}
+        tags = {"comparison": comparison.page, "table": comparison.name, "variant": planned.variant}
+        tags |= {"seed": str(job.seed)} | ({} if planned.fold is None else {"fold": str(planned.fold)})
+        files: dict[str, Path] = {
+            split: job.root / paths.PREPARED / f"{split}.parquet" for split in ("train", *job.splits)
+        }
+        runs.append(
+            RunRecord(
+                name=planned.name,
+                identity=("training.digest", f"{record.key}/{comparison.page}/{comparison.name}/{planned.fold}"),
+                params=flatten(with_overrides(job.params, {"train.seeds": [job.seed]})),
+                started=record.started,
+                metrics=metrics,
+                history=record.history,
+                tags=record.environment | tags,
+                datasets=fingerprints(files),
+            )
+        )
+    for experiment in sorted({corpus_name(planned.job.params) for planned in plan}):
+        pairs = zip(plan, runs, strict=True)
+        of_experiment = [run for planned, run in pairs if corpus_name(planned.job.params) == experiment]
+        log_runs(experiment, of_experiment, f"table {comparison.name}")
 
 
 def _write_page(
     target: Path,
-    about: str,
+    title: str,
     command: str,
-    comparisons: Sequence[Any],
-    plans: Sequence[Sequence[Any]],
-    done: Mapping[str, dict[str, Any]],
+    comparisons: Sequence[Comparison],
+    plans: Sequence[Sequence[PlannedTraining]],
+    records: Records,
 ) -> None:
-    """Page, table of all numbers, and pictures of the first comparisons, those whose trainings are all there."""
-    import pandas as pd
+    """Page, csv of all numbers, and pictures of the first comparisons, whose trainings are all there."""
+    from bilstm_attention.reports.comparison_page import comparison_page
 
-    from bilstm_attention.reports.comparison_page import page
-    from bilstm_attention.tracking.pipeline import corpus_name
-
-    missing = [comparison.name for comparison in comparisons[len(plans) :]]
-    compared = [
-        _compared(comparison, planned, done, target) for comparison, planned in zip(comparisons, plans, strict=False)
-    ]
+    tables, sections = [], []
+    for comparison, plan in zip(comparisons, plans, strict=False):
+        table, section = _compared(comparison, plan, records, target)
+        tables.append(table)
+        sections.append(section)
     with paths.atomic_write(target.with_name(f"{target.name}.csv")) as path:
-        pd.concat([table for table, _ in compared], ignore_index=True).to_csv(path, index=False, float_format="%.4f")
-    used = [training for planned in plans for training in planned]
-    experiments = list(dict.fromkeys(corpus_name(training.params) for training in used))
-    made_with = sorted({done[training.work]["made_with"] for training in used})
-    sections = [section for _, section in compared]
+        pd.concat(tables, ignore_index=True).to_csv(path, index=False, float_format="%.4f")
+    made_with = sorted({records[planned.job.work].made_with for plan in plans for planned in plan})
+    missing = [comparison.name for comparison in comparisons[len(plans) :]]
     with paths.atomic_write(target.with_name(f"{target.name}.md")) as path:
-        text = page(about, command, sections, missing, experiments, target.name, made_with)
-        path.write_text(text, encoding="utf-8")
-    print(f"{target}.md: {len(plans)} of {len(comparisons)} tables")
+        path.write_text(comparison_page(title, command, sections, missing, target.name, made_with), encoding="utf-8")
 
 
-def _compared(comparison: Any, planned: Sequence[Any], done: Any, target: Path) -> tuple[Any, str]:
+def _compared(
+    comparison: Comparison, plan: Sequence[PlannedTraining], records: Records, target: Path
+) -> tuple[pd.DataFrame, str]:
     """The table of scores, and its section of the page; draws its picture."""
-    from bilstm_attention.config import flatten
     from bilstm_attention.reports import comparison_plots
-    from bilstm_attention.reports.comparison_page import section
-    from bilstm_attention.search.comparison import of_variants
-    from bilstm_attention.search.standings import answers_of, by_class, errors_of, tabulate
+    from bilstm_attention.reports.comparison_page import comparison_section
+    from bilstm_attention.search.results import collect_answers, collect_errors, scores_by_class, tabulate
 
-    given = comparison.table
-    answers = {name: answers_of(of_one) for name, of_one in of_variants(planned, done).items()}
+    content = comparison.table
+    answers = {
+        name: collect_answers([(each, records[each.job.work]) for each in plan if each.variant == name])
+        for name in comparison.variants
+    }
     table = tabulate(comparison, answers)
-    of, score = ("test_", "test") if given.test else ("", comparison.judged_on)
-    parts = ("mean", *(f"seed_{seed}" for seed in given.seeds), "low", "high")
-    columns = {f"{of}{name}": name for name in parts}
+    prefix, split = ("test_", "test") if content.test else ("", comparison.scored_on)
+    columns = {f"{prefix}{name}": name for name in ("mean", *(f"seed_{seed}" for seed in content.seeds), "low", "high")}
     shown = table[["variant", *columns]].rename(columns=columns)
     picture = target.with_name(f"{target.name}-{comparison.name}.png")
-    if given.along:
+    score = f"{split} {comparison.monitor}"
+    if content.along:
         bases = [base.stem for base in comparison.bases.values()]
-        values = [flatten(params)[given.along] for params in comparison.variants.values()]
-        curves = shown.assign(curve=bases, value=values)
-        comparison_plots.along(curves, given.along, f"{score} {comparison.monitor}", picture)
+        values = [flatten(params)[content.along] for params in comparison.variants.values()]
+        comparison_plots.plot_along(shown.assign(curve=bases, value=values), content.along, score, picture)
     else:
-        comparison_plots.compared(shown, f"{score} {comparison.monitor}", picture)
-    classes = by_class(answers) if "classes" in given.show else None
-    errors = errors_of(answers[given.reference]) if "errors" in given.show else None
-    table.insert(0, "table", comparison.name)
-    return table, section(comparison, table, classes, errors, picture.name)
+        comparison_plots.plot_variants(shown, score, picture)
+    section = comparison_section(
+        about=content.about,
+        score=comparison.monitor,
+        scored_on=comparison.scored_on,
+        reference=content.reference,
+        seeds=content.seeds,
+        table=table,
+        classes=scores_by_class(answers) if "classes" in content.show else None,
+        errors=collect_errors(answers[content.reference]) if "errors" in content.show else None,
+        picture=picture.name,
+    )
+    return table.assign(table=comparison.name)[["table", *table.columns]], section

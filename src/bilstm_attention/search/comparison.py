@@ -1,18 +1,18 @@
-"""What a comparison trains: a file of `experiments/comparisons`, checked whole before the first training."""
+"""A file of `experiments/comparisons`: variants in tables, checked whole before the first training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from bilstm_attention import paths
 from bilstm_attention.config import Block, Params, Train, check, flatten, read_overrides, read_yaml, with_overrides
-from bilstm_attention.data.splits import Split
 from bilstm_attention.errors import ParamsError
-from bilstm_attention.training.fit import digest
+from bilstm_attention.search.trainings import TrainingJob
 
-# of a table: it names files
+# names files
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Part = Literal["faithfulness", "classes", "errors"]
 
@@ -23,33 +23,28 @@ class Variant(Block):
     Args:
         base: a file of `experiments/configs`; None: that of the table.
         set: its own parameters, by dotted name, over all others.
-        words: what is said of it, by column.
     """
 
     base: str | None = None
     set: dict[str, Any] = Field(default_factory=dict)
-    words: dict[str, str] = Field(default_factory=dict)
 
 
 class Table(Block):
-    """One table of the page: variants under the same budget and seeds.
+    """Variants with the same budget and seeds.
 
     Args:
-        about: Markdown over the table.
+        about: one line.
         base: a file of `experiments/configs`; None: that of the page.
-        overrides: parameters of all variants, by dotted name, over those of the page; `train.threads` is 1 unless it
-            stands here, since a core does more with a training of its own than as the second thread of another's.
+        overrides: parameters of all variants, by dotted name, over those of the page.
         seeds: a training each, or one for each fold.
-        folds: of a cross-validation on the training set, each judged by the model that did not learn from it; None: the
-            models are judged on dev. Of a corpus with a test file the fold is dev; of one without it is test, and dev
-            is split off the rest as ever.
-        test: whether the models answer the test set as well: for what is final, never for choosing.
+        folds: of a cross-validation on the training set, each scored by the model that did not learn from it; None:
+            scores are on dev. Of a corpus with a test file the fold is dev; of one without it is test, and dev is split
+            off the rest.
+        test: whether the models answer the test set too: for what is final, never for choosing.
         reference: the variant that the others are tested against.
-        columns: what is said of every variant in words, as columns.
-        show: what else is shown: `faithfulness` of the attention, test scores by class (`classes`), and what the
-            reference got wrong on dev or the folds (`errors`).
-        along: a parameter that is a number, by which the picture is drawn, a curve for each base; None: a row for each
-            variant.
+        show: also `faithfulness` of the attention, test scores by class (`classes`), and the errors of the reference on
+            dev or the folds (`errors`).
+        along: a numeric parameter for the x axis of the picture, a curve per base; None: a row per variant.
         variants: by name.
     """
 
@@ -60,26 +55,24 @@ class Table(Block):
     folds: Annotated[int, Field(ge=2, le=100)] | None = None
     test: bool = False
     reference: str
-    columns: list[str] = Field(default_factory=list)
     show: list[Part] = Field(default_factory=list)
     along: str | None = None
     variants: Annotated[dict[str, Variant], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _holds_together(self) -> "Table":
+    def _is_consistent(self) -> "Table":
+        if "\n" in self.about.strip():
+            raise ValueError("about: is one line; longer text belongs into the documentation")
         if self.folds is not None and self.test:
             raise ValueError("folds and test: a model of a fold has not learnt from all of train; leave one out")
         if "classes" in self.show and not self.test:
             raise ValueError("show: classes are of the test set; set test: true")
-        if taken := {"class", "items"} & set(self.variants):
-            raise ValueError(f"variants: {taken.pop()!r} is a column of the table of classes; take another name")
+        if reserved := {"class", "items"} & set(self.variants):
+            raise ValueError(f"variants: {reserved.pop()!r} is a column of the table of classes; take another name")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: {self.seeds} repeats a seed")
         if self.reference not in self.variants:
             raise ValueError(f"reference: {self.reference!r} is none of the variants, {', '.join(self.variants)}")
-        said = {column for variant in self.variants.values() for column in variant.words}
-        if unknown := sorted(said - set(self.columns)):
-            raise ValueError(f"words: {', '.join(unknown)}: none of the columns, {', '.join(self.columns) or 'none'}")
         return self
 
 
@@ -87,7 +80,7 @@ class Page(Block):
     """A file of `experiments/comparisons`.
 
     Args:
-        about: Markdown at the top.
+        about: one line, the page's title.
         base: a file of `experiments/configs`.
         overrides: parameters of all variants of all tables, by dotted name.
         tables: by name.
@@ -100,15 +93,35 @@ class Page(Block):
 
 
 @dataclass(frozen=True)
+class PlannedTraining:
+    """A training of a table.
+
+    Args:
+        variant: its name.
+        fold: of the cross-validation; None: none.
+        job: the training.
+    """
+
+    variant: str
+    fold: int | None
+    job: TrainingJob
+
+    @property
+    def name(self) -> str:
+        """Name of its run."""
+        return f"{self.variant} seed={self.job.seed}" + ("" if self.fold is None else f" fold={self.fold}")
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A table of a page, its variants' parameters checked.
 
     Args:
         page: name of the file.
         name: of the table.
-        table: what the file says.
+        table: its content.
         variants: by name, all parameters.
-        bases: by variant, the file of `experiments/configs` that it begins with.
+        bases: by variant, its file of `experiments/configs`.
     """
 
     page: str
@@ -123,55 +136,35 @@ class Comparison:
         return self.variants[self.table.reference].train.monitor
 
     @property
-    def judged_on(self) -> str:
-        """What the score is of, as the page calls it."""
+    def scored_on(self) -> str:
+        """Where the score is taken, as the page calls it."""
         return "dev" if self.table.folds is None else f"{self.table.folds} folds"
 
+    def trainings(self) -> list[PlannedTraining]:
+        """Every variant with every seed on every fold, all variants with the first seed and fold first."""
+        from bilstm_attention.training.fit import digest
 
-@dataclass(frozen=True)
-class Training:
-    """One training of a table.
-
-    Args:
-        page: the file of comparisons.
-        table: the table that wants it.
-        variant: its name.
-        seed: with which.
-        fold: of the training set, by which it is judged; None: by dev.
-        params: all of them.
-        test: whether the model answers the test set.
-        faithfulness: whether that of its attention is measured: where a table of the page shows it.
-        root: the folder that holds its data.
-    """
-
-    page: str
-    table: str
-    variant: str
-    seed: int
-    fold: int | None
-    params: Params
-    test: bool
-    faithfulness: bool
-    root: Path
-
-    @property
-    def work(self) -> str:
-        """What is to be done, whoever wants it: tables may share a training."""
-        return digest(self.params.model_dump(), self.seed, self.test)
-
-    @property
-    def judged(self) -> Split:
-        """The split by which it is judged: dev, or a fold that is test."""
-        return "dev" if self.fold is None or self.params.data.test else "test"
-
-    @property
-    def name(self) -> str:
-        """How its run is called."""
-        return f"{self.variant} seed={self.seed}" + ("" if self.fold is None else f" fold={self.fold}")
+        planned = []
+        for seed in self.table.seeds:
+            for fold in [None] if self.table.folds is None else range(self.table.folds):
+                for name, params in self.variants.items():
+                    if fold is not None:
+                        params = with_overrides(params, {"data.fold": fold})
+                    key = digest(params.data.model_dump(), params.embeddings.model_dump())[:12]
+                    job = TrainingJob(
+                        params=params,
+                        seed=seed,
+                        root=paths.TRAININGS / "data" / key,
+                        scored="dev" if fold is None or params.data.test else "test",
+                        test=self.table.test,
+                        faithfulness="faithfulness" in self.table.show,
+                    )
+                    planned.append(PlannedTraining(name, fold, job))
+        return planned
 
 
 def read_page(path: Path) -> tuple[Page, list[Comparison]]:
-    """Reads and checks a file of comparisons: every key, value and combination.
+    """Reads and checks a file of comparisons.
 
     Raises:
         ParamsError: a key is missing or unknown, a parameter is illegal, or a reference is no variant.
@@ -184,14 +177,14 @@ def _comparison(path: Path, page: Page, name: str, table: Table) -> Comparison:
     where = f"{path}: {name}"
     shared = {**flatten(page.overrides), **flatten(table.overrides)}
     shared |= {} if table.folds is None else {"data.folds": table.folds}
-    bases = {variant: Path(given.base or table.base or page.base) for variant, given in table.variants.items()}
+    bases = {name: Path(each.base or table.base or page.base) for name, each in table.variants.items()}
     variants = {
         variant: with_overrides(
             Params(),
-            {**read_overrides(bases[variant]), **shared, **flatten(given.set)},
+            {**read_overrides(bases[variant]), **shared, **flatten(each.set)},
             where=f"{where}: {variant}",
         )
-        for variant, given in table.variants.items()
+        for variant, each in table.variants.items()
     }
     for variant, params in variants.items():
         if fault := _fault(table, params):
@@ -201,7 +194,7 @@ def _comparison(path: Path, page: Page, name: str, table: Table) -> Comparison:
 
 
 def _fault(table: Table, params: Params) -> str | None:
-    """What keeps a variant out of its table."""
+    """Why a variant cannot be in its table; None: it can."""
     data = params.data
     if table.folds is not None and (data.dev or data.folds != table.folds):
         return (
@@ -214,9 +207,9 @@ def _fault(table: Table, params: Params) -> str | None:
             " it to false, and train.epochs to what all folds are to have"
         )
     if data.fold is not None:
-        return f"data.fold: {data.fold}: a table has all folds or none; set its `folds`"
+        return f"data.fold: {data.fold}: set `folds` of the table instead"
     if params.train.seeds != Train().seeds:
-        return f"train.seeds: {params.train.seeds}: seeds are of the table; set its `seeds`"
+        return f"train.seeds: {params.train.seeds}: set `seeds` of the table instead"
     if table.along is not None:
         values = flatten(params)
         if table.along not in values:
@@ -227,7 +220,7 @@ def _fault(table: Table, params: Params) -> str | None:
 
 
 def _check_alike(where: str, variants: Mapping[str, Params]) -> None:
-    """Variants differ, and are judged by one score."""
+    """Checks that variants differ, and are compared by one score."""
     names: dict[str, str] = {}
     for name, params in variants.items():
         if (same := names.setdefault(params.model_dump_json(), name)) != name:
@@ -236,34 +229,4 @@ def _check_alike(where: str, variants: Mapping[str, Params]) -> None:
     if monitors == {"loss"}:
         raise ParamsError(f"{where}: train.monitor: loss compares no labels; name a score, for instance accuracy.")
     if len(monitors) > 1:
-        raise ParamsError(f"{where}: train.monitor: variants are judged by different scores; name one.")
-
-
-def trainings(comparison: Comparison, folder: Path, faithfulness: bool) -> list[Training]:
-    """Every variant with every seed on every fold, all variants with the first seed and fold first.
-
-    Args:
-        comparison: a table.
-        folder: under which those of the same data share a folder, whatever comparison they are of.
-        faithfulness: whether it is measured; the same for all tables of a page, since they may share trainings.
-    """
-    table, planned = comparison.table, []
-    for seed in table.seeds:
-        for fold in [None] if table.folds is None else range(table.folds):
-            for name, params in comparison.variants.items():
-                if fold is not None:
-                    params = with_overrides(params, {"data.fold": fold})
-                root = folder / digest(params.data.model_dump(), params.embeddings.model_dump())[:12]
-                of = comparison.page, comparison.name, name, seed, fold
-                planned.append(Training(*of, params, table.test, faithfulness, root))
-    return planned
-
-
-def of_variants(
-    planned: Sequence[Training], found: Mapping[str, Mapping[str, Any]]
-) -> dict[str, list[tuple[Training, Mapping[str, Any]]]]:
-    """By variant its trainings, in the order of `planned`, each with what it gave, which is by `Training.work`."""
-    names = dict.fromkeys(training.variant for training in planned)
-    return {
-        name: [(training, found[training.work]) for training in planned if training.variant == name] for name in names
-    }
+        raise ParamsError(f"{where}: train.monitor: variants have different scores; name one.")

@@ -1,4 +1,4 @@
-"""What the trainings of a comparison amount to: scores, spread, intervals, significance, and what went wrong."""
+"""Results of a comparison: scores, spread, intervals, significance, and the errors of the reference."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ import pandas as pd
 from bilstm_attention.data.dataset import load_split
 from bilstm_attention.data.labels import NONE_LABELS, relation_of
 from bilstm_attention.evaluation import metrics as scoring
-from bilstm_attention.model.predict import to_labels
-from bilstm_attention.search.comparison import Comparison, Training
+from bilstm_attention.search.comparison import Comparison, PlannedTraining
+from bilstm_attention.search.trainings import TrainingRecord
 
 RANKINGS = ("attention", "random", "gradient_input")
 MEASURES = [f"{of}.{by}" for of in ("comprehensiveness", "sufficiency") for by in RANKINGS] + ["entropy"]
@@ -23,17 +23,20 @@ DISTANCES = {"0 to 2": 2, "3 to 5": 5, "6 to 9": 9, "10 and more": np.inf}
 LENGTHS = {"1 to 10": 10, "11 to 20": 20, "21 to 30": 30, "31 and more": np.inf}
 
 
+Done = Sequence[tuple[PlannedTraining, TrainingRecord]]
+
+
 @dataclass(frozen=True)
 class Answers:
-    """What the models of one variant answered.
+    """What the models of one variant predicted.
 
     Args:
-        gold: right labels of what it was judged on, all folds together, `(N,)`.
+        gold: labels of the sentences that score the variant, all folds together, `(N,)`.
         predicted: by seed, `(N,)`.
-        test_gold: right labels of the test set, `(M,)`; empty where it was not asked.
+        test_gold: labels of the test set, `(M,)`; empty if it was not asked.
         test_predicted: by seed, `(M,)`.
         ensemble: labels of the mean of the seeds' probabilities, `(M,)`.
-        done: the trainings, each with what it gave.
+        done: the trainings with their records.
     """
 
     gold: list[str]
@@ -41,37 +44,41 @@ class Answers:
     test_gold: list[str]
     test_predicted: dict[int, list[str]]
     ensemble: list[str]
-    done: Sequence[tuple[Training, Mapping[str, Any]]]
+    done: Done
 
     @property
-    def found(self) -> list[Mapping[str, Any]]:
-        """What each training gave."""
-        return [found for _, found in self.done]
+    def records(self) -> list[TrainingRecord]:
+        """The record of each training."""
+        return [record for _, record in self.done]
 
 
-def answers_of(done: Sequence[tuple[Training, Mapping[str, Any]]]) -> Answers:
-    """Gathers the trainings of one variant, in the order of `trainings`."""
-    roots = {training.root: training.judged for training, _ in done}
+def collect_answers(done: Done) -> Answers:
+    """Gathers the trainings of one variant, in the order of `Comparison.trainings`."""
+    roots = {planned.job.root: planned.job.scored for planned, _ in done}
     gold = [label for root, split in roots.items() for label in load_split(split, ["label"], root)["label"]]
     predicted: dict[int, list[str]] = defaultdict(list)
-    for training, found in done:
-        predicted[training.seed] += found["predicted"]
-    tested = [(training, found) for training, found in done if training.test]
+    for planned, record in done:
+        predicted[planned.job.seed] += record.predicted
+    tested = {planned.job.seed: record for planned, record in done if planned.job.test}
+    labels = done[0][1].labels
+    probabilities = {seed: np.asarray(record.test) for seed, record in tested.items()}
     return Answers(
         gold=gold,
         predicted=dict(predicted),
-        test_gold=load_split("test", ["label"], tested[0][0].root)["label"].tolist() if tested else [],
-        test_predicted={training.seed: to_labels(found["test"], found["labels"]) for training, found in tested},
-        ensemble=to_labels(np.mean([found["test"] for _, found in tested], axis=0), tested[0][1]["labels"])
-        if tested
-        else [],
+        test_gold=load_split("test", ["label"], done[0][0].job.root)["label"].tolist() if tested else [],
+        test_predicted={seed: _labels(values, labels) for seed, values in probabilities.items()},
+        ensemble=_labels(np.mean(list(probabilities.values()), axis=0), labels) if tested else [],
         done=done,
     )
 
 
+def _labels(probabilities: Any, labels: Sequence[str]) -> list[str]:
+    return [labels[number] for number in probabilities.argmax(axis=1)]
+
+
 def tabulate(comparison: Comparison, answers: Mapping[str, Answers]) -> pd.DataFrame:
     """A row per variant: scores by seed, mean and sd, the 95 % interval of the mean, p against the reference, weights
-    added, runs, and what is shown of faithfulness.
+    added, and faithfulness where it is shown.
 
     With the test set also its scores and the ensemble's score; interval and p are then of test.
     """
@@ -79,9 +86,9 @@ def tabulate(comparison: Comparison, answers: Mapping[str, Answers]) -> pd.DataF
 
     rows = []
     for name, one in answers.items():
-        score = partial(_score, monitor, one.found[0]["labels"])
+        score = partial(_score, monitor, one.records[0].labels)
         judged = {seed: score(one.gold, of_seed) for seed, of_seed in one.predicted.items()}
-        row = {"variant": name, **{f"seed_{seed}": value for seed, value in judged.items()}}
+        row: dict[str, Any] = {"variant": name, **{f"seed_{seed}": value for seed, value in judged.items()}}
         gold, predicted = (one.test_gold, one.test_predicted) if test else (one.gold, one.predicted)
         draws = comparison.variants[name].evaluate
         low, high = scoring.bootstrap_interval(
@@ -97,11 +104,10 @@ def tabulate(comparison: Comparison, answers: Mapping[str, Answers]) -> pd.DataF
             row |= {f"test_{key}": summary[key] for key in ("mean", "sd", "low", "high")}
             row["test_ensemble"] = score(one.test_gold, one.ensemble)
         row["p"] = _significance(one, reference, monitor, test)
-        row["weights"] = one.found[0]["weights"]
-        row["weights_added"] = row["weights"] - reference.found[0]["weights"]
+        row["weights"] = one.records[0].weights
+        row["weights_added"] = row["weights"] - reference.records[0].weights
         if "faithfulness" in comparison.table.show:
             row |= _faithfulness(one)
-        row["runs"] = " ".join(str(found["run"]) for found in one.found)
         rows.append(row)
     table = pd.DataFrame(rows).drop(columns="by_seed")
     # numbers, also where none is known
@@ -110,7 +116,7 @@ def tabulate(comparison: Comparison, answers: Mapping[str, Answers]) -> pd.DataF
 
 def _faithfulness(one: Answers) -> dict[str, float | None]:
     """Of the attention on dev, means over the trainings."""
-    measured = pd.json_normalize([found["faithfulness"] for found in one.found]).mean(numeric_only=True)
+    measured = pd.json_normalize([record.faithfulness or {} for record in one.records]).mean(numeric_only=True)
     measures = {measure.replace(".", "_"): measured[measure] for measure in MEASURES}
     shares = {f"share_{kind}": measured.get(f"attention_share.{kind}") for kind in SHARES}
     return {"faithfulness_rows": measured["rows"], **measures, **shares}
@@ -129,14 +135,14 @@ def _significance(one: Answers, other: Answers, monitor: str, test: bool) -> flo
     return scoring.compare(golds[0], first, second, monitor)
 
 
-def by_class(answers: Mapping[str, Answers]) -> pd.DataFrame:
+def scores_by_class(answers: Mapping[str, Answers]) -> pd.DataFrame:
     """F1 on test of each relation, or class, in percent, mean over seeds: a row each, its items, a column per variant.
 
     The none label comes last; it is no part of the official score.
     """
     columns: dict[str, pd.Series] = {}
     for name, one in answers.items():
-        labels = one.found[0]["labels"]
+        labels = one.records[0].labels
         of_seeds = [
             scoring.per_relation(one.test_gold, predicted, labels).set_index("relation")
             for predicted in one.test_predicted.values()
@@ -148,7 +154,7 @@ def by_class(answers: Mapping[str, Answers]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Errors:
-    """What one variant got wrong where it was judged, on dev or the folds; never of a test file.
+    """Errors of one variant on dev or the folds; never on a test file.
 
     Args:
         answered: answers in all.
@@ -170,23 +176,23 @@ class Errors:
     examples: pd.DataFrame
 
 
-def errors_of(one: Answers, shown: int = 12) -> Errors:
-    """Looks at every answer of one variant, of all seeds and folds.
+def collect_errors(one: Answers, shown: int = 12) -> Errors:
+    """Counts the errors of one variant, of all seeds and folds.
 
     Args:
         shown: confusions, and examples, at most.
     """
     table = pd.concat(
         [
-            load_split(training.judged, root=training.root).assign(
-                predicted=found["predicted"], confidence=found["confidence"]
+            load_split(planned.job.scored, root=planned.job.root).assign(
+                predicted=record.predicted, confidence=record.confidence
             )
-            for training, found in one.done
+            for planned, record in one.done
         ],
         ignore_index=True,
     )
     wrong = table[table["label"] != table["predicted"]]
-    relational = scoring.is_relational(one.found[0]["labels"])
+    relational = scoring.is_relational(one.records[0].labels)
     kinds = Counter(map(_kind, wrong["label"], wrong["predicted"])) if relational else Counter()
     confusions = wrong.groupby(["label", "predicted"], sort=False).size().sort_values(ascending=False, kind="stable")
     frequent = confusions.head(shown).rename("answers").reset_index().rename(columns={"label": "gold"})
