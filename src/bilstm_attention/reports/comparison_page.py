@@ -119,14 +119,10 @@ def _errors(errors: Any, reference: str, scored_on: str) -> str:
     if not errors.wrong:
         return lines[0]
     if errors.kinds:
-        shares = [f"{100 * count / errors.wrong:.0f} %" for count in errors.kinds.values()]
-        lines.append(
-            markdown_table(
-                pd.DataFrame({"kind": errors.kinds, "answers": errors.kinds.values(), "of the wrong": shares}).assign(
-                    kind=list(errors.kinds)
-                )
-            )
-        )
+        counts = list(errors.kinds.values())
+        shares = [f"{100 * count / errors.wrong:.0f} %" for count in counts]
+        kinds = pd.DataFrame({"kind": list(errors.kinds), "answers": counts, "of the wrong": shares})
+        lines.append(markdown_table(kinds))
     right = errors.by_tokens.assign(right=[f"{value:.1f} %" for value in errors.by_tokens["right"]])
     lines.append(markdown_table(right.rename(columns={"tokens": errors.counted})))
     examples = errors.examples.assign(

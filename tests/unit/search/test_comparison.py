@@ -1,27 +1,36 @@
 from pathlib import Path
 
 import pytest
-from tests.end_to_end.test_compare import COMPARISON
 
 from bilstm_attention.config import flatten
 from bilstm_attention.errors import ParamsError
-from bilstm_attention.search.comparison import read_page
+from bilstm_attention.search.comparison import PlannedTraining, read_page
+from bilstm_attention.search.trainings import merge_jobs
 
 ROOT = Path(__file__).parents[3]
 
 
+COMPARISON = """
+about: Of two
+base: experiments/configs/sample.yaml
+overrides: {train.epochs: 2, train.learning_rate: 0.03, model.lstm_units: 4, embeddings.epochs: 1}
+tables:
+  kinds:
+    about: Two kinds
+    seeds: [0, 1]
+    reference: mean
+    show: [faithfulness]
+    variants:
+      mean: {set: {model.attention.kind: mean}}
+      two hops: {set: {model.attention.kind: structured, model.attention.hops: 2}}
+"""
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "experiments/comparisons").glob("*.yaml")), ids=lambda file: file.stem)
-def test_a_shipped_comparison_is_legal_and_its_page_has_its_tables_and_words(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shipped_comparison_is_legal(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    page, comparisons = read_page(file.relative_to(ROOT))
-    assert comparisons
-    shown = (ROOT / f"experiments/results/{file.stem}.md").read_text(encoding="utf-8")
-    assert shown.startswith(page.about)
-    for comparison in comparisons:
-        assert comparison.table.about in shown
-        assert {name for name in comparison.variants if f"| `{name}` |" not in shown} == set()
+    _, comparisons = read_page(file.relative_to(ROOT))
+    assert all(len(comparison.trainings()) >= len(comparison.variants) > 1 for comparison in comparisons)
 
 
 def test_blocks_of_parameters_leave_the_rest_of_their_block_alone(
@@ -48,20 +57,20 @@ def test_blocks_of_parameters_leave_the_rest_of_their_block_alone(
         (("seeds:", "folds: 2\n    test: true\n    seeds:"), "a model of a fold has not learnt from all of train"),
         (("seeds:", "fold: 2\n    seeds:"), "unknown parameter tables.kinds.fold; did you mean 'folds'?"),
         (("seeds:", "test: 'no'\n    seeds:"), "tables.kinds.test: Input should be a valid boolean; received 'no'"),
-        (("[equation]", "[paper]"), "words: equation: none of the columns, paper"),
+        (("Two kinds", '"two\\nlines"'), "about: is one line"),
         (("[faithfulness]", "[classes]"), "show: classes are of the test set; set test: true"),
         (("seeds:", "along: model.units\n    seeds:"), "kinds: mean: along: model.units is no parameter"),
         (("seeds:", "along: model.merge\n    seeds:"), "along: model.merge: 'sum' is no number"),
         (("seeds: [0, 1]", "seeds: [0, 0]"), "two.yaml: tables.kinds: seeds: [0, 0] repeats a seed"),
-        (('words: {equation: "`A`"}', "word: {}"), "unknown parameter tables.kinds.variants.two hops.word; did you"),
+        (("mean: {set:", "mean: {sets:"), "unknown parameter tables.kinds.variants.mean.sets; did you mean 'set'?"),
         (
             ("kind: mean}", "kind: mean, data.fold: 1}"),
-            "mean: data.fold: 1: a table has all folds or none; set its `folds`",
+            "mean: data.fold: 1: set `folds` of the table instead",
         ),
-        (("kind: mean}", "kind: mean, train.seeds: [3]}"), "train.seeds: [3]: seeds are of the table; set its `seeds`"),
+        (("kind: mean}", "kind: mean, train.seeds: [3]}"), "train.seeds: [3]: set `seeds` of the table instead"),
         (("kind: mean}", "kind: structured, model.attention.hops: 2}"), "mean and two hops have the same parameters"),
         (("{train.epochs", "{train.monitor: loss, train.epochs"), "train.monitor: loss compares no labels"),
-        (("kind: mean}", "kind: mean, train.monitor: accuracy}"), "variants are judged by different scores; name one"),
+        (("kind: mean}", "kind: mean, train.monitor: accuracy}"), "variants have different scores; name one"),
         (
             ("{train.epochs: 2", "{data.dev: test.txt, train.epochs: 2"),
             "kinds: mean: folds are of train where the base names no dev file, and in all variants 5",
@@ -72,7 +81,7 @@ def test_blocks_of_parameters_leave_the_rest_of_their_block_alone(
         ),
     ],
 )
-def test_a_comparison_that_cannot_be_is_refused_before_any_training(
+def test_illegal_comparison_is_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], message: str
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -83,3 +92,38 @@ def test_a_comparison_that_cannot_be_is_refused_before_any_training(
     with pytest.raises(ParamsError) as raised:
         read_page(tmp_path / "two.yaml")
     assert message in str(raised.value)
+
+
+def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *changes: tuple[str, str]) -> list[PlannedTraining]:
+    monkeypatch.chdir(ROOT)
+    text = COMPARISON
+    for old, new in changes:
+        text = text.replace(old, new)
+    (tmp_path / "two.yaml").write_text(text)
+    return [each for comparison in read_page(tmp_path / "two.yaml")[1] for each in comparison.trainings()]
+
+
+def test_trainings_cover_variants_seeds_and_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [each.name for each in planned(tmp_path, monkeypatch)]
+    assert names == ["mean seed=0", "two hops seed=0", "mean seed=1", "two hops seed=1"]
+    last = ("{train.epochs", "{train.restore_best_weights: false, train.epochs")
+    folds = planned(tmp_path, monkeypatch, last, ("seeds: [0, 1]", "seeds: [0]\n    folds: 2"))
+    assert [each.name for each in folds][:3] == ["mean seed=0 fold=0", "two hops seed=0 fold=0", "mean seed=0 fold=1"]
+    assert len({each.job.root for each in folds}) == 2
+    assert {each.job.scored for each in folds} == {"dev"}
+
+
+def test_shared_training_is_one_job_with_all_that_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = """  again:
+    seeds: [0]
+    test: true
+    reference: mean
+    variants:
+      other: {set: {model.attention.kind: max}}
+      mean: {set: {model.attention.kind: mean}}
+"""
+    plan = planned(tmp_path, monkeypatch, ("hops: 2}}\n", "hops: 2}}\n" + again))
+    jobs = merge_jobs(each.job for each in plan)
+    assert (len(plan), len(jobs)) == (6, 5)
+    (shared,) = (job for job in jobs if job.test and job.faithfulness)
+    assert (shared.params.model.attention.kind, shared.seed) == ("mean", 0)

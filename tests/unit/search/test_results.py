@@ -8,8 +8,9 @@ import pytest
 from bilstm_attention import paths
 from bilstm_attention.config import Params
 from bilstm_attention.evaluation.metrics import bootstrap_interval, official_f1
-from bilstm_attention.search.comparison import Comparison, Table, Training, Variant
-from bilstm_attention.search.standings import answers_of, by_class, errors_of, tabulate
+from bilstm_attention.search.comparison import Comparison, PlannedTraining, Table, Variant
+from bilstm_attention.search.results import collect_answers, collect_errors, scores_by_class, tabulate
+from bilstm_attention.search.trainings import TrainingJob, TrainingRecord
 
 CAUSE, EFFECT, MEMBER, OTHER = (
     "Cause-Effect(e1,e2)",
@@ -42,16 +43,22 @@ def trained(
     root: Path, variant: str, seed: int, predicted: list[str], confidence: float = 0.9, labels: list[str] = LABELS
 ) -> tuple:
     measures = {"attention": 1.0, "random": 0.5, "gradient_input": 2.0}
-    found = {
-        "predicted": predicted,
-        "confidence": [confidence] * len(predicted),
-        "labels": labels,
-        "weights": 10 * (1 + len(variant)),
-        "test": confidence * np.eye(len(labels))[[labels.index(label) for label in predicted]],
-        "run": f"{variant}{seed}",
-        "faithfulness": {"rows": 6, "comprehensiveness": measures, "sufficiency": measures, "entropy": 50.0},
-    }
-    return Training("page", "table", variant, seed, None, Params(), True, False, root), found
+    record = TrainingRecord(
+        key=f"{variant}{seed}",
+        dev={},
+        best_epoch=1,
+        history=[],
+        started=0.0,
+        made_with="",
+        environment={},
+        weights=10 * (1 + len(variant)),
+        labels=labels,
+        predicted=predicted,
+        confidence=[confidence] * len(predicted),
+        faithfulness={"rows": 6, "comprehensiveness": measures, "sufficiency": measures, "entropy": 50.0},
+        test=confidence * np.eye(len(labels))[[labels.index(label) for label in predicted]],
+    )
+    return PlannedTraining(variant, None, TrainingJob(Params(), seed, root, test=True)), record
 
 
 @pytest.fixture
@@ -67,9 +74,9 @@ def comparison(*variants: str, show: Sequence[str] = ()) -> Comparison:
     return Comparison("page", "table", table, {name: Params() for name in variants}, {})
 
 
-def test_scores_spread_ensemble_significance_and_runs(root: Path) -> None:
-    good = answers_of([trained(root, "a", 0, WRONG, confidence=0.4), trained(root, "a", 1, GOLD)])
-    bad = answers_of([trained(root, "bb", 0, WRONG), trained(root, "bb", 1, WRONG)])
+def test_scores_spread_ensemble_and_significance(root: Path) -> None:
+    good = collect_answers([trained(root, "a", 0, WRONG, confidence=0.4), trained(root, "a", 1, GOLD)])
+    bad = collect_answers([trained(root, "bb", 0, WRONG), trained(root, "bb", 1, WRONG)])
     table = tabulate(comparison("a", "bb"), {"a": good, "bb": bad}).set_index("variant")
     low = official_f1(GOLD, WRONG)
     assert table.loc["a", ["seed_0", "seed_1", "mean"]].tolist() == pytest.approx([low, 100, (100 + low) / 2])
@@ -80,12 +87,11 @@ def test_scores_spread_ensemble_significance_and_runs(root: Path) -> None:
     assert np.isnan(table.loc["a", "p"])
     assert 0 < table.loc["bb", "p"] <= 1
     assert table["weights_added"].tolist() == [0, 10]
-    assert table["runs"].tolist() == ["a0 a1", "bb0 bb1"]
     assert not [column for column in table if "comprehensiveness" in column]
 
 
-def test_without_a_test_set_the_interval_is_of_what_was_judged(root: Path) -> None:
-    one = answers_of([trained(root, "a", seed, answers) for seed, answers in ((0, WRONG), (1, GOLD))])
+def test_interval_without_test_set_is_of_dev(root: Path) -> None:
+    one = collect_answers([trained(root, "a", seed, answers) for seed, answers in ((0, WRONG), (1, GOLD))])
     named = {"a": Variant()}
     asked = Comparison("page", "table", Table(seeds=[0, 1], reference="a", variants=named), {"a": Params()}, {})
     row = tabulate(asked, {"a": one}).iloc[0]
@@ -95,23 +101,23 @@ def test_without_a_test_set_the_interval_is_of_what_was_judged(root: Path) -> No
     assert not [column for column in row.index if column.startswith("test")]
 
 
-def test_how_faithful_the_attention_is_stands_where_it_is_shown(root: Path) -> None:
-    one = answers_of([trained(root, "a", seed, GOLD) for seed in (0, 1)])
+def test_faithfulness_is_tabulated_where_shown(root: Path) -> None:
+    one = collect_answers([trained(root, "a", seed, GOLD) for seed in (0, 1)])
     row = tabulate(comparison("a", show=["faithfulness"]), {"a": one}).iloc[0]
     assert (row["comprehensiveness_attention"], row["sufficiency_gradient_input"], row["entropy"]) == (1, 2, 50)
 
 
 def test_scores_by_class_are_those_of_the_relations_on_test(root: Path) -> None:
-    right, wrong = (answers_of([trained(root, name, 0, answers)]) for name, answers in (("a", GOLD), ("b", WRONG)))
-    table = by_class({"right": right, "wrong": wrong}).set_index("class")
+    right, wrong = (collect_answers([trained(root, name, 0, answers)]) for name, answers in (("a", GOLD), ("b", WRONG)))
+    table = scores_by_class({"right": right, "wrong": wrong}).set_index("class")
     assert table["items"].to_dict() == {"Cause-Effect": 3, "Member-Collection": 1, "Other": 2}
     assert table["right"].tolist() == [100, 100, 100]
     assert table.loc[["Cause-Effect", "Member-Collection"], "wrong"].mean() == pytest.approx(official_f1(GOLD, WRONG))
 
 
-def test_errors_are_told_apart_by_kind_and_distance_with_the_surest_as_examples(root: Path) -> None:
+def test_errors_are_counted_by_kind_and_distance(root: Path) -> None:
     better = [CAUSE, EFFECT, EFFECT, OTHER, OTHER, OTHER]
-    errors = errors_of(answers_of([trained(root, "a", 0, WRONG, 0.6), trained(root, "a", 1, better)]))
+    errors = collect_errors(collect_answers([trained(root, "a", 0, WRONG, 0.6), trained(root, "a", 1, better)]))
     assert (errors.answered, errors.wrong) == (12, 6)
     assert errors.kinds == {
         "the right relation, the wrong direction": 2,
@@ -133,10 +139,10 @@ def test_errors_are_told_apart_by_kind_and_distance_with_the_surest_as_examples(
     }
 
 
-def test_of_plain_classes_errors_are_told_apart_by_the_length_of_the_sentence(root: Path) -> None:
+def test_errors_of_plain_classes_are_counted_by_length(root: Path) -> None:
     table = pd.read_parquet(root / paths.PREPARED / "dev.parquet")[["id", "tokens", "label", "length"]]
     table.assign(label=["hot", "cold"] * 3).to_parquet(root / paths.PREPARED / "dev.parquet")
-    errors = errors_of(answers_of([trained(root, "a", 0, ["hot"] * 6, labels=["cold", "hot"])]))
+    errors = collect_errors(collect_answers([trained(root, "a", 0, ["hot"] * 6, labels=["cold", "hot"])]))
     assert (errors.wrong, errors.kinds) == (3, {})
     # lengths are 7, 9, 10, 12, 16 and 19; every other answer is right
     assert errors.counted == "tokens in the sentence"
