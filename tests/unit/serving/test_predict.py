@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from bilstm_attention.serving.classifier.predict import predict_file, predict_lines
 from pyarrow import parquet
 from tests.small import LABELS, WORDS, save_classifier_folder
 
 from bilstm_attention.errors import DataError
 from bilstm_attention.serving import predict as predictions
 from bilstm_attention.serving.classifier import TextClassifier, load_folder
+from bilstm_attention.serving.predict import predict_file, predict_lines
 
 TEXTS = [f"The <e1>{WORDS[number % 6]}</e1> of{' the' * (number % 4)} <e2>car</e2>, NA" for number in range(11)]
 
