@@ -29,9 +29,7 @@ COMMANDS = (
     "explain",
     "report",
     "predict",
-    "models",
     "promote",
-    "rollback",
     "sync",
     "ui",
 )

@@ -76,8 +76,10 @@ class AttentionPooling(keras.layers.Layer):
         raise NotImplementedError
 
     def weigh(self, states: Any, context: Context) -> Any:
-        """Weights, float32 `(B, T)` or `(B, K, T)`."""
-        return masked_softmax(ops.cast(self.score(states, context), "float32") / self.temperature, context.mask)
+        """Weights, float32 `(B, T)` or `(B, K, T)`: softmax over the real steps, exactly 0 at the others."""
+        scores = ops.cast(self.score(states, context), "float32") / self.temperature
+        mask = context.mask if len(scores.shape) == 2 else ops.expand_dims(context.mask, 1)
+        return ops.softmax(ops.where(mask, scores, MASKED), axis=-1)
 
     def pool(self, states: Any, weights: Any, context: Context) -> Any:
         """The weighted sums, `(B, H)` or `(B, K H)`."""
@@ -103,7 +105,7 @@ class AttentionPooling(keras.layers.Layer):
         self.penalties = (*self.penalties, loss)
 
     def learned(self, name: str, *shape: int | None) -> Any:
-        """A trained weight of the score, drawn as Keras draws kernels, with weight decay."""
+        """A weight of the score, drawn as Keras draws kernels, with weight decay."""
         return self.add_weight(shape=shape, initializer="glorot_uniform", regularizer=decay(self.l2), name=name)
 
     def bias(self, name: str, *shape: int | None) -> Any:
@@ -118,20 +120,11 @@ class AttentionPooling(keras.layers.Layer):
         return {**super().get_config(), **{name: getattr(self, name) for name in arguments(type(self))}}
 
 
-def masked_softmax(scores: Any, mask: Any) -> Any:
-    """Softmax of scores `(B, T)` or `(B, K, T)` over the steps where mask `(B, T)` is True; 0 at the others."""
-    mask = mask if len(scores.shape) == 2 else ops.expand_dims(mask, 1)
-    return ops.softmax(ops.where(mask, scores, MASKED), axis=-1)
-
-
 MECHANISMS: dict[str, type[AttentionPooling]] = {}
 
 
 def mechanism(kind: str) -> Callable[[type[AttentionPooling]], type[AttentionPooling]]:
-    """Registers a layer as a `model.attention.kind`, to be searched, saved and loaded like the rest.
-
-    Its `__init__` may take any parameter of `model.attention` by name, and then keeps it in an attribute of that name.
-    """
+    """Registers a layer as a `model.attention.kind`; its `__init__` keeps parameters under their names."""
 
     def register(layer: type[AttentionPooling]) -> type[AttentionPooling]:
         MECHANISMS[kind] = keras.saving.register_keras_serializable(PACKAGE, name=f"{kind}_attention")(layer)
@@ -315,8 +308,6 @@ class Structured(AttentionPooling):
 class MultiHead(AttentionPooling):
     """`e_kt = q_k . (W_k h_t) / sqrt(key_size)`, a learned query `q_k` per head (Vaswani et al. 2017, section 3.2).
 
-    Values are the states themselves: the paper's linear projections of values and output would add no function here.
-
     Args:
         heads: K.
         key_size: length of keys and queries, the paper's `d_k`.
@@ -334,7 +325,7 @@ class MultiHead(AttentionPooling):
         self.q = self.learned("q", self.heads, self.key_size)
 
     def score(self, states: Any, context: Context) -> Any:
-        # q . (W h) = (W q) . h, with fewer products
+        # q . (W h) = (W q) . h, with fewer products; values are the states themselves, without linear projections
         queries = ops.einsum("hkd,kd->kh", ops.reshape(self.w, (-1, self.heads, self.key_size)), self.q)
         return ops.einsum("bth,kh->bkt", states, queries) / self.key_size**0.5
 

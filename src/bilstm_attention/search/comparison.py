@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from bilstm_attention import paths
-from bilstm_attention.config import Block, Params, Train, check, flatten, read_overrides, read_yaml, with_overrides
+from bilstm_attention.config import Params, Train, flatten, read_overrides, with_overrides
 from bilstm_attention.errors import ParamsError
+from bilstm_attention.schema import Block, check, read_yaml
 from bilstm_attention.search.trainings import TrainingJob
 
 # names files

@@ -6,9 +6,10 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from bilstm_attention import paths
-from bilstm_attention.config import Params, check, flatten, load_params, with_overrides
+from bilstm_attention.config import Params, flatten, load_params, with_overrides
 from bilstm_attention.reports.run_page import describe_sweep
 from bilstm_attention.reports.sweep_report import shown_params
+from bilstm_attention.schema import check
 from bilstm_attention.search.outcome import read_outcome
 from bilstm_attention.search.study import finished_trials, local_url, open_storage
 from bilstm_attention.tracking.environment import input_digests

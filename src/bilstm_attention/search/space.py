@@ -12,8 +12,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import BaseTrial
 from pydantic import Field, StringConstraints
 
-from bilstm_attention.config import Block, Params, check, flatten, read_yaml, with_overrides
+from bilstm_attention.config import Params, flatten, with_overrides
 from bilstm_attention.errors import ParamsError, did_you_mean, join_lines
+from bilstm_attention.schema import Block, check, read_yaml
 
 # Packages that samplers need and this project does not install.
 SAMPLER_PACKAGES = {"gp": "torch", "cmaes": "cmaes"}

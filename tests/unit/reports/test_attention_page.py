@@ -18,8 +18,7 @@ from playwright.sync_api import Page as PageInBrowser
 from tests.browser import headless_browser
 
 from bilstm_attention.reports import attention_page as attention_html
-from bilstm_attention.reports.attention_page import SHADES, attention_page
-from bilstm_attention.reports.reading import AttentionExample
+from bilstm_attention.reports.attention_page import SHADES, AttentionExample, attention_page
 
 HOSTILE = [
     "a",
@@ -228,22 +227,6 @@ def test_a_thousand_sentences_with_eight_heads_stay_a_few_megabytes(written: Cal
     words = [f"word{number}" for number in range(30)]
     examples = [example(words, weights=rng.dirichlet(np.ones(30), 8), axis="head") for _ in range(1000)]
     assert len(written(examples).encode()) < 5_000_000
-
-
-@pytest.mark.parametrize(
-    ("faulty", "message"),
-    [
-        ([example(["a", "b"], weights=[[1.0]])], r"\(K, 2\)"),
-        ([example(["a"], weights=[1.0])], r"\(K, 1\)"),
-        ([example(["a"]), example(["a"], weights=[[1.0], [1.0]])], r"Received: \[1, 2\]"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused_and_nothing_is_written(
-    faulty: list[AttentionExample], message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        attention_page(faulty, tmp_path / "page.html", title="t", source="s")
-    assert list(tmp_path.iterdir()) == []
 
 
 def luminance(colour: str) -> float:

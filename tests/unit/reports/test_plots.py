@@ -307,7 +307,7 @@ def test_a_score_along_a_parameter_is_drawn_by_curve(tmp_path: Path) -> None:
     )
     pictures = [tmp_path / name for name in ("one.png", "two.png")]
     for picture in pictures:
-        comparison_plots.along(frame, "data.train_rows", "test official_f1", picture)
+        comparison_plots.plot_along(frame, "data.train_rows", "test official_f1", picture)
     assert pictures[0].read_bytes() == pictures[1].read_bytes()
     assert pictures[0].read_bytes().startswith(b"\x89PNG")
 
@@ -319,20 +319,20 @@ def compared(**columns: list[float]) -> pd.DataFrame:
 
 
 def test_a_variant_far_below_the_others_stands_at_the_edge_with_its_mean(drawn) -> None:
-    figure = drawn(comparison_plots.compared, compared(), "dev official_f1")
+    figure = drawn(comparison_plots.plot_variants, compared(), "dev official_f1")
     assert figure.axes[0].get_xlim()[0] > 75
     assert "◂ 59.6" in texts(figure)
     # as wide as the intervals are, it is not far
     for near in (compared()[:5], compared(low=[50.0] * 6, high=[90.0] * 6)):
-        assert not any(text.startswith("◂") for text in texts(drawn(comparison_plots.compared, near, "dev loss")))
+        assert not any(text.startswith("◂") for text in texts(drawn(comparison_plots.plot_variants, near, "dev loss")))
 
 
 def test_intervals_are_drawn_where_they_are_known(drawn) -> None:
     known = compared(low=[77.0, 77.5, 76.0, 76.5, 75.5, 57.0], high=[80.0, 79.5, 79.0, 79.4, 78.2, 61.0])
-    figure = drawn(comparison_plots.compared, known, "test official_f1")
+    figure = drawn(comparison_plots.plot_variants, known, "test official_f1")
     (bands,) = figure.axes[0].collections
     assert [(band[0][0], band[1][0]) for band in bands.get_segments()] == [
         *zip(known["low"][:5], known["high"][:5], strict=True)
     ]
     assert "test official F1 in percent; bar: mean, band: 95 % interval" in texts(figure)
-    assert not drawn(comparison_plots.compared, compared(), "dev loss").axes[0].collections
+    assert not drawn(comparison_plots.plot_variants, compared(), "dev loss").axes[0].collections

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bilstm_attention.config import PLAIN, Params, flatten, load_params, read_yaml, with_overrides
+from bilstm_attention.config import Params, flatten, load_params, with_overrides
+from bilstm_attention.schema import PLAIN, read_yaml
 from bilstm_attention.search.space import read_sweep
 
 ROOT = Path(__file__).parents[3]

@@ -72,7 +72,7 @@ def test_each_row_gets_its_most_probable_label_and_all_probabilities(classifier:
 def test_the_answers_are_those_of_the_network(classifier: TextClassifier) -> None:
     from bilstm_attention.model.predict import predict
 
-    direct = predict(classifier.model, classifier.rows(TEXTS))
+    direct = predict(classifier.model, classifier.examples(TEXTS)[1])
     np.testing.assert_allclose(probabilities(classifier, TEXTS), direct, atol=1e-7)
 
 
@@ -89,7 +89,7 @@ def test_attention_tells_each_token_with_its_weight(classifier: TextClassifier, 
     table = one.answer(TEXTS, attention=True)
     assert list(table.columns) == ["label", "score", "probabilities", "tokens", "weights"]
     assert table["tokens"].tolist() == one.tokens(TEXTS)
-    for row, direct in zip(table["weights"], read_attention(model, one.rows(TEXTS))[1], strict=True):
+    for row, direct in zip(table["weights"], read_attention(model, one.examples(TEXTS)[1])[1], strict=True):
         assert sum(row) == pytest.approx(1.0, abs=1e-6)
         np.testing.assert_allclose(row, direct if kind == "zhou" else direct.mean(axis=0), atol=1e-7)
     # asking for them changes no answer
@@ -115,7 +115,7 @@ def test_text_is_tokenised_as_in_training(classifier: TextClassifier) -> None:
         classifier, ["the <e1>wheel</e1> of <e2>car</e2>", "THE <e1> Wheel </e1> of <e2>car</e2>"]
     )
     np.testing.assert_array_equal(lower, upper)
-    assert classifier.rows([TEXTS[2]]).lengths.max() <= 12
+    assert classifier.examples([TEXTS[2]])[1].lengths.max() <= 12
 
 
 def test_tokens_are_those_of_training_whether_or_not_a_sentence_is_cut(classifier: TextClassifier) -> None:

@@ -1,0 +1,85 @@
+"""YAML files checked against pydantic schemas, with errors that name what is legal."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from bilstm_attention.errors import ParamsError, did_you_mean, join_lines
+
+
+class Block(BaseModel):
+    """A block of parameters: unknown keys are errors, and values are never changed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+Schema = TypeVar("Schema", bound=BaseModel)
+PLAIN = YAML(typ="safe", pure=True)
+
+
+def read_yaml(path: Path, yaml: YAML = PLAIN) -> Any:
+    """A YAML file of blocks.
+
+    Raises:
+        ParamsError: it is not there, is no YAML, or holds something else.
+    """
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file.") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: not a YAML file: {error}") from None
+    if not isinstance(document, Mapping):
+        raise ParamsError(f"{path}: holds {type(document).__name__}; parameters are blocks of `key: value`.")
+    return document
+
+
+def check(values: Mapping[str, Any], where: str, schema: type[Schema]) -> Schema:
+    """Checks plain values against a schema.
+
+    Args:
+        values: nested mappings.
+        where: their origin, for errors.
+        schema: of the outermost block.
+
+    Raises:
+        ParamsError: lists every unknown key, wrong type and value out of range, with what is legal.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise ParamsError(join_lines(_explain(fault, where, schema) for fault in error.errors())) from None
+
+
+def _explain(fault: Any, where: str, schema: type[BaseModel]) -> str:
+    # pydantic appends the branch of a union to the location; a key of params.yaml ends before it
+    location = [str(part) for part in fault["loc"] if not re.search(r"[\[(]|^(str|dict|int|float|none)$", str(part))]
+    key = ".".join(location)
+    if fault["type"] == "extra_forbidden":
+        siblings = _fields_at(schema, location[:-1])
+        return (
+            f"{where}: unknown parameter {key}{did_you_mean(location[-1], siblings) or '.'}"
+            f" Legal{' in ' + '.'.join(location[:-1]) if location[1:] else ''}: {', '.join(siblings)}."
+        )
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":
+        # our own checks name the parameter in full
+        names_key = not location or message.startswith(f"{location[0]}.")
+        return f"{where}: {message}." if names_key else f"{where}: {key}: {message}."
+    hint = (
+        did_you_mean(str(fault["input"]), re.findall(r"'([^']*)'", message)) if fault["type"] == "literal_error" else ""
+    )
+    return f"{where}: {key}: {message}; received {fault['input']!r}{hint or '.'}"
+
+
+def _fields_at(schema: type[BaseModel], location: Iterable[str]) -> list[str]:
+    block: Any = schema
+    for part in location:
+        # a mapping from names to blocks has blocks alike under every name
+        block = get_args(block)[1] if get_origin(block) is dict else block.model_fields[part].annotation
+    return list((get_args(block)[1] if get_origin(block) is dict else block).model_fields)
