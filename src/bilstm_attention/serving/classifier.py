@@ -1,4 +1,4 @@
-"""Raw text in, label, probabilities and attention out; MLflow loads this module to serve a logged model."""
+"""Classifies raw text: label, probabilities and attention; MLflow loads this module to serve a logged model."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ EMPTY_ENTITIES = {MARKERS[:2], MARKERS[2:]}
 
 
 class TextClassifier:
-    """A trained classifier that takes sentences as they are written.
+    """A trained classifier of raw sentences.
 
     Args:
         model: the Keras classifier.
@@ -36,16 +36,16 @@ class TextClassifier:
 
         Args:
             texts: the sentences.
-            attention: whether to tell what the model attended to.
+            attention: whether to add tokens and their weights.
             first: number of the first row, for errors.
 
         Returns:
-            a row per sentence: `label`, the most probable one; `score`, its probability; `probabilities`, those of all
-            labels by name; with `attention` also `tokens`, T words as the model read them, and `weights`, T numbers
-            that sum to 1, of several distributions their mean.
+            a row per sentence: `label`, the most probable; `score`, its probability; `probabilities` by label; with
+            `attention` also `tokens`, T words as the model reads them, and `weights`, T numbers that sum to 1: the mean
+            of a model's several distributions.
 
         Raises:
-            DataError: no text, empty sentences, or entities not marked, by row.
+            DataError: sentences that are empty, no text, or without marked entities, by row.
         """
         from bilstm_attention.model.predict import predict, read_attention
 
@@ -82,15 +82,15 @@ class TextClassifier:
         if faults:
             raise DataError(join_lines(faults))
         rows = [tokenize(text, self.data.tokens) for text in texts]
-        if all(map(self._as_it_is, rows)):
-            # a table costs a sentence alone about as much time as its forward pass
+        if all(map(self._is_whole, rows)):
+            # for a single sentence, making a table takes about as long as the forward pass
             return rows
         sources = [f"row {number}" for number in range(first, first + len(texts))]
         examples = pd.DataFrame({"id": sources, "text": list(texts), "label": "", "source": sources})
         return list(encode_examples(examples, self.data)["tokens"])
 
-    def _as_it_is(self, row: Sequence[str]) -> bool:
-        """Whether `encode_examples` has nothing to cut and nothing to complain of."""
+    def _is_whole(self, row: Sequence[str]) -> bool:
+        """Whether `encode_examples` would neither cut the row nor refuse it."""
         return 0 < len(row) <= self.data.tokens.max_length and EMPTY_ENTITIES.isdisjoint(pairwise(row))
 
     def _fault(self, text: Any) -> str:
@@ -98,8 +98,8 @@ class TextClassifier:
             return f"{text!r} is no text."
         if not text.strip():
             return "an empty sentence."
-        wrong = marking_fault(text) if self.data.relational else ""
-        return wrong and f"{wrong}; a relation sentence marks both entities as <e1>..</e1> and <e2>..</e2>."
+        fault = marking_fault(text) if self.data.relational else ""
+        return fault and f"{fault}; a relation sentence marks both entities as <e1>..</e1> and <e2>..</e2>."
 
 
 def load_folder(folder: Path) -> TextClassifier:
@@ -117,11 +117,11 @@ def load_folder(folder: Path) -> TextClassifier:
 
 
 class Served:
-    """A classifier as MLflow calls it; what it cannot answer is a request that MLflow's server refuses with status 400.
+    """A classifier as MLflow calls it; a request that cannot be answered gets status 400 from MLflow's server.
 
     Args:
         classifier: the classifier.
-        max_rows: sentences at once.
+        max_rows: sentences of a request.
         max_characters: of a sentence.
     """
 
@@ -129,7 +129,7 @@ class Served:
         self.classifier, self.max_rows, self.max_characters = classifier, max_rows, max_characters
 
     def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """Answers the column `text` of a table, see `TextClassifier.answer`, which `params` may tell `attention`."""
+        """Answers the column `text` of a table, see `TextClassifier.answer`; `params` may set `attention`."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -141,7 +141,7 @@ class Served:
     def _checked(self, model_input: pd.DataFrame) -> list[Any]:
         if "text" not in model_input:
             raise DataError(f"columns {list(model_input)}: a table of sentences has a column `text`.")
-        # what is missing is NaN in a table
+        # a table has NaN for null
         texts = [None if isinstance(text, float) else text for text in model_input["text"]]
         if len(texts) > self.max_rows:
             raise DataError(
@@ -159,5 +159,5 @@ class Served:
 
 
 def _load_pyfunc(path: str, model_config: Mapping[str, int]) -> Served:
-    """What MLflow calls to load a logged model."""
+    """The loader that MLflow calls for a logged model."""
     return Served(load_folder(Path(path)), **model_config)

@@ -1,9 +1,10 @@
-"""Sentences, lines and tables are answered in order, in parts of any size, as the classifier answers each alone."""
+"""Sentences, lines and tables are answered in order, in chunks of any size, as the classifier answers each alone."""
 
 import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,12 @@ from pyarrow import parquet
 from tests.small import LABELS, WORDS, save_classifier_folder
 
 from bilstm_attention.errors import DataError
-from bilstm_attention.serving import predict as predictions
+from bilstm_attention.serving import predict
 from bilstm_attention.serving.classifier import TextClassifier, load_folder
 from bilstm_attention.serving.predict import predict_file, predict_lines
 
 TEXTS = [f"The <e1>{WORDS[number % 6]}</e1> of{' the' * (number % 4)} <e2>car</e2>, NA" for number in range(11)]
+NESTED = ("probabilities", "tokens", "weights")
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +28,9 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> TextClassifier:
 
 
 @pytest.fixture(autouse=True)
-def asked_for(classifier: TextClassifier, monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
-    """The models asked for; parts of three rows."""
-    models: list[str | None] = []
-    monkeypatch.setattr(predictions, "classifier", lambda model: models.append(model) or classifier)
-    monkeypatch.setattr(predictions, "ROWS", 3)
-    return models
+def chunks_of_three(classifier: TextClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "load_model", lambda source: classifier)
+    monkeypatch.setattr(predict, "CHUNK", 3)
 
 
 @pytest.fixture
@@ -51,11 +50,10 @@ def write(table: pd.DataFrame, path: Path) -> Path:
 
 
 def read(path: Path) -> pd.DataFrame:
-    nested = ("probabilities", "tokens", "weights")
     match path.suffix:
         case ".csv":
-            found = pd.read_csv(path, keep_default_na=False, dtype={"number": str})
-            return found.assign(**{name: found[name].map(json.loads) for name in nested if name in found})
+            answers = pd.read_csv(path, keep_default_na=False, dtype={"number": str})
+            return answers.assign(**{name: answers[name].map(json.loads) for name in NESTED if name in answers})
         case ".parquet":
             return pd.read_parquet(path)
         case _:
@@ -65,141 +63,109 @@ def read(path: Path) -> pd.DataFrame:
 @pytest.mark.parametrize("attention", [False, True])
 @pytest.mark.parametrize("target", [".csv", ".parquet", ".jsonl"])
 @pytest.mark.parametrize("source", [".csv", ".parquet", ".jsonl"])
-def test_a_table_is_answered_row_by_row(
+def test_every_row_of_a_table_is_answered_in_order(
     source: str, target: str, attention: bool, classifier: TextClassifier, table: pd.DataFrame, tmp_path: Path
 ) -> None:
-    answered = tmp_path / f"answers{target}"
-    predict_file(write(table, tmp_path / f"given{source}"), answered, "sentence", None, attention)
-    found, wanted = read(answered), classifier.answer(TEXTS, attention)
-    assert list(found.columns) == [*table.columns, *wanted.columns]
-    for column in table.columns:
-        assert found[column].tolist() == table[column].tolist()
-    assert found["label"].tolist() == wanted["label"].tolist()
-    np.testing.assert_allclose(found["score"], wanted["score"], atol=1e-6)
-    for one, other in zip(found["probabilities"], wanted["probabilities"], strict=True):
+    predict_file(write(table, tmp_path / f"in{source}"), tmp_path / f"out{target}", "sentence", None, attention)
+    answers, expected = read(tmp_path / f"out{target}"), classifier.answer(TEXTS, attention)
+    assert list(answers.columns) == [*table.columns, *expected.columns]
+    for column in (*table.columns, "label"):
+        assert answers[column].tolist() == (table if column in table else expected)[column].tolist()
+    np.testing.assert_allclose(answers["score"], expected["score"], atol=1e-6)
+    for one, other in zip(answers["probabilities"], expected["probabilities"], strict=True):
         assert one == pytest.approx(other, abs=1e-6)
     if attention:
-        assert [list(words) for words in found["tokens"]] == wanted["tokens"].tolist()
-        for one, other in zip(found["weights"], wanted["weights"], strict=True):
+        assert [list(words) for words in answers["tokens"]] == expected["tokens"].tolist()
+        for one, other in zip(answers["weights"], expected["weights"], strict=True):
             np.testing.assert_allclose(one, other, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"sentence": [*TEXTS[:7], "no marks", *TEXTS[8:]]}, "given.csv: row 7: has no markers; a relation sentence"),
-        ({"label": "x"}, "has columns of the answers' names already, label; rename them"),
-    ],
-)
-def test_a_table_that_cannot_be_answered_leaves_no_half_of_one(
-    change: dict[str, object], said: str, table: pd.DataFrame, tmp_path: Path
-) -> None:
-    source = write(table.assign(**change), tmp_path / "given.csv")
-    (tmp_path / "answers.csv").write_text("of before")
-    with pytest.raises(DataError) as raised:
-        predict_file(source, tmp_path / "answers.csv", "sentence", None, False)
-    assert said in str(raised.value)
-    assert (tmp_path / "answers.csv").read_text() == "of before"
-    assert {path.name for path in tmp_path.iterdir()} == {"given.csv", "answers.csv"}
-
-
-@pytest.mark.parametrize(
-    ("source", "target", "said"),
-    [
-        ("given.csv", "answers.xlsx", "answers.xlsx: tables are .csv, .parquet, .jsonl"),
-        ("given.txt", "answers.csv", "given.txt: tables are .csv, .parquet, .jsonl"),
-        ("absent.csv", "answers.csv", "absent.csv: no such file"),
-        ("given.csv", "answers.csv", "no column 'text'. There are: number, sentence, note"),
-        ("broken.jsonl", "answers.csv", "broken.jsonl:2: not a jsonl file"),
-        ("list.jsonl", "answers.csv", "list.jsonl:1: a line is an object"),
-        ("keys.jsonl", "answers.csv", "keys.jsonl:2: keys text, more; the first line has text"),
-        ("empty.jsonl", "answers.csv", "empty.jsonl: no column 'text'. There are: ."),
-        ("latin.csv", "answers.csv", "latin.csv: not a csv file"),
-        ("commas.csv", "answers.csv", "commas.csv:2: 2 fields, 1 in the header; a comma within a field needs quotes"),
-        ("text.parquet", "answers.csv", "text.parquet: not a parquet file"),
-        ("damaged.parquet", "answers.csv", "damaged.parquet: a damaged parquet file"),
-        ("twice.parquet", "answers.csv", "twice.parquet: several columns are called text; give each a name"),
-        ("twice.csv", "answers.csv", "twice.csv: several columns are called note; give each a name of its own"),
-        ("gap.csv", "answers.csv", "gap.csv:2: an empty line; delete it, or write an empty field"),
-        ("half.jsonl", "answers.csv", "half.jsonl: a column holds what no table can, or values of several types"),
-        ("long.jsonl", "answers.csv", "long.jsonl: a column holds what no table can, or values of several types"),
-        ("mixed.jsonl", "answers.csv", "mixed.jsonl: a column holds what no table can, or values of several types"),
-    ],
-)
-def test_a_table_that_cannot_be_read_is_named(
-    source: str, target: str, said: str, table: pd.DataFrame, tmp_path: Path
-) -> None:
-    write(table, tmp_path / "given.csv")
-    (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n{"te')
-    (tmp_path / "list.jsonl").write_text("[1]\n")
-    (tmp_path / "keys.jsonl").write_text(f'{{"text": "{TEXTS[0]}"}}\n{{"text": "b", "more": 1}}\n')
-    (tmp_path / "empty.jsonl").write_text("")
-    (tmp_path / "latin.csv").write_bytes("text\né\n".encode("latin-1"))
-    (tmp_path / "commas.csv").write_text("text\nA good film, but long\n")
-    (tmp_path / "text.parquet").write_text("text")
-    parquet.write_table(pa.table({"text": TEXTS * 500}), tmp_path / "damaged.parquet", use_dictionary=False)
-    pages = bytearray((tmp_path / "damaged.parquet").read_bytes())
-    pages[50:150] = b"x" * 100
-    (tmp_path / "damaged.parquet").write_bytes(pages)
-    parquet.write_table(pa.table([TEXTS, TEXTS], names=["text", "text"]), tmp_path / "twice.parquet")
-    (tmp_path / "twice.csv").write_text(f'text,note,note\n"{TEXTS[0]}",1,2\n')
-    (tmp_path / "gap.csv").write_text(f'text\n\n"{TEXTS[0]}"\n')
-    (tmp_path / "half.jsonl").write_text('{"text": "\\ud83d"}\n')
-    (tmp_path / "long.jsonl").write_text(f'{{"text": "a", "id": {2**70}}}\n')
-    (tmp_path / "mixed.jsonl").write_text('{"text": "a", "id": 1}\n{"text": "b", "id": "x7"}\n')
-    with pytest.raises(DataError) as raised:
-        predict_file(tmp_path / source, tmp_path / target, "text", None, False)
-    assert said in str(raised.value)
-    assert not (tmp_path / target).exists()
-
-
-def test_a_long_field_and_empty_lines_at_the_end_are_no_fault(tmp_path: Path) -> None:
-    note = "x" * 200_000
-    (tmp_path / "given.csv").write_text(f'text,note\n"{TEXTS[0]}",{note}\n\n\n')
-    predict_file(tmp_path / "given.csv", tmp_path / "answers.csv", "text", None, False)
-    assert read(tmp_path / "answers.csv")["note"].tolist() == [note]
-
-
-def test_columns_keep_their_types_and_their_order(tmp_path: Path, classifier: TextClassifier) -> None:
-    days = pa.array([None] * 10 + [20_000], pa.date32())
-    numbers = pa.array([None] * 9 + [2**60 + 1, 5], pa.int64())
-    given = pa.table({"day": days, "text": TEXTS, "number": numbers})
-    parquet.write_table(given, tmp_path / "given.parquet")
-    predict_file(tmp_path / "given.parquet", tmp_path / "answers.parquet", "text", None, False)
-    answered = parquet.read_table(tmp_path / "answers.parquet")
-    assert answered.select(["day", "text", "number"]).equals(given)
-    assert [field.name for field in answered.schema.field("probabilities").type] == LABELS
-    # keys of a line in another order are the same keys
-    rows = [{"text": text, "id": 1} if number % 4 else {"id": 1, "text": text} for number, text in enumerate(TEXTS)]
-    lines = map(json.dumps, rows)
-    (tmp_path / "given.jsonl").write_text("\n".join(lines))
-    predict_file(tmp_path / "given.jsonl", tmp_path / "answers.csv", "text", None, False)
-    found = pd.read_csv(tmp_path / "answers.csv")
-    assert (found["text"].tolist(), set(found["id"])) == (TEXTS, {1})
-    assert found["label"].tolist() == classifier.answer(TEXTS)["label"].tolist()
 
 
 @pytest.mark.parametrize("target", [".csv", ".parquet", ".jsonl"])
 @pytest.mark.parametrize("source", [".csv", ".parquet"])
-def test_a_table_without_rows_gives_one_without_rows(
+def test_table_without_rows_gives_one_without_rows(
     source: str, target: str, table: pd.DataFrame, tmp_path: Path
 ) -> None:
-    given = write(table.head(0), tmp_path / f"given{source}")
-    predict_file(given, tmp_path / f"answers{target}", "sentence", None, True)
+    predict_file(write(table.head(0), tmp_path / f"in{source}"), tmp_path / f"out{target}", "sentence", None, True)
     if target == ".jsonl":
-        assert (tmp_path / "answers.jsonl").read_text() == ""
+        assert (tmp_path / "out.jsonl").read_text() == ""
     else:
-        found = read(tmp_path / f"answers{target}")
-        assert (len(found), list(found.columns)[-2:]) == (0, ["tokens", "weights"])
+        answers = read(tmp_path / f"out{target}")
+        assert (len(answers), list(answers.columns)[-2:]) == (0, ["tokens", "weights"])
 
 
-def test_lines_that_are_no_utf_8_are_named() -> None:
-    lines = io.TextIOWrapper(io.BytesIO(TEXTS[0].encode() + b"\n\xff\n"), encoding="utf-8")
-    with pytest.raises(DataError, match="standard input, row 0 or after it: not UTF-8"):
-        predict_lines(lines, None, attention=False, as_json=False, to=io.StringIO())
+def test_columns_keep_their_types(tmp_path: Path) -> None:
+    days = pa.array([None] * 10 + [20_000], pa.date32())
+    numbers = pa.array([None] * 9 + [2**60 + 1, 5], pa.int64())
+    source = pa.table({"day": days, "text": TEXTS, "number": numbers})
+    parquet.write_table(source, tmp_path / "in.parquet")
+    predict_file(tmp_path / "in.parquet", tmp_path / "out.parquet", "text", None, False)
+    answers = parquet.read_table(tmp_path / "out.parquet")
+    assert answers.select(["day", "text", "number"]).equals(source)
+    assert [field.name for field in answers.schema.field("probabilities").type] == LABELS
 
 
-def test_lines_are_answered_as_they_come(classifier: TextClassifier, asked_for: list[str | None]) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sentence": [*TEXTS[:7], "no marks", *TEXTS[8:]]}, "in.csv: row 7: has no markers; a relation sentence"),
+        ({"label": "x"}, "already has columns of the answers' names, label; rename them"),
+    ],
+)
+def test_table_that_cannot_be_answered_leaves_the_target(
+    change: dict[str, object], message: str, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    source = write(table.assign(**change), tmp_path / "in.csv")
+    (tmp_path / "out.csv").write_text("earlier")
+    with pytest.raises(DataError) as raised:
+        predict_file(source, tmp_path / "out.csv", "sentence", None, False)
+    assert message in str(raised.value)
+    assert (tmp_path / "out.csv").read_text() == "earlier"
+    assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "out.csv"}
+
+
+DAMAGED: dict[str, tuple[str | bytes, str]] = {
+    "absent.csv": ("", "no such file"),
+    "a.txt": ("text\n", "tables are .csv, .parquet, .jsonl"),
+    "column.csv": ("a,b\n1,2\n", "no column 'text'. There are: a, b"),
+    "empty.csv": ("", "cannot be read as csv: No columns to parse"),
+    "latin.csv": ("text\né\n".encode("latin-1"), "cannot be read as csv: 'utf-8' codec"),
+    "comma.csv": ("text\nA good film, but long\n", "the first row has more fields than the header"),
+    "late.csv": (f"text\n{TEXTS[0].replace(',', '')}\nlong, longer\n", "Expected 1 fields in line 3, saw 2"),
+    "gap.csv": (f'text\n"{TEXTS[0]}"\n\n"{TEXTS[0]}"\n', "row 1: an empty sentence"),
+    "twice.csv": (f'text,note,note\n"{TEXTS[0]}",1,2\n', "several columns are called note; give each a name"),
+    "broken.jsonl": ('{"text": "a"}\n{"te', "broken.jsonl:2: not JSON"),
+    "list.jsonl": ("[1]\n", "list.jsonl:1: a line is an object"),
+    "keys.jsonl": ('{"text": "a"}\n{"text": "b", "c": 1}\n', "keys.jsonl:2: keys text, c; the first line has text"),
+    "empty.jsonl": ("", "no column 'text'. There are: ."),
+    "half.jsonl": ('{"text": "\\ud83d"}\n', "cannot be read as jsonl"),
+    "mixed.jsonl": ('{"text": "a", "id": 1}\n{"text": "b", "id": "x7"}\n', "cannot be read as jsonl"),
+    "text.parquet": ("text", "cannot be read as parquet"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_table_that_cannot_be_read_is_an_error(name: str, tmp_path: Path) -> None:
+    content, message = DAMAGED[name]
+    if name != "absent.csv":
+        (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(DataError) as raised:
+        predict_file(tmp_path / name, tmp_path / "out.csv", "text", None, False)
+    assert message in str(raised.value)
+    assert name in str(raised.value)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_damaged_parquet_pages_are_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "in.parquet"
+    parquet.write_table(pa.table({"text": TEXTS * 500}), file, use_dictionary=False)
+    pages = bytearray(file.read_bytes())
+    pages[50:150] = b"x" * 100
+    file.write_bytes(pages)
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        predict_file(file, tmp_path / "out.csv", "text", None, False)
+
+
+def test_lines_are_answered_as_they_come(classifier: TextClassifier) -> None:
     out, seen = io.StringIO(), list[int]()
 
     def lines() -> Iterator[str]:
@@ -207,26 +173,29 @@ def test_lines_are_answered_as_they_come(classifier: TextClassifier, asked_for: 
             seen.append(out.getvalue().count("\n"))
             yield f"{text}\n"
 
-    predict_lines(lines(), "models:/sample@champion", attention=False, as_json=False, to=out)
+    predict_lines(lines(), None, attention=False, as_json=False, to=out)
     assert seen == list(range(11))
-    wanted = classifier.answer(TEXTS)
-    assert [line.split("\t")[0] for line in out.getvalue().splitlines()] == wanted["label"].tolist()
-    scores = [float(line.split("\t")[1]) for line in out.getvalue().splitlines()]
-    np.testing.assert_allclose(scores, wanted["score"], atol=1e-6)
-    assert asked_for == ["models:/sample@champion"]
+    expected = classifier.answer(TEXTS)
+    answers = [line.split("\t") for line in out.getvalue().splitlines()]
+    assert [label for label, _ in answers] == expected["label"].tolist()
+    np.testing.assert_allclose([float(score) for _, score in answers], expected["score"], atol=1e-6)
 
 
 @pytest.mark.parametrize("attention", [False, True])
-def test_sentences_are_answered_in_json_where_asked(attention: bool, classifier: TextClassifier) -> None:
+def test_json_lines_hold_all_columns(attention: bool, classifier: TextClassifier) -> None:
     out = io.StringIO()
     predict_lines(TEXTS, None, attention=attention, as_json=not attention, to=out)
-    found = [json.loads(line) for line in out.getvalue().splitlines()]
-    assert [list(answer) for answer in found] == [list(classifier.answer(TEXTS, attention).columns)] * 11
-    assert [answer["label"] for answer in found] == classifier.answer(TEXTS)["label"].tolist()
+    answers: list[dict[str, Any]] = [json.loads(line) for line in out.getvalue().splitlines()]
+    expected = classifier.answer(TEXTS, attention)
+    assert [list(answer) for answer in answers] == [list(expected.columns)] * 11
+    assert [answer["label"] for answer in answers] == expected["label"].tolist()
 
 
-def test_a_line_that_cannot_be_answered_is_named_after_the_answers_before_it() -> None:
+def test_line_that_cannot_be_answered_is_named() -> None:
     out = io.StringIO()
     with pytest.raises(DataError, match="row 4: has no markers"):
         predict_lines([*TEXTS[:4], "no marks"], None, attention=False, as_json=False, to=out)
-    assert len(out.getvalue().splitlines()) == 3  # of the part before
+    assert len(out.getvalue().splitlines()) == 3
+    lines = io.TextIOWrapper(io.BytesIO(TEXTS[0].encode() + b"\n\xff\n"), encoding="utf-8")
+    with pytest.raises(DataError, match="standard input, row 0 or after it: not UTF-8"):
+        predict_lines(lines, None, attention=False, as_json=False, to=io.StringIO())
