@@ -138,9 +138,9 @@ def apply(
 
     if not config and not overrides:
         raise ParamsError("nothing to apply: name a file of experiments/configs, or parameters as -S KEY=VALUE.")
-    wanted = read_overrides(config) if config else {}
-    wanted |= dict(parse_override(text) for text in overrides or ())
-    changed = apply_overrides(paths.project_root() / paths.PARAMS, wanted)
+    requested = read_overrides(config) if config else {}
+    requested |= dict(parse_override(text) for text in overrides or ())
+    changed = apply_overrides(paths.project_root() / paths.PARAMS, requested)
     for key, value in changed.items():
         print(f"{key} = {value}")
     if not changed:
@@ -257,8 +257,8 @@ def explain(
     from bilstm_attention import stages
 
     if bool(text) == bool(split):
-        given = "both" if text else "neither"
-        raise UserError(f"{given} of --text and --split: give sentences, --text '...', or a split, --split dev.")
+        which = "both" if text else "neither"
+        raise UserError(f"{which} of --text and --split: give sentences, --text '...', or a split, --split dev.")
     output = output.absolute()
     _enter_project()
     stages.explain(text or [], split, limit, seed, output)

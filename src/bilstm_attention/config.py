@@ -116,10 +116,8 @@ class Embeddings(Block):
     @model_validator(mode="after")
     def _path_fits_the_source(self) -> "Embeddings":
         if self.source != "random" and (self.source == "corpus") != self.path.endswith(".parquet"):
-            wanted = (
-                "the training text, data/prepared/train.parquet" if self.source == "corpus" else "a file of vectors"
-            )
-            raise ValueError(f"embeddings.path: source {self.source} takes {wanted}, not {self.path}")
+            legal = "the training text, data/prepared/train.parquet" if self.source == "corpus" else "a file of vectors"
+            raise ValueError(f"embeddings.path: source {self.source} takes {legal}, not {self.path}")
         return self
 
 

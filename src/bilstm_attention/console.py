@@ -57,7 +57,7 @@ def suppress_native_stderr() -> Iterator[None]:
 
 
 def start_tensorflow() -> None:
-    """Imports Keras and TensorFlow and lets them look for devices, without their chatter."""
+    """Imports Keras and TensorFlow and lets them look for devices, quietly."""
     with suppress_native_stderr():
         import keras
         import tensorflow as tf
@@ -68,7 +68,7 @@ def start_tensorflow() -> None:
 
 @contextmanager
 def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr with the time left, where that is a terminal; gives what is to be told how much more is done."""
+    """A progress bar on stderr if that is a terminal; gives the function that advances it."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:

@@ -1,4 +1,4 @@
-"""Errors that a user can mend: each says what was given, where, what is legal, and what to change."""
+"""User-fixable errors: each says what was received, where, what is legal, and what to change."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -35,7 +35,7 @@ def join_lines(offenders: Iterable[str], shown: int = OFFENDERS_SHOWN, more: int
     """Joins offenders into lines, the first `shown` of them, and says how many more there are.
 
     Args:
-        more: offenders that were counted and not kept.
+        more: further offenders that were only counted.
     """
     rest = iter(offenders)
     lines = list(islice(rest, shown))
@@ -44,6 +44,6 @@ def join_lines(offenders: Iterable[str], shown: int = OFFENDERS_SHOWN, more: int
 
 
 def did_you_mean(name: str, legal: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` when a legal name is close to the one given, else an empty string."""
+    """`"; did you mean 'x'?"` if a legal name is close, else an empty string."""
     close = get_close_matches(name, list(legal), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,4 +1,4 @@
-"""Does attention mean anything: what erasing the tokens it picks does, and where its weights lie, on dev.
+"""Faithfulness of attention on dev: the effect of erasing the tokens on top, and where the weights lie.
 
 Shape letters: N sentences, T tokens of one of them, K weight vectors over it (hops, heads or features), P bins.
 Differences of probabilities are in percentage points; shares, and the entropy as a share of its highest, in percent.
@@ -46,22 +46,22 @@ FUNCTION_WORDS = frozenset(_CLOSED_CLASSES.split())
 
 
 def over_seeds(measured: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """What `measure` found for the model of every seed as one.
+    """The results of `measure` for the model of every seed as one.
 
     Numbers become `mean`, `sd` and `by_seed`, curves their mean over the seeds. An `sd` of one seed is None, and so is
     a correlation that no seed has. `rows` and `token_share` know no seed.
     """
     first = next(iter(measured.values()))
-    return {**_together(measured), **{name: first[name] for name in ("rows", "token_share")}}
+    return {**_merge(measured), **{name: first[name] for name in ("rows", "token_share")}}
 
 
-def _together(found: Mapping[int, Any]) -> Any:
-    first = next(iter(found.values()))
+def _merge(results: Mapping[int, Any]) -> Any:
+    first = next(iter(results.values()))
     if isinstance(first, dict):
-        return {name: _together({seed: values[name] for seed, values in found.items()}) for name in first}
+        return {name: _merge({seed: values[name] for seed, values in results.items()}) for name in first}
     if isinstance(first, list):
-        return _rounded(np.mean(list(found.values()), axis=0))
-    numbers = {seed: value for seed, value in found.items() if value is not None}
+        return _rounded(np.mean(list(results.values()), axis=0))
+    numbers = {seed: value for seed, value in results.items() if value is not None}
     return spread_over_seeds(numbers) if numbers else None
 
 
@@ -118,7 +118,7 @@ def measure(
     taus = [kendalltau(*pair).statistic for pair in zip(attention, gradients, strict=True)]
     entropies = [100 * entropy(row, axis=-1).mean() / np.log(row.shape[-1]) for row in heads]
     shares = _shares(chosen, attention)
-    found: dict[str, Any] = _rounded(
+    result: dict[str, Any] = _rounded(
         {
             "rows": len(chosen),
             **{name: {ranking: curve.mean() for ranking, curve in by.items()} for name, by in curves.items()},
@@ -129,13 +129,13 @@ def measure(
             "token_share": shares["tokens"].to_dict(),
         }
     )
-    return found
+    return result
 
 
-def _rounded(found: Any) -> Any:
-    if isinstance(found, dict):
-        return {name: _rounded(value) for name, value in found.items()}
-    return None if found is None else np.round(found, DIGITS).tolist()
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    return None if value is None else np.round(value, DIGITS).tolist()
 
 
 def sizes(length: int) -> list[int]:
@@ -176,12 +176,12 @@ def gradient_input(model: keras.Model, rows: Rows) -> list[Floats]:
     # traced here: TensorFlow warns of functions that their first call traces, once a fifth model has one
     graph = products.get_concrete_function()
     lengths = rows.lengths
-    found = {
+    scores = {
         number: row[: lengths[number]].astype(np.float64)
         for batch in by_length(rows, GRADIENT_BATCH)
         for number, row in zip(batch, graph(tf.constant(pad(rows, batch))).numpy(), strict=True)
     }
-    return [found[number] for number in range(len(rows))]
+    return [scores[number] for number in range(len(rows))]
 
 
 def token_kinds(tokens: Sequence[str], spans: Sequence[Sequence[int]] = ()) -> list[str]:

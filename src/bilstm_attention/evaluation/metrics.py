@@ -123,7 +123,7 @@ def official_f1(gold: Sequence[str], predicted: Sequence[str]) -> float:
     Raises:
         DataError: a label that is neither a directed relation nor a none label.
     """
-    labels = _found(gold, predicted)
+    labels = _labels_of(gold, predicted)
     counts = _counts(_pairs(gold, [predicted], labels), len(labels))[0]
     return float(_official_f1(counts, labels, counts))
 
@@ -148,19 +148,19 @@ def confusion(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[st
 
 
 def signed_score(metric: str, value: float) -> float:
-    """The value turned so that more is better: of a `loss`, its negative."""
+    """The value with the sign that makes higher better: a `loss` is negated."""
     return -value if metric == "loss" else value
 
 
 def spread_over_seeds(values: Mapping[int, float]) -> dict[str, Any]:
     """`mean`, `sd` and `by_seed` of a score, as in `Summary`."""
-    found = [float(value) for value in values.values()]
+    scores = [float(value) for value in values.values()]
     by_seed = {str(seed): float(value) for seed, value in values.items()}
-    return {"mean": fmean(found), "sd": stdev(found) if len(found) > 1 else None, "by_seed": by_seed}
+    return {"mean": fmean(scores), "sd": stdev(scores) if len(scores) > 1 else None, "by_seed": by_seed}
 
 
 def summary_over_seeds(values: Mapping[int, float], low: float, high: float) -> Summary:
-    """Mean and sample standard deviation (n - 1) of a score over seeds, beside an interval found elsewhere.
+    """Mean and sample standard deviation (n - 1) of a score over seeds, beside a given interval.
 
     The `sd` of one seed is None, null in JSON: DVC and MLflow then show no number, where 0 would claim certainty.
     """
@@ -190,7 +190,7 @@ def bootstrap_interval(
         seed: of the draws; the same seed gives the same interval.
         level: in (0, 1).
     """
-    labels = _found(gold, *predictions)
+    labels = _labels_of(gold, *predictions)
     pairs = _pairs(gold, predictions, labels)
     draw = np.random.default_rng(seed)
     items = pairs.shape[1]
@@ -227,7 +227,7 @@ def compare(
     """
     if len(first) != len(second):
         raise DataError(f"cannot pair {len(first)} seeds with {len(second)}; give as many of the one as of the other.")
-    labels = _found(gold, *first, *second)
+    labels = _labels_of(gold, *first, *second)
     a, b = _pairs(gold, first, labels), _pairs(gold, second, labels)
 
     def difference(exchange: NDArray[np.bool_] | bool) -> float:
@@ -270,7 +270,7 @@ def baselines(
     }
 
 
-def _found(*sequences: Sequence[str]) -> Labels:
+def _labels_of(*sequences: Sequence[str]) -> Labels:
     return tuple(none_last(set().union(*sequences)))
 
 

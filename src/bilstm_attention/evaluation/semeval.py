@@ -134,10 +134,10 @@ def read_answers(path: Path | str, labels: Collection[str] | None = None) -> dic
 
 def answerable(gold: Iterable[str]) -> list[str]:
     """The labels that may answer a key: SemEval's where all of the key's are, else both directions of its relations."""
-    found = set(gold)
-    if found <= set(SEMEVAL_LABELS):
+    labels = set(gold)
+    if labels <= set(SEMEVAL_LABELS):
         return list(SEMEVAL_LABELS)
-    relations = {relation_of(label) for label in found} - set(NONE_LABELS)
+    relations = {relation_of(label) for label in labels} - set(NONE_LABELS)
     return [f"{name}({order})" for name in sorted(relations) for order in ("e1,e2", "e2,e1")] + list(NONE_LABELS)
 
 

@@ -72,7 +72,7 @@ def learning_curves(histories: Mapping[str, pd.DataFrame], monitor: str, path: P
         histories: by name, for instance `seed 0`; columns epoch, loss, dev_loss and `dev_<monitor>`, scores in percent.
         monitor: `train.monitor`; the best epoch has the lowest `loss`, or the highest of any other score.
         path: the PNG to write.
-        best: whether the best epoch was kept, of equals the first; else the last was.
+        best: whether the best epoch was kept, ties go to the first; else the last was.
     """
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     losses, scores = figure.subplots(1, 2)
@@ -86,8 +86,8 @@ def learning_curves(histories: Mapping[str, pd.DataFrame], monitor: str, path: P
             epochs, history["dev_loss"], marker=point, color=colour, linestyle=(0, (3, 1.5)), markerfacecolor="white"
         )
         scores.plot(epochs, score, color=colour)
-        kept = int(score.map(partial(signed_score, monitor)).argmax()) if best else -1
-        epoch, value = int(epochs.iloc[kept]), float(score.iloc[kept])
+        kept_row = int(score.map(partial(signed_score, monitor)).argmax()) if best else -1
+        epoch, value = int(epochs.iloc[kept_row]), float(score.iloc[kept_row])
         label = f"{name}: {value:.{3 if lower_is_better else 1}f} at epoch {epoch}"
         scores.plot([epoch], [value], "o", color=colour, markeredgecolor="white", markersize=8, zorder=3, label=label)
     last = max(history["epoch"].max() for history in histories.values())
@@ -249,7 +249,7 @@ def _caption(axes: Axes, example: AttentionExample, top: float, tall: float) -> 
 
 
 def _heaviest(weights: NDArray[np.floating]) -> dict[int, str]:
-    """The three largest weights by index, of equals the first, as they are written."""
+    """The three largest weights by index, ties go to the first, as they are written."""
     return {int(index): f"{weights[index]:.2f}" for index in np.argsort(-weights, kind="stable")[:3]}
 
 

@@ -238,5 +238,7 @@ def _between(table: pd.DataFrame) -> pd.Series:
 def _by_tokens(table: pd.DataFrame, tokens: pd.Series, edges: Mapping[str, float]) -> pd.DataFrame:
     groups = pd.cut(tokens, [-np.inf, *edges.values()], labels=list(edges))
     right = (table["label"] == table["predicted"]).groupby(groups, observed=True)
-    found = right.agg(["size", "mean"]).reset_index(names="tokens")
-    return pd.DataFrame({"tokens": found["tokens"], "answers": found["size"], "right": 100 * found["mean"]})
+    groups_right = right.agg(["size", "mean"]).reset_index(names="tokens")
+    return pd.DataFrame(
+        {"tokens": groups_right["tokens"], "answers": groups_right["size"], "right": 100 * groups_right["mean"]}
+    )
