@@ -17,7 +17,7 @@ import numpy as np
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params, Train, load_params
-from bilstm_attention.console import TrainingProgress, closing, start_tensorflow
+from bilstm_attention.console import TrainingProgress, print_summary, start_tensorflow
 from bilstm_attention.errors import ParamsError
 from bilstm_attention.paths import atomic_write, write_json
 
@@ -57,7 +57,7 @@ def prepare(dask: str | None = None, params: Params | None = None, root: Path = 
     write_json(folder / "summary.json", summary)
     numbers = {split: counts["rows"] for split, counts in summary["splits"].items()}
     numbers |= {"labels": len(labels), "truncated": summary["splits"]["train"]["truncated"]}
-    closing("prepare", {**numbers, "duplicates": sum(summary["duplicates"].values())})
+    print_summary("prepare", {**numbers, "duplicates": sum(summary["duplicates"].values())})
 
 
 def embed(params: Params | None = None, root: Path = paths.PROJECT) -> None:
@@ -82,7 +82,7 @@ def embed(params: Params | None = None, root: Path = paths.PROJECT) -> None:
         np.save(file, embedding.matrix, allow_pickle=False)
     write_json(folder / "coverage.json", report)
     shares = {f"{split} tokens covered %": report[split]["tokens"]["percent"] for split in ("train", "dev")}
-    closing("embed", {"words": len(embedding.vocabulary), "dimension": embedding.matrix.shape[1], **shares})
+    print_summary("embed", {"words": len(embedding.vocabulary), "dimension": embedding.matrix.shape[1], **shares})
 
 
 def prepare_data(params: Params, root: Path) -> None:
@@ -117,7 +117,7 @@ def train(seed: int) -> None:
         result.history.to_csv(path, index=False)
     write_json(folder / "dev.json", {"best_epoch": result.best_epoch, "epochs": len(result.history), "dev": result.dev})
     shown = {f"dev {name}": result.dev[name] for name in (params.train.monitor, "accuracy", "macro_f1")}
-    closing(f"train seed {seed}", {"best epoch": result.best_epoch, **shown})
+    print_summary(f"train seed {seed}", {"best epoch": result.best_epoch, **shown})
     with TemporaryDirectory() as pictures:
         record = _training_record(params, seed, Path(pictures), started)
         log_runs(corpus_name(params), [record], f"the training of seed {seed}")
@@ -173,7 +173,9 @@ def evaluate() -> None:
     write_results(result)
     name, summary = next(iter(result.metrics["test"].items()))
     baselines = {model: scores[name] for model, scores in result.metrics["baselines"].items()}
-    closing("evaluate", {f"test {name}": summary["mean"], "low": summary["low"], "high": summary["high"], **baselines})
+    print_summary(
+        "evaluate", {f"test {name}": summary["mean"], "low": summary["low"], "high": summary["high"], **baselines}
+    )
 
 
 def report() -> None:
@@ -199,7 +201,7 @@ def report() -> None:
         attention_page(examples[seed], page, title=f"seed {seed}", source="dev")
     best = best_seed(read_dev_scores(seeds), monitor)
     plots.attention_picture(select_examples(examples[best]), pictures / "attention.png")
-    closing("report", {"plots": len(list(pictures.iterdir())), "attention pages": len(seeds)})
+    print_summary("report", {"plots": len(list(pictures.iterdir())), "attention pages": len(seeds)})
     _log_evaluation(params)
 
 
@@ -308,7 +310,7 @@ def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | Non
     attention_page(shown, output, title=f"seed {seed}", source=split or "given text")
     verdicts = [example.verdict for example in shown]
     counts = {verdict: verdicts.count(verdict) for verdict in ("right", "wrong")} if split else {}
-    closing(f"explain {output}", {"sentences": len(shown), **counts})
+    print_summary(f"explain {output}", {"sentences": len(shown), **counts})
 
 
 def show_scores(markdown: bool = False) -> None:

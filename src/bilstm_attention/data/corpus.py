@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bilstm_attention.config import Data
-from bilstm_attention.console import bar
+from bilstm_attention.console import progress_bar
 from bilstm_attention.data.formats import Fault, FilePosition, Row, content_faults, read, split_files
 from bilstm_attention.data.splits import SPLITS, Split, sentence_key
 from bilstm_attention.errors import OFFENDERS_SHOWN, DataError, join_lines
@@ -64,7 +64,7 @@ def index_corpus(data: Data, chunk_rows: int = CHUNK_ROWS) -> Index:
     files = {split: starts for split in SPLITS if (starts := split_files(data, split))}
     chunks, tables = list[Chunk](), list[pa.Table]()
     size = sum(start.path.stat().st_size for starts in files.values() for start in starts)
-    with bar("reading", size) as advance:
+    with progress_bar("reading", size) as advance:
         for split, starts in files.items():
             split_chunks, table = _index_split(split, starts, data, chunk_rows, advance)
             chunks += split_chunks

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bilstm_attention.config import Data
-from bilstm_attention.console import bar
+from bilstm_attention.console import progress_bar
 from bilstm_attention.data.corpus import Chunk, read_chunk
 from bilstm_attention.data.splits import SPLITS, Split
 from bilstm_attention.data.tokens import SPANS, SPECIALS, encode_with_faults
@@ -121,7 +121,7 @@ def write_splits(
     faults, more, start = list[str](), 0, 0
     with ExitStack() as stack:
         writers = {name: stack.enter_context(_SplitWriter(files[name], _schema(data))) for name in SPLITS}
-        advance = stack.enter_context(bar("tokenising", len(splits)))
+        advance = stack.enter_context(progress_bar("tokenising", len(splits)))
         for table in tables:
             messages = pc.list_flatten(table["faults"]).to_pylist()
             faults += messages[:OFFENDERS_SHOWN]

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from bilstm_attention import paths
 from bilstm_attention.config import flatten, load_params
-from bilstm_attention.console import SweepProgress
+from bilstm_attention.console import JobProgress
 from bilstm_attention.data.dataset import load_labels, load_split
 from bilstm_attention.errors import ParamsError, UserError
 from bilstm_attention.evaluation.metrics import metric_names
@@ -88,10 +88,11 @@ def sweep(
     with (
         lock_study(spec),
         Recorder() as recorder,
-        SweepProgress(content.study, content.metric, trials, seconds) as progress,
-        StopRequest(progress.line) as stop,
+        JobProgress() as progress,
+        StopRequest(progress.log) as stop,
     ):
-        on_trial = _trial_printer(progress, recorder, trials)
+        limit = "" if hours is None else f", new ones for {hours:g} h"
+        on_trial = _trial_printer(progress, recorder, trials, limit)
         study = search(spec, trials, options.workers, seconds, stop, on_trial)
         confirmations = _confirm(spec, study, options.workers, stop, progress)
         outcome = get_outcome(spec, study, confirmations, load_split("dev", ["label"])["label"].tolist())
@@ -130,7 +131,7 @@ def _record(study: optuna.Study, folder: Path, trial: FrozenTrial | None) -> Non
 
 
 def _confirm(
-    spec: SweepSpec, study: optuna.Study, workers: int, stop: StopRequest, progress: SweepProgress
+    spec: SweepSpec, study: optuna.Study, workers: int, stop: StopRequest, progress: JobProgress
 ) -> dict[tuple[int, int], Confirmation | None]:
     """Trains the parameters of the best trials with fresh seeds, and reads what earlier starts have trained."""
     best = best_trials(study)[: spec.sweep.confirm.top]
@@ -141,20 +142,22 @@ def _confirm(
         (job.number, job.seed): read_confirmation(job) for job in jobs if job.file.is_file()
     }
     pending = iter([job for job in jobs if not job.file.is_file()])
-    progress.confirmation(len(confirmations), len(jobs))
+    progress.update("confirmations", len(confirmations), len(jobs))
     for job, result in run_jobs(lambda: None if stop.requested else next(pending, None), run_confirmation, workers):
         failed = isinstance(result, UserError | WorkerCrashed)
         confirmations[job.number, job.seed] = None if failed else read_confirmation(job)
-        line = f"trial {job.number} with seed {job.seed}{f' failed: {result}' if failed else ' trained'}"
-        progress.confirmation(len(confirmations), len(jobs), line)
+        progress.log(f"trial {job.number} with seed {job.seed}{f' failed: {result}' if failed else ' trained'}")
+        progress.update("confirmations", len(confirmations), len(jobs))
     return confirmations
 
 
-def _trial_printer(progress: SweepProgress, recorder: Recorder, budget: int) -> OnTrial:
+def _trial_printer(progress: JobProgress, recorder: Recorder, budget: int, limit: str) -> OnTrial:
     def on_trial(study: optuna.Study, trial: FrozenTrial | None) -> None:
-        line = trial_line(trial, len(finished_trials(study)), budget) if trial else ""
-        progress.trial(state_counts(study), best_line(best_trials(study)), line)
+        finished, counts = len(finished_trials(study)), state_counts(study)
+        others = "".join(f", {counts[state]} {state}" for state in ("pruned", "failed") if counts.get(state))
+        progress.update("trials", finished, budget, f"best {best_line(best_trials(study))}{others}{limit}")
         if trial:
+            progress.log(trial_line(trial, finished, budget))
             recorder.submit(study, Path(paths.STUDIES / study.study_name), trial)
 
     return on_trial

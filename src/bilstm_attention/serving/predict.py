@@ -14,7 +14,7 @@ from pyarrow.parquet import ParquetFile, ParquetWriter
 
 from bilstm_attention import paths
 from bilstm_attention.config import load_params
-from bilstm_attention.console import bar, closing, start_tensorflow
+from bilstm_attention.console import print_summary, progress_bar, start_tensorflow
 from bilstm_attention.errors import DataError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def predict_file(source: Path, target: Path, column: str, model: str | None, att
         paths.atomic_write(target) as temporary,
         _open_writer(temporary, target.suffix) as write,
         source.open("rb") as file,
-        bar(f"predict {source.name}", source.stat().st_size) as advance,
+        progress_bar(f"predict {source.name}", source.stat().st_size) as advance,
     ):
         for table, size in _read_table(source, file):
             _check_columns(source, table.column_names, column, schema.names)
@@ -93,7 +93,7 @@ def predict_file(source: Path, target: Path, column: str, model: str | None, att
                 raise DataError(f"{source}: columns change their type from row {first} on: {error}.") from None
             first += len(table)
             advance(size)
-    closing(f"predict {target}", {"sentences": first})
+    print_summary(f"predict {target}", {"sentences": first})
 
 
 def load_model(source: str | None) -> "TextClassifier":
