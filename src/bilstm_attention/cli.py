@@ -1,13 +1,16 @@
-"""The command `bilstm-attention`; starts fast, since each command imports what it needs when it runs."""
+"""The command `bilstm-attention`. Each command imports what it needs when it runs, so that help comes at once."""
 
+import errno
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from bilstm_attention import paths
+from bilstm_attention.console import THREADS, print_table
 from bilstm_attention.errors import ParamsError, UserError
 
 app = typer.Typer(
@@ -16,11 +19,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-STAGE, CORPUS, RUNS, MODELS = "Stages, as dvc.yaml calls them", "Corpora", "Experiments", "Models"
+STAGE, CORPUS, RUNS, MODELS = "Stages of dvc.yaml", "Corpora", "Experiments", "Models"
+FULL, FORBIDDEN = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", "-S", metavar="KEY=VALUE", help="A parameter, over those of the file, e.g. model.lstm_units=200."
+        "--set", "-S", metavar="KEY=VALUE", help="Sets a parameter, e.g. model.lstm_units=200; wins over the file."
     ),
 ]
 Storage = Annotated[
@@ -29,19 +33,50 @@ Storage = Annotated[
         metavar="URL",
         envvar="BILSTM_ATTENTION_STORAGE",
         show_envvar=True,
-        help="A database that keeps studies, so that several machines can share one, e.g. postgresql://user@host/name;"
-        " by default a file of the project.",
+        help="Database of the studies, e.g. postgresql://user@host/name, for several machines; by default a file of"
+        " the project.",
+    ),
+]
+Threads = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        envvar=THREADS,
+        show_envvar=True,
+        help="TensorFlow operations that run at once, each on one thread; changes no result.",
     ),
 ]
 
 
 def main() -> None:
-    """Runs the command line; a fault that the user can mend is printed without a traceback, with exit code 1."""
+    """Runs the command line; a fault that the user can fix is printed without a traceback, with exit code 1."""
     try:
         app()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        message = str(error)
+    except OSError as error:
+        if error.errno not in FULL + FORBIDDEN:
+            raise
+        advice = "free some space" if error.errno in FULL else "change its permissions, or write elsewhere"
+        message = f"{error.filename or 'a file'}: {os.strerror(error.errno)}; {advice}."
+    else:
+        return
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        print(f"bilstm-attention {version('bilstm-attention')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Prints the version.")
+    ] = False,
+) -> None: ...
 
 
 @app.command(rich_help_panel=STAGE)
@@ -52,12 +87,12 @@ def prepare(
             metavar="ADDRESS",
             envvar="BILSTM_ATTENTION_DASK",
             show_envvar=True,
-            help="A Dask scheduler, e.g. tcp://host:8786, whose workers tokenise; they must see the project's folder."
-            " The outputs are the same, byte for byte.",
+            help="Dask scheduler, e.g. tcp://host:8786, whose workers tokenise; they need the project's folder. The"
+            " outputs are the same bytes.",
         ),
     ] = None,
 ) -> None:
-    """Reads the corpus, makes the splits, tokenises; what it holds in memory is 230 bytes a sentence."""
+    """Reads the corpus, splits and tokenises it; takes 230 bytes of memory per sentence."""
     from bilstm_attention import stages
 
     _enter_project()
@@ -74,26 +109,26 @@ def embed() -> None:
 
 
 @app.command(rich_help_panel=STAGE)
-def train(seed: Annotated[int, typer.Option(min=0, help="One of train.seeds.")]) -> None:
-    """Trains the model of one seed; a killed training goes on from its last finished epoch."""
+def train(seed: Annotated[int, typer.Option(min=0, help="One of train.seeds.")], threads: Threads = 2) -> None:
+    """Trains the model of one seed; after a kill, from the last finished epoch."""
     from bilstm_attention import stages
 
-    _enter_project()
+    _enter_project(threads)
     stages.train(seed)
 
 
 @app.command(rich_help_panel=STAGE)
-def evaluate() -> None:
-    """Scores every seed's model on test: the only stage that opens the test set."""
+def evaluate(threads: Threads = 2) -> None:
+    """Scores every seed's model on test; the only stage that reads the test set."""
     from bilstm_attention import stages
 
-    _enter_project()
+    _enter_project(threads)
     stages.evaluate()
 
 
 @app.command(rich_help_panel=STAGE)
 def report() -> None:
-    """Draws plots and attention pages of the evaluation, and logs its scores to MLflow."""
+    """Draws plots and attention pages of the evaluation, and logs it to MLflow."""
     from bilstm_attention import stages
 
     _enter_project()
@@ -103,23 +138,17 @@ def report() -> None:
 @app.command(rich_help_panel=CORPUS)
 def fetch(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Corpora and vectors, e.g. semeval2010-task8 glove-6b.")
+        list[str] | None, typer.Argument(help="Corpora and word vectors, e.g. semeval2010-task8 glove-6b.")
     ] = None,
     mirror: Annotated[
-        str | None, typer.Option(help="Folder or address that holds the files; no internet is used.")
+        str | None, typer.Option(help="Folder or address of the files, used instead of the internet.")
     ] = None,
 ) -> None:
-    """Fetches known corpora and word vectors into data/external, checksums verified; without names, lists them."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """Downloads corpora and word vectors into data/external and verifies checksums; without names, lists them."""
     from bilstm_attention.data import download as catalog
 
     if not names:
-        table = Table("name", "what", "size", "licence", "source")
-        for row in catalog.describe():
-            table.add_row(*(row[column] for column in ("name", "what", "size", "licence", "source")))
-        Console().print(table)
+        print_table(catalog.describe())
         return
     folder = paths.project_root() / paths.EXTERNAL
     for name in names:
@@ -129,11 +158,11 @@ def fetch(
 @app.command(rich_help_panel=RUNS)
 def apply(
     config: Annotated[
-        Path | None, typer.Argument(help="A file of overrides, e.g. experiments/configs/zhou2016.yaml.")
+        Path | None, typer.Argument(help="A named experiment, e.g. experiments/configs/zhou2016.yaml.")
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Makes params.yaml the defaults plus CONFIG, or changes single parameters with -S; comments stay."""
+    """Sets params.yaml to the defaults plus CONFIG, or single parameters with -S; comments stay."""
     from bilstm_attention.config import apply_overrides, parse_override, read_overrides
 
     if not config and not overrides:
@@ -144,15 +173,15 @@ def apply(
     for key, value in changed.items():
         print(f"{key} = {value}")
     if not changed:
-        print("params.yaml says all of this already.")
+        print("params.yaml is unchanged.")
 
 
 @app.command(rich_help_panel=RUNS)
 def score(
-    gold: Annotated[Path, typer.Argument(help="Right answers: a line per sentence, ID TAB label.")],
-    answers: Annotated[Path, typer.Argument(help="Answers to score, in the same form; IDs may be left out.")],
+    gold: Annotated[Path, typer.Argument(help="Gold labels: a line per sentence, ID TAB label.")],
+    answers: Annotated[Path, typer.Argument(help="Predicted labels, in the same form; IDs may be missing.")],
 ) -> None:
-    """Scores answers as the official SemEval-2010 Task 8 scorer does: three views, the official one last."""
+    """Scores predictions as the official SemEval-2010 Task 8 scorer does: three views, the official one last."""
     from bilstm_attention.evaluation.semeval import answerable, evaluate_official, read_answers, report
 
     key = read_answers(gold)
@@ -162,10 +191,10 @@ def score(
 @app.command(rich_help_panel=RUNS)
 def scores(
     markdown: Annotated[
-        bool, typer.Option(help="A page for experiments/results, every seed and the protocol in it.")
+        bool, typer.Option(help="As a page for experiments/results, with every seed and the protocol.")
     ] = False,
 ) -> None:
-    """Prints the scores of the last `evaluate`, baselines beside them."""
+    """Prints the scores of the last `evaluate`, and of the baselines."""
     from bilstm_attention import stages
 
     _enter_project()
@@ -174,15 +203,13 @@ def scores(
 
 @app.command(rich_help_panel=RUNS)
 def sweep(
-    file: Annotated[Path, typer.Argument(help="What to search, e.g. experiments/sweeps/smoke.yaml.")],
-    trials: Annotated[
-        int, typer.Option(min=1, help="Trials in all, with those that earlier starts of this study ended.")
-    ] = 50,
+    file: Annotated[Path, typer.Argument(help="Search space, e.g. experiments/sweeps/smoke.yaml.")],
+    trials: Annotated[int, typer.Option(min=1, help="Finished trials in all, those of earlier starts included.")] = 50,
     hours: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="After so many hours no new trial begins; once the running ones have ended, the best are confirmed.",
+            help="No new trial begins after this time; when the running ones have ended, the best are confirmed.",
         ),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Trials at once, each in a process of one thread.")] = 2,
@@ -191,16 +218,14 @@ def sweep(
         int,
         typer.Option(
             min=1,
-            help="With --storage: seconds between heartbeats of a trial; one that is silent twice as long is tried"
-            " again.",
+            help="With --storage: seconds between heartbeats of a trial; one silent for twice as long is retried.",
         ),
     ] = 60,
     overrides: Overrides = None,
 ) -> None:
-    """Searches parameters for the best dev score, and trains the best again on fresh seeds.
+    """Searches for the parameters with the best dev score, and trains the best again on fresh seeds.
 
-    Interrupted, the same command goes on; Ctrl-C once lets running trials end. What it finds goes to
-    experiments/studies.
+    The same command resumes an interrupted sweep. Ctrl-C once lets running trials end. Results: experiments/studies.
     """
     from bilstm_attention.config import parse_override
     from bilstm_attention.search.commands import ExecutionOptions
@@ -214,7 +239,7 @@ def sweep(
 
 @app.command(rich_help_panel=RUNS)
 def sweeps(storage: Storage = None) -> None:
-    """Lists the studies of the project, or of a database: trials, best score, confirmed winner."""
+    """Lists the studies of the project or of a database: trials, best score, confirmed winner."""
     from bilstm_attention.search.commands import list_sweeps
 
     _enter_project()
@@ -223,12 +248,12 @@ def sweeps(storage: Storage = None) -> None:
 
 @app.command(rich_help_panel=RUNS)
 def compare(
-    file: Annotated[Path, typer.Argument(help="What to compare, e.g. experiments/comparisons/attention.yaml.")],
+    file: Annotated[Path, typer.Argument(help="Comparison, e.g. experiments/comparisons/attention.yaml.")],
     workers: Annotated[int, typer.Option(min=1, help="Trainings at once, each of one thread.")] = 2,
 ) -> None:
-    """Trains named variants under one budget and the same seeds, and writes what they score to experiments/results.
+    """Trains named variants under one budget and the same seeds, and writes their scores to experiments/results.
 
-    Interrupted, the same command goes on from the last finished epoch of every training.
+    The same command resumes an interrupted comparison, each training from its last finished epoch.
     """
     from bilstm_attention import stages
     from bilstm_attention.search.compare import compare as run_comparison
@@ -243,24 +268,25 @@ def compare(
 @app.command(rich_help_panel=RUNS)
 def explain(
     text: Annotated[
-        list[str] | None, typer.Option(help="A sentence to read, entities marked if they were in training; repeatable.")
+        list[str] | None, typer.Option(help="A sentence, its entities marked if they were in training; repeatable.")
     ] = None,
     split: Annotated[
         Literal["train", "dev", "test"] | None,
-        typer.Option(help="Sentences of the corpus; to find what to change, look at dev."),
+        typer.Option(help="Sentences of the corpus; choose changes on dev."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=0, help="The first so many of the split; 0: all.")] = 50,
-    seed: Annotated[int | None, typer.Option(min=0, help="Whose model; by default the best on dev.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Sentences of the split, from its start; 0: all.")] = 50,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the model; by default the best on dev.")] = None,
     output: Annotated[Path, typer.Option(dir_okay=False, help="The page to write.")] = Path("attention.html"),
+    threads: Threads = 2,
 ) -> None:
-    """Writes a page that shows which tokens a model attends to, in given sentences or in a split."""
+    """Writes a page that shows which tokens a model attends to, in sentences or in a split."""
     from bilstm_attention import stages
 
     if bool(text) == bool(split):
         which = "both" if text else "neither"
         raise UserError(f"{which} of --text and --split: give sentences, --text '...', or a split, --split dev.")
     output = output.absolute()
-    _enter_project()
+    _enter_project(threads)
     stages.explain(text or [], split, limit, seed, output)
 
 
@@ -272,23 +298,24 @@ def predict(
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--input", dir_okay=False, help="A table to answer: csv, parquet or jsonl."),
+        typer.Option("--input", dir_okay=False, help="A table to classify: csv, parquet or jsonl."),
     ] = None,
     target: Annotated[
-        Path | None, typer.Option("--output", dir_okay=False, help="The table to write, of the same kinds.")
+        Path | None, typer.Option("--output", dir_okay=False, help="The table to write: csv, parquet or jsonl.")
     ] = None,
-    column: Annotated[str, typer.Option(help="Of the table: where its sentences stand.")] = "text",
+    column: Annotated[str, typer.Option(help="Column of the sentences in the table.")] = "text",
     model: Annotated[
         str | None,
         typer.Option(
-            help="The id of a run that logged one, or an address such as models:/sample@champion; by default the seed"
-            " of this checkout that did best on dev."
+            help="Run id, or address such as models:/sample@champion; by default the seed of this checkout that is best"
+            " on dev."
         ),
     ] = None,
-    attention: Annotated[bool, typer.Option("--attention", help="Tells tokens and their weights too.")] = False,
+    attention: Annotated[bool, typer.Option("--attention", help="Adds tokens and their attention weights.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each, with all probabilities.")] = False,
+    threads: Threads = 2,
 ) -> None:
-    """Classifies sentences, lines or a table: label and score of each, in order.
+    """Classifies sentences, lines or a table; prints label and score of each, in order.
 
     A sentence of a relation corpus marks its entities as <e1>..</e1> and <e2>..</e2>.
     """
@@ -297,7 +324,7 @@ def predict(
     if bool(source) != bool(target) or (source and (texts or as_json)):
         raise UserError("a table is --input TABLE --output TABLE, both, without sentences and --json.")
     source, target = source and source.absolute(), target and target.absolute()
-    _enter_project()
+    _enter_project(threads)
     if source and target:
         predictions.predict_file(source, target, column, model, attention)
     else:
@@ -306,12 +333,12 @@ def predict(
 
 @app.command(rich_help_panel=MODELS)
 def promote(
-    run: Annotated[str, typer.Argument(help="Id of the run whose model it is, or `best`: that of the best dev score.")],
+    run: Annotated[str, typer.Argument(help="Id of the model's run, or `best`: the run with the best dev score.")],
     if_better: Annotated[
-        bool, typer.Option("--if-better", help="Only if its dev score is better than the present champion's.")
+        bool, typer.Option("--if-better", help="Only if its dev score is better than the champion's.")
     ] = False,
 ) -> None:
-    """Makes a registered model the champion, the one that models:/NAME@champion serves; shows both dev scores."""
+    """Makes a registered model the champion, which models:/NAME@champion serves; shows both dev scores."""
     from bilstm_attention.config import load_params
     from bilstm_attention.tracking.pipeline import model_name
     from bilstm_attention.tracking.registry import promote as promote_version
@@ -325,7 +352,7 @@ def promote(
 
 @app.command(rich_help_panel=RUNS)
 def sync() -> None:
-    """Logs to MLflow what it lacks of the results on disk, for instance after the store did not answer."""
+    """Logs results on disk that MLflow lacks, for example after its server was down."""
     from bilstm_attention import stages
 
     _enter_project()
@@ -338,15 +365,17 @@ def ui(
     host: Annotated[
         str,
         typer.Option(
-            help="Where it listens; 0.0.0.0: for the private network too, others as MLFLOW_SERVER_ALLOWED_HOSTS says."
+            help="Address to listen on; 0.0.0.0 serves the private network, and hosts in MLFLOW_SERVER_ALLOWED_HOSTS."
         ),
     ] = "127.0.0.1",
 ) -> None:
-    """Opens the MLflow UI on the project's runs, for this machine alone unless --host says otherwise."""
+    """Opens the MLflow UI on the project's runs, by default for this machine alone."""
     from bilstm_attention.tracking.store import open_ui
 
     open_ui(host, port)
 
 
-def _enter_project() -> None:
+def _enter_project(threads: int | None = None) -> None:
     os.chdir(paths.project_root())
+    if threads:
+        os.environ[THREADS] = str(threads)

@@ -8,7 +8,7 @@ OFFENDERS_SHOWN = 20
 
 
 class UserError(Exception):
-    """Something outside the code is wrong; the command line prints it without a traceback."""
+    """A fault outside the code; the command line prints it without a traceback."""
 
 
 class ParamsError(UserError):
@@ -16,23 +16,23 @@ class ParamsError(UserError):
 
 
 class DataError(UserError):
-    """A corpus, a vector file or an answers file does not hold what it should."""
+    """A corpus, a file of vectors or of answers, or a table is malformed or missing."""
 
 
 class FetchError(UserError):
-    """A download did not arrive whole and right."""
+    """A download failed, or its checksum differs."""
 
 
 class TrainingError(UserError):
-    """Training cannot go on, for instance because the loss is no longer a number."""
+    """Training cannot continue, for example because the loss is not a number."""
 
 
 class SweepError(UserError):
-    """A sweep cannot begin or go on."""
+    """A sweep cannot start or continue."""
 
 
 def join_lines(offenders: Iterable[str], shown: int = OFFENDERS_SHOWN, more: int = 0) -> str:
-    """Joins offenders into lines, the first `shown` of them, and says how many more there are.
+    """Joins the first `shown` offenders into lines, and counts the others in a last line.
 
     Args:
         more: further offenders that were only counted.

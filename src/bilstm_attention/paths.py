@@ -1,5 +1,6 @@
-"""The one place that spells a path; finds the project root, also from a DVC temporary copy."""
+"""Every path of the project, its root, and files that are written whole or not at all."""
 
+import errno
 import fcntl
 import json
 import os
@@ -10,7 +11,7 @@ from typing import Any
 
 from bilstm_attention.errors import UserError
 
-# The project root, in which stages run; the others are relative to it, as dvc.yaml spells them.
+# Stages run in the project root; the other paths are relative to it, as in dvc.yaml.
 PROJECT = Path()
 PARAMS = Path("params.yaml")
 EXTERNAL = Path("data/external")
@@ -24,11 +25,10 @@ TRAININGS = Path("experiments/trainings")
 RESULTS = Path("experiments/results")
 STORE = Path("experiments/mlflow.db")
 ARTIFACTS = Path("experiments/mlartifacts")
-OUTBOX = Path("experiments/outbox")
 
 
 def project_root() -> Path:
-    """The folder that holds `dvc.yaml` and `params.yaml`, looked for upwards from the working directory.
+    """The nearest folder, from the working directory upwards, that holds `dvc.yaml` and `params.yaml`.
 
     Raises:
         UserError: no such folder.
@@ -43,10 +43,13 @@ def project_root() -> Path:
 
 
 def main_root(root: Path | None = None) -> Path:
-    """The main checkout's root: the same as `root`, unless that is a copy made by `dvc exp run --temp` or `--queue`.
+    """The root of the main checkout, also in a temporary copy of it.
 
-    Such a copy lies in the main checkout under `.dvc/tmp/exps/` and is deleted after the run, so what must outlive it
-    (the tracking store, checkpoints) belongs in the main checkout.
+    `dvc exp run --temp` and `--queue` run in a copy under `.dvc/tmp/exps/` of the main checkout, and delete it at the
+    end. The tracking store and checkpoints must outlive it.
+
+    Args:
+        root: of the checkout or copy; None: `project_root()`.
     """
     root = root or project_root()
     for folder in root.parents:
@@ -56,17 +59,17 @@ def main_root(root: Path | None = None) -> Path:
 
 
 def seed_folder(seed: int) -> Path:
-    """ExecutionOptions `train` writes the model of one seed."""
+    """Output of the stage `train` for one seed."""
     return MODELS / f"seed-{seed}"
 
 
 @contextmanager
 def file_lock(folder: Path, otherwise: UserError) -> Iterator[None]:
-    """Keeps a second process from a folder; the system frees it when its holder dies.
+    """Locks a folder against other processes; the system releases the lock when the process dies.
 
     Args:
-        folder: made if it is not there.
-        otherwise: what is raised where another process has it.
+        folder: created if it does not exist.
+        otherwise: raised if another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
@@ -79,17 +82,25 @@ def file_lock(folder: Path, otherwise: UserError) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Gives a temporary name beside `path` to write to, and renames it: the file appears whole or not at all."""
+    """Yields a temporary path beside `path`, and renames it at the end: the file appears whole or not at all.
+
+    Raises:
+        OSError: for a full disk too with the name of the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON, keys in their order, whole or not at all."""
+    """Writes JSON, keys in their order, by `atomic_write`."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

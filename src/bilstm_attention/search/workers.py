@@ -11,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import Any, TypeVar
 
+from bilstm_attention.console import THREADS
 from bilstm_attention.errors import UserError
 
 Job = TypeVar("Job")
@@ -120,7 +121,7 @@ def _run(work: Callable[[Any], Result], job: Any) -> Result | UserError:
 def _prepare_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # a second worker does more than a second thread
-    os.environ.setdefault("BILSTM_ATTENTION_THREADS", "1")
+    os.environ.setdefault(THREADS, "1")
     Thread(target=_end_with_parent, daemon=True).start()
 
 

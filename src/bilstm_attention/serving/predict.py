@@ -108,11 +108,16 @@ def load_model(source: str | None) -> "TextClassifier":
     """
     if source is None:
         return _load_from_checkout()
-    from bilstm_attention.serving.classifier import load_folder
     from bilstm_attention.tracking.registry import fetch_model
 
     with TemporaryDirectory() as folder:
-        return load_folder(fetch_model(source, Path(folder)))
+        files = fetch_model(source, Path(folder))
+        start_tensorflow()
+        from bilstm_attention.serving.classifier import load_folder
+        from bilstm_attention.training.fit import use_threads
+
+        use_threads()
+        return load_folder(files)
 
 
 def _load_from_checkout() -> "TextClassifier":
@@ -126,7 +131,9 @@ def _load_from_checkout() -> "TextClassifier":
     start_tensorflow()
     from bilstm_attention.model.classifier import load_classifier
     from bilstm_attention.serving.classifier import TextClassifier
+    from bilstm_attention.training.fit import use_threads
 
+    use_threads()
     return TextClassifier(load_classifier(file), load_vocabulary(), load_labels(), params.data)
 
 

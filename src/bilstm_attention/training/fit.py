@@ -17,6 +17,7 @@ import pandas as pd
 import tensorflow as tf
 
 from bilstm_attention.config import Params, Train
+from bilstm_attention.console import THREADS
 from bilstm_attention.data.dataset import Dataset, Rows, pad, steps_per_epoch, training_batches
 from bilstm_attention.errors import ParamsError, TrainingError
 from bilstm_attention.evaluation.metrics import metric_names, scores, signed_score
@@ -28,7 +29,6 @@ from bilstm_attention.training.step import training_step
 
 # Raised by hand when the same parameters and data give other weights: checkpoints and cached trainings are keyed by it.
 TRAINING_VERSION = 1
-THREADS = "BILSTM_ATTENTION_THREADS"
 SMALLEST_PROBABILITY = 1e-7  # a probability of 0 in float32 would make the dev loss infinite
 
 
