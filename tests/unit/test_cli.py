@@ -1,5 +1,6 @@
-"""The command: what each word does, and that a fault the user can mend is one message without a traceback."""
+"""The command: what each subcommand does; a fault that the user can fix is one message without a traceback."""
 
+import errno
 import os
 import shutil
 import sys
@@ -10,28 +11,14 @@ import pytest
 
 from bilstm_attention import cli, stages
 from bilstm_attention.config import load_params
+from bilstm_attention.console import THREADS
 from bilstm_attention.data import download as catalog
 from bilstm_attention.errors import DataError
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    "prepare",
-    "embed",
-    "train",
-    "evaluate",
-    "fetch",
-    "apply",
-    "score",
-    "scores",
-    "sweep",
-    "sweeps",
-    "compare",
-    "explain",
-    "report",
-    "predict",
-    "promote",
-    "sync",
-    "ui",
+    *("prepare", "embed", "train", "evaluate", "report", "fetch", "apply", "score", "scores", "sweep", "sweeps"),
+    *("compare", "explain", "sync", "ui", "predict", "promote"),
 )
 Run = Callable[..., tuple[int, str, str]]
 
@@ -40,8 +27,11 @@ Run = Callable[..., tuple[int, str, str]]
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs the command as the shell does: exit code, output, errors."""
     monkeypatch.setenv("COLUMNS", "200")
+    # what a command sets is undone after the test
+    monkeypatch.setenv(THREADS, "1")
+    monkeypatch.delenv(THREADS)
 
-    def act(*arguments: object) -> tuple[int, str, str]:
+    def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["bilstm-attention", *map(str, arguments)])
         code: object = 0
         try:
@@ -52,7 +42,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         assert isinstance(code, int)
         return code, shown.out, shown.err
 
-    return act
+    return call
 
 
 @pytest.fixture
@@ -73,48 +63,85 @@ def test_help_names_every_command(run: Run) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_explains_itself(name: str, run: Run) -> None:
+def test_command_explains_itself(name: str, run: Run) -> None:
     code, out, err = run(name, "--help")
     assert (code, err) == (0, "")
     assert f" {name} [OPTIONS]" in out
     assert "│" in out.partition("Options")[2]
 
 
-def test_an_unknown_command_or_option_is_a_usage_error(run: Run) -> None:
-    assert run("trian")[0] == 2
-    assert run("train", "--seed", "-1")[0] == 2
-    assert run("train")[0] == 2
+def test_version_is_one_line(run: Run) -> None:
+    code, out, err = run("--version")
+    assert (code, err, len(out.splitlines())) == (0, "", 1)
+    assert out.startswith("bilstm-attention ")
 
 
-@pytest.mark.parametrize("stage", ["prepare", "embed", "evaluate"])
-def test_a_stage_runs_in_the_root_of_the_project(
-    stage: str, run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("arguments", [["trian"], ["train"], ["train", "--seed", -1], ["evaluate", "--threads", 0]])
+def test_wrong_usage_has_exit_code_2(arguments: list[object], run: Run) -> None:
+    assert run(*arguments)[0] == 2
+
+
+@pytest.mark.parametrize("stage", ["prepare", "embed", "evaluate", "report", "sync"])
+def test_stage_runs_in_the_root(stage: str, run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, stage, lambda *_: print(Path.cwd()))
     assert run(stage) == (0, f"{project}\n", "")
 
 
-def test_train_passes_the_seed_on(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_passes_on_the_seed(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "train", lambda seed: print(seed, Path.cwd()))
     assert run("train", "--seed", 7) == (0, f"7 {project}\n", "")
 
 
-def test_prepare_passes_the_address_of_a_cluster_on(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepare_passes_on_the_address_of_a_cluster(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "prepare", print)
     assert run("prepare") == (0, "None\n", "")
-    assert run("prepare", "--dask", "tcp://host:8786") == (0, "tcp://host:8786\n", "")
     monkeypatch.setenv("BILSTM_ATTENTION_DASK", "tcp://other:8786")
     assert run("prepare") == (0, "tcp://other:8786\n", "")
+    assert run("prepare", "--dask", "tcp://host:8786") == (0, "tcp://host:8786\n", "")
 
 
-def test_a_fault_is_one_message_on_stderr_without_a_traceback(
-    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("option", "variable", "threads"), [(None, None, "2"), (None, "3", "3"), ("4", "3", "4"), ("4", None, "4")]
+)
+def test_threads_come_from_the_option_else_the_environment(
+    option: str | None, variable: str | None, threads: str, run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(dask: str | None) -> None:
-        raise DataError("data/x.txt:3: no label.")
+    monkeypatch.setattr(stages, "evaluate", lambda: print(os.environ[THREADS]))
+    if variable:
+        monkeypatch.setenv(THREADS, variable)
+    assert run("evaluate", *(("--threads", option) if option else ())) == (0, f"{threads}\n", "")
 
-    monkeypatch.setattr(stages, "prepare", fail)
-    assert run("prepare") == (1, "", "error: data/x.txt:3: no label.\n")
+
+FORBIDDEN = "change its permissions, or write elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (DataError("data/x.txt:3: no label."), "data/x.txt:3: no label."),
+        (OSError(errno.ENOSPC, "full", "a.csv"), "a.csv: No space left on device; free some space."),
+        (OSError(errno.ENOSPC, "full"), "a file: No space left on device; free some space."),
+        (OSError(errno.EACCES, "no", "a.csv"), f"a.csv: Permission denied; {FORBIDDEN}."),
+        (OSError(errno.EROFS, "no", "a.csv"), f"a.csv: Read-only file system; {FORBIDDEN}."),
+    ],
+)
+def test_fault_is_one_line_on_stderr(
+    error: Exception, message: str, run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(stages, "embed", fail)
+    assert run("embed") == (1, "", f"error: {message}\n")
+
+
+def test_other_system_errors_keep_their_traceback(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(stages, "embed", fail)
+    with pytest.raises(OSError, match="broken"):
+        run("embed")
 
 
 def test_outside_a_project_a_stage_says_where_to_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,35 +151,44 @@ def test_outside_a_project_a_stage_says_where_to_run(run: Run, tmp_path: Path, m
     assert err.startswith(f"error: {tmp_path}: neither")
 
 
-def test_a_stage_whose_input_is_missing_says_what_makes_it(run: Run, project: Path) -> None:
-    code, _, err = run("embed")
-    assert code == 1
-    assert "words.csv: not there; `dvc repro` makes it." in err
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["embed"], "words.csv: not there; `dvc repro` makes it."),
+        (["scores"], "metrics.json: not there; `dvc repro` makes it."),
+        (["train", "--seed", 7], "--seed 7: not one of train.seeds, [0]"),
+        (["apply"], "nothing to apply"),
+        (["apply", "experiments/configs/nobody.yaml"], "experiments/configs/nobody.yaml: no such file."),
+        (["explain"], "neither of --text and --split"),
+        (["explain", "--text", "a", "--split", "dev"], "both of --text and --split"),
+        (["predict", "--input", "a.csv"], "a table is --input TABLE --output TABLE"),
+        (["fetch", "semeval2010-task9"], "did you mean 'semeval2010-task8'?"),
+    ],
+)
+def test_command_says_what_is_missing(arguments: list[object], part: str, run: Run, project: Path) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (1, "")
+    assert part in err
     assert "Traceback" not in err
 
 
-def test_apply_writes_a_file_of_overrides_and_single_ones_over_it(run: Run, project: Path) -> None:
+def test_apply_sets_a_named_experiment_and_single_parameters(run: Run, project: Path) -> None:
     config = ROOT / "experiments/configs/zhou2016.yaml"
     code, out, err = run("apply", config, "-S", "train.seeds=[0, 1]", "--set", "train.epochs=3")
     assert (code, err) == (0, "")
     assert {"train.optimizer = adadelta", "train.seeds = [0, 1]", "train.epochs = 3"} <= set(out.splitlines())
     params = load_params(project / "params.yaml")
     assert (params.train.optimizer, params.train.seeds, params.train.epochs) == ("adadelta", [0, 1], 3)
-    assert "seeds: [0, 1]             # one model" in (project / "params.yaml").read_text()
+    assert run("apply", "-S", "train.epochs=3") == (0, "params.yaml is unchanged.\n", "")
 
 
 @pytest.mark.parametrize("override", ["model.lstm_unit=3", "model.lstm_units=0", "model.lstm_units", "train.seeds=["])
-def test_apply_of_an_illegal_override_writes_nothing(override: str, run: Run, project: Path) -> None:
+def test_illegal_override_writes_nothing(override: str, run: Run, project: Path) -> None:
     before = (project / "params.yaml").read_bytes()
     code, out, err = run("apply", "-S", "train.epochs=3", "-S", override)
     assert (code, out) == (1, "")
     assert "lstm_unit" in err or "train.seeds" in err
     assert (project / "params.yaml").read_bytes() == before
-
-
-def test_apply_of_a_file_that_is_not_there_names_it(run: Run, project: Path) -> None:
-    code, _, err = run("apply", "experiments/configs/nobody.yaml")
-    assert (code, err) == (1, "error: experiments/configs/nobody.yaml: no such file.\n")
 
 
 @pytest.fixture
@@ -165,48 +201,49 @@ def answers(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_score_prints_three_views_and_the_official_score_last(run: Run, answers: Callable[..., Path]) -> None:
+def test_score_prints_three_views_and_the_official_last(run: Run, answers: Callable[..., Path]) -> None:
     gold = answers("gold.txt", "Cause-Effect(e1,e2)", "Cause-Effect(e2,e1)", "Other")
-    given = answers("answers.txt", "Cause-Effect(e1,e2)", "Cause-Effect(e1,e2)", "Other")
-    code, out, err = run("score", gold, given)
+    predicted = answers("answers.txt", "Cause-Effect(e1,e2)", "Cause-Effect(e1,e2)", "Other")
+    code, out, err = run("score", gold, predicted)
     assert (code, err) == (0, "")
     assert [line[0] for line in out.splitlines() if line[1:3] == ". "] == ["1", "2", "3"]
-    # both are answered with their relation, one of them the right way round
+    # both have the right relation, one of them the right direction
     *_, last = out.splitlines()
     assert last.startswith("Official score (macro F1")
     assert last.endswith(": 50.00")
 
 
-def test_score_of_a_faulty_file_names_the_line_and_the_nearest_label(run: Run, answers: Callable[..., Path]) -> None:
-    gold = answers("gold.txt", "Other", "Other")
-    code, out, err = run("score", gold, answers("answers.txt", "Other", "Cause-Efect(e1,e2)"))
+@pytest.mark.parametrize(
+    ("gold", "wrong", "right"),
+    [
+        (["Other", "Other"], "Cause-Efect(e1,e2)", "Cause-Effect(e1,e2)"),
+        (["per:title(e1,e2)", "no_relation"], "per:titel(e1,e2)", "per:title(e1,e2)"),
+    ],
+    ids=["semeval", "another corpus"],
+)
+def test_score_of_an_unknown_label_names_line_and_nearest_label(
+    gold: list[str], wrong: str, right: str, run: Run, answers: Callable[..., Path]
+) -> None:
+    code, out, err = run("score", answers("gold.txt", *gold), answers("answers.txt", gold[0], wrong))
     assert (code, out) == (1, "")
-    assert "answers.txt:2: unknown label 'Cause-Efect(e1,e2)'; did you mean 'Cause-Effect(e1,e2)'?" in err
+    assert f"answers.txt:2: unknown label {wrong!r}; did you mean {right!r}?" in err
 
 
-def test_scores_before_any_evaluation_says_what_makes_them(run: Run, project: Path) -> None:
-    code, out, err = run("scores")
-    assert (code, out) == (1, "")
-    assert "metrics.json: not there; `dvc repro` makes it." in err
+def test_score_accepts_relations_of_another_corpus(run: Run, answers: Callable[..., Path]) -> None:
+    gold = answers("gold.txt", "per:title(e1,e2)", "no_relation", "org:founded(e2,e1)")
+    code, out, err = run("score", gold, answers("answers.txt", "per:title(e2,e1)", "no_relation", "org:founded(e2,e1)"))
+    assert (code, err) == (0, "")
+    assert out.strip().endswith("50.00")
 
 
-def test_fetch_without_names_lists_what_can_be_fetched(run: Run, project: Path) -> None:
+def test_fetch_without_names_lists_the_catalogue(run: Run, project: Path) -> None:
     code, out, err = run("fetch")
     assert (code, err) == (0, "")
     assert [row["name"] for row in catalog.describe() if row["name"] not in out] == []
     assert not (project / "data").exists()
 
 
-def test_fetch_of_an_unknown_name_says_what_is_known(run: Run, project: Path) -> None:
-    code, _, err = run("fetch", "semeval2010-task9")
-    assert code == 1
-    assert "semeval2010-task9" in err
-    assert "did you mean 'semeval2010-task8'?" in err
-    assert "glove-6b" in err
-    assert not list((project / "data").rglob("*")) if (project / "data").exists() else True
-
-
-def test_fetch_passes_names_and_mirror_on_in_order(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_passes_on_names_and_mirror(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[object, ...]] = []
     monkeypatch.setattr(catalog, "fetch", lambda *arguments, progress: calls.append(arguments))
     assert run("fetch", "mr", "glove-6b", "--mirror", "/mirror")[0] == 0
@@ -214,11 +251,9 @@ def test_fetch_passes_names_and_mirror_on_in_order(run: Run, project: Path, monk
     assert calls == [("mr", external, "/mirror"), ("glove-6b", external, "/mirror")]
 
 
-def test_ui_opens_the_projects_store_for_this_machine_alone(
-    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ui_opens_the_projects_store_on_loopback(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "put back after the test")
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "restored after the test")
     started: list[list[str]] = []
     monkeypatch.setattr("os.execv", lambda program, arguments: started.append(arguments))
     code, out, _ = run("ui", "--port", 5050)
@@ -231,36 +266,9 @@ def test_ui_opens_the_projects_store_for_this_machine_alone(
     assert f"--default-artifact-root file://{project}/experiments/mlartifacts" in words
 
 
-def test_ui_of_a_tracking_server_names_the_server_and_hides_its_password(
-    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ui_of_a_server_hides_its_password(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@tracking.local")
     monkeypatch.setattr("os.execv", lambda program, arguments: pytest.fail("a server was started"))
     code, out, _ = run("ui")
     assert code == 0
     assert "https://me:***@tracking.local is a tracking server" in out
-
-
-def test_apply_without_anything_to_apply_is_refused(run: Run, project: Path) -> None:
-    code, _, err = run("apply")
-    assert code == 1
-    assert "nothing to apply" in err
-
-
-def test_a_seed_that_the_parameters_do_not_name_is_not_trained(run: Run, project: Path) -> None:
-    code, _, err = run("train", "--seed", 7)
-    assert code == 1
-    assert "--seed 7: not one of train.seeds, [0]" in err
-
-
-def test_score_takes_the_relations_of_another_corpus(run: Run, tmp_path: Path) -> None:
-    gold, answers = tmp_path / "gold.txt", tmp_path / "answers.txt"
-    gold.write_text("1\tper:title(e1,e2)\n2\tno_relation\n3\torg:founded(e2,e1)\n")
-    answers.write_text("1\tper:title(e2,e1)\n2\tno_relation\n3\torg:founded(e2,e1)\n")
-    code, out, err = run("score", gold, answers)
-    assert (code, err) == (0, "")
-    assert out.strip().endswith("50.00")
-    answers.write_text("1\tper:titel(e1,e2)\n")
-    code, _, err = run("score", gold, answers)
-    assert code == 1
-    assert "did you mean 'per:title(e1,e2)'?" in err

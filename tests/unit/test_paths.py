@@ -1,15 +1,18 @@
-"""The project is found from within; what must outlive a temporary copy lies outside it; files appear whole."""
+"""The project's root is reached from within; what must outlive a temporary copy is outside it; files appear whole."""
 
+import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from bilstm_attention import paths
 from bilstm_attention.errors import UserError
-from bilstm_attention.paths import atomic_write, main_root, project_root
+from bilstm_attention.paths import atomic_write, file_lock, main_root, project_root
 
 
-def project(folder: Path) -> Path:
+def make_project(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("dvc.yaml", "params.yaml"):
         (folder / name).touch()
@@ -17,46 +20,42 @@ def project(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("inside", [".", "data", "experiments/current/models/seed-0"])
-def test_the_root_is_found_from_every_folder_of_the_project(
-    inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = project(tmp_path / "project")
+def test_root_is_reached_from_every_folder(inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_project(tmp_path / "project")
     (root / inside).mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(root / inside)
     assert project_root() == main_root() == root
 
 
 @pytest.mark.parametrize("missing", ["dvc.yaml", "params.yaml"])
-def test_a_folder_outside_any_project_is_refused_by_name(
-    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folder_outside_any_project_is_named(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (project(tmp_path) / missing).unlink()
-    with pytest.raises(UserError, match="neither this folder nor one above it holds") as caught:
+    (make_project(tmp_path) / missing).unlink()
+    with pytest.raises(UserError, match="neither this folder nor one above it holds") as error:
         project_root()
-    assert str(tmp_path) in str(caught.value)
+    assert str(tmp_path) in str(error.value)
 
 
 @pytest.mark.parametrize("copy", [".dvc/tmp/exps/standalone/tmpabc", ".dvc/tmp/exps/tmpabc"])
-def test_a_temporary_copy_knows_the_main_checkout(copy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = project(tmp_path / "project")
-    here = project(root / copy)
+def test_temporary_copy_leads_to_the_main_checkout(copy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_project(tmp_path / "project")
+    here = make_project(root / copy)
     (here / "data").mkdir()
     monkeypatch.chdir(here / "data")
     assert project_root() == here
     assert main_root() == main_root(here) == root
 
 
-def test_a_folder_that_is_merely_called_exps_is_no_copy(tmp_path: Path) -> None:
-    root = project(tmp_path / "exps/tmp/project")
+def test_folder_merely_called_exps_is_no_copy(tmp_path: Path) -> None:
+    root = make_project(tmp_path / "exps/tmp/project")
     assert main_root(root) == root
 
 
-def test_a_seed_has_its_own_folder_among_the_models() -> None:
+def test_each_seed_has_a_folder() -> None:
     assert paths.seed_folder(3) == paths.MODELS / "seed-3"
 
 
-def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.txt"
     with atomic_write(path) as temporary:
         temporary.write_text("whole")
@@ -66,25 +65,46 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("fault", [OSError("disk"), KeyboardInterrupt()], ids=["error", "interrupt"])
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, fault: BaseException) -> None:
+@pytest.mark.parametrize("error", [OSError("disk"), KeyboardInterrupt(), None], ids=["error", "interrupt", "no file"])
+def test_failed_write_leaves_the_old_file_alone(tmp_path: Path, error: BaseException | None) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
 
     def write() -> None:
         with atomic_write(path) as temporary:
-            temporary.write_text("half")
-            raise fault
+            if error:
+                temporary.write_text("half")
+                raise error
 
-    with pytest.raises(type(fault)):
+    with pytest.raises(type(error) if error else FileNotFoundError):
         write()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_nothing_written_is_an_error_and_leaves_the_old_file(tmp_path: Path) -> None:
+def test_full_disk_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
-    path.write_text("old")
-    with pytest.raises(FileNotFoundError), atomic_write(path):
-        pass
-    assert path.read_text() == "old"
+    with pytest.raises(OSError, match="No space left") as error, atomic_write(path):
+        # as the system raises it: without a name
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert error.value.filename == str(path)
+
+
+LOCK = """
+import sys
+from pathlib import Path
+from bilstm_attention.errors import UserError
+from bilstm_attention.paths import file_lock
+try:
+    with file_lock(Path(sys.argv[1]), UserError("busy")): print("free", end="")
+except UserError as error: print(error, end="")
+"""
+
+
+def test_lock_holds_other_processes_off_until_it_is_released(tmp_path: Path) -> None:
+    def other() -> str:
+        return subprocess.run([sys.executable, "-c", LOCK, str(tmp_path)], capture_output=True, text=True).stdout
+
+    with file_lock(tmp_path, UserError("busy")):
+        assert other() == "busy"
+    assert other() == "free"
