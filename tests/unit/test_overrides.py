@@ -1,4 +1,4 @@
-"""Overrides keep params.yaml readable and whole; a named experiment means the same whatever was applied before."""
+"""Overrides keep params.yaml readable and whole; a named experiment does not depend on the one applied before."""
 
 import re
 import shutil
@@ -13,6 +13,7 @@ from tests.conftest import refusal
 from bilstm_attention.config import (
     Params,
     apply_overrides,
+    config_text,
     flatten,
     load_params,
     parse_override,
@@ -22,12 +23,16 @@ from bilstm_attention.config import (
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "experiments/configs").glob("*.yaml"))
+CLASSES = {"data.format": "classes", "data.train": {"positive (+)": "a", "neg": "b"}, "data.test": None}
 
 
-def test_flatten_names_every_leaf_and_keeps_mappings_of_labels_to_files_whole() -> None:
-    files = {"positive (+)": "a.txt"}
-    flat = flatten(with_overrides(Params(), {"data.format": "classes", "data.train": files, "data.test": None}))
-    assert flat["data.train"] == files
+def comments(text: str) -> list[str]:
+    return re.findall(r"# .*", text)
+
+
+def test_flatten_keeps_mappings_of_labels_to_files_whole() -> None:
+    flat = flatten(with_overrides(Params(), CLASSES))
+    assert flat["data.train"] == CLASSES["data.train"]
     assert flat["model.attention.kind"] == "zhou"
     assert not any(isinstance(value, dict) for key, value in flat.items() if key != "data.train")
 
@@ -44,51 +49,51 @@ def test_flatten_names_every_leaf_and_keeps_mappings_of_labels_to_files_whole() 
         ("data.folder=no", ("data.folder", "no")),
     ],
 )
-def test_an_override_is_read_as_yaml(text: str, parsed: tuple[str, Any]) -> None:
+def test_override_is_read_as_yaml(text: str, parsed: tuple[str, Any]) -> None:
     assert parse_override(text) == parsed
 
 
 @pytest.mark.parametrize("text", ["model.lstm_units", "=3", "train.seeds=[0"])
-def test_what_is_no_override_is_refused_as_it_was_given(text: str) -> None:
+def test_malformed_override_is_quoted(text: str) -> None:
     assert refusal(lambda: parse_override(text)).startswith(f"-S {text}: ")
 
 
-def test_a_nested_file_is_read_as_dotted_overrides(tmp_path: Path) -> None:
+def test_nested_file_is_read_as_dotted_overrides(tmp_path: Path) -> None:
     path = tmp_path / "named.yaml"
-    path.write_text(
-        "data:\n  format: classes\n  train: {pos: a, neg: b}\n  test:\nmodel:\n  attention:\n    kind: mean\n"
-    )
-    given = {
-        "data.format": "classes",
-        "data.train": {"pos": "a", "neg": "b"},
-        "data.test": None,
-        "model.attention.kind": "mean",
-    }
-    assert read_overrides(path) == {**flatten(Params()), **given}
+    path.write_text("data:\n  format: classes\n  train: {positive (+): a, neg: b}\n  test:\n")
+    assert read_overrides(path) == {**flatten(Params()), **CLASSES}
 
 
-def test_a_named_experiment_means_the_same_whatever_was_applied_before(file: Path) -> None:
-    written = {}
+def test_named_experiments_apply_in_any_order(file: Path) -> None:
+    assert {path.stem for path in CONFIGS} >= {"sample", "keras_snippet", "zhou2016", "best"}
+    before, written = comments(file.read_text()), {}
     for first in CONFIGS:
         for second in CONFIGS:
             apply_overrides(file, read_overrides(first))
             apply_overrides(file, read_overrides(second))
             assert written.setdefault(second, load_params(file)) == load_params(file)
+    assert comments(file.read_text()) == before
 
 
-def test_the_sample_experiment_is_the_file_as_it_comes(file: Path) -> None:
-    before = file.read_text()
-    apply_overrides(file, read_overrides(ROOT / "experiments/configs/zhou2016.yaml"))
-    apply_overrides(file, read_overrides(ROOT / "experiments/configs/sample.yaml"))
-    assert load_params(file) == Params()
-    assert comments(file.read_text()) == comments(before)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_named_experiment_is_legal_and_applied_whole(config: Path, file: Path) -> None:
+    changes = read_overrides(config)
+    apply_overrides(file, changes)
+    assert flatten(load_params(file)) == changes
+    if config.stem == "sample":
+        assert load_params(file) == Params()
 
 
-def comments(text: str) -> list[str]:
-    return re.findall(r"# .*", text)
+def test_config_text_is_read_as_the_same_parameters(tmp_path: Path) -> None:
+    params = with_overrides(Params(), {**CLASSES, "train.seeds": [3, 4], "data.folder": "a\u2028b"})
+    path = tmp_path / "named.yaml"
+    path.write_text(config_text(params, "two seeds"), encoding="utf-8")
+    assert path.read_text(encoding="utf-8").startswith("# two seeds\n")
+    assert "seeds: [3, 4]" in path.read_text(encoding="utf-8")
+    assert read_overrides(path) == flatten(params)
 
 
-def test_applying_keeps_comments_order_and_every_other_line(file: Path) -> None:
+def test_applying_keeps_comments_order_and_other_lines(file: Path) -> None:
     before = file.read_text()
     apply_overrides(file, {"train.seeds": [0, 1], "model.lstm_units": 20, "train.clip_norm": None})
     after = file.read_text()
@@ -97,33 +102,30 @@ def test_applying_keeps_comments_order_and_every_other_line(file: Path) -> None:
     assert [line.partition("#")[0].strip() for line in changed] == ["lstm_units: 20", "seeds: [0, 1]", "clip_norm:"]
 
 
-def test_a_mapping_of_files_is_applied_whole_and_taken_back(file: Path) -> None:
+def test_mapping_of_files_is_applied_and_reverted(file: Path) -> None:
     before = file.read_text()
-    applied = apply_overrides(
-        file, {"data.format": "classes", "data.train": {"pos": "a", "neg": "b"}, "data.test": None}
-    )
-    assert applied == {"data.format": "classes", "data.train": {"pos": "a", "neg": "b"}, "data.test": None}
-    assert load_params(file).data.train == {"pos": "a", "neg": "b"}
+    assert apply_overrides(file, CLASSES) == CLASSES
+    assert load_params(file).data.train == CLASSES["data.train"]
     apply_overrides(file, {"data.format": "semeval2010", "data.train": "train.txt", "data.test": "test.txt"})
     assert load_params(file) == Params()
     assert comments(file.read_text()) == comments(before)
 
 
-def test_nothing_is_written_when_the_whole_would_be_illegal(file: Path) -> None:
-    before, made = file.read_bytes(), file.stat().st_mtime_ns
+def test_illegal_overrides_write_nothing(file: Path) -> None:
+    before, written = file.read_bytes(), file.stat().st_mtime_ns
     message = refusal(lambda: apply_overrides(file, {"train.epochs": 3, "model.lstm_units": 0}))
     assert f"{file} with overrides: model.lstm_units" in message
-    assert (file.read_bytes(), file.stat().st_mtime_ns) == (before, made)
+    assert (file.read_bytes(), file.stat().st_mtime_ns) == (before, written)
 
 
-def test_a_failing_write_leaves_the_old_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_write_leaves_the_old_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = file.read_bytes()
 
-    def full(self: Path, *args: Any, **kwargs: Any) -> None:
+    def fail(self: Path, *args: Any, **kwargs: Any) -> None:
         self.write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_text", fail)
     with pytest.raises(OSError, match="no space"):
         apply_overrides(file, {"train.epochs": 3})
     assert file.read_bytes() == before
@@ -148,22 +150,9 @@ VALUES = {
 @example(overrides={"data.folder": "\x85"}).via("a line break that YAML would fold")
 @example(overrides={"data.folder": "a\u2028b \x7f\t\u00ad\ufeff "}).via("what does not print")
 @given(overrides=st.fixed_dictionaries({}, optional=VALUES))
-def test_what_is_applied_is_loaded_again_and_nothing_else_moves(overrides: dict[str, Any], tmp_path: Path) -> None:
+def test_applied_values_are_loaded_and_others_unchanged(overrides: dict[str, Any], tmp_path: Path) -> None:
     file = Path(shutil.copy(ROOT / "params.yaml", tmp_path))
     applied = apply_overrides(file, overrides)
-    usual = flatten(Params())
-    assert flatten(load_params(file)) == {**usual, **overrides}
-    assert applied == {key: value for key, value in overrides.items() if usual[key] != value}
-
-
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_every_named_experiment_applies_to_the_projects_file(config: Path, file: Path) -> None:
-    before = comments(file.read_text())
-    changes = read_overrides(config)
-    apply_overrides(file, changes)
-    assert flatten(load_params(file)) == changes
-    assert comments(file.read_text()) == before
-
-
-def test_there_are_named_experiments() -> None:
-    assert {path.stem for path in CONFIGS} >= {"keras_snippet", "zhou2016"}
+    defaults = flatten(Params())
+    assert flatten(load_params(file)) == {**defaults, **overrides}
+    assert applied == {key: value for key, value in overrides.items() if defaults[key] != value}
