@@ -1,6 +1,6 @@
-"""The typed schema of `params.yaml`: reading it, overriding it, and writing it back with its comments.
+"""The parameters of `params.yaml`: their types and ranges, reading, overriding, and writing back with comments.
 
-Order: the schema, one class per block; reading and checking; overrides and named experiments.
+First the blocks, then reading and overrides, then named experiments, the files of `experiments/configs`.
 """
 
 import io
@@ -121,10 +121,20 @@ class Embeddings(Block):
         return self
 
 
+def _check_attention_kind(kind: str) -> str:
+    # a process may have registered mechanisms of its own
+    attention = sys.modules.get("bilstm_attention.model.attention")
+    legal = attention.MECHANISMS if attention else ATTENTION_KINDS
+    if kind not in legal:
+        hint = did_you_mean(kind, legal) or "."
+        raise ValueError(f"model.attention.kind: {kind!r} is no mechanism{hint} Legal: {', '.join(legal)}")
+    return kind
+
+
 class Attention(Block):
     """How the LSTM's states become one vector."""
 
-    kind: Annotated[str, AfterValidator(lambda kind: _check_attention_kind(kind))] = "zhou"
+    kind: Annotated[str, AfterValidator(_check_attention_kind)] = "zhou"
     tanh_output: bool = True
     temperature: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
     dropout: Fraction = 0.0
@@ -265,16 +275,6 @@ class Params(Block):
         return self
 
 
-def _check_attention_kind(kind: str) -> str:
-    # a process may have registered mechanisms of its own
-    attention = sys.modules.get("bilstm_attention.model.attention")
-    legal = attention.MECHANISMS if attention else ATTENTION_KINDS
-    if kind not in legal:
-        hint = did_you_mean(kind, legal) or "."
-        raise ValueError(f"model.attention.kind: {kind!r} is no mechanism{hint} Legal: {', '.join(legal)}")
-    return kind
-
-
 def load_params(path: Path) -> Params:
     """Reads and checks a `params.yaml`.
 
@@ -287,6 +287,16 @@ def load_params(path: Path) -> Params:
 def flatten(params: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as `{"model.lstm_units": 100, ...}`; lists, and mappings of labels to files, stay whole."""
     return dict(_leaves(params.model_dump() if isinstance(params, BaseModel) else params))
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested blocks; `data.train: {pos: a, neg: b}` is one."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and name not in ("data.train", "data.dev", "data.test"):
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, value
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -312,44 +322,15 @@ def with_overrides(params: Params, overrides: Mapping[str, Any], where: str = "o
     return check(values, where, Params)
 
 
-def _with_comments() -> YAML:
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 120
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    return yaml
-
-
 def _assign(values: Any, key: str, value: Any) -> None:
     *blocks, last = key.split(".")
     for block in blocks:
         inner = values.get(block)
         if not isinstance(inner, Mapping):
-            # leaves the fault where the schema check will name it
+            # the check names a block that does not exist
             values[block] = inner = {}
         values = inner
     values[last] = value
-
-
-def _on_one_line(value: Any) -> Any:
-    """Lists as `[0, 1]`, the way params.yaml shows them; text with line breaks or control characters in quotes."""
-    if isinstance(value, str) and not value.isprintable():
-        return DoubleQuotedScalarString(value)
-    if not isinstance(value, list):
-        return value
-    line = CommentedSeq(value)
-    line.fa.set_flow_style()
-    return line
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted overrides of a nested file; `data.train: {pos: a, neg: b}` is one value, not two."""
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and name not in ("data.train", "data.dev", "data.test"):
-            yield from _leaves(value, f"{name}.")
-        else:
-            yield name, value
 
 
 def read_overrides(path: Path) -> dict[str, Any]:
@@ -394,3 +375,22 @@ def config_text(params: Params, comment: str) -> str:
     text = io.StringIO()
     _with_comments().dump(document, text)
     return f"# {comment}\n{text.getvalue()}"
+
+
+def _with_comments() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 120
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _on_one_line(value: Any) -> Any:
+    """Lists as `[0, 1]`, the way params.yaml shows them; text with line breaks or control characters in quotes."""
+    if isinstance(value, str) and not value.isprintable():
+        return DoubleQuotedScalarString(value)
+    if not isinstance(value, list):
+        return value
+    line = CommentedSeq(value)
+    line.fa.set_flow_style()
+    return line

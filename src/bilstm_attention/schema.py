@@ -1,4 +1,7 @@
-"""YAML files checked against pydantic schemas, with errors that name what is legal."""
+"""Reads YAML files and checks them against a pydantic schema; errors name what is legal.
+
+Parameters (`config.py`), sweeps and comparisons are read by it.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
