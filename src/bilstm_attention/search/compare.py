@@ -10,7 +10,14 @@ from bilstm_attention.config import Params, flatten, with_overrides
 from bilstm_attention.console import start_tensorflow
 from bilstm_attention.errors import ParamsError, UserError
 from bilstm_attention.search.comparison import Comparison, PlannedTraining, read_page
-from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, merge_jobs, run_trainings
+from bilstm_attention.search.trainings import (
+    TrainingJob,
+    TrainingRecord,
+    merge_jobs,
+    predicted_on_test,
+    run_trainings,
+    sample_name,
+)
 
 Records = Mapping[str, TrainingRecord]  # by `TrainingJob.work`
 Prepare = Callable[[Params, Path], None]
@@ -44,7 +51,6 @@ def _compare(file: Path, workers: int, prepare: Prepare) -> None:
         prepare(params, root)
     _check_scores(comparisons, plans)
     jobs = merge_jobs(planned.job for plan in plans for planned in plan)
-    names = {planned.job.work: planned.name for plan in plans for planned in plan}
     target, records, written = paths.RESULTS / file.stem, dict[str, TrainingRecord](), 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
@@ -54,7 +60,7 @@ def _compare(file: Path, workers: int, prepare: Prepare) -> None:
             nonlocal written
             records[job.work] = record
             scores = "  ".join(f"{name} {value:.2f}" for name, value in record.dev.items())
-            progress.console.print(f"{names[job.work]}: dev {scores}", soft_wrap=True)
+            progress.console.print(f"{job.name}: dev {scores}", soft_wrap=True)
             progress.advance(task)
             # tables stand on the page in the order of the file
             ready = next((at for at, plan in enumerate(plans) if not _is_done(plan, records)), len(plans))
@@ -94,16 +100,16 @@ def log_comparison(comparison: Comparison, plan: Sequence[PlannedTraining], reco
     from bilstm_attention.evaluation.metrics import scores
     from bilstm_attention.tracking.pipeline import attention_metrics, corpus_name
     from bilstm_attention.tracking.runs import RunRecord, fingerprints, log_runs
+    from bilstm_attention.training.fit import digest
 
     runs = []
     for planned in plan:
         job, record = planned.job, records[planned.job.work]
         metrics = {f"best_dev_{score}": value for score, value in record.dev.items()}
-        if job.faithfulness and record.faithfulness:
-            metrics |= attention_metrics(over_seeds({job.seed: record.faithfulness}))
-        if job.test and record.test is not None:
+        for sample in job.faithfulness:
+            metrics |= attention_metrics(over_seeds({job.seed: record.faithfulness[sample_name(sample)]}))
+        if predicted := predicted_on_test(job, record):
             gold = load_split("test", ["label"], job.root)["label"].tolist()
-            predicted = [record.labels[number] for number in record.test.argmax(axis=1)]
             metrics |= {f"test_{name}": value for name, value in scores(gold, predicted, record.labels).items()}
         tags = {"comparison": comparison.page, "table": comparison.name, "variant": planned.variant}
         tags |= {"seed": str(job.seed)} | ({} if planned.fold is None else {"fold": str(planned.fold)})
@@ -112,8 +118,9 @@ def log_comparison(comparison: Comparison, plan: Sequence[PlannedTraining], reco
         }
         runs.append(
             RunRecord(
-                name=planned.name,
-                identity=("training.digest", f"{record.key}/{comparison.page}/{comparison.name}/{planned.fold}"),
+                name=job.name,
+                # a digest, since names of variants may hold quotes, which end a query of MLflow
+                identity=("training.digest", digest(record.key, list(tags.values()))),
                 params=flatten(with_overrides(job.params, {"train.seeds": [job.seed]})),
                 started=record.started,
                 metrics=metrics,

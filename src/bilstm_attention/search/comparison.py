@@ -107,11 +107,6 @@ class PlannedTraining:
     fold: int | None
     job: TrainingJob
 
-    @property
-    def name(self) -> str:
-        """Name of its run."""
-        return f"{self.variant} seed={self.job.seed}" + ("" if self.fold is None else f" fold={self.fold}")
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -145,20 +140,22 @@ class Comparison:
         """Every variant with every seed on every fold, all variants with the first seed and fold first."""
         from bilstm_attention.training.fit import digest
 
-        planned = []
+        planned, measured = [], "faithfulness" in self.table.show
         for seed in self.table.seeds:
             for fold in [None] if self.table.folds is None else range(self.table.folds):
                 for name, params in self.variants.items():
                     if fold is not None:
                         params = with_overrides(params, {"data.fold": fold})
                     key = digest(params.data.model_dump(), params.embeddings.model_dump())[:12]
+                    evaluate = params.evaluate
                     job = TrainingJob(
+                        name=f"{name} seed={seed}" + ("" if fold is None else f" fold={fold}"),
                         params=params,
                         seed=seed,
                         root=paths.TRAININGS / "data" / key,
                         scored="dev" if fold is None or params.data.test else "test",
                         test=self.table.test,
-                        faithfulness="faithfulness" in self.table.show,
+                        faithfulness=((evaluate.faithfulness, evaluate.faithfulness_seed),) if measured else (),
                     )
                     planned.append(PlannedTraining(name, fold, job))
         return planned
@@ -204,9 +201,11 @@ def _fault(table: Table, params: Params) -> str | None:
         )
     if table.folds is not None and data.test and params.train.restore_best_weights:
         return (
-            "train.restore_best_weights: true: the fold is dev, and would pick the epoch whose answers it judges; set"
+            "train.restore_best_weights: true: the fold is dev, and would pick the epoch whose answers it scores; set"
             " it to false, and train.epochs to what all folds are to have"
         )
+    if "faithfulness" in table.show and not params.evaluate.faithfulness:
+        return "show: faithfulness is measured on evaluate.faithfulness sentences, here 0; set it to 200, for instance"
     if data.fold is not None:
         return f"data.fold: {data.fold}: set `folds` of the table instead"
     if params.train.seeds != Train().seeds:

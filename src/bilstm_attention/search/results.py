@@ -13,7 +13,7 @@ from bilstm_attention.data.dataset import load_split
 from bilstm_attention.data.labels import NONE_LABELS, relation_of
 from bilstm_attention.evaluation import metrics as scoring
 from bilstm_attention.search.comparison import Comparison, PlannedTraining
-from bilstm_attention.search.trainings import TrainingRecord
+from bilstm_attention.search.trainings import TrainingRecord, sample_name
 
 RANKINGS = ("attention", "random", "gradient_input")
 MEASURES = [f"{of}.{by}" for of in ("comprehensiveness", "sufficiency") for by in RANKINGS] + ["entropy"]
@@ -116,7 +116,13 @@ def tabulate(comparison: Comparison, answers: Mapping[str, Answers]) -> pd.DataF
 
 def _faithfulness(one: Answers) -> dict[str, float | None]:
     """Of the attention on dev, means over the trainings."""
-    measured = pd.json_normalize([record.faithfulness or {} for record in one.records]).mean(numeric_only=True)
+    measured = pd.json_normalize(
+        [
+            record.faithfulness[sample_name(sample)]
+            for planned, record in one.done
+            for sample in planned.job.faithfulness
+        ]
+    ).mean(numeric_only=True)
     measures = {measure.replace(".", "_"): measured[measure] for measure in MEASURES}
     shares = {f"share_{kind}": measured.get(f"attention_share.{kind}") for kind in SHARES}
     return {"faithfulness_rows": measured["rows"], **measures, **shares}

@@ -1,4 +1,4 @@
-"""Trainings of comparisons: each done once, measured, and kept as a file from which it is read again."""
+"""Trainings of comparisons: each runs once, is measured, and is read again from its record on disk."""
 
 import json
 import time
@@ -19,7 +19,11 @@ from bilstm_attention.errors import TrainingError, UserError
 from bilstm_attention.search.workers import WorkerCrashed, run_jobs
 
 if TYPE_CHECKING:
-    from bilstm_attention.data.dataset import Dataset
+    from bilstm_attention.data.dataset import Dataset, Rows
+
+
+# How many dev sentences measure the faithfulness of attention, and the seed of their choice.
+Sample = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -27,20 +31,22 @@ class TrainingJob:
     """One training.
 
     Args:
+        name: for messages, and of its run in MLflow.
         params: all parameters; `train.seeds` is not read.
         seed: of the training.
         root: folder of its prepared data.
         scored: the split that scores it: dev, or test if that is a fold of train.
         test: whether the model answers the test set too.
-        faithfulness: whether the faithfulness of its attention is measured, by `params.evaluate`.
+        faithfulness: samples on which the faithfulness of its attention is measured.
     """
 
+    name: str
     params: Params
     seed: int
     root: Path
     scored: Split = "dev"
     test: bool = False
-    faithfulness: bool = False
+    faithfulness: tuple[Sample, ...] = ()
 
     @property
     def work(self) -> str:
@@ -70,8 +76,8 @@ class TrainingRecord:
         labels: class names in the order of their numbers.
         predicted: label of each sentence of the split that scores the training.
         confidence: probability of each.
-        faithfulness: `faithfulness.measure` on dev; None: not measured.
-        test: probabilities of the test set, `(M, C)`, in a file beside the record; None: not asked.
+        faithfulness: by `sample_name`, `faithfulness.measure` on dev.
+        test: probabilities of the test set, `(M, C)`, in a file beside the record; None: not requested.
     """
 
     key: str
@@ -85,24 +91,39 @@ class TrainingRecord:
     labels: list[str]
     predicted: list[str]
     confidence: list[float]
-    faithfulness: dict[str, Any] | None = None
+    faithfulness: dict[str, dict[str, Any]] = field(default_factory=dict)
     test: NDArray[np.float32] | None = field(default=None, compare=False)
+
+
+def sample_name(sample: Sample) -> str:
+    """Names a sample in records and their files."""
+    return "faithfulness-{}-{}".format(*sample)
+
+
+def predicted_on_test(job: TrainingJob, record: TrainingRecord) -> list[str]:
+    """The predicted label of each test sentence; empty if the job does not answer the test set."""
+    # of a corpus without a test file, test is the fold that scores the training
+    if job.scored == "test":
+        return record.predicted
+    if not job.test or record.test is None:
+        return []
+    return [record.labels[number] for number in record.test.argmax(axis=1)]
 
 
 def merge_jobs(jobs: Iterable[TrainingJob]) -> list[TrainingJob]:
     """Each training once, with everything that any of the equal jobs measures: two never share a checkpoint."""
     merged: dict[str, TrainingJob] = {}
     for job in jobs:
-        other = merged.get(job.work, job)
-        measured = job if job.faithfulness else other
-        merged[job.work] = replace(measured, test=job.test or other.test)
+        other = merged.setdefault(job.work, job)
+        samples = tuple(dict.fromkeys(other.faithfulness + job.faithfulness))
+        merged[job.work] = replace(other, test=other.test or job.test, faithfulness=samples)
     return list(merged.values())
 
 
 def run_trainings(
     jobs: Sequence[TrainingJob], workers: int, on_done: Callable[[TrainingJob, TrainingRecord], None]
 ) -> None:
-    """Runs jobs in worker processes of one thread each, or reads what an earlier run of them gave.
+    """Runs jobs in worker processes of one thread each, or reads their records if an earlier run wrote them.
 
     Args:
         jobs: from `merge_jobs`.
@@ -110,69 +131,102 @@ def run_trainings(
         on_done: called with each job as it ends.
 
     Raises:
-        UserError: a job failed, or its worker died; those that ended are kept.
+        UserError: a job failed, or its worker died; records of those that ended stay.
     """
     waiting = iter(jobs)
     for job, result in run_jobs(lambda: next(waiting, None), run_job, workers):
         if isinstance(result, WorkerCrashed):
-            raise TrainingError(f"{result}; the same command goes on, with fewer --workers if memory was short.")
+            hint = "run the same command to resume, with fewer --workers if memory was short."
+            raise TrainingError(f"{job.name}: {result}; {hint}")
         if isinstance(result, UserError):
-            raise result
+            raise type(result)(f"{job.name}: {result}")
         on_done(job, read_record(result))
 
 
 def run_job(job: TrainingJob) -> Path:
-    """Trains and measures, unless a record has it all; returns the file of the record.
+    """Trains and measures, unless a record holds it all; returns the file of the record.
 
     An interrupted training resumes at its last finished epoch. The checkpoint is removed when the record is written.
     """
     start_tensorflow()
-    from bilstm_attention.data.dataset import encode, load_split, load_vocabulary
-    from bilstm_attention.evaluation import faithfulness
+    from bilstm_attention.training.fit import training_checkpoint
+
+    dataset, checkpoints = _dataset(job.root), job.root / "checkpoints"
+    file = find_record(job) or _train(job, dataset, checkpoints)
+    training_checkpoint(checkpoints, job.params, dataset, job.seed).remove()
+    return file
+
+
+def find_record(job: TrainingJob) -> Path | None:
+    """The file of a record that holds all that a job measures; None: there is none."""
+    training, *measured = _record_parts(job)
+    files = sorted(paths.TRAININGS.glob(f"{training}*.json"))
+    return next((file for file in files if {*measured} <= {*file.stem.split("+")}), None)
+
+
+def _train(job: TrainingJob, dataset: "Dataset", checkpoints: Path) -> Path:
+    from bilstm_attention.data.dataset import load_split, load_vocabulary
+    from bilstm_attention.evaluation.faithfulness import measure
     from bilstm_attention.model.predict import predict, to_labels
     from bilstm_attention.tracking.environment import environment_tags, made_with
-    from bilstm_attention.training.fit import digest, run_training, training_checkpoint, training_key
+    from bilstm_attention.training.fit import run_training, training_key
 
-    params, dataset = job.params, _dataset(job.root)
-    vocabulary, rows = load_vocabulary(job.root), {"dev": dataset.dev}
-    if "test" in job.splits:
-        rows["test"] = encode(load_split("test", root=job.root), vocabulary, dataset.labels)
-    key, scored = training_key(params, dataset, job.seed), rows[job.scored]
-    name = digest(key, scored.tokens, scored.starts, scored.labels)
-    measures = params.evaluate.faithfulness, params.evaluate.faithfulness_seed
-    file = paths.TRAININGS / f"{name}{'-faithfulness-{}-{}'.format(*measures) if job.faithfulness else ''}.json"
-    # what was measured besides does no harm
-    for other in [file, *([] if job.faithfulness else sorted(paths.TRAININGS.glob(f"{name}-*.json")))]:
-        if other.exists() and ("test" not in rows or other.with_suffix(".npy").exists()):
-            return other
-    answers = file.with_suffix(".npy")
-    checkpoints, started = job.root / "checkpoints", time.time()
-    result = run_training(params, dataset, job.seed, checkpoints=checkpoints)
-    probabilities = {split: predict(result.model, split_rows) for split, split_rows in rows.items()}
+    started, made, environment = time.time(), made_with(), environment_tags()
+    result = run_training(job.params, dataset, job.seed, checkpoints=checkpoints)
+    labels, vocabulary = dataset.labels, load_vocabulary(job.root)
+    scored = predict(result.model, _rows(job.root, job.scored))
+    dev = load_split("dev", root=job.root)
     record = TrainingRecord(
-        key=key,
+        key=training_key(job.params, dataset, job.seed),
         dev=result.dev,
         best_epoch=result.best_epoch,
         history=[{str(name): value for name, value in row.items()} for row in result.history.to_dict("records")],
         started=started,
-        made_with=made_with(),
-        environment={name: tag for name, tag in environment_tags().items() if name not in ("host", "process")},
+        made_with=made,
+        # the process that logs the run states its own
+        environment={name: tag for name, tag in environment.items() if name not in ("host", "process")},
         weights=sum(variable.numpy().size for variable in result.model.trainable_variables),
-        labels=list(dataset.labels),
-        predicted=to_labels(probabilities[job.scored], dataset.labels),
-        confidence=[round(float(each), 4) for each in probabilities[job.scored].max(axis=1)],
-        faithfulness=faithfulness.measure(
-            result.model, load_split("dev", root=job.root), vocabulary, dataset.labels, *measures
-        )
-        if job.faithfulness
-        else None,
+        labels=list(labels),
+        predicted=to_labels(scored, labels),
+        confidence=[round(float(each), 4) for each in scored.max(axis=1)],
+        faithfulness={
+            sample_name(sample): measure(result.model, dev, vocabulary, labels, *sample) for sample in job.faithfulness
+        },
     )
-    if "test" in rows:
-        with paths.atomic_write(answers) as target, target.open("wb") as stream:
-            np.save(stream, probabilities["test"], allow_pickle=False)
+    file = paths.TRAININGS / f"{'+'.join(_record_parts(job))}.json"
+    if job.test:
+        probabilities = predict(result.model, _rows(job.root, "test"))
+        with paths.atomic_write(file.with_suffix(".npy")) as target, target.open("wb") as stream:
+            np.save(stream, probabilities, allow_pickle=False)
     paths.write_json(file, {name: value for name, value in asdict(record).items() if name != "test"})
-    training_checkpoint(checkpoints, params, dataset, job.seed).remove()
     return file
+
+
+def _record_parts(job: TrainingJob) -> list[str]:
+    """Parts of the name of a record: the training and what scores it, the test set, the samples of faithfulness.
+
+    The test set is no part of the training: without its digest, another test set would get the answers of this one.
+    """
+    from bilstm_attention.training.fit import digest, training_key
+
+    key = training_key(job.params, _dataset(job.root), job.seed)
+    parts = [digest(key, *_arrays(_rows(job.root, job.scored)))]
+    if job.test:
+        parts.append(f"test-{digest(*_arrays(_rows(job.root, 'test')))[:12]}")
+    return parts + sorted(map(sample_name, job.faithfulness))
+
+
+def _arrays(rows: "Rows") -> list[NDArray[Any]]:
+    return [rows.tokens, rows.starts, rows.labels]
+
+
+def _rows(root: Path, split: Split) -> "Rows":
+    from bilstm_attention.data.dataset import encode, load_split, load_vocabulary
+
+    dataset = _dataset(root)
+    if split == "dev":
+        return dataset.dev
+    return encode(load_split(split, root=root), load_vocabulary(root), dataset.labels)
 
 
 def read_record(file: Path) -> TrainingRecord:

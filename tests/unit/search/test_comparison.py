@@ -1,11 +1,16 @@
 from pathlib import Path
+from typing import Literal
 
+import pandas as pd
 import pytest
+from tests.small import begin_project
 
-from bilstm_attention.config import flatten
+from bilstm_attention import paths
+from bilstm_attention.config import Params, flatten
 from bilstm_attention.errors import ParamsError
-from bilstm_attention.search.comparison import PlannedTraining, read_page
-from bilstm_attention.search.trainings import merge_jobs
+from bilstm_attention.search.compare import log_comparison
+from bilstm_attention.search.comparison import Comparison, PlannedTraining, Table, read_page
+from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, merge_jobs
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,9 +38,7 @@ def test_shipped_comparison_is_legal(file: Path, monkeypatch: pytest.MonkeyPatch
     assert all(len(comparison.trainings()) >= len(comparison.variants) > 1 for comparison in comparisons)
 
 
-def test_blocks_of_parameters_leave_the_rest_of_their_block_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_block_of_parameters_changes_only_what_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     text = COMPARISON.replace("{model.attention.kind: mean}", "{model: {dropout: {embedding: 0.25}}}")
     text = text.replace("sample.yaml", "best.yaml").replace("seeds:", "overrides: {train.epochs: 3}\n    seeds:")
@@ -58,6 +61,10 @@ def test_blocks_of_parameters_leave_the_rest_of_their_block_alone(
         (("seeds:", "fold: 2\n    seeds:"), "unknown parameter tables.kinds.fold; did you mean 'folds'?"),
         (("seeds:", "test: 'no'\n    seeds:"), "tables.kinds.test: Input should be a valid boolean; received 'no'"),
         (("Two kinds", '"two\\nlines"'), "about: is one line"),
+        (
+            ("{train.epochs", "{evaluate.faithfulness: 0, train.epochs"),
+            "measured on evaluate.faithfulness sentences, here 0",
+        ),
         (("[faithfulness]", "[classes]"), "show: classes are of the test set; set test: true"),
         (("seeds:", "along: model.units\n    seeds:"), "kinds: mean: along: model.units is no parameter"),
         (("seeds:", "along: model.merge\n    seeds:"), "along: model.merge: 'sum' is no number"),
@@ -104,11 +111,15 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *changes: tuple[str
 
 
 def test_trainings_cover_variants_seeds_and_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [each.name for each in planned(tmp_path, monkeypatch)]
+    names = [each.job.name for each in planned(tmp_path, monkeypatch)]
     assert names == ["mean seed=0", "two hops seed=0", "mean seed=1", "two hops seed=1"]
     last = ("{train.epochs", "{train.restore_best_weights: false, train.epochs")
     folds = planned(tmp_path, monkeypatch, last, ("seeds: [0, 1]", "seeds: [0]\n    folds: 2"))
-    assert [each.name for each in folds][:3] == ["mean seed=0 fold=0", "two hops seed=0 fold=0", "mean seed=0 fold=1"]
+    assert [each.job.name for each in folds][:3] == [
+        "mean seed=0 fold=0",
+        "two hops seed=0 fold=0",
+        "mean seed=0 fold=1",
+    ]
     assert len({each.job.root for each in folds}) == 2
     assert {each.job.scored for each in folds} == {"dev"}
 
@@ -127,3 +138,38 @@ def test_shared_training_is_one_job_with_all_that_is_measured(tmp_path: Path, mo
     assert (len(plan), len(jobs)) == (6, 5)
     (shared,) = (job for job in jobs if job.test and job.faithfulness)
     assert (shared.params.model.attention.kind, shared.seed) == ("mean", 0)
+
+
+def test_each_variant_has_its_own_sample_of_faithfulness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change = ("kind: mean}", "kind: mean, evaluate.faithfulness: 50, evaluate.faithfulness_seed: 3}")
+    plan = planned(tmp_path, monkeypatch, change)
+    assert {(each.variant, each.job.faithfulness) for each in plan} == {("mean", ((50, 3),)), ("two hops", ((200, 0),))}
+
+
+@pytest.mark.parametrize("scored", ["dev", "test"])
+def test_shared_training_is_a_run_of_each_table_and_variant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: str, scored: Literal["dev", "test"]
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.chdir(begin_project(tmp_path / "project"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
+    root = tmp_path / "data"
+    for split in ("train", "dev", "test"):
+        (root / paths.PREPARED).mkdir(parents=True, exist_ok=True)
+        pd.DataFrame({"label": ["b", "a"]}).to_parquet(root / paths.PREPARED / f"{split}.parquet")
+    job = TrainingJob("zhou seed=0", Params(), 0, root, scored=scored)
+    record = TrainingRecord("key", {"accuracy": 60.0}, 1, [], 1.0, "", {}, 9, ["a", "b"], ["a", "a"], [0.5, 0.5])
+    # a quote ends a query of MLflow
+    places = [("one", "zhou"), ("two", "zhou"), ("two", "the snippet's")]
+    for name, variant in places * 2:
+        table = Table.model_validate({"seeds": [0], "reference": variant, "variants": {variant: {}}})
+        comparison = Comparison("page", name, table, {variant: Params()}, {})
+        log_comparison(comparison, [PlannedTraining(variant, None, job)], {job.work: record})
+    client = MlflowClient(mlflow_store)
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert sorted((run.data.tags["table"], run.data.tags["variant"]) for run in runs) == sorted(places)
+    # the fold that scores a training is test where the corpus has no test file
+    expected = {"dev": None, "test": 50.0}[scored]
+    assert [run.data.metrics.get("test_accuracy") for run in runs] == [expected] * 3
+    assert {run.data.metrics["best_dev_accuracy"] for run in runs} == {60.0}

@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 
 from bilstm_attention import paths
-from bilstm_attention.config import Params
-from bilstm_attention.evaluation.metrics import bootstrap_interval, official_f1
+from bilstm_attention.config import Params, with_overrides
+from bilstm_attention.evaluation.metrics import bootstrap_interval, scores
 from bilstm_attention.search.comparison import Comparison, PlannedTraining, Table, Variant
 from bilstm_attention.search.results import collect_answers, collect_errors, scores_by_class, tabulate
-from bilstm_attention.search.trainings import TrainingJob, TrainingRecord
+from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, sample_name
 
 CAUSE, EFFECT, MEMBER, OTHER = (
     "Cause-Effect(e1,e2)",
@@ -40,8 +40,14 @@ def write_split(root: Path, split: str, gold: list[str]) -> None:
 
 
 def trained(
-    root: Path, variant: str, seed: int, predicted: list[str], confidence: float = 0.9, labels: list[str] = LABELS
-) -> tuple:
+    root: Path,
+    variant: str,
+    seed: int,
+    predicted: list[str],
+    confidence: float = 0.9,
+    labels: list[str] = LABELS,
+    sample: tuple[int, int] = (6, 0),
+) -> tuple[PlannedTraining, TrainingRecord]:
     measures = {"attention": 1.0, "random": 0.5, "gradient_input": 2.0}
     record = TrainingRecord(
         key=f"{variant}{seed}",
@@ -55,10 +61,19 @@ def trained(
         labels=labels,
         predicted=predicted,
         confidence=[confidence] * len(predicted),
-        faithfulness={"rows": 6, "comprehensiveness": measures, "sufficiency": measures, "entropy": 50.0},
+        faithfulness={
+            sample_name((rows, 0)): {
+                "rows": rows,
+                "comprehensiveness": measures,
+                "sufficiency": measures,
+                "entropy": float(rows),
+            }
+            for rows in (6, 4)
+        },
         test=confidence * np.eye(len(labels))[[labels.index(label) for label in predicted]],
     )
-    return PlannedTraining(variant, None, TrainingJob(Params(), seed, root, test=True)), record
+    job = TrainingJob(f"{variant} seed={seed}", Params(), seed, root, test=True, faithfulness=(sample,))
+    return PlannedTraining(variant, None, job), record
 
 
 @pytest.fixture
@@ -78,7 +93,7 @@ def test_scores_spread_ensemble_and_significance(root: Path) -> None:
     good = collect_answers([trained(root, "a", 0, WRONG, confidence=0.4), trained(root, "a", 1, GOLD)])
     bad = collect_answers([trained(root, "bb", 0, WRONG), trained(root, "bb", 1, WRONG)])
     table = tabulate(comparison("a", "bb"), {"a": good, "bb": bad}).set_index("variant")
-    low = official_f1(GOLD, WRONG)
+    low = scores(GOLD, WRONG, LABELS)["official_f1"]
     assert table.loc["a", ["seed_0", "seed_1", "mean"]].tolist() == pytest.approx([low, 100, (100 + low) / 2])
     assert table.loc["a", "test_mean"] == pytest.approx((100 + low) / 2)
     # the mean of the probabilities follows the surer seed
@@ -90,21 +105,29 @@ def test_scores_spread_ensemble_and_significance(root: Path) -> None:
     assert not [column for column in table if "comprehensiveness" in column]
 
 
-def test_interval_without_test_set_is_of_dev(root: Path) -> None:
-    one = collect_answers([trained(root, "a", seed, answers) for seed, answers in ((0, WRONG), (1, GOLD))])
-    named = {"a": Variant()}
-    asked = Comparison("page", "table", Table(seeds=[0, 1], reference="a", variants=named), {"a": Params()}, {})
-    row = tabulate(asked, {"a": one}).iloc[0]
-    expected = bootstrap_interval(GOLD, [WRONG, GOLD], "official_f1", Params().evaluate.bootstrap)
+@pytest.mark.parametrize("resamples", [100, 1000])
+def test_interval_without_test_set_is_of_dev(root: Path, resamples: int) -> None:
+    answers = collect_answers([trained(root, "a", seed, labels) for seed, labels in ((0, WRONG), (1, GOLD))])
+    params = with_overrides(Params(), {"evaluate.bootstrap": resamples, "evaluate.bootstrap_seed": 3})
+    table = Table(seeds=[0, 1], reference="a", variants={"a": Variant()})
+    row = tabulate(Comparison("page", "table", table, {"a": params}, {}), {"a": answers}).iloc[0]
+    expected = bootstrap_interval(GOLD, [WRONG, GOLD], "official_f1", resamples, 3)
     assert (row["low"], row["high"]) == pytest.approx(expected)
     assert row["low"] < row["mean"] < row["high"]
     assert not [column for column in row.index if column.startswith("test")]
 
 
 def test_faithfulness_is_tabulated_where_shown(root: Path) -> None:
-    one = collect_answers([trained(root, "a", seed, GOLD) for seed in (0, 1)])
-    row = tabulate(comparison("a", show=["faithfulness"]), {"a": one}).iloc[0]
-    assert (row["comprehensiveness_attention"], row["sufficiency_gradient_input"], row["entropy"]) == (1, 2, 50)
+    samples = {"a": (6, 0), "bb": (4, 0)}
+    answers = {
+        name: collect_answers([trained(root, name, seed, GOLD, sample=sample) for seed in (0, 1)])
+        for name, sample in samples.items()
+    }
+    table = tabulate(comparison("a", "bb", show=["faithfulness"]), answers)
+    assert table["comprehensiveness_attention"].tolist() == [1, 1]
+    assert table["sufficiency_gradient_input"].tolist() == [2, 2]
+    # each variant by its own evaluate.faithfulness
+    assert table["faithfulness_rows"].tolist() == table["entropy"].tolist() == [6, 4]
 
 
 def test_scores_by_class_are_those_of_the_relations_on_test(root: Path) -> None:
@@ -112,7 +135,8 @@ def test_scores_by_class_are_those_of_the_relations_on_test(root: Path) -> None:
     table = scores_by_class({"right": right, "wrong": wrong}).set_index("class")
     assert table["items"].to_dict() == {"Cause-Effect": 3, "Member-Collection": 1, "Other": 2}
     assert table["right"].tolist() == [100, 100, 100]
-    assert table.loc[["Cause-Effect", "Member-Collection"], "wrong"].mean() == pytest.approx(official_f1(GOLD, WRONG))
+    official = scores(GOLD, WRONG, LABELS)["official_f1"]
+    assert table.loc[["Cause-Effect", "Member-Collection"], "wrong"].mean() == pytest.approx(official)
 
 
 def test_errors_are_counted_by_kind_and_distance(root: Path) -> None:

@@ -1,0 +1,122 @@
+"""Trainings run for real, with a few units for one epoch on the sample corpus."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.small import begin_project
+
+from bilstm_attention import paths, stages
+from bilstm_attention.config import Params, with_overrides
+from bilstm_attention.errors import ParamsError, UserError
+from bilstm_attention.search import trainings
+from bilstm_attention.search.trainings import TrainingJob, merge_jobs, read_record, run_job, run_trainings, sample_name
+from bilstm_attention.search.workers import WorkerCrashed
+
+ROOT = Path(__file__).parents[3]
+PARAMS = with_overrides(
+    Params(),
+    {
+        "data.folder": str(ROOT / "data/sample"),
+        "data.train_rows": 300,
+        "embeddings.epochs": 1,
+        "embeddings.dimension": 8,
+        "model.lstm_units": 3,
+        "train.epochs": 1,
+        "evaluate.faithfulness": 10,
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("prepared")
+    stages.prepare_data(PARAMS, root)
+    return root
+
+
+@pytest.fixture
+def job(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingJob:
+    monkeypatch.chdir(begin_project(tmp_path))
+    return TrainingJob("zhou seed=0", PARAMS, 0, shutil.copytree(prepared, tmp_path / "root"))
+
+
+def checkpoint_of(job: TrainingJob) -> Path:
+    from bilstm_attention.data.dataset import load_dataset
+    from bilstm_attention.training.fit import training_checkpoint
+
+    return training_checkpoint(job.root / "checkpoints", job.params, load_dataset(job.root), job.seed).path
+
+
+def test_record_with_more_measured_is_read_again(job: TrainingJob) -> None:
+    samples = ((10, 0), (5, 1))
+    file = run_job(replace(job, test=True, faithfulness=samples))
+    record = read_record(file)
+    test = pd.read_parquet(job.root / paths.PREPARED / "test.parquet")
+    assert record.test is not None
+    assert record.test.shape == (len(test), len(record.labels))
+    assert {sample: record.faithfulness[sample_name(sample)]["rows"] for sample in samples} == {(10, 0): 10, (5, 1): 5}
+    for less in (job, replace(job, test=True), replace(job, faithfulness=samples[:1])):
+        assert run_job(less) == file
+    more = run_job(replace(job, faithfulness=((7, 0),)))
+    assert more != file
+    assert read_record(more).predicted == record.predicted
+
+
+def test_replaced_test_set_is_answered_anew(job: TrainingJob) -> None:
+    job = replace(job, test=True)
+    before = read_record(run_job(job))
+    file = job.root / paths.PREPARED / "test.parquet"
+    pd.read_parquet(file).iloc[::-1].reset_index(drop=True).to_parquet(file)
+    after = read_record(run_job(job))
+    assert after.dev == before.dev
+    assert before.test is not None
+    np.testing.assert_allclose(after.test, before.test[::-1], atol=1e-6)
+
+
+def test_checkpoint_is_removed_after_the_record_is_written(job: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json, checkpoint = paths.write_json, checkpoint_of(job)
+
+    def disk_full(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(paths, "write_json", disk_full)
+    with pytest.raises(OSError, match="no space left"):
+        run_job(job)
+    assert checkpoint.exists()
+    monkeypatch.setattr(paths, "write_json", write_json)
+    run_job(job)
+    assert not checkpoint.exists()
+    # left by a process that was killed between the two
+    checkpoint.write_bytes(b"")
+    run_job(job)
+    assert not checkpoint.exists()
+
+
+def test_merged_jobs_measure_what_each_of_them_asks() -> None:
+    job = TrainingJob("a", PARAMS, 0, Path("root"))
+    shorter = with_overrides(PARAMS, {"evaluate.faithfulness": 5, "train.seeds": [7]})
+    others = [replace(job, name="b", test=True), replace(job, params=shorter, faithfulness=((5, 0),))]
+    samples = replace(job, faithfulness=((10, 0), (5, 0)))
+    assert merge_jobs([job, *others, samples]) == [replace(job, test=True, faithfulness=((5, 0), (10, 0)))]
+    different = [replace(job, seed=1), replace(job, scored="test"), replace(job, root=Path("other"))]
+    assert merge_jobs([job, *different]) == [job, *different]
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (WorkerCrashed(7, -9), "zhou seed=0: its worker was killed by SIGKILL; run the same command to resume"),
+        (ParamsError("train.monitor: f is unknown"), "zhou seed=0: train.monitor: f is unknown"),
+    ],
+)
+def test_error_names_its_training(result: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = TrainingJob("zhou seed=0", PARAMS, 0, Path("root"))
+    monkeypatch.setattr(trainings, "run_jobs", lambda next_job, work, workers: iter([(next_job(), result)]))
+    with pytest.raises(UserError) as raised:
+        run_trainings([job], 1, lambda job, record: None)
+    assert str(raised.value).startswith(message)
