@@ -63,7 +63,7 @@ class Table(Block):
     @model_validator(mode="after")
     def _is_consistent(self) -> "Table":
         if "\n" in self.about.strip():
-            raise ValueError("about: is one line; longer text belongs into the documentation")
+            raise ValueError("about: is one line; longer text belongs in the documentation")
         if self.folds is not None and self.test:
             raise ValueError("folds and test: a model of a fold has not learnt from all of train; leave one out")
         if "classes" in self.show and not self.test:

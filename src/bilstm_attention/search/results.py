@@ -22,7 +22,6 @@ SHARES = ("entities", "entity_markers", "function_words", "punctuation", "other_
 DISTANCES = {"0 to 2": 2, "3 to 5": 5, "6 to 9": 9, "10 and more": np.inf}
 LENGTHS = {"1 to 10": 10, "11 to 20": 20, "21 to 30": 30, "31 and more": np.inf}
 
-
 Done = Sequence[tuple[PlannedTraining, TrainingRecord]]
 
 
@@ -33,7 +32,7 @@ class Answers:
     Args:
         gold: labels of the sentences that score the variant, all folds together, `(N,)`.
         predicted: by seed, `(N,)`.
-        test_gold: labels of the test set, `(M,)`; empty if it was not asked.
+        test_gold: labels of the test set, `(M,)`; empty without the test set.
         test_predicted: by seed, `(M,)`.
         ensemble: labels of the mean of the seeds' probabilities, `(M,)`.
         done: the trainings with their records.
@@ -82,44 +81,47 @@ def tabulate(comparison: Comparison, answers: Mapping[str, Answers]) -> pd.DataF
 
     With the test set also its scores and the ensemble's score; interval and p are then of test.
     """
-    monitor, reference, test = comparison.monitor, answers[comparison.table.reference], comparison.table.test
-
-    rows = []
-    for name, one in answers.items():
-        score = partial(_score, monitor, one.records[0].labels)
-        judged = {seed: score(one.gold, of_seed) for seed, of_seed in one.predicted.items()}
-        row: dict[str, Any] = {"variant": name, **{f"seed_{seed}": value for seed, value in judged.items()}}
-        gold, predicted = (one.test_gold, one.test_predicted) if test else (one.gold, one.predicted)
-        draws = comparison.variants[name].evaluate
-        low, high = scoring.bootstrap_interval(
-            gold, list(predicted.values()), monitor, draws.bootstrap, draws.bootstrap_seed
-        )
+    monitor, test = comparison.monitor, comparison.table.test
+    reference, rows = answers[comparison.table.reference], []
+    for name, variant in answers.items():
+        score = partial(_score, monitor, variant.records[0].labels)
+        by_seed = {seed: score(variant.gold, labels) for seed, labels in variant.predicted.items()}
+        row: dict[str, Any] = {"variant": name, **{f"seed_{seed}": value for seed, value in by_seed.items()}}
+        gold, predicted = _compared_answers(variant, test)
+        options = comparison.variants[name].evaluate
+        low, high = scoring.bootstrap_interval(gold, predicted, monitor, options.bootstrap, options.bootstrap_seed)
         if not test:
-            row |= scoring.summary_over_seeds(judged, low, high)
+            row |= scoring.summary_over_seeds(by_seed, low, high)
         else:
-            row |= scoring.spread_over_seeds(judged)
-            tested = {seed: score(gold, of_seed) for seed, of_seed in predicted.items()}
+            row |= scoring.spread_over_seeds(by_seed)
+            tested = {seed: score(gold, labels) for seed, labels in variant.test_predicted.items()}
             summary = scoring.summary_over_seeds(tested, low, high)
             row |= {f"test_seed_{seed}": value for seed, value in tested.items()}
             row |= {f"test_{key}": summary[key] for key in ("mean", "sd", "low", "high")}
-            row["test_ensemble"] = score(one.test_gold, one.ensemble)
-        row["p"] = _significance(one, reference, monitor, test)
-        row["weights"] = one.records[0].weights
+            row["test_ensemble"] = score(gold, variant.ensemble)
+        row["p"] = _significance(variant, reference, monitor, test)
+        row["weights"] = variant.records[0].weights
         row["weights_added"] = row["weights"] - reference.records[0].weights
         if "faithfulness" in comparison.table.show:
-            row |= _faithfulness(one)
+            row |= _faithfulness(variant)
         rows.append(row)
     table = pd.DataFrame(rows).drop(columns="by_seed")
     # numbers, also where none is known
     return table.astype({column: float for column in ("sd", "test_sd", "p") if column in table})
 
 
-def _faithfulness(one: Answers) -> dict[str, float | None]:
+def _compared_answers(variant: Answers, test: bool) -> tuple[list[str], list[list[str]]]:
+    """Gold labels and each seed's predictions, on test or on dev, of which interval and p are."""
+    gold, predicted = (variant.test_gold, variant.test_predicted) if test else (variant.gold, variant.predicted)
+    return gold, list(predicted.values())
+
+
+def _faithfulness(variant: Answers) -> dict[str, float | None]:
     """Of the attention on dev, means over the trainings."""
     measured = pd.json_normalize(
         [
             record.faithfulness[sample_name(sample)]
-            for planned, record in one.done
+            for planned, record in variant.done
             for sample in planned.job.faithfulness
         ]
     ).mean(numeric_only=True)
@@ -132,13 +134,13 @@ def _score(monitor: str, labels: Sequence[str], gold: Sequence[str], predicted: 
     return scoring.scores(gold, predicted, labels)[monitor]
 
 
-def _significance(one: Answers, other: Answers, monitor: str, test: bool) -> float | None:
-    """p of the difference; None for the reference itself, and where items are not the same."""
-    golds = (one.test_gold, other.test_gold) if test else (one.gold, other.gold)
-    if one is other or golds[0] != golds[1]:
+def _significance(variant: Answers, reference: Answers, monitor: str, test: bool) -> float | None:
+    """p of the difference; None for the reference itself, and where sentences differ."""
+    gold, predicted = _compared_answers(variant, test)
+    reference_gold, reference_predicted = _compared_answers(reference, test)
+    if variant is reference or gold != reference_gold:
         return None
-    first, second = (list((each.test_predicted if test else each.predicted).values()) for each in (one, other))
-    return scoring.compare(golds[0], first, second, monitor)
+    return scoring.compare(gold, predicted, reference_predicted, monitor)
 
 
 def scores_by_class(answers: Mapping[str, Answers]) -> pd.DataFrame:
@@ -147,14 +149,14 @@ def scores_by_class(answers: Mapping[str, Answers]) -> pd.DataFrame:
     The none label comes last; it is no part of the official score.
     """
     columns: dict[str, pd.Series] = {}
-    for name, one in answers.items():
-        labels = one.records[0].labels
-        of_seeds = [
-            scoring.per_relation(one.test_gold, predicted, labels).set_index("relation")
-            for predicted in one.test_predicted.values()
+    for name, variant in answers.items():
+        labels = variant.records[0].labels
+        tables = [
+            scoring.per_relation(variant.test_gold, predicted, labels).set_index("relation")
+            for predicted in variant.test_predicted.values()
         ]
-        columns.setdefault("items", of_seeds[0]["support"])
-        columns[name] = pd.concat([table["f1"] for table in of_seeds], axis=1).mean(axis=1)
+        columns.setdefault("items", tables[0]["support"])
+        columns[name] = pd.concat([table["f1"] for table in tables], axis=1).mean(axis=1)
     return pd.DataFrame(columns).reset_index(names="class")
 
 
@@ -182,7 +184,7 @@ class Errors:
     examples: pd.DataFrame
 
 
-def collect_errors(one: Answers, shown: int = 12) -> Errors:
+def collect_errors(variant: Answers, shown: int = 12) -> Errors:
     """Counts the errors of one variant, of all seeds and folds.
 
     Args:
@@ -193,12 +195,12 @@ def collect_errors(one: Answers, shown: int = 12) -> Errors:
             load_split(planned.job.scored, root=planned.job.root).assign(
                 predicted=record.predicted, confidence=record.confidence
             )
-            for planned, record in one.done
+            for planned, record in variant.done
         ],
         ignore_index=True,
     )
     wrong = table[table["label"] != table["predicted"]]
-    relational = scoring.is_relational(one.records[0].labels)
+    relational = scoring.is_relational(variant.records[0].labels)
     kinds = Counter(map(_kind, wrong["label"], wrong["predicted"])) if relational else Counter()
     confusions = wrong.groupby(["label", "predicted"], sort=False).size().sort_values(ascending=False, kind="stable")
     frequent = confusions.head(shown).rename("answers").reset_index().rename(columns={"label": "gold"})
