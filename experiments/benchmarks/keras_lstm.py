@@ -62,7 +62,7 @@ def our_step(params: Params, work: Work) -> Any:
     model.get_layer("probabilities").set_weights([weights["output"], weights["output_bias"]])
     optimizer = make_optimizer(train, len(work.batches))
     optimizer.build(model.trainable_variables)
-    return training_step(model, optimizer, len(data.labels), 0.0, clip_norm=train.clip_norm)
+    return training_step(model, optimizer, len(data.labels), train)
 
 
 def snippet(setup: Setup, work: Work) -> keras.Model:

@@ -1,4 +1,7 @@
-"""The classifier: words in, class probabilities out; saving and loading it byte for byte."""
+"""The classifier: builds the network of `params.model`, saves and loads it byte for byte.
+
+Shapes: B batch, T time steps, D word vector, H state, K distributions per sentence, C classes, V vocabulary.
+"""
 
 import json
 import zipfile
@@ -25,26 +28,29 @@ ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class WordEmbedding(keras.layers.Layer):
-    """Looks up word vectors; the first `trained_rows` rows are learned, the rest stay as they were read.
+    """Looks up word vectors; the first `trained_rows` rows are learned, the others stay as they were set.
 
-    Words that the training text never shows get no gradient, yet an optimizer with moments would update their rows at
-    every step; kept apart, they cost a lookup and nothing more.
+    Words that never occur in training get no gradient, yet an optimizer with moments would update their rows at every
+    step. In a weight of their own they cost a lookup and nothing more.
 
-    A vector that is learned moves away from those of like words that training never shows; joined to what was read, the
-    network still finds them together.
+    A learned vector moves away from the vectors of similar words that never occur in training. With `frozen_copy` the
+    network also reads the vector before learning, in which they are still similar.
 
     Args:
         rows: V, words in the vocabulary.
         dimension: D.
         trained_rows: rows from 0 that are learned; 0 freezes all.
         l2: weight decay of the learned rows.
-        frozen_copy: joins every vector to itself as it was read.
+        frozen_copy: appends to every vector its value before learning.
 
     Call arguments:
         tokens: int tensor `(B, T)`, each in `[0, V)`; row 0 is padding.
 
     Returns:
         float tensor `(B, T, D)`, with `frozen_copy` `(B, T, 2 D)`.
+
+    Raises:
+        ValueError: `trained_rows` outside `[0, rows]`.
     """
 
     def __init__(
@@ -61,12 +67,11 @@ class WordEmbedding(keras.layers.Layer):
             raise ValueError(f"trained_rows must lie in [0, rows]. Received: trained_rows={trained_rows}, rows={rows}.")
         self.rows, self.dimension, self.trained_rows, self.l2 = rows, dimension, trained_rows, l2
         self.frozen_copy = frozen_copy
-        # the row in `fixed` at which the words begin that it holds
-        self.fixed_from = 0 if frozen_copy else trained_rows
-        self.between: Callable[[Any], Any] | None = None
+        self.fixed_from = 0 if frozen_copy else trained_rows  # word of the first row in `fixed`
+        self._on_lookup: Callable[[Any], Any] | None = None
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Makes `learned (trained_rows, D)` and `fixed`, the other rows or all of them, whichever is not empty."""
+        """Creates `learned (trained_rows, D)` and `fixed`, the other rows or a copy of all; empty ones are left out."""
         learned, fixed = (self.trained_rows, self.dimension), (self.rows - self.fixed_from, self.dimension)
         if learned[0]:
             self.learned = self.add_weight(shape=learned, regularizer=decay(self.l2), name="learned")
@@ -81,46 +86,51 @@ class WordEmbedding(keras.layers.Layer):
         self.set_weights([part for part in parts if len(part)])
 
     @contextmanager
-    def moved(self, by: Any = None) -> Iterator[list[Any]]:
-        """While it lasts the vectors are moved by a tensor `(B, T, D)`; gives those that were read, as a list."""
-        read: list[Any] = []
+    def shifted(self, shift: Any = None) -> Iterator[list[Any]]:
+        """Adds `shift`, shaped as the output, to every lookup within the context; adversarial training needs it.
 
-        def between(vectors: Any) -> Any:
-            read.append(vectors)
-            return vectors if by is None else vectors + by
+        Yields:
+            a list that each lookup appends its vectors to, before the shift: the tensors to take a gradient by.
+        """
+        lookups: list[Any] = []
 
-        self.between = between
+        def on_lookup(vectors: Any) -> Any:
+            lookups.append(vectors)
+            return vectors if shift is None else vectors + shift
+
+        self._on_lookup = on_lookup
         try:
-            yield read
+            yield lookups
         finally:
-            self.between = None
+            self._on_lookup = None
 
     def call(self, tokens: Any) -> Any:
         """`(B, T) -> (B, T, D)` or `(B, T, 2 D)`."""
         vectors = self._look_up(tokens)
-        return vectors if self.between is None else self.between(vectors)
+        return vectors if self._on_lookup is None else self._on_lookup(vectors)
 
     def _look_up(self, tokens: Any) -> Any:
         if self.trained_rows == self.rows and not self.frozen_copy:
             return ops.take(self.learned, tokens, axis=0)
         vectors = fixed = ops.take(self.fixed, ops.maximum(tokens - self.fixed_from, 0), axis=0)
         if self.trained_rows:
-            known = tokens < self.trained_rows
-            learned = ops.take(self.learned, ops.where(known, tokens, 0), axis=0)
-            vectors = ops.where(ops.expand_dims(known, -1), learned, fixed)
+            is_learned = tokens < self.trained_rows
+            learned = ops.take(self.learned, ops.where(is_learned, tokens, 0), axis=0)
+            vectors = ops.where(ops.expand_dims(is_learned, -1), learned, fixed)
         return ops.concatenate([vectors, fixed], axis=-1) if self.frozen_copy else vectors
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that rebuild this layer."""
+        """Constructor arguments."""
         own = {"rows": self.rows, "dimension": self.dimension, "trained_rows": self.trained_rows, "l2": self.l2}
         return {**super().get_config(), **own, "frozen_copy": self.frozen_copy}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class RealTokens(keras.layers.Layer):
-    """The mask of tokens, int `(B, T)`: bool `(B, T)`, True on all but padding.
+    """The mask of tokens, int `(B, T)`: bool `(B, T)`, False on padding.
 
-    A layer, since Keras numbers a bare operation by the models built before it and writes that number to the file.
+    A layer and not `ops.not_equal`: Keras numbers bare operations through the process and writes the number to the
+    file, whose bytes would depend on the models built before.
     """
 
     def call(self, tokens: Any) -> Any:
@@ -133,15 +143,15 @@ def build_classifier(model: Model, matrix: np.ndarray, training_words: int, clas
 
     tokens `(B, T)` -> embedding `(B, T, D)` -> BiLSTM `(B, T, H)` -> attention `(B, H)` -> probabilities `(B, C)`
 
-    For relation corpora, when asked: relative positions join the embedding, and the entities' words and states the
-    sentence.
+    For relation corpora, if switched on, relative positions are appended to the embedding, and the mean vectors and
+    states of the entities' words to the sentence vector.
 
     Args:
         model: `params.model`.
         matrix: word vectors, float `(V, D)`, row 0 zero (padding).
-        training_words: rows from 0 that training can show: special tokens and training words.
+        training_words: rows from 0 that occur in training: special tokens and training words.
         classes: C.
-        seed: of every weight and every dropout mask; sets Keras' global seed.
+        seed: of every weight and every dropout mask; sets Keras's global seed.
     """
     keras.utils.set_random_seed(seed)
     rows, dimension = matrix.shape
@@ -175,11 +185,11 @@ def build_classifier(model: Model, matrix: np.ndarray, training_words: int, clas
     if "entities" in attention.needs:
         context["entities"] = entities
     sentence, _ = attention(states, **context)
-    of_entities = {"entity_words": vectors} if model.entity_words else {}
-    of_entities |= {"entity_states": states} if model.entity_states else {}
-    if of_entities:
-        joined = [sentence, *(EntityStates(name=name)(read, entities) for name, read in of_entities.items())]
-        sentence = keras.layers.Concatenate(name="sentence_and_entities")(joined)
+    entity_inputs = {"entity_words": vectors} if model.entity_words else {}
+    entity_inputs |= {"entity_states": states} if model.entity_states else {}
+    if entity_inputs:
+        parts = [sentence, *(EntityStates(name=name)(each, entities) for name, each in entity_inputs.items())]
+        sentence = keras.layers.Concatenate(name="sentence_and_entities")(parts)
     sentence = keras.layers.Dropout(model.dropout.sentence, name="sentence_dropout")(sentence)
     output = keras.layers.Dense(classes, activation="softmax", kernel_regularizer=decay(model.l2), name="probabilities")
     classifier = keras.Model(tokens, output(sentence), name="classifier")
@@ -190,53 +200,52 @@ def build_classifier(model: Model, matrix: np.ndarray, training_words: int, clas
 def attention_view(classifier: keras.Model) -> keras.Model:
     """The same network, weights shared, that returns probabilities `(B, C)` and attention weights.
 
-    The weights are `(B, T)`, or `(B, K, T)` with K hops, heads or features, as `get_layer("attention").axis` says.
+    The weights are `(B, T)`, or `(B, K, T)` with K hops or heads; `get_layer("attention").axis` names K.
     """
     _, weights = classifier.get_layer("attention").output
     return keras.Model(classifier.input, [classifier.output, weights], name="attention_view")
 
 
 def save_classifier(classifier: keras.Model, path: Path) -> None:
-    """Writes a `.keras` file whose bytes depend on the network and its weights alone.
+    """Writes a `.keras` file whose bytes depend only on the network and its weights; atomic.
 
-    Keras writes the date, entry times and ids of the moment into the archive; the date is left out, times are fixed and
-    ids are numbered in order of appearance. The file appears whole or not at all.
+    Keras writes the date, times of entries and `id()`s into the archive. Here the date is left out, times are fixed and
+    ids are numbered in order of appearance.
     """
     with TemporaryDirectory() as folder, atomic_write(path) as target:
         saved = Path(folder) / "model.keras"
         classifier.save(saved)
         with zipfile.ZipFile(saved) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
             for name in sorted(source.namelist()):
-                archive.writestr(zipfile.ZipInfo(name, ZIP_EPOCH), _normalised(name, source.read(name)))
+                archive.writestr(zipfile.ZipInfo(name, ZIP_EPOCH), _normalize(name, source.read(name)))
 
 
-def _normalised(name: str, content: bytes) -> bytes:
+def _normalize(name: str, content: bytes) -> bytes:
     if not name.endswith(".json"):
         return content
     document = json.loads(content)
     if name == "metadata.json":
         document.pop("date_saved", None)
-    numbers: dict[int, int] = {}
-    return json.dumps(_renumbered(document, numbers), sort_keys=True).encode()
+    return json.dumps(_renumber_ids(document, {}), sort_keys=True).encode()
 
 
-def _renumbered(node: Any, numbers: dict[int, int]) -> Any:
+def _renumber_ids(node: Any, numbers: dict[int, int]) -> Any:
     if isinstance(node, dict):
         return {
-            key: numbers.setdefault(value, len(numbers)) if key == "shared_object_id" else _renumbered(value, numbers)
+            key: numbers.setdefault(value, len(numbers)) if key == "shared_object_id" else _renumber_ids(value, numbers)
             for key, value in node.items()
         }
-    return [_renumbered(item, numbers) for item in node] if isinstance(node, list) else node
+    return [_renumber_ids(item, numbers) for item in node] if isinstance(node, list) else node
 
 
 def load_classifier(path: Path) -> keras.Model:
     """Reads a classifier back, in `safe_mode`.
 
     Raises:
-        DataError: the file is not there, is not a whole `.keras` archive, or holds a mechanism that is not registered.
+        DataError: the file does not exist, is damaged, or needs an attention mechanism that is not registered.
     """
     if not zipfile.is_zipfile(path):
-        raise DataError(f"{path}: not there, or not a whole .keras file; `dvc repro` trains it again.")
+        raise DataError(f"{path}: no such file, or not a whole .keras file; `dvc repro` trains it again.")
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:

@@ -1,4 +1,7 @@
-"""The two entities of a relation sentence, found by their markers: where they stand, and what their states say."""
+"""Layers for the two marked entities of a relation sentence: their tokens, their mean states, distances to them.
+
+Shapes: B batch, T time steps, H state.
+"""
 
 from typing import Any
 
@@ -13,9 +16,13 @@ MARKER_IDS = ((2, 3), (4, 5))
 
 @keras.saving.register_keras_serializable("bilstm_attention")
 class EntityTokens(keras.layers.Layer):
-    """The words of each entity: tokens, int `(B, T)`, to bool `(B, 2, T)`, True between its two markers.
+    """Marks the words of each entity, those between its two markers; an entity without both markers has none.
 
-    An entity that lacks either marker has no words.
+    Call arguments:
+        tokens: int tensor `(B, T)`.
+
+    Returns:
+        bool tensor `(B, 2, T)`, True on the words of each entity.
     """
 
     def call(self, tokens: Any) -> Any:
@@ -28,11 +35,11 @@ class EntityTokens(keras.layers.Layer):
 
 
 def entity_states(states: Any, entities: Any) -> Any:
-    """The mean state of the words of each entity, one after the other; zero for an entity that is not there.
+    """The mean state of each entity's words, side by side; zero for an entity without words.
 
     Args:
-        states: float tensor `(B, T, H)`; word vectors will do.
-        entities: bool `(B, 2, T)`.
+        states: float tensor `(B, T, H)`: states, or word vectors.
+        entities: bool tensor `(B, 2, T)` from `EntityTokens`.
 
     Returns:
         `(B, 2 H)`.
@@ -45,14 +52,14 @@ def entity_states(states: Any, entities: Any) -> Any:
 
 @keras.saving.register_keras_serializable("bilstm_attention")
 class EntityStates(keras.layers.Layer):
-    """`entity_states` as a layer: `(B, T, H)` and bool `(B, 2, T)` to `(B, 2 H)`."""
+    """`entity_states` as a layer."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.supports_masking = True
 
     def compute_mask(self, states: Any, mask: Any = None) -> None:
-        """No steps are left to mask."""
+        """None: the output has no time axis."""
 
     def call(self, states: Any, entities: Any) -> Any:
         """`(B, T, H), (B, 2, T) -> (B, 2 H)`."""
@@ -63,16 +70,16 @@ class EntityStates(keras.layers.Layer):
 class RelativePositions(keras.layers.Layer):
     """A learned vector for each token's distance to either entity (position features, Zeng et al. 2014, C14-1220).
 
-    The distance is 0 on the words of an entity, -1, -2, ... to their left and 1, 2, ... to their right;
-    of an entity that is not there it is 0 everywhere.
+    The distance is 0 on the words of an entity, -1, -2, ... to their left and 1, 2, ... to their right; to an entity
+    without words it is 0 everywhere.
 
     Args:
         size: length of a vector.
-        limit: distances beyond it count as it.
+        limit: larger distances count as this.
         l2: weight decay of the vectors.
 
     Call arguments:
-        entities: bool `(B, 2, T)`, each entity in one piece.
+        entities: bool tensor `(B, 2, T)`, the words of each entity contiguous.
 
     Returns:
         float tensor `(B, T, 2 size)`.
@@ -83,22 +90,26 @@ class RelativePositions(keras.layers.Layer):
         self.size, self.limit, self.l2 = size, limit, l2
 
     def build(self, entities_shape: tuple[int | None, ...]) -> None:
-        """Makes `vectors (2, 2 limit + 1, size)`, a table per entity."""
+        """Creates `vectors (2, 2 limit + 1, size)`, a table per entity."""
         shape = (2, 2 * self.limit + 1, self.size)
         self.vectors = self.add_weight(shape=shape, initializer="uniform", regularizer=decay(self.l2), name="vectors")
 
     def call(self, entities: Any) -> Any:
         """`(B, 2, T) -> (B, T, 2 size)`."""
         inside = ops.cast(entities, "int32")
-        # words of the entity up to a step, and from it on, are none before it and after it
-        begun, left = ops.cumsum(inside, axis=-1), ops.flip(ops.cumsum(ops.flip(inside, axis=-1), axis=-1), axis=-1)
-        after = ops.cumsum(ops.cast(left == 0, "int32"), axis=-1)
-        before = ops.flip(ops.cumsum(ops.flip(ops.cast(begun == 0, "int32"), axis=-1), axis=-1), axis=-1)
-        there = ops.cast(ops.any(entities, axis=-1, keepdims=True), "int32")
-        distances = ops.clip((after - before) * there, -self.limit, self.limit) + self.limit
-        found = [ops.take(self.vectors[number], distances[:, number], axis=0) for number in (0, 1)]
-        return ops.concatenate(found, axis=-1)
+        # Example: inside 0 0 1 1 0. Steps right of the entity have none of its words from there on, so counting them
+        # from the left gives the distance: 0 0 0 0 1. The mirror image gives the steps left of it: 2 1 0 0 0.
+        right = ops.cumsum(ops.cast(_reversed_cumsum(inside) == 0, "int32"), axis=-1)
+        left = _reversed_cumsum(ops.cast(ops.cumsum(inside, axis=-1) == 0, "int32"))
+        exists = ops.cast(ops.any(entities, axis=-1, keepdims=True), "int32")
+        rows = ops.clip((right - left) * exists, -self.limit, self.limit) + self.limit
+        return ops.concatenate([ops.take(self.vectors[entity], rows[:, entity], axis=0) for entity in (0, 1)], axis=-1)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that rebuild this layer."""
+        """Constructor arguments."""
         return {**super().get_config(), "size": self.size, "limit": self.limit, "l2": self.l2}
+
+
+def _reversed_cumsum(counts: Any) -> Any:
+    """Sums from each step to the last."""
+    return ops.flip(ops.cumsum(ops.flip(counts, axis=-1), axis=-1), axis=-1)

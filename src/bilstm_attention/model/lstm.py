@@ -1,4 +1,7 @@
-"""The bidirectional LSTM: a stack of layers over padded states, blind to the padding, by the fastest exact kernel."""
+"""The bidirectional LSTM: stacked layers that skip padding, computed by the fastest exact kernel.
+
+Shapes: B batch, T time steps, D size of an input, U units, H state after merging (2U for `concat`, U for `sum`).
+"""
 
 from functools import cache
 from typing import Any, Literal
@@ -9,9 +12,10 @@ from keras import ops
 
 Kernel = Literal["auto", "fused", "keras"]
 
-# Weights of more numbers than this, (D + U) x 4U, have the gradient of `_gradient_by_steps`: TensorFlow's own adds to
-# that of all weights at every step, ours once. At 100,000 they are about as fast; ours takes 0.7 to 0.9 of the time at
-# 200 units and 50 dimensions, 0.5 to 0.7 at 200 and 300, but 1.1 at 100 and 50 (experiments/results/speed.md).
+# Weight matrices of more numbers than this, (D + U) x 4U, take the gradient of `_gradient_by_steps`: TensorFlow's own
+# adds to the gradient of all weights at every step, ours once. At 100,000 both are about as fast; ours takes 0.7 to 0.9
+# of the time at 200 units and 50 dimensions, 0.5 to 0.7 at 200 and 300, but 1.1 at 100 and 50
+# (experiments/results/speed.md).
 LARGE = 100_000
 
 
@@ -27,16 +31,15 @@ def bidirectional_lstm(
         states: float tensor `(B, T, D)`.
         mask: bool tensor `(B, T)`, True on real tokens.
         units: U, state size per direction.
-        layers: how many are stacked.
+        layers: number of stacked layers.
         merge: `concat` or `sum`.
         dropout: rate on the states of every layer.
         l2: weight decay of the input and recurrent kernels.
         kernel: see `Bidirectional`.
 
     Returns:
-        float tensor `(B, T, H)`, `H = 2U` for `concat`, `U` for `sum`, 0 on padded steps before dropout; and the last
-        real state of each direction of the uppermost layer, `(B, U)` each: the forward one of the last token, the
-        backward one of the first.
+        states `(B, T, H)`, 0 on padded steps before dropout; and the last real state of each direction of the top
+        layer, `(B, U)` each: forward at the last token, backward at the first.
     """
     for number in range(1, layers + 1):
         lstm = keras.layers.LSTM(
@@ -53,32 +56,37 @@ def bidirectional_lstm(
     return states, (forward, backward)
 
 
+_MERGES: dict[str | None, Any] = {"concat": lambda directions: tf.concat(directions, axis=-1), "sum": tf.add_n}
+
+
+# The class has the name of Keras's, since files of weights name a layer by its class.
 @keras.saving.register_keras_serializable("bilstm_attention")
 class Bidirectional(keras.layers.Bidirectional):
-    """`keras.layers.Bidirectional` of an LSTM, the same weights and outputs, computed by the kernel that is fastest.
+    """`keras.layers.Bidirectional` of an LSTM with the same weights and outputs, computed by the fastest kernel.
 
-    `fused` is TensorFlow's `BlockLSTMV2`, in which all steps of a direction are one operation, so that both directions
-    run at the same time; `keras` is Keras's own path: cuDNN on a GPU, a loop of small operations on a CPU. `auto`
-    takes `fused` for float32 where there is no GPU, and `keras` elsewhere. Weights of the one are weights of the other,
-    and so are saved models; outputs and gradients agree to rounding.
+    - `fused`: TensorFlow's `BlockLSTMV2`, one operation for all steps of a direction, so that both directions run at
+      the same time. It computes a default `keras.layers.LSTM` (tanh, sigmoid, bias, no inner dropout, no initial state)
+      that returns sequences and states; any other layer goes through Keras.
+    - `keras`: Keras's own path: cuDNN on a GPU, a loop of small operations on a CPU.
+    - `auto`: `fused` for float32 without a GPU, else `keras`.
 
-    It has the name of Keras's, since files of weights name a layer by its class.
-
-    The fused kernel computes what `keras.layers.LSTM` computes by default (tanh, sigmoid, with bias, no dropout inside,
-    no initial state); any other layer goes through Keras.
+    Saved models and weights are the same for every kernel; outputs and gradients agree to rounding.
 
     Args:
         layer: a `keras.layers.LSTM`.
-        merge_mode: as Keras's.
+        merge_mode: as in Keras.
         kernel: `auto`, `fused` or `keras`.
 
     Call arguments:
         sequences: float tensor `(B, T, D)`.
-        mask: bool tensor `(B, T)`, True on the real tokens, which come first in every row; None: all are real.
+        mask: bool tensor `(B, T)`, True on real tokens, which come first in every row; None: all are real.
 
     Returns:
-        as Keras's: states `(B, T, H)`, 0 on padded steps, and with `return_state` the last h and c of either direction,
-        `(B, U)` each.
+        as in Keras: states `(B, T, H)`, 0 on padded steps, and with `return_state` the last h and c of either
+        direction, `(B, U)` each.
+
+    Raises:
+        ValueError: unknown `kernel`.
     """
 
     def __init__(self, layer: Any, merge_mode: str | None = "concat", *, kernel: Kernel = "auto", **kwargs: Any):
@@ -89,37 +97,34 @@ class Bidirectional(keras.layers.Bidirectional):
 
     def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool | None = None) -> Any:
         """`(B, T, D) -> (B, T, H)`, and the last states where the layer returns them."""
-        if not self._fusable(initial_state):
+        if initial_state is not None or not self._is_fusable():
             return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
-        by_time = tf.transpose(sequences, [1, 0, 2])
-        steps, rows = tf.shape(by_time)[0], tf.shape(by_time)[1]
+        inputs = tf.transpose(sequences, [1, 0, 2])  # the kernel's order: (T, B, D)
+        steps, rows = tf.shape(inputs)[0], tf.shape(inputs)[1]
         lengths = tf.fill([rows], steps) if mask is None else tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)
+        # The kernel knows no mask. It need not: real tokens come first, so padding is read only after them; here the
+        # states of padding are zeroed, and the backward direction gets the real tokens alone reversed.
         real = tf.sequence_mask(lengths, steps, sequences.dtype)[..., tf.newaxis]
 
-        def reversed_rows(states: tf.Tensor) -> tf.Tensor:
+        def reverse(states: tf.Tensor) -> tf.Tensor:
             return tf.reverse_sequence(states, lengths, seq_axis=0, batch_axis=1)
 
         def last(states: tf.Tensor) -> tf.Tensor:
             at_end = tf.gather_nd(states, tf.stack([tf.maximum(lengths - 1, 0), tf.range(rows)], axis=1))
             return at_end * tf.cast(lengths > 0, states.dtype)[:, tf.newaxis]
 
-        forward, forward_cells = _fused_lstm(by_time, self.forward_layer.cell)
-        backward, backward_cells = _fused_lstm(reversed_rows(by_time), self.backward_layer.cell)
+        forward, forward_cells = _fused_lstm(inputs, self.forward_layer.cell)
+        backward, backward_cells = _fused_lstm(reverse(inputs), self.backward_layer.cell)
+        directions = [tf.transpose(states, [1, 0, 2]) * real for states in (forward, reverse(backward))]
         ends = [last(states) for states in (forward, forward_cells, backward, backward_cells)]
-        directions = [tf.transpose(states, [1, 0, 2]) * real for states in (forward, reversed_rows(backward))]
-        merged = _MERGES[self.merge_mode](directions)
-        if not self.return_sequences:
-            merged = _MERGES[self.merge_mode]([ends[0], ends[2]])
-        if not self.return_state:
-            return merged
-        return (*merged, *ends) if self.merge_mode is None else (merged, *ends)
+        return (_MERGES[self.merge_mode](directions), *ends)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that rebuild this layer."""
+        """Constructor arguments."""
         return {**super().get_config(), "kernel": self.kernel}
 
-    def _fusable(self, initial_state: Any) -> bool:
-        if self.kernel == "keras" or initial_state is not None or self.stateful:
+    def _is_fusable(self) -> bool:
+        if self.kernel == "keras" or self.merge_mode not in _MERGES:
             return False
         if self.kernel == "auto" and (self.compute_dtype != "float32" or tf.config.list_logical_devices("GPU")):
             return False
@@ -127,29 +132,19 @@ class Bidirectional(keras.layers.Bidirectional):
 
 
 def _is_plain_lstm(layer: Any) -> bool:
-    cell = layer.cell if isinstance(layer, keras.layers.LSTM) else None
-    return (
-        cell is not None
-        and cell.activation is keras.activations.tanh
-        and cell.recurrent_activation is keras.activations.sigmoid
-        and cell.use_bias
-        and not cell.dropout
-        and not cell.recurrent_dropout
+    """Whether `BlockLSTMV2` computes this layer."""
+    if not (isinstance(layer, keras.layers.LSTM) and layer.return_sequences and layer.return_state):
+        return False
+    cell = layer.cell
+    has_default_gates = (
+        cell.activation is keras.activations.tanh and cell.recurrent_activation is keras.activations.sigmoid
     )
-
-
-_MERGES: dict[str | None, Any] = {
-    "concat": lambda directions: tf.concat(directions, axis=-1),
-    "sum": tf.add_n,
-    "ave": lambda directions: tf.add_n(directions) / 2,
-    "mul": lambda directions: directions[0] * directions[1],
-    None: tuple,
-}
+    return has_default_gates and cell.use_bias and not (cell.dropout or cell.recurrent_dropout or layer.stateful)
 
 
 def _fused_lstm(states: tf.Tensor, cell: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """All steps of one direction: `(T, B, D) -> (T, B, U)`, h and c of every step."""
-    # the gates of the kernel stand in the order of Keras's: i, f, c, o
+    # the kernel's gates are in the order of Keras's: i, f, c, o
     weights = tf.cast(tf.concat([cell.kernel, cell.recurrent_kernel], axis=0), states.dtype)
     lstm = _block_lstm(states.shape[2], cell.units, states.dtype, weights.shape.num_elements() > LARGE)
     h, c = lstm(states, weights, tf.cast(cell.bias, states.dtype))
@@ -158,66 +153,73 @@ def _fused_lstm(states: tf.Tensor, cell: Any) -> tuple[tf.Tensor, tf.Tensor]:
 
 @cache
 def _block_lstm(width: int, units: int, dtype: tf.DType, large: bool) -> Any:
-    """`BlockLSTMV2` with a gradient: the one TensorFlow registers for it has the gates in the order of version 1.
+    """`BlockLSTMV2` with a gradient of its own: the registered one is wrong, with the gate order of version 1.
 
-    A function of its own, traced once for each size: TensorFlow keeps a custom gradient, and the whole graph in which
-    it was traced, for as long as the process lives. Traced in the networks, every trial of a sweep would stay behind.
+    A function traced once per size and kept. TensorFlow keeps every custom gradient, and the whole graph it was traced
+    in, as long as the process lives: traced within the networks, every trial of a sweep would stay in memory.
     """
 
     @tf.custom_gradient
     def lstm(states: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor) -> Any:
-        none = tf.zeros([tf.shape(states)[1], units], dtype)
+        zeros = tf.zeros([tf.shape(states)[1], units], dtype)
         peepholes = dict.fromkeys(("wci", "wcf", "wco"), tf.zeros([units], dtype))  # not used
-        given = {"cs_prev": none, "h_prev": none, "w": weights, "b": bias, "use_peephole": False, **peepholes}
-        steps = tf.shape(states)[0]
-        block = tf.raw_ops.BlockLSTMV2(seq_len_max=tf.cast(steps, tf.int64), x=states, cell_clip=0.0, **given)
+        inputs = {"cs_prev": zeros, "h_prev": zeros, "w": weights, "b": bias, "use_peephole": False, **peepholes}
+        steps = tf.cast(tf.shape(states)[0], tf.int64)
+        outputs = tf.raw_ops.BlockLSTMV2(seq_len_max=steps, x=states, cell_clip=0.0, **inputs)
 
-        def gradient(of_h: tf.Tensor, of_c: tf.Tensor) -> Any:
+        def gradient(h_gradient: tf.Tensor, c_gradient: tf.Tensor) -> Any:
             if large:
-                return _gradient_by_steps(states, given, block, of_h, of_c)
-            found = tf.raw_ops.BlockLSTMGradV2(
-                seq_len_max=tf.cast(steps, tf.int64), x=states, cs_grad=of_c, h_grad=of_h, **given, **block._asdict()
+                return _gradient_by_steps(states, inputs, outputs, h_gradient, c_gradient)
+            gradients = tf.raw_ops.BlockLSTMGradV2(
+                seq_len_max=steps, x=states, cs_grad=c_gradient, h_grad=h_gradient, **inputs, **outputs._asdict()
             )
-            return found.x_grad, found.w_grad, found.b_grad
+            return gradients.x_grad, gradients.w_grad, gradients.b_grad
 
-        return (block.h, block.cs), gradient
+        return (outputs.h, outputs.cs), gradient
 
     shapes = ([None, None, width], [width + units, 4 * units], [4 * units])
     return tf.function(lstm, [tf.TensorSpec(shape, dtype) for shape in shapes], autograph=False)
 
 
-def _gradient_by_steps(states: tf.Tensor, given: dict[str, Any], block: Any, of_h: tf.Tensor, of_c: tf.Tensor) -> Any:
-    """The same gradient in a loop of our own: the products with the input are taken for all steps at once, after it."""
-    none, weights, width = given["h_prev"], given["w"], states.shape[2]
-    before_c, before_h = (tf.concat([none[tf.newaxis], values[:-1]], axis=0) for values in (block.cs, block.h))
-    saved = {name: getattr(block, name) for name in ("i", "cs", "f", "o", "ci", "co")}
-    # the step's gradient has the gates in the order i, c, f, o; the other order is its own inverse
-    of_input, of_state = tf.split(_reordered(weights), [width, weights.shape[0] - width])
-    back = tf.transpose(of_state)
+def _gradient_by_steps(
+    states: tf.Tensor, inputs: dict[str, Any], outputs: Any, h_gradient: tf.Tensor, c_gradient: tf.Tensor
+) -> Any:
+    """The gradient by `(states, weights, bias)` in a loop over steps.
+
+    The loop carries back the gradients of h and c alone and collects those of the gates. The products with the weights
+    of the input, and the gradient of all weights, are then one large product each instead of one small one per step.
+    """
+    zeros, weights, width = inputs["h_prev"], inputs["w"], states.shape[2]
+    previous_c, previous_h = (tf.concat([zeros[tf.newaxis], values[:-1]], axis=0) for values in (outputs.cs, outputs.h))
+    saved = {name: getattr(outputs, name) for name in ("i", "cs", "f", "o", "ci", "co")}
+    # LSTMBlockCellGrad is of version 1: its gates are in the order i, c, f, o
+    input_weights, state_weights = tf.split(_swap_gate_order(weights), [width, weights.shape[0] - width])
+    state_weights = tf.transpose(state_weights)
     first = states[0]
 
     def step(t: tf.Tensor, later_h: tf.Tensor, later_c: tf.Tensor, gates: tf.TensorArray) -> tuple[Any, ...]:
-        found = tf.raw_ops.LSTMBlockCellGrad(
-            x=first,  # its shape alone is read
-            cs_grad=of_c[t] + later_c,
-            h_grad=of_h[t] + later_h,
+        cell = tf.raw_ops.LSTMBlockCellGrad(
+            x=first,  # only its shape is read
+            cs_grad=c_gradient[t] + later_c,
+            h_grad=h_gradient[t] + later_h,
             **{name: values[t] for name, values in saved.items()},
-            **{**given, "cs_prev": before_c[t]},
+            **{**inputs, "cs_prev": previous_c[t]},
         )
-        return t - 1, found.dicfo @ back, found.cs_prev_grad, gates.write(t, found.dicfo)
+        return t - 1, cell.dicfo @ state_weights, cell.cs_prev_grad, gates.write(t, cell.dicfo)
 
     steps = tf.shape(states)[0]
     gates = tf.TensorArray(states.dtype, size=steps, element_shape=[None, weights.shape[1]])
-    start = (steps - 1, none, none, gates)
+    start = (steps - 1, zeros, zeros, gates)
     *_, gates = tf.while_loop(lambda t, *_: t >= 0, step, start, parallel_iterations=1)
-    of_gates = gates.concat()
-    read = tf.reshape(tf.concat([states, before_h], axis=2), [-1, weights.shape[0]])
-    of_weights, of_bias = tf.matmul(read, of_gates, transpose_a=True), tf.reduce_sum(of_gates, axis=0)
-    of_states = tf.reshape(tf.matmul(of_gates, of_input, transpose_b=True), tf.shape(states))
-    return of_states, _reordered(of_weights), _reordered(of_bias)
+    gate_gradients = gates.concat()  # (T B, 4U)
+    cell_inputs = tf.reshape(tf.concat([states, previous_h], axis=2), [-1, weights.shape[0]])
+    weight_gradient = tf.matmul(cell_inputs, gate_gradients, transpose_a=True)
+    bias_gradient = tf.reduce_sum(gate_gradients, axis=0)
+    state_gradient = tf.reshape(tf.matmul(gate_gradients, input_weights, transpose_b=True), tf.shape(states))
+    return state_gradient, _swap_gate_order(weight_gradient), _swap_gate_order(bias_gradient)
 
 
-def _reordered(gates: tf.Tensor) -> tf.Tensor:
+def _swap_gate_order(gates: tf.Tensor) -> tf.Tensor:
     """`i, f, c, o` to `i, c, f, o` along the last axis, and back."""
     first, second, third, fourth = tf.split(gates, 4, axis=-1)
     return tf.concat([first, third, second, fourth], axis=-1)
@@ -225,10 +227,16 @@ def _reordered(gates: tf.Tensor) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable("bilstm_attention")
 class Merge(keras.layers.Layer):
-    """Merges the states of both directions, `(B, U)` each, as the LSTM merges its own: to `(B, H)`.
+    """Merges the last states of both directions as the LSTM merges its states.
 
     Args:
         merge: `concat` or `sum`.
+
+    Call arguments:
+        directions: two float tensors `(B, U)`.
+
+    Returns:
+        `(B, H)`.
     """
 
     def __init__(self, merge: str, **kwargs: Any):
@@ -240,13 +248,13 @@ class Merge(keras.layers.Layer):
         return ops.concatenate(directions, axis=-1) if self.merge == "concat" else ops.add(*directions)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that rebuild this layer."""
+        """Constructor arguments."""
         return {**super().get_config(), "merge": self.merge}
 
 
 @keras.saving.register_keras_serializable("bilstm_attention")
 class Decay(keras.regularizers.Regularizer):
-    """The penalty `l2 * sum(w^2)`, whose gradient is one product, where that of `keras.regularizers.L2` is four."""
+    """The penalty `l2 * sum(w^2)`; its gradient is one product, where that of `keras.regularizers.L2` is four."""
 
     def __init__(self, l2: float):
         self.l2 = l2
@@ -256,10 +264,10 @@ class Decay(keras.regularizers.Regularizer):
         return 2 * self.l2 * tf.nn.l2_loss(weight)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that rebuild it."""
+        """Constructor arguments."""
         return {"l2": self.l2}
 
 
-def decay(l2: float) -> Any:
-    """The L2 penalty `l2 * sum(w^2)`, or none."""
+def decay(l2: float) -> Decay | None:
+    """The penalty `l2 * sum(w^2)`; None for 0."""
     return Decay(l2) if l2 else None

@@ -1,4 +1,7 @@
-"""What a trained model says of encoded sentences: probabilities, labels, attention weights."""
+"""Predictions of a trained model on encoded sentences: probabilities, labels, attention weights.
+
+Shapes: N sentences, B batch, T time steps, K distributions per sentence, C classes.
+"""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -18,9 +21,10 @@ TOKENS = tf.TensorSpec([None, None], tf.int32)
 
 
 def predict(model: keras.Model, rows: Rows) -> Any:
-    """The model's outputs on every row, in the order of `rows`: probabilities, float32 `(N, C)`.
+    """Probabilities of every row, float32 `(N, C)`, in the order of `rows`.
 
-    The one way of predicting, so that a score is the same digits wherever it is computed.
+    Every caller predicts by this function, so that a score has the same digits wherever it is computed: the last bits
+    depend on how rows are batched.
     """
     forward = forward_pass(model)
     parts = [(batch, forward(pad(rows, batch)).numpy()) for batch in by_length(rows, PREDICTION_BATCH)]
@@ -32,7 +36,7 @@ def predict(model: keras.Model, rows: Rows) -> Any:
 
 @lru_cache(maxsize=2)
 def forward_pass(model: keras.Model) -> Any:
-    """The model as one graph for word ids `(B, T)` of any shape; traced once per model, not once per shape or epoch."""
+    """The model as one graph for word ids `(B, T)` of any shape, traced once per model and not once per epoch."""
     graph = tf.function(lambda tokens: model(tokens, training=False), input_signature=[TOKENS])
     return graph.get_concrete_function()
 
@@ -43,7 +47,7 @@ def to_labels(probabilities: NDArray[np.float32], labels: Sequence[str]) -> list
 
 
 def read_attention(model: keras.Model, rows: Rows) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
-    """Probabilities `(N, C)` as of `predict`, and each row's attention weights over its tokens, `(T,)` or `(K, T)`."""
+    """Probabilities `(N, C)` as from `predict`, and the attention weights of each row: `(T,)` or `(K, T)`."""
     view, lengths = _attention_pass(model), rows.lengths
     probabilities = np.empty((len(rows), model.output_shape[-1]), np.float32)
     weights: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(rows)

@@ -1,1 +1,1 @@
-"""One training loop, one step, one way to predict."""
+"""Training of one model: the loop, one step of it, and the optimizers."""

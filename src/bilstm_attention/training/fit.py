@@ -1,12 +1,16 @@
-"""`run_training`: the one training loop, used by the train stage, by trials of a sweep and by comparisons."""
+"""`run_training`: the one training loop, used by the train stage, by trials of a sweep and by comparisons.
+
+It saves every finished epoch to a checkpoint, from which an interrupted training resumes with the same results.
+"""
 
 import hashlib
 import importlib.metadata
 import json
 import math
 import os
+import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from bilstm_attention.config import Params, Train
 from bilstm_attention.console import THREADS
@@ -23,7 +28,7 @@ from bilstm_attention.errors import ParamsError, TrainingError
 from bilstm_attention.evaluation.metrics import metric_names, scores, signed_score
 from bilstm_attention.model.classifier import build_classifier
 from bilstm_attention.model.predict import predict
-from bilstm_attention.training.checkpoint import Arrays, Checkpoint, State
+from bilstm_attention.paths import atomic_write
 from bilstm_attention.training.optimizers import make_optimizer
 from bilstm_attention.training.step import training_step
 
@@ -31,16 +36,18 @@ from bilstm_attention.training.step import training_step
 TRAINING_VERSION = 1
 SMALLEST_PROBABILITY = 1e-7  # a probability of 0 in float32 would make the dev loss infinite
 
+Arrays = list[NDArray[Any]]
+
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained model with the weights of the epoch that is kept: the best on dev, or the last.
+    """A trained model with the weights of one epoch: the best on dev, or the last.
 
     Args:
         model: the classifier.
         history: a row per epoch: `epoch`, `learning_rate`, `loss` (training, without penalties), `dev_loss` and every
             dev score in percent as `dev_<name>`.
-        best_epoch: the epoch that is kept, from 1.
+        best_epoch: that epoch, from 1.
         dev: its scores.
     """
 
@@ -48,6 +55,24 @@ class TrainingResult:
     history: pd.DataFrame
     best_epoch: int
     dev: dict[str, float]
+
+
+@dataclass
+class State:
+    """A training after some whole epochs.
+
+    Args:
+        history: a row per finished epoch.
+        best_epoch: epoch with the best dev score, from 1, or the last with `restore_best_weights: false`; 0 before the
+            first.
+        variables: every variable of model and optimizer, states of random numbers included.
+        best: the model's variables after `best_epoch`.
+    """
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    variables: Arrays = field(default_factory=list)
+    best: Arrays = field(default_factory=list)
 
 
 def run_training(
@@ -59,7 +84,7 @@ def run_training(
     on_batch: Callable[[int, int, int], None] = lambda epoch, batch, batches: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> TrainingResult:
-    """Trains one model, and restores its best epoch on dev unless the last is to be kept.
+    """Trains one model and restores its best epoch on dev, or keeps the last (`train.restore_best_weights`).
 
     Same arguments, versions and kind of processor: the same weights, byte for byte, in one go or resumed.
 
@@ -79,46 +104,33 @@ def run_training(
     settings = params.train
     _check_monitor(settings.monitor, dataset.labels)
     use_threads()
-    steps = steps_per_epoch(dataset.train, settings.batch_size)
     model = build_classifier(params.model, dataset.matrix, dataset.training_words, len(dataset.labels), seed)
-    optimizer = make_optimizer(settings, steps)
+    optimizer = make_optimizer(settings, steps_per_epoch(dataset.train, settings.batch_size))
     optimizer.build(model.trainable_variables)
-    step = training_step(
-        model,
-        optimizer,
-        len(dataset.labels),
-        settings.label_smoothing,
-        clip_norm=settings.clip_norm,
-        r_drop=settings.r_drop,
-        adversarial=settings.adversarial,
-    )
-    checkpoint = training_checkpoint(checkpoints, params, dataset, seed) if checkpoints else None
+    step = training_step(model, optimizer, len(dataset.labels), settings)
     model_variables = _changing_variables(model)
     variables = [*model_variables, *optimizer.variables]
-    state = checkpoint.load() if checkpoint else None
-    if state is None:
-        state = State(history=[], best_epoch=0, variables=[], best=[])
-    else:
+    checkpoint = training_checkpoint(checkpoints, params, dataset, seed) if checkpoints else None
+    state = State()
+    if checkpoint and (saved := checkpoint.load()):
+        state = saved
         _assign(variables, state.variables)
 
     while not _is_finished(state, settings):
         epoch = len(state.history) + 1
         learning_rate = float(optimizer.learning_rate.numpy())
         batches = training_batches(dataset.train, settings.batch_size, seed, epoch)
-        loss = _run_epoch(
-            step, dataset.train, batches, f"seed {seed}, epoch {epoch}", learning_rate, partial(on_batch, epoch)
-        )
+        where = f"seed {seed}, epoch {epoch}"
+        loss = _run_epoch(step, dataset.train, batches, where, learning_rate, partial(on_batch, epoch))
         weights = _values(model_variables)
         if settings.ema:
             optimizer.finalize_variable_values(model.trainable_variables)
         dev = _score_dev(model, dataset.dev, dataset.labels)
-        # no loss follows the last step of the epoch that would show it
-        _check_finite(dev["dev_loss"], f"seed {seed}, dev after epoch {epoch}", learning_rate)
+        # the loss of the epoch's last batch was measured before the last update
+        _check_finite(dev["dev_loss"], f"{where}, dev", learning_rate)
         row = {"epoch": epoch, "learning_rate": learning_rate, "loss": loss, **dev}
         state.history.append(row)
-        if not settings.restore_best_weights or _score(state, settings, epoch) > _score(
-            state, settings, state.best_epoch
-        ):
+        if not settings.restore_best_weights or _is_best(state, settings.monitor):
             state.best_epoch, state.best = epoch, _values(model_variables)
         # training goes on from its own weights, not from their moving average
         _assign(model_variables, weights)
@@ -131,49 +143,6 @@ def run_training(
     best = state.history[state.best_epoch - 1]
     dev = {name.removeprefix("dev_"): value for name, value in best.items() if name.startswith("dev_")}
     return TrainingResult(model, pd.DataFrame(state.history), state.best_epoch, dev)
-
-
-def training_key(params: Params, dataset: Dataset, seed: int) -> str:
-    """Digest of all that determines a training: parameters, data, seed, library versions and `TRAINING_VERSION`."""
-    arrays = [array for rows in (dataset.train, dataset.dev) for array in (rows.tokens, rows.starts, rows.labels)]
-    versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow")}
-    settings = [params.model.model_dump(), params.train.model_dump(exclude={"seeds"}), seed, list(dataset.labels)]
-    return digest(TRAINING_VERSION, settings, dataset.training_words, versions, dataset.matrix, *arrays)
-
-
-def digest(*parts: Any) -> str:
-    """Digest of arrays, by shape, type and bytes, and of everything else as JSON."""
-    sha = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            sha.update(f"{part.shape}{part.dtype}".encode())
-            sha.update(np.ascontiguousarray(part).data)
-        else:
-            # a line break ends a part: 1, 23 is not 12, 3
-            sha.update(f"{json.dumps(part, sort_keys=True)}\n".encode())
-    return sha.hexdigest()[:32]
-
-
-def training_checkpoint(folder: Path, params: Params, dataset: Dataset, seed: int) -> Checkpoint:
-    """The checkpoint of exactly this training."""
-    return Checkpoint(folder, training_key(params, dataset, seed))
-
-
-def use_threads(threads: int | None = None) -> None:
-    """Sets how many of TensorFlow's operations run at once, each on one thread; changes no result.
-
-    The products of a batch are too small to share: at 32 sentences and 100 or 300 units a step took 1.2 and 1.4 times
-    as long with two threads in each operation as with two operations, one direction of the LSTM each, at once. More
-    than two hardly ever find work. Once TensorFlow has computed anything its threads are fixed, and this does nothing.
-
-    Args:
-        threads: 1 or more; None: environment variable `BILSTM_ATTENTION_THREADS`, else 2.
-    """
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(threads or int(os.environ.get(THREADS) or 2))
-    except RuntimeError:
-        return
 
 
 def _run_epoch(
@@ -217,11 +186,10 @@ def _check_monitor(monitor: str, labels: Sequence[str]) -> None:
         raise ParamsError(f"train.monitor: {monitor} is not available for this label set. Legal: {', '.join(legal)}.")
 
 
-def _score(state: State, settings: Train, epoch: int) -> float:
-    """The monitored score of an epoch, higher is better; of epoch 0 the lowest."""
-    if not epoch:
-        return -math.inf
-    return signed_score(settings.monitor, state.history[epoch - 1][f"dev_{settings.monitor}"])
+def _is_best(state: State, monitor: str) -> bool:
+    """Whether the last epoch beats every earlier one; ties go to the first."""
+    *earlier, last = [signed_score(monitor, row[f"dev_{monitor}"]) for row in state.history]
+    return last > max(earlier, default=-math.inf)
 
 
 def _is_finished(state: State, settings: Train) -> bool:
@@ -230,7 +198,10 @@ def _is_finished(state: State, settings: Train) -> bool:
 
 
 def _changing_variables(model: keras.Model) -> list[Any]:
-    """Every variable that training changes, states of random numbers included; extra words' vectors never change."""
+    """Every variable that training changes, states of random numbers included.
+
+    The vectors of words that never occur in training are left out: there may be a million.
+    """
     fixed = {id(variable) for variable in model.get_layer("embedding").non_trainable_variables}
     return [variable for variable in model.variables if id(variable) not in fixed]
 
@@ -242,3 +213,92 @@ def _values(variables: Sequence[Any]) -> Arrays:
 def _assign(variables: Sequence[Any], values: Arrays) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
+
+
+class Checkpoint:
+    """A file with the last finished epoch; replaced atomically.
+
+    Args:
+        folder: folder of checkpoints. It is outside the stage's outputs, which DVC deletes before a rerun.
+        key: `training_key`; a checkpoint of any other training has another name.
+    """
+
+    def __init__(self, folder: Path, key: str):
+        self.path = folder / f"{key}.npz"
+
+    def load(self) -> State | None:
+        """The state saved last, or None without a readable file."""
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                meta = json.loads(str(file["meta"]))
+                variables = [file[f"variable_{number}"] for number in range(meta["variables"])]
+                best = [file[f"best_{number}"] for number in range(meta["best"])]
+        # what zipfile and NumPy raise on a file that is cut short or has any one byte wrong
+        except (OSError, zipfile.BadZipFile, KeyError, ValueError, EOFError, RuntimeError):
+            return None
+        return State(meta["history"], meta["best_epoch"], variables, best)
+
+    def save(self, state: State) -> None:
+        """Replaces the file; it is on disk before this returns."""
+        meta = {"history": state.history, "best_epoch": state.best_epoch}
+        meta |= {"variables": len(state.variables), "best": len(state.best)}
+        arrays: dict[str, Any] = {f"variable_{number}": array for number, array in enumerate(state.variables)}
+        arrays |= {f"best_{number}": array for number, array in enumerate(state.best)}
+        with atomic_write(self.path) as temporary, temporary.open("wb") as file:
+            np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def remove(self) -> None:
+        """Deletes the file and the temporary ones of killed saves; call it once the result is safely written."""
+        for path in (self.path, *self.path.parent.glob(f".*.{self.path.name}")):
+            path.unlink(missing_ok=True)
+
+
+def training_checkpoint(folder: Path, params: Params, dataset: Dataset, seed: int) -> Checkpoint:
+    """The checkpoint of exactly this training."""
+    return Checkpoint(folder, training_key(params, dataset, seed))
+
+
+def training_key(params: Params, dataset: Dataset, seed: int) -> str:
+    """Digest of all that determines a training: parameters, data, seed, library versions and `TRAINING_VERSION`."""
+    arrays = [array for rows in (dataset.train, dataset.dev) for array in (rows.tokens, rows.starts, rows.labels)]
+    versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow")}
+    settings = [params.model.model_dump(), params.train.model_dump(exclude={"seeds"}), seed, list(dataset.labels)]
+    return digest(TRAINING_VERSION, settings, dataset.training_words, versions, dataset.matrix, *arrays)
+
+
+def digest(*parts: Any) -> str:
+    """Digest of arrays, by shape, type and bytes, and of everything else as JSON."""
+    sha = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            sha.update(f"{part.shape}{part.dtype}".encode())
+            sha.update(np.ascontiguousarray(part).data)
+        else:
+            # the line break ends a part: 1, 23 differs from 12, 3
+            sha.update(f"{json.dumps(part, sort_keys=True)}\n".encode())
+    return sha.hexdigest()[:32]
+
+
+def use_threads(threads: int | None = None) -> None:
+    """Sets how many of TensorFlow's operations run at once, each on one thread; changes no result.
+
+    The products of a batch are too small to share: at 32 sentences and 100 or 300 units a step took 1.2 and 1.4 times
+    as long with two threads in each operation as with two operations, one direction of the LSTM each, at once. More
+    than two hardly ever find work. Once TensorFlow has computed anything its threads are fixed, and this does nothing.
+
+    Args:
+        threads: 1 or more; None: environment variable `BILSTM_ATTENTION_THREADS`, else 2.
+
+    Raises:
+        ParamsError: the variable is no whole number above 0.
+    """
+    text = str(threads or os.environ.get(THREADS) or 2)
+    if not text.isdecimal() or not int(text):
+        raise ParamsError(f"{THREADS}: {text!r} is no whole number above 0; set it to the operations to run at once.")
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(int(text))
+    except RuntimeError:
+        return

@@ -9,39 +9,36 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from bilstm_attention.config import Train
 from bilstm_attention.model.predict import TOKENS
 
 LABELS = tf.TensorSpec([None], tf.int32)  # class numbers (B,), of any B
 
 
-def training_step(
-    model: keras.Model,
-    optimizer: keras.optimizers.Optimizer,
-    classes: int,
-    label_smoothing: float,
-    clip_norm: float | None = None,
-    r_drop: float = 0.0,
-    adversarial: float = 0.0,
-) -> Any:
+def training_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, classes: int, settings: Train) -> Any:
     """One step of training as a graph: word ids `(B, T)` and class numbers `(B,)` to the mean loss before the step.
 
-    The returned loss leaves penalties out. The embedding is by far the largest weight, so each step passes over it as
-    few times as it can: the gradients of a batch's words are added to the gradient of the penalty.
+    Cross-entropy against smoothed labels, plus the penalties of weights and attention, minimized by one update. Two
+    parameters of `params.train` change what is minimized:
+
+    - `r_drop` adds `r_drop * (KL(p || q) + KL(q || p)) / 2`, the mean over sentences, where p and q are the predictions
+      under two draws of dropout; the loss is the mean of both. R-Drop, Liang et al. 2021, arXiv:2106.14448, whose loss
+      is twice this one and whose alpha is twice this weight.
+    - `adversarial` is the length by which a sentence's word vectors, taken as one vector, are shifted in the direction
+      of steepest loss; the step learns from the mean of the losses at both places. Miyato et al. 2017,
+      arXiv:1605.07725, equations 5 to 7, without normalized vectors.
 
     Args:
         model: from `build_classifier`.
         optimizer: from `make_optimizer`, built on the model's trainable variables.
         classes: C.
-        label_smoothing: share of each label spread over all classes.
-        clip_norm: upper limit of the gradient's global norm; None: no clipping.
-        r_drop: weight of `(KL(p || q) + KL(q || p)) / 2`, the mean over sentences, where p and q are the predictions
-            under two draws of dropout; the loss is the mean of both. R-Drop, Liang et al. 2021, arXiv:2106.14448, whose
-            loss is twice this one and whose alpha is twice this weight.
-        adversarial: length by which a sentence's word vectors, taken as one vector, are moved in the direction of
-            steepest loss; the step learns from the mean of the losses at both places. Miyato et al. 2017,
-            arXiv:1605.07725, equations 5 to 7, without normalized vectors.
+        settings: `params.train`: `label_smoothing`, `clip_norm`, `r_drop`, `adversarial`.
+
+    Returns:
+        a function of int tensors `(B, T)` and `(B,)`; it updates the weights and returns the loss, penalties left out.
     """
-    cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing, reduction="sum")
+    r_drop, adversarial = settings.r_drop, settings.adversarial
+    cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing, reduction="sum")
     weights = model.trainable_variables
     penalized = [weight for weight in weights if weight.regularizer is not None]
     embedding, attention = model.get_layer("embedding"), model.get_layer("attention")
@@ -49,22 +46,23 @@ def training_step(
     @tf.function(input_signature=[TOKENS, LABELS], autograph=False)
     def step(tokens: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         if r_drop:
-            # both draws of dropout in one pass, which is faster than two
+            # the batch twice, so that one pass draws both dropouts
             tokens, labels = (tf.concat([part, part], axis=0) for part in (tokens, labels))
         sentences = tf.cast(tf.shape(labels)[0], tf.float32)
 
         def losses(shift: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
-            """Loss; objective without the weights' penalties; word vectors."""
-            with embedding.moved(shift) if adversarial else nullcontext([None]) as vectors:
+            """Loss; objective without the penalties of weights; word vectors `(B, T, D)` where adversarial."""
+            with embedding.shifted(shift) if adversarial else nullcontext([None]) as vectors:
                 probabilities = model(tokens, training=True)
             loss = cross_entropy(tf.one_hot(labels, classes), probabilities) / sentences
-            # those that a mechanism added in this call; the penalties of weights have a gradient of their own below
+            # the attention's penalties of this call; those of weights have their own gradient below
             added = [penalty for penalty in model.losses if any(penalty is own for own in attention.penalties)]
             total = tf.add_n([loss, *added])
             if r_drop:
                 total += r_drop * _divergence(probabilities) / sentences
             return loss, (total / 2 if adversarial else total), vectors[0]
 
+        # A tape each, and not one persistent tape: that would run TensorFlow's gradient of the LSTM beside ours.
         with tf.GradientTape() as tape:
             loss, total, vectors = losses()
         if adversarial:
@@ -74,6 +72,8 @@ def training_step(
             passes = [gradients, tape.gradient(total, weights)]
         else:
             passes = [tape.gradient(total, weights)]
+        # Penalties apart from the loss: the embedding is by far the largest weight, and its gradient from the loss is
+        # sparse, the words of the batch. Added to the dense gradient of the penalty it costs one pass, not three.
         with tf.GradientTape() as tape:
             penalties = [weight.regularizer(weight) for weight in penalized]
         decay = dict(zip(map(id, penalized), tape.gradient(penalties, penalized), strict=True))
@@ -81,7 +81,7 @@ def training_step(
             _sum_gradients([decay.get(id(weight)), *gradients])
             for weight, *gradients in zip(weights, *passes, strict=True)
         ]
-        optimizer.apply(_clip(summed, clip_norm) if clip_norm else summed, weights)
+        optimizer.apply(_clip(summed, settings.clip_norm) if settings.clip_norm else summed, weights)
         return loss
 
     return step
@@ -102,7 +102,11 @@ def _unit_length(gradient: tf.Tensor) -> tf.Tensor:
 
 
 def _sum_gradients(gradients: list[Any]) -> tf.Tensor:
-    """Their sum, dense: the norm of a sparse gradient would count each occurrence of a word by itself."""
+    """The sum of one weight's gradients, without Nones, always dense.
+
+    The global norm of a sparse gradient would take the rows of a word that occurs twice apart: `a^2 + b^2` in place of
+    `(a + b)^2`.
+    """
     first, *rest = [gradient for gradient in gradients if gradient is not None]
     if any(isinstance(gradient, tf.IndexedSlices) for gradient in rest):
         total = tf.convert_to_tensor(first)
@@ -111,12 +115,12 @@ def _sum_gradients(gradients: list[Any]) -> tf.Tensor:
         return total
     if len(rest) < 2:
         return first + rest[0] if rest else tf.convert_to_tensor(first)
-    # not a chain of additions, nor add_n: TensorFlow adds three or more in an order that changes from graph to graph,
-    # and with it the last bits
+    # Not `a + b + c`, nor add_n: TensorFlow's graph optimizer turns both into AddN, which adds three or more tensors in
+    # an order that changes from run to run, and with it the last bits of the weights.
     return tf.reduce_sum(tf.stack([first, *rest]), axis=0)
 
 
 def _clip(gradients: list[tf.Tensor], norm: float) -> Any:
-    """Scaled down to the global norm `norm`; unchanged within it, since scaling is a pass over the embedding."""
+    """Gradients scaled down to the global norm `norm`; within it unchanged, which saves a pass over the embedding."""
     actual = tf.sqrt(2 * tf.add_n([tf.nn.l2_loss(gradient) for gradient in gradients]))
     return tf.cond(actual > norm, lambda: [gradient * (norm / actual) for gradient in gradients], lambda: gradients)

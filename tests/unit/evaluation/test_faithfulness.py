@@ -17,7 +17,7 @@ from bilstm_attention.errors import DataError
 
 start_tensorflow()
 import keras  # noqa: E402
-from tests.unit.model.small_classifier import CLASSES, LEARNED, SMALL, WORDS, built, drawn_matrix, moved  # noqa: E402
+from tests.unit.model.small_classifier import CLASSES, LEARNED, SMALL, WORDS, build, drawn_matrix, perturb  # noqa: E402
 
 from bilstm_attention.evaluation import faithfulness  # noqa: E402
 from bilstm_attention.evaluation.faithfulness import PERCENTS, gradient_input, measure, over_seeds, sizes, token_kinds  # noqa: E402
@@ -159,7 +159,7 @@ def test_tokens_are_deleted_and_the_rest_keep_their_order(additive, attend, monk
 @pytest.mark.parametrize("frozen", [False, True], ids=["some vectors learned, some fixed", "all fixed"])
 def test_gradient_by_input_is_what_scaling_a_word_vector_does_to_the_probability(frozen: bool) -> None:
     params = with_overrides(Params(), {**SMALL, "model.train_embeddings": not frozen})
-    model = moved(build_classifier(params.model, drawn_matrix(), LEARNED, CLASSES, seed=0))
+    model = perturb(build_classifier(params.model, drawn_matrix(), LEARNED, CLASSES, seed=0))
     draw = np.random.default_rng(5)
     tokens = [draw.permutation(np.arange(1, WORDS))[:length].astype(np.int32) for length in (7, 1, 3)]
     rows = Rows.from_ids(tokens, np.zeros(3, np.int32))
@@ -328,7 +328,7 @@ def test_classifiers_of_several_distributions_and_of_none_are_measured_alike(kin
     draw = np.random.default_rng(1)
     table = examples(*(" ".join(draw.choice([*words, "unseen"], 6)) for _ in range(12))).assign(label="b")
     labels = ["a", "b", "c"][:CLASSES]
-    models = {seed: moved(built(kind, seed)) for seed in seeds}
+    models = {seed: perturb(build(kind, seed)) for seed in seeds}
     found = over_seeds(
         {seed: measure(model, table, Vocabulary(words), labels, 10, 0) for seed, model in models.items()}
     )

@@ -1,4 +1,4 @@
-"""Classifiers small enough to build in every test, one per mechanism and per option, and token rows for them."""
+"""Small classifiers, one per mechanism and per option, and token rows for them."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -25,23 +25,21 @@ SMALL: Mapping[str, Any] = {
 }
 
 
-def of_attention(kind: str, **options: Any) -> dict[str, Any]:
+def attention(kind: str, **options: Any) -> dict[str, Any]:
     return {f"model.attention.{name}": value for name, value in {"kind": kind, **options}.items()}
 
 
 DEEP = {"model.lstm_layers": 2, "model.merge": "concat"}
 POSITIONS = {"model.positions.size": 2, "model.positions.limit": 3}
 VARIANTS: dict[str, dict[str, Any]] = {
-    **{kind: of_attention(kind) for kind in sorted(MECHANISMS)},
-    "temperature": of_attention("context", temperature=0.5, tanh_output=False),
-    "dropped weights": of_attention("structured", dropout=0.4),
-    "positions": of_attention("zhou") | POSITIONS,
-    "entity states": of_attention("mean") | {"model.entity_states": True},
-    "entity words": of_attention("mean") | {"model.entity_words": True},
-    "frozen copy": of_attention("zhou") | {"model.frozen_copy": True},
-    "deep last": of_attention("last", tanh_output=False) | DEEP,
-    "deep max": of_attention("max") | DEEP,
-    "everything": of_attention("entity", dropout=0.2, temperature=2.0)
+    **{kind: attention(kind) for kind in sorted(MECHANISMS)},
+    "dropped weights": attention("structured", dropout=0.4, temperature=0.5, tanh_output=False),
+    "positions": attention("zhou") | POSITIONS,
+    "entity states": attention("mean") | {"model.entity_states": True},
+    "entity words": attention("mean") | {"model.entity_words": True},
+    "frozen copy": attention("zhou") | {"model.frozen_copy": True},
+    "deep last": attention("last", tanh_output=False) | DEEP,
+    "everything": attention("entity", dropout=0.2, temperature=2.0)
     | {**DEEP, **POSITIONS, "model.frozen_copy": True, "model.entity_words": True, "model.entity_states": True},
 }
 
@@ -52,15 +50,15 @@ def drawn_matrix() -> Array:
     return matrix
 
 
-def built(variant: str = "zhou", seed: int = 0, **overrides: Any) -> keras.Model:
+def build(variant: str = "zhou", seed: int = 0, **overrides: Any) -> keras.Model:
     """A network by its name in `VARIANTS`, or by any other kind that is registered."""
-    chosen = VARIANTS.get(variant) or of_attention(variant)
-    model = with_overrides(Params(), {**SMALL, **chosen, **overrides}).model
+    options = VARIANTS.get(variant) or attention(variant)
+    model = with_overrides(Params(), {**SMALL, **options, **overrides}).model
     return build_classifier(model, drawn_matrix(), LEARNED, CLASSES, seed)
 
 
-def moved(classifier: keras.Model) -> keras.Model:
-    """Every trainable weight away from what the seed gives, as training leaves it."""
+def perturb(classifier: keras.Model) -> keras.Model:
+    """Moves every trained weight away from its initial value, as training does."""
     draw = np.random.default_rng(9)
     for weight in classifier.trainable_variables:
         weight.assign_add(draw.normal(size=weight.shape))
@@ -68,35 +66,36 @@ def moved(classifier: keras.Model) -> keras.Model:
 
 
 @cache
-def moved_once(variant: str) -> keras.Model:
-    """For tests that change no weight."""
-    return moved(built(variant))
+def shared_classifier(variant: str) -> keras.Model:
+    """A perturbed classifier for tests that change no weight."""
+    return perturb(build(variant))
 
 
 @cache
-def view_once(variant: str) -> keras.Model:
-    return attention_view(moved_once(variant))
+def shared_view(variant: str) -> keras.Model:
+    return attention_view(shared_classifier(variant))
 
 
-def called(model: keras.Model, tokens: Array) -> list[Array]:
+def call(model: keras.Model, tokens: Array) -> list[Array]:
     return [output.numpy() for output in model(tokens, training=False)]
 
 
 @cache
-def called_once(variant: str) -> list[Array]:
+def shared_outputs(variant: str) -> list[Array]:
     """Probabilities and weights of `some_tokens`."""
-    return called(view_once(variant), some_tokens)
+    return call(shared_view(variant), some_tokens)
 
 
 @cache
-def _graph_once(variant: str) -> Any:
-    view, anything = view_once(variant), tf.TensorSpec([None, None], tf.int32)
-    return tf.function(lambda tokens: view(tokens, training=False), input_signature=[anything])
+def _graph(variant: str) -> Any:
+    view = shared_view(variant)
+    signature = [tf.TensorSpec([None, None], tf.int32)]
+    return tf.function(lambda tokens: view(tokens, training=False), input_signature=signature)
 
 
-def answers(variant: str, tokens: Array) -> list[Array]:
-    """Probabilities and weights by a graph, as `model.predict.predict` has them; quick on the second call."""
-    return [output.numpy() for output in _graph_once(variant)(tokens)]
+def outputs(variant: str, tokens: Array) -> list[Array]:
+    """Probabilities and weights by a graph, as in `model.predict.predict`."""
+    return [output.numpy() for output in _graph(variant)(tokens)]
 
 
 def padded(rows: Sequence[Sequence[int]], columns: int = 0) -> Array:
@@ -118,9 +117,7 @@ def words(least: int, most: int) -> Any:
 
 
 relation_rows = st.builds(relation, words(0, 2), words(1, 3), words(0, 2), words(1, 2), words(0, 2), st.booleans())
-plain_rows = words(1, 6)
-some_rows = st.lists(relation_rows | plain_rows, min_size=1, max_size=4)
-
+some_rows = st.lists(relation_rows | words(1, 6), min_size=1, max_size=4)
 some_tokens = padded(
     [
         relation([7, 21], [6, 9], [11], [23], [8, 8]),

@@ -1,4 +1,4 @@
-"""The entities of a relation sentence: found, measured from, and averaged."""
+"""The entities of a relation sentence: their tokens, distances to them, their mean states."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
-from tests.unit.model.small_classifier import E1, E1_END, E2, E2_END, built, moved, padded, relation, relation_rows
+from tests.unit.model.small_classifier import E1, E1_END, E2, E2_END, build, padded, perturb, relation, relation_rows
 from tests.unit.model.transcription import bilstm, means, softmax, zhou
 
 from bilstm_attention.data.tokens import SPECIALS, Vocabulary
@@ -18,12 +18,12 @@ A, B, C, D, E = range(6, 11)
 ABSENT: list[int] = []
 
 
-def found(row: list[int]) -> list[list[int]]:
-    """Where each entity stands."""
+def positions(row: list[int]) -> list[list[int]]:
+    """Positions of the words of each entity."""
     return [np.flatnonzero(entity).tolist() for entity in EntityTokens()(np.array([row], "int32")).numpy()[0]]
 
 
-def test_the_markers_are_those_of_every_vocabulary() -> None:
+def test_markers_are_those_of_the_vocabulary() -> None:
     markers = ("<e1>", "</e1>", "<e2>", "</e2>")
     assert tuple(number for pair in MARKER_IDS for number in pair) == tuple(map(SPECIALS.index, markers))
     assert Vocabulary(["word"]).encode(markers).tolist() == [E1, E1_END, E2, E2_END]
@@ -49,8 +49,8 @@ def test_the_markers_are_those_of_every_vocabulary() -> None:
         *("no closing marker", "no opening marker", "closed before opened", "no word between", "padding alone"),
     ],
 )
-def test_an_entity_is_the_words_between_its_markers(row: list[int], expected: list[list[int]]) -> None:
-    assert found(row) == expected
+def test_entity_is_the_words_between_its_markers(row: list[int], expected: list[list[int]]) -> None:
+    assert positions(row) == expected
 
 
 # Relative positions
@@ -69,30 +69,21 @@ def distances(row: list[int], limit: int) -> Any:
 RELATION = [A, E1, B, C, E1_END, D, E2, E, E2_END, A]
 
 
-def test_distance_is_zero_on_an_entity_and_counts_tokens_to_its_left_and_right() -> None:
-    assert distances(RELATION, limit=20) == [
-        [-2, -1, 0, 0, 1, 2, 3, 4, 5, 6],
-        [-7, -6, -5, -4, -3, -2, -1, 0, 1, 2],
-    ]
+@pytest.mark.parametrize(
+    ("row", "limit", "expected"),
+    [
+        (RELATION, 20, [[-2, -1, 0, 0, 1, 2, 3, 4, 5, 6], [-7, -6, -5, -4, -3, -2, -1, 0, 1, 2]]),
+        (RELATION, 2, [[-2, -1, 0, 0, 1, 2, 2, 2, 2, 2], [-2, -2, -2, -2, -2, -2, -1, 0, 1, 2]]),
+        ([A, E2, B, E2_END], 5, [[0, 0, 0, 0], [-2, -1, 0, 1]]),
+    ],
+    ids=["far", "limited", "no first entity"],
+)
+def test_distance_counts_tokens_to_the_entity(row: list[int], limit: int, expected: list[list[int]]) -> None:
+    assert distances(row, limit) == expected
+    assert [each[: len(row)] for each in distances([*row, 0, 0, 0], limit)] == expected, "padding"
 
 
-def test_distances_beyond_the_limit_count_as_it() -> None:
-    assert distances(RELATION, limit=2) == [
-        [-2, -1, 0, 0, 1, 2, 2, 2, 2, 2],
-        [-2, -2, -2, -2, -2, -2, -1, 0, 1, 2],
-    ]
-
-
-def test_padding_moves_no_distance() -> None:
-    longer = distances([*RELATION, 0, 0, 0], limit=20)
-    assert [row[: len(RELATION)] for row in longer] == distances(RELATION, limit=20)
-
-
-def test_every_token_is_at_distance_zero_from_an_entity_that_is_not_there() -> None:
-    assert distances([A, E2, B, E2_END], limit=5) == [[0, 0, 0, 0], [-2, -1, 0, 1]]
-
-
-def test_each_entity_has_vectors_of_its_own_side_by_side() -> None:
+def test_each_entity_has_its_own_table_of_vectors() -> None:
     layer = RelativePositions(size=3, limit=2, l2=0.5)
     entities = EntityTokens()(np.array([RELATION], "int32"))
     layer.build(entities.shape)
@@ -108,7 +99,7 @@ def test_each_entity_has_vectors_of_its_own_side_by_side() -> None:
 # States of the entities
 
 
-def test_the_state_of_an_entity_is_the_mean_over_its_words() -> None:
+def test_entity_state_is_the_mean_over_its_words() -> None:
     states = np.array([[[1, 2], [3, 4], [5, 8], [7, 6]], [[1, 1], [2, 2], [90, 90], [90, 90]]], "float32")
     entities = np.array(
         [[[True, True, False, False], [False, False, True, False]], [[False, True, False, False], [False] * 4]]
@@ -118,7 +109,7 @@ def test_the_state_of_an_entity_is_the_mean_over_its_words() -> None:
     np.testing.assert_array_equal(EntityStates()(states, entities), expected)
 
 
-def test_a_row_without_entities_gives_zeros_and_its_gradient_is_zero() -> None:
+def test_row_without_entities_gives_zeros_and_no_gradient() -> None:
     states = tf.Variable(np.full((1, 3, 2), 7.0, "float32"))
     with tf.GradientTape() as tape:
         means_of_nothing = entity_states(states, tf.zeros((1, 2, 3), tf.bool))
@@ -126,26 +117,24 @@ def test_a_row_without_entities_gives_zeros_and_its_gradient_is_zero() -> None:
     np.testing.assert_array_equal(tape.gradient(means_of_nothing, states), np.zeros((1, 3, 2)))
 
 
-# The whole network with all of these, and with vectors that are learned beside themselves as they were read
+# The whole network with all of these, and with a frozen copy of the word vectors
 
 
 @pytest.fixture(scope="module")
 def classifier() -> keras.Model:
     overrides: dict[str, Any] = {"model.positions.size": 2, "model.positions.limit": 3, "model.frozen_copy": True}
     overrides |= {"model.entity_words": True, "model.entity_states": True}
-    return moved(built("zhou", **overrides))
+    return perturb(build("zhou", **overrides))
 
 
 @settings(max_examples=6, deadline=None)
 @given(relation_rows)
-def test_a_sentence_with_positions_and_what_is_known_of_entities_equals_the_float64_transcription(
-    classifier: keras.Model, row: list[int]
-) -> None:
+def test_network_with_entities_equals_the_transcription(classifier: keras.Model, row: list[int]) -> None:
     doubles = {layer.name: [weight.astype("float64") for weight in layer.get_weights()] for layer in classifier.layers}
     (tables,), (kernel, bias) = doubles["positions"], doubles["probabilities"]
     spans = [(row.index(opening) + 1, row.index(closing)) for opening, closing in ((E1, E1_END), (E2, E2_END))]
-    learned, read = doubles["embedding"]
-    vectors = np.concatenate([np.concatenate([learned, read[len(learned) :]]), read], axis=1)[row]
+    learned, fixed = doubles["embedding"]
+    vectors = np.concatenate([np.concatenate([learned, fixed[len(learned) :]]), fixed], axis=1)[row]
     words = []
     for t, word in enumerate(vectors):
         away = [t - start if t < start else max(0, t - end + 1) for start, end in spans]

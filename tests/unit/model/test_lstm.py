@@ -1,12 +1,17 @@
+"""The bidirectional LSTM against a float64 transcription, and each kernel against Keras's own."""
+
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from numpy.typing import NDArray
 from tests.unit.model import transcription
 
-from bilstm_attention.model.lstm import Merge, bidirectional_lstm
+from bilstm_attention.model import lstm as lstm_module
+from bilstm_attention.model.lstm import Bidirectional, Merge, bidirectional_lstm
 
 UNITS, DIMENSION, LENGTHS = 4, 3, (6, 3, 1)
 every_depth = pytest.mark.parametrize("layers", [1, 2])
@@ -14,11 +19,11 @@ every_merge = pytest.mark.parametrize("merge", ["sum", "concat"])
 
 
 def network(**settings: Any) -> keras.Model:
-    """States and mask in; states of the stack and last states of both directions out; weights drawn, biases too."""
+    """States and mask to the states of the stack and both last states; every weight drawn, biases too."""
     keras.utils.set_random_seed(3)
     states, mask = keras.Input((None, DIMENSION)), keras.Input((None,), dtype="bool")
-    chosen = {"units": UNITS, "layers": 1, "merge": "concat", "dropout": 0.0, "l2": 0.0, **settings}
-    stacked, (forward, backward) = bidirectional_lstm(states, mask, **chosen)
+    settings = {"units": UNITS, "layers": 1, "merge": "concat", "dropout": 0.0, "l2": 0.0, **settings}
+    stacked, (forward, backward) = bidirectional_lstm(states, mask, **settings)
     model = keras.Model([states, mask], [stacked, forward, backward])
     draw = np.random.default_rng(0)
     for layer in bilstms(model):
@@ -31,7 +36,7 @@ def bilstms(model: keras.Model) -> list[keras.layers.Bidirectional]:
 
 
 def padded_rows() -> tuple[NDArray[Any], NDArray[Any]]:
-    """Rows of 6, 3 and 1 tokens; what stands in the padding is large, so that reading it would show."""
+    """Rows of 6, 3 and 1 tokens; values of the padding are large, so that reading them would show."""
     mask = np.arange(max(LENGTHS)) < np.array(LENGTHS)[:, None]
     states = np.random.default_rng(1).normal(size=(*mask.shape, DIMENSION)).astype("float32")
     states[~mask] = 50.0
@@ -40,84 +45,189 @@ def padded_rows() -> tuple[NDArray[Any], NDArray[Any]]:
 
 @every_depth
 @every_merge
-def test_states_and_last_states_equal_the_float64_transcription_whatever_the_padding(merge: str, layers: int) -> None:
+def test_states_equal_the_transcription_whatever_the_padding(merge: str, layers: int) -> None:
     """The last states are the forward one of the last real token and the backward one of the first."""
     model = network(merge=merge, layers=layers)
     states, mask = padded_rows()
-    found, last_forward, last_backward = (output.numpy() for output in model([states, mask]))
+    stacked, last_forward, last_backward = (output.numpy() for output in model([states, mask]))
     for row, length in enumerate(LENGTHS):
         wanted = states[row, :length].astype("float64")
         for layer in bilstms(model):
             weights = [weight.astype("float64") for weight in layer.get_weights()]
             forward, backward = transcription.bilstm(wanted, weights)
             wanted = forward + backward if merge == "sum" else np.concatenate([forward, backward], axis=1)
-        np.testing.assert_allclose(found[row, :length], wanted, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(stacked[row, :length], wanted, rtol=0, atol=1e-5)
         np.testing.assert_allclose(last_forward[row], forward[-1], rtol=0, atol=1e-5)
         np.testing.assert_allclose(last_backward[row], backward[0], rtol=0, atol=1e-5)
 
 
-@every_depth
-@every_merge
-def test_full_rows_have_the_states_of_a_plain_keras_stack(merge: str, layers: int) -> None:
-    model = network(merge=merge, layers=layers)
-    inputs = stacked = keras.Input((None, DIMENSION))
-    for ours in bilstms(model):
-        plain = keras.layers.Bidirectional(keras.layers.LSTM(UNITS, return_sequences=True), merge_mode=merge)
-        stacked = plain(stacked)
-        plain.set_weights(ours.get_weights())
-    states = np.random.default_rng(2).normal(size=(2, 5, DIMENSION)).astype("float32")
-    wanted = keras.Model(inputs, stacked)(states)
-    np.testing.assert_allclose(model([states, np.ones((2, 5), bool)])[0], wanted, rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize(("merge", "expected"), [("sum", [[11.0, 22.0]]), ("concat", [[1.0, 2.0, 10.0, 20.0]])])
-def test_the_last_states_are_merged_as_the_states_are(merge: str, expected: list[list[float]]) -> None:
+def test_last_states_are_merged_as_states_are(merge: str, expected: list[list[float]]) -> None:
     layer = Merge(merge)
     directions = (np.array([[1.0, 2.0]], "float32"), np.array([[10.0, 20.0]], "float32"))
     np.testing.assert_array_equal(layer(directions), expected)
     np.testing.assert_array_equal(Merge.from_config(layer.get_config())(directions), expected)
-    states, mask = padded_rows()
-    found, forward, backward = (output.numpy() for output in network(merge=merge)([states, mask]))
+    states, forward, backward = (output.numpy() for output in network(merge=merge)(padded_rows()))
     one_word = LENGTHS.index(1)
-    np.testing.assert_allclose(layer((forward, backward))[one_word], found[one_word, 0], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(layer((forward, backward))[one_word], states[one_word, 0], rtol=0, atol=1e-6)
 
 
-def test_the_backward_direction_begins_at_the_last_real_token() -> None:
-    model = network()
-    states, mask = padded_rows()
-    backward = model([states, mask])[0].numpy()[..., UNITS:]
-    one_step = bilstms(model)[0].backward_layer
-    for row, length in enumerate(LENGTHS):
-        first = one_step(states[row : row + 1, length - 1 : length])[0].numpy()[0, 0]
-        np.testing.assert_allclose(backward[row, length - 1], first, rtol=0, atol=1e-6)
-
-
-def test_sum_adds_the_two_directions_that_concat_lays_side_by_side() -> None:
-    states, mask = padded_rows()
-    added, beside = (network(merge=merge)([states, mask])[0].numpy() for merge in ("sum", "concat"))
-    assert added.shape == (3, 6, UNITS)
-    assert beside.shape == (3, 6, 2 * UNITS)
-    np.testing.assert_allclose(added, beside[..., :UNITS] + beside[..., UNITS:], rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize(("merge", "size"), [("sum", UNITS), ("concat", 2 * UNITS)])
-def test_the_second_layer_reads_the_merged_states_of_the_first_after_dropout(merge: str, size: int) -> None:
+@every_merge
+def test_second_layer_reads_the_first_after_dropout(merge: str) -> None:
     model = network(merge=merge, layers=2, dropout=0.25)
     first, second = bilstms(model)
-    assert (first.name, second.name) == ("bilstm_1", "bilstm_2")
-    assert second.forward_layer.cell.kernel.shape == (size, 4 * UNITS)
+    assert second.forward_layer.cell.kernel.shape == ((UNITS if merge == "sum" else 2 * UNITS), 4 * UNITS)
     for number, layer in enumerate((first, second), start=1):
         dropout = model.get_layer(f"lstm_dropout_{number}")
-        assert dropout.input is layer.output[0]
-        assert dropout.rate == 0.25
+        assert (dropout.input, dropout.rate) == (layer.output[0], 0.25)
     assert second.input[0] is model.get_layer("lstm_dropout_1").output
     assert model.output[0] is model.get_layer("lstm_dropout_2").output
 
 
-def test_decay_is_of_the_kernels_of_every_layer_and_direction_and_of_no_bias() -> None:
+def test_decay_is_of_every_kernel_and_no_bias() -> None:
     model = network(layers=2, l2=0.1)
-    kernels = [weight for weight in model.weights if weight.name in ("kernel", "recurrent_kernel")]
+    kernels = [weight.numpy().astype("float64") for weight in model.weights if "kernel" in weight.name]
     assert len(kernels) == 8
-    expected = 0.1 * sum(float((weight.numpy().astype("float64") ** 2).sum()) for weight in kernels)
-    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-6)
+    assert float(sum(model.losses)) == pytest.approx(0.1 * sum((kernel**2).sum() for kernel in kernels), rel=1e-6)
     assert network(layers=2, l2=0.0).losses == []
+
+
+# Kernels
+
+CASES = {
+    "narrow": (5, 7, 3, 4, [7, 1, 4, 6, 3]),
+    "wide": (4, 6, 9, 3, [6, 2, 5, 1]),
+    "one step": (2, 1, 9, 3, [1, 1]),
+    "padding alone": (3, 4, 9, 4, [4, 0, 2]),
+    "as in training": (6, 24, 300, 100, [24, 20, 11, 3, 24, 17]),
+}
+
+
+def drawn(case: str) -> tuple[NDArray[Any], NDArray[Any], int]:
+    rows, steps, width, units, lengths = CASES[case]
+    states = np.random.default_rng(0).normal(size=(rows, steps, width)).astype(np.float32)
+    return states, np.arange(steps) < np.array(lengths)[:, None], units
+
+
+def layer(kernel: str | None = None, units: int = UNITS, merge: str | None = "sum", **options: Any) -> Any:
+    """Our layer, or Keras's own without a kernel."""
+    policy = options.get("dtype")
+    lstm = keras.layers.LSTM(units, return_sequences=True, return_state=True, **options)
+    common: dict[str, Any] = {"merge_mode": merge, "name": "bilstm", "dtype": policy}
+    return Bidirectional(lstm, kernel=kernel, **common) if kernel else keras.layers.Bidirectional(lstm, **common)
+
+
+def values_and_gradients(made: Any, states: NDArray[Any], mask: NDArray[Any] | None) -> list[NDArray[Any]]:
+    """All outputs; and the gradients of a sum that weighs every output otherwise, by input and by weights."""
+    source = tf.Variable(states)
+    with tf.GradientTape() as tape:
+        outputs = tf.nest.flatten(made(source, mask=None if mask is None else tf.constant(mask)))
+        scales = [np.random.default_rng(7).normal(size=output.shape).astype(np.float32) for output in outputs]
+        total = tf.add_n([tf.reduce_sum(output * scale) for output, scale in zip(outputs, scales, strict=True)])
+    gradients = tape.gradient(total, [source, *(variable.value for variable in made.trainable_variables)])
+    return [np.asarray(value) for value in (*outputs, *gradients)]
+
+
+def operations(function: Any, dtype: str = "float32") -> set[str]:
+    """Names of the operations in a function's graph."""
+    signature = tf.TensorSpec([2, 5, DIMENSION], dtype)
+    graph = tf.function(lambda states: function(states)).get_concrete_function(signature).graph.as_graph_def()
+    return {node.op for node in [*graph.node, *(each for part in graph.library.function for each in part.node_def)]}
+
+
+@pytest.mark.parametrize("large", [0, 1 << 30], ids=["as large", "as small"])
+@pytest.mark.parametrize("masked", [True, False])
+@every_merge
+@pytest.mark.parametrize("case", CASES)
+def test_fused_kernel_and_its_gradients_equal_those_of_keras(
+    case: str, merge: str, masked: bool, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lstm_module, "LARGE", large)  # each of both gradients is right for weights of any size
+    states, mask, units = drawn(case)
+    reference, fused = (layer(kernel, units, merge, bias_initializer="random_normal") for kernel in (None, "fused"))
+    wanted = values_and_gradients(reference, states, mask if masked else None)
+    fused.build((None, None, states.shape[2]))
+    fused.set_weights(reference.get_weights())
+    for value, expected in zip(values_and_gradients(fused, states, mask if masked else None), wanted, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5 * max(1.0, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_large_weights_take_the_gradient_by_steps(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lstm_module, "LARGE", 111 if large else 112)  # (3 + 4) x 16 weights
+    made = layer("fused")
+    made.build((None, None, DIMENSION))
+
+    def gradient(states: tf.Tensor) -> Any:
+        with tf.GradientTape() as tape:
+            total = tf.add_n([tf.reduce_sum(output) for output in made(states)])
+        return tape.gradient(total, [variable.value for variable in made.trainable_variables])
+
+    assert ("BlockLSTMGradV2" in operations(gradient)) is not large
+
+
+@pytest.mark.parametrize(
+    ("options", "fused"),
+    [
+        ({"kernel": "auto"}, True),
+        ({"kernel": "keras"}, False),
+        ({"merge": "ave"}, False),
+        ({"activation": "relu"}, False),
+        ({"recurrent_activation": "hard_sigmoid"}, False),
+        ({"use_bias": False}, False),
+        ({"dropout": 0.5}, False),
+        ({"recurrent_dropout": 0.5}, False),
+        ({"kernel": "auto", "dtype": "mixed_float16"}, False),
+    ],
+    ids=str,
+)
+def test_fused_kernel_computes_plain_lstms_on_a_cpu_alone(options: dict[str, Any], fused: bool) -> None:
+    made = layer(**{"kernel": "fused", **options})
+    dtype = "float16" if "dtype" in options else "float32"
+    assert ("BlockLSTMV2" in operations(made, dtype)) is fused
+
+
+def test_unknown_kernel_is_an_error() -> None:
+    with pytest.raises(ValueError, match="auto, fused or keras"):
+        layer("cudnn")
+
+
+@pytest.mark.parametrize("saved_by", ["fused", "keras", None])
+def test_weights_of_one_kernel_are_read_by_every_other(saved_by: str | None, tmp_path: Path) -> None:
+    states, mask, _ = drawn("narrow")
+
+    def model(kernel: str | None) -> keras.Model:
+        inputs, real = keras.Input((None, DIMENSION)), keras.Input((None,), dtype="bool")
+        return keras.Model([inputs, real], layer(kernel, bias_initializer="random_normal")(inputs, mask=real)[0])
+
+    first = model(saved_by)
+    wanted = np.asarray(first([states, mask]))
+    first.save_weights(tmp_path / "lstm.weights.h5")
+    for kernel in ("fused", "keras", None):
+        other = model(kernel)
+        other.load_weights(tmp_path / "lstm.weights.h5")
+        np.testing.assert_allclose(np.asarray(other([states, mask])), wanted, atol=1e-6)
+    first.save(tmp_path / "lstm.keras")
+    loaded = keras.saving.load_model(tmp_path / "lstm.keras")
+    np.testing.assert_allclose(np.asarray(loaded([states, mask])), wanted, atol=1e-6)
+    assert getattr(loaded.get_layer("bilstm"), "kernel", None) == saved_by
+
+
+def test_digits_are_the_same_in_every_call() -> None:
+    states, mask, units = drawn("as in training")
+    made = layer("fused", units)
+    for one, other in zip(*(values_and_gradients(made, states, mask) for _ in range(2)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_padding_changes_no_bit() -> None:
+    states, mask, units = drawn("narrow")
+    made = layer("fused", units)
+    wide = np.concatenate([states, np.full_like(states, 1e3)], axis=1)
+    wide[:, : states.shape[1]][~mask] = -1e3
+    padded = made(tf.constant(wide), mask=tf.constant(np.concatenate([mask, np.zeros_like(mask)], axis=1)))
+    plain = made(tf.constant(states), mask=tf.constant(mask))
+    np.testing.assert_array_equal(padded[0][:, : states.shape[1]], plain[0])
+    assert not np.asarray(padded[0])[:, states.shape[1] :].any()
+    for one, other in zip(padded[1:], plain[1:], strict=True):
+        np.testing.assert_array_equal(one, other)

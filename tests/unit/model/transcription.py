@@ -21,7 +21,7 @@ def sigmoid(values: Array) -> Any:
 
 
 def lstm(words: Array, kernel: Array, recurrent: Array, bias: Array) -> Array:
-    """`(n, D) -> (n, U)`, Keras' LSTM: gates in the order input, forget, candidate, output; no peepholes."""
+    """`(n, D) -> (n, U)`, Keras's LSTM: gates in the order input, forget, candidate, output; no peepholes."""
     hidden = cell = np.zeros(len(recurrent))
     states = []
     for word in words:
@@ -114,7 +114,7 @@ def ends(h: Array, q: Array) -> tuple[Array, Array]:
 def attend(
     kind: str, options: dict[str, Any], h: Array, q: Array, entities: Array, parameters: list[Array]
 ) -> tuple[Array, Array]:
-    """One sentence to its vector, tanh taken if asked, and its weights `(n,)` or `(K, n)`."""
+    """One sentence to its vector, after `tanh_output`, and its weights `(n,)` or `(K, n)`."""
     if kind in ("max", "last"):
         pooled, weights = maxima(h) if kind == "max" else ends(h, q)
     else:
