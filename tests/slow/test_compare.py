@@ -16,7 +16,8 @@ from tests.unit.search.test_comparison import COMPARISON
 
 from bilstm_attention import paths
 from bilstm_attention.errors import UserError
-from bilstm_attention.evaluation.metrics import official_f1
+from bilstm_attention.evaluation.metrics import scores
+from bilstm_attention.evaluation.semeval import SEMEVAL_LABELS
 
 # The variant `mean`.
 AS_MEAN = (
@@ -153,6 +154,10 @@ def test_folds_are_judged_together_and_each_by_models_that_did_not_learn_from_it
             wrong = sum(map(str.__ne__, gold, predicted))
     page = (project.root / "experiments/results/halves.md").read_text()
     assert f"**Errors of `mean`** on 2 folds: {wrong:,} of {len(gold):,} answers." in page
+
+
+def official_f1(gold: list[str], predicted: list[str]) -> float:
+    return scores(gold, predicted, SEMEVAL_LABELS)["official_f1"]
 
 
 def _score(judged: pd.DataFrame, predicted: list[str]) -> float:

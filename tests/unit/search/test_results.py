@@ -7,7 +7,7 @@ import pytest
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params
-from bilstm_attention.evaluation.metrics import bootstrap_interval, official_f1
+from bilstm_attention.evaluation.metrics import bootstrap_interval, scores
 from bilstm_attention.search.comparison import Comparison, PlannedTraining, Table, Variant
 from bilstm_attention.search.results import collect_answers, collect_errors, scores_by_class, tabulate
 from bilstm_attention.search.trainings import TrainingJob, TrainingRecord
@@ -78,7 +78,7 @@ def test_scores_spread_ensemble_and_significance(root: Path) -> None:
     good = collect_answers([trained(root, "a", 0, WRONG, confidence=0.4), trained(root, "a", 1, GOLD)])
     bad = collect_answers([trained(root, "bb", 0, WRONG), trained(root, "bb", 1, WRONG)])
     table = tabulate(comparison("a", "bb"), {"a": good, "bb": bad}).set_index("variant")
-    low = official_f1(GOLD, WRONG)
+    low = scores(GOLD, WRONG, LABELS)["official_f1"]
     assert table.loc["a", ["seed_0", "seed_1", "mean"]].tolist() == pytest.approx([low, 100, (100 + low) / 2])
     assert table.loc["a", "test_mean"] == pytest.approx((100 + low) / 2)
     # the mean of the probabilities follows the surer seed
@@ -112,7 +112,8 @@ def test_scores_by_class_are_those_of_the_relations_on_test(root: Path) -> None:
     table = scores_by_class({"right": right, "wrong": wrong}).set_index("class")
     assert table["items"].to_dict() == {"Cause-Effect": 3, "Member-Collection": 1, "Other": 2}
     assert table["right"].tolist() == [100, 100, 100]
-    assert table.loc[["Cause-Effect", "Member-Collection"], "wrong"].mean() == pytest.approx(official_f1(GOLD, WRONG))
+    official = scores(GOLD, WRONG, LABELS)["official_f1"]
+    assert table.loc[["Cause-Effect", "Member-Collection"], "wrong"].mean() == pytest.approx(official)
 
 
 def test_errors_are_counted_by_kind_and_distance(root: Path) -> None:
