@@ -270,3 +270,26 @@ def test_plain_classes_have_no_official_score(tmp_path: Path, monkeypatch: pytes
     assert metrics["test"]["accuracy"]["sd"] is None
     assert metrics["test"]["accuracy"]["mean"] == metrics["ensemble"]["accuracy"]
     assert set(result.classes["relation"]) == {"left", "right"}
+
+
+def test_report_draws_the_same_bytes_whatever_its_undeclared_params(
+    result: EvaluationResult, inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "_log_evaluation", lambda params: {})
+    write_results(result)
+
+    def drawn() -> dict[str, bytes]:
+        stages.report()
+        files = [file for name in ("attention", "plots") for file in (paths.CURRENT / name).iterdir()]
+        return {file.name: file.read_bytes() for file in files}
+
+    before = drawn()
+    assert {"seed-3.html", "seed-8.html", "learning_curves.png", "confusion.png", "attention.png"} <= set(before)
+    text = paths.PARAMS.read_text()
+    try:
+        paths.PARAMS.write_text(
+            text.replace("lstm_units: 3", "lstm_units: 5").replace("folder: corpus", "folder: other")
+        )
+        assert drawn() == before
+    finally:
+        paths.PARAMS.write_text(text)
