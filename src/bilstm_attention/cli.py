@@ -182,10 +182,10 @@ def score(
     answers: Annotated[Path, typer.Argument(help="Predicted labels, in the same form; IDs may be missing.")],
 ) -> None:
     """Scores predictions as the official SemEval-2010 Task 8 scorer does: three views, the official one last."""
-    from bilstm_attention.evaluation.semeval import answerable, evaluate_official, read_answers, report
+    from bilstm_attention.evaluation.semeval import evaluate_official, legal_answers, read_answers, report
 
     key = read_answers(gold)
-    print(report(evaluate_official(key, read_answers(answers, answerable(key.values())))))
+    print(report(evaluate_official(key, read_answers(answers, legal_answers(key.values())))))
 
 
 @app.command(rich_help_panel=RUNS)

@@ -129,7 +129,7 @@ def _training_record(params: Params, seed: int, pictures: Path, started: float |
     """The run of a trained seed, from its files; `pictures` is a folder for its learning curves."""
     from bilstm_attention.evaluation.results import read_dev_scores, read_histories, seed_file
     from bilstm_attention.reports import plots
-    from bilstm_attention.reports.run_page import describe_training
+    from bilstm_attention.reports.tables import describe_training
     from bilstm_attention.tracking.pipeline import training_record
 
     history, dev = read_histories([seed])[seed], read_dev_scores([seed])[seed]
@@ -188,11 +188,9 @@ def report() -> None:
     seeds, monitor = params.train.seeds, params.train.monitor
     result, pictures = read_results(seeds), paths.CURRENT / "plots"
     histories = {f"seed {seed}": history for seed, history in read_histories(seeds).items()}
-    curves = pictures / "learning_curves.png"
-    plots.learning_curves(histories, monitor, curves, params.train.restore_best_weights)
+    plots.learning_curves(histories, monitor, pictures / "learning_curves.png", params.train.restore_best_weights)
     plots.confusion_matrix(result.confusion, pictures / "confusion.png")
     plots.scores_by_class(result.classes, pictures / "classes.png")
-    plots.overview([curves, pictures / "confusion.png"], pictures / "overview.png")
     if result.faithfulness:
         plots.faithfulness_curves(result.faithfulness["curves"], pictures / "faithfulness.png")
     examples = {seed: read_examples(result.attention[seed]) for seed in seeds}
@@ -212,7 +210,7 @@ def _attention_pages(params: Params) -> dict[int, Path]:
 def _log_evaluation(params: Params) -> Mapping[Any, str]:
     """Logs the evaluation from its files; returns the ids of its runs, none if the store failed."""
     from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_results
-    from bilstm_attention.reports.run_page import describe_evaluation, describe_seed
+    from bilstm_attention.reports.tables import describe_evaluation, describe_seed
     from bilstm_attention.tracking.environment import made_with
     from bilstm_attention.tracking.pipeline import corpus_name, evaluation_records, pipeline_model
     from bilstm_attention.tracking.runs import log_runs

@@ -120,7 +120,7 @@ def test_the_store_knows_trainings_evaluation_sweep_and_model(undisturbed: tuple
     }
     assert {found[name]["parent"] for name in models[:-1]} == {models[-1]}
     assert {found[name]["parent"] for name in trials} == {"sweep NAME"}
-    assert {"metrics.json", "dev_predictions.csv", "plots/overview.png"} <= set(found[models[-1]]["files"])
+    assert {"metrics.json", "dev_predictions.csv", "plots/confusion.png"} <= set(found[models[-1]]["files"])
     assert len(found[models[0]]["history"]["dev_loss"]) == 3
 
 

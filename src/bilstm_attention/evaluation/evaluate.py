@@ -1,7 +1,7 @@
-"""Scores of trained models on test: every seed, their ensemble, baselines, and the tables behind them."""
+"""Evaluation of the trained models on test: every seed, their ensemble and baselines, and the attention on dev."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -11,15 +11,9 @@ from rich.progress import track
 
 from bilstm_attention import paths
 from bilstm_attention.config import Evaluate
-from bilstm_attention.data.dataset import (
-    encode,
-    load_labels,
-    load_sentences,
-    load_split,
-    load_vocabulary,
-)
+from bilstm_attention.data.dataset import encode, load_labels, load_sentences, load_split, load_vocabulary
 from bilstm_attention.data.embeddings import coverage, read_origins
-from bilstm_attention.data.tokens import Vocabulary, count_words
+from bilstm_attention.data.tokens import count_words
 from bilstm_attention.evaluation import faithfulness, metrics
 from bilstm_attention.evaluation.results import (
     EvaluationResult,
@@ -37,7 +31,7 @@ TOP_LABELS = 3  # shown with each sentence
 
 
 def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
-    """Scores every seed's model on test, which chose nothing, and measures its attention on dev.
+    """Scores the model of each seed on test, which selected nothing, and measures its attention on dev.
 
     Raises:
         DataError: an earlier stage has not run, or no dev sentence has two tokens to measure faithfulness on.
@@ -49,9 +43,9 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
     for seed in track(seeds, "scoring on test", transient=True, disable=not sys.stdout.isatty()):
         model = load_classifier(seed_file(seed, "model.keras"))
         probabilities[seed] = predict(model, test_rows)
-        dev_probabilities, weights = read_attention(model, dev_rows)
+        dev_probabilities, weights = read_attention(model, dev_rows, ATTENTION_ROWS)
         dev_labels[f"seed_{seed}"] = to_labels(dev_probabilities, labels)
-        attention[seed] = attention_table(model, dev.head(ATTENTION_ROWS), dev_probabilities, weights, labels)
+        attention[seed] = attention_table(model, dev[:ATTENTION_ROWS], dev_probabilities, weights, labels)
         if params.faithfulness:
             measured[seed] = faithfulness.measure(
                 model, dev, vocabulary, labels, params.faithfulness, params.faithfulness_seed
@@ -63,25 +57,20 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
         {"id": test["id"], "gold": gold, "predicted": ensemble, "probability": mean.max(axis=1).astype(np.float64)}
         | {f"seed_{seed}": predicted for seed, predicted in by_seed.items()}
     )
-    test_coverage = _coverage(test, vocabulary)
-    faithful = faithfulness.over_seeds(measured) if measured else {}
+    origins = read_origins(vocabulary, read_json(paths.EMBEDDINGS / "coverage.json"))
+    test_coverage = coverage(count_words(test["tokens"]), origins)
     baseline_tokens, baseline_labels = _baseline_sentences()
-    dev_scores = read_dev_scores(seeds)
     scores: dict[str, Any] = {
-        "dev": {
-            name: metrics.spread_over_seeds({seed: values[name] for seed, values in dev_scores.items()})
-            for name in dev_scores[seeds[0]]
-        },
+        "dev": _dev_scores(seeds),
         "test": _test_scores(gold, by_seed, labels, params),
         "ensemble": metrics.scores(gold, ensemble, labels),
-        "baselines": metrics.baselines(
-            baseline_tokens, baseline_labels, [list(tokens) for tokens in test["tokens"]], gold
-        ),
+        "baselines": metrics.baselines(baseline_tokens, baseline_labels, list(map(list, test["tokens"])), gold),
         "baseline_sentences": len(baseline_labels),
         "test_coverage": {kind: test_coverage[kind]["percent"] for kind in ("types", "tokens")},
     }
-    if faithful:
-        scores["dev_faithfulness"] = {name: value for name, value in faithful.items() if name != "curves"}
+    merged = faithfulness.merge_seeds(measured) if measured else {}
+    if merged:
+        scores["dev_faithfulness"] = {name: value for name, value in merged.items() if name != "curves"}
     return EvaluationResult(
         metrics=scores,
         predictions=predictions,
@@ -90,7 +79,7 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
         classes=metrics.per_relation(gold, ensemble, labels),
         learning_curves=pd.concat(read_histories(seeds).values()).groupby("epoch", as_index=False).mean(),
         coverage=test_coverage,
-        faithfulness=faithful,
+        faithfulness=merged,
         attention=attention,
     )
 
@@ -98,13 +87,13 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
 def attention_table(
     model: Any, examples: pd.DataFrame, probabilities: Any, weights: Sequence[Any], labels: Sequence[str]
 ) -> pd.DataFrame:
-    """What a model attended to in sentences, see `EvaluationResult.attention`.
+    """A row of predictions and attention for each sentence, see `EvaluationResult.attention`.
 
     Args:
         model: the classifier.
         examples: N sentences, columns `tokens` and `label`; an empty label is not known.
-        probabilities: `(N, C)`, or more rows, of which the first N are read.
-        weights: N arrays `(T,)` or `(K, T)`, or more.
+        probabilities: `(N, C)`; further rows are ignored.
+        weights: N arrays `(T,)` or `(K, T)`.
         labels: class names in the order of their numbers.
     """
     tokens = [list(row) for row in examples["tokens"]]
@@ -118,7 +107,7 @@ def attention_table(
             "probabilities": np.take_along_axis(rows, top, axis=1).astype(float).tolist(),
             "weights": [
                 np.reshape(row, (-1, len(words))).astype(float).tolist()
-                for row, words in zip(weights, tokens, strict=False)
+                for row, words in zip(weights, tokens, strict=True)
             ],
             "axis": getattr(model.get_layer("attention"), "axis", ""),
         }
@@ -132,8 +121,16 @@ def _baseline_sentences() -> tuple[list[list[str]], list[str]]:
     return list(islice(load_sentences("train"), 0, None, step)), labels[::step].tolist()
 
 
+def _dev_scores(seeds: Sequence[int]) -> dict[str, Any]:
+    by_seed = read_dev_scores(seeds)
+    return {
+        name: metrics.spread_over_seeds({seed: scores[name] for seed, scores in by_seed.items()})
+        for name in by_seed[seeds[0]]
+    }
+
+
 def _test_scores(
-    gold: Sequence[str], by_seed: dict[int, list[str]], labels: Sequence[str], params: Evaluate
+    gold: Sequence[str], by_seed: Mapping[int, list[str]], labels: Sequence[str], params: Evaluate
 ) -> dict[str, Any]:
     scores = {seed: metrics.scores(gold, predicted, labels) for seed, predicted in by_seed.items()}
     summaries = {}
@@ -143,8 +140,3 @@ def _test_scores(
         )
         summaries[name] = metrics.summary_over_seeds({seed: values[name] for seed, values in scores.items()}, low, high)
     return summaries
-
-
-def _coverage(test: pd.DataFrame, vocabulary: Vocabulary) -> dict[str, Any]:
-    report = read_json(paths.EMBEDDINGS / "coverage.json")
-    return coverage(count_words(test["tokens"]), read_origins(vocabulary, report))

@@ -1,6 +1,6 @@
 """Faithfulness of attention on dev: the effect of erasing the tokens on top, and where the weights lie.
 
-Shape letters: N sentences, T tokens of one of them, K weight vectors over it (hops, heads or features), P bins.
+Shape letters: N sentences, T tokens of one of them, K weight vectors over it (hops or heads), P bins.
 Differences of probabilities are in percentage points; shares, and the entropy as a share of its highest, in percent.
 """
 
@@ -45,11 +45,11 @@ _CLOSED_CLASSES = """
 FUNCTION_WORDS = frozenset(_CLOSED_CLASSES.split())
 
 
-def over_seeds(measured: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """The results of `measure` for the model of every seed as one.
+def merge_seeds(measured: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Merges the results of `measure` for several seeds, by seed, into one of the same form.
 
     Numbers become `mean`, `sd` and `by_seed`, curves their mean over the seeds. An `sd` of one seed is None, and so is
-    a correlation that no seed has. `rows` and `token_share` know no seed.
+    a correlation that no seed has. `rows` and `token_share` do not depend on the seed.
     """
     first = next(iter(measured.values()))
     return {**_merge(measured), **{name: first[name] for name in ("rows", "token_share")}}
@@ -68,32 +68,32 @@ def _merge(results: Mapping[int, Any]) -> Any:
 def measure(
     model: keras.Model, examples: pd.DataFrame, vocabulary: Vocabulary, labels: Sequence[str], rows: int, seed: int
 ) -> dict[str, Any]:
-    """How faithful the attention of one classifier is to what it predicts, by itself and beside two other rankings.
+    """Measures how faithful a classifier's attention is to its predictions, beside two other rankings of the tokens.
 
     With p the probability of the class predicted on the whole sentence, and k tokens that a ranking puts on top:
-    comprehensiveness is p(whole) - p(without the k tokens), high where they were needed; sufficiency is p(whole) -
-    p(the k tokens alone), low where they were enough (DeYoung et al. 2020, ERASER, arXiv:1911.03429). Each
-    is given by bin (`curves`) and as the mean of the five bins, which stands for the area over its curve. Tokens are
-    deleted, the rest keep their order; entity markers are tokens like all others. A bin is rounded up to whole tokens,
-    so in sentences of up to 20 tokens the first two bins are the same.
+    comprehensiveness is p(whole) - p(without the k tokens), high if they were needed; sufficiency is p(whole) -
+    p(the k tokens alone), low if they were enough (DeYoung et al. 2020, ERASER, arXiv:1911.03429). Each is reported by
+    bin (`curves`) and as the mean of the five bins, in place of the area over its curve. Tokens are deleted, the rest
+    keep their order; entity markers are tokens like all others. A bin is rounded up to whole tokens, so that the first
+    two bins of sentences of up to 20 tokens are the same.
 
-    The rankings: `attention`, the weights, where K > 1 their mean; `random`, the mean of three orders;
-    `gradient_input`, the gradient of p to a token's word vector times that vector. Equals stand in random order.
+    The rankings: `attention`, the weights, their mean if K > 1; `random`, the mean of three orders; `gradient_input`,
+    the gradient of p with respect to a token's word vector times that vector. Ties are in random order.
 
     Args:
         model: the classifier.
         examples: a prepared split, see `tokens.encode_examples`.
         vocabulary: that of the model.
         labels: class names in the order of their numbers.
-        rows: sentences measured, drawn from those of two tokens or more: from one, none can be taken.
+        rows: sentences to measure, drawn from those of at least two tokens: of one, none can be deleted.
         seed: of the sentences and of every random order.
 
     Returns:
         `rows`, sentences measured; `comprehensiveness` and `sufficiency` by ranking; `curves`: `percent`, the bins, and
         both measures by ranking, a number for each bin; `rank_correlation`, Kendall's tau-b in [-1, 1] of weights and
-        `gradient_input`, mean of the sentences, None where all weights of all sentences are equal; `entropy` of the
+        `gradient_input`, mean of the sentences, None if all weights of each sentence are equal; `entropy` of the
         weights, mean of the K, in percent of log T: 0 one token, 100 uniform; `attention_share` of each kind of token,
-        and `token_share`, what uniform weights would give it, means of the sentences.
+        and `token_share`, the same under uniform weights, means of the sentences.
 
     Raises:
         DataError: no sentence has two tokens.
@@ -101,7 +101,7 @@ def measure(
     draw = np.random.default_rng(seed)
     erasable = np.flatnonzero(examples["tokens"].map(len) > 1)
     if not len(erasable):
-        raise DataError("no dev sentence has two tokens, so none can lose one; evaluate.faithfulness: 0 asks for none.")
+        raise DataError("no dev sentence has two tokens, so none can lose one; evaluate.faithfulness: 0 turns it off.")
     chosen = examples.iloc[np.sort(draw.choice(erasable, min(rows, len(erasable)), replace=False))]
     encoded = encode(chosen, vocabulary, labels)
     probabilities, weights = read_attention(model, encoded)
@@ -110,18 +110,18 @@ def measure(
     gradients = gradient_input(model, encoded)
     unranked = [np.zeros(length) for length in encoded.lengths]
     rankings = {"attention": [attention], "random": [unranked] * RANDOM_ORDERS, "gradient_input": [gradients]}
-    falls = {
-        name: np.mean([_falls(model, encoded, probabilities, scores, draw) for scores in orders], axis=0)
+    drops = {
+        name: np.mean([_drops(model, encoded, probabilities, scores, draw) for scores in orders], axis=0)
         for name, orders in rankings.items()
     }
-    curves = {name: {ranking: fall[at] for ranking, fall in falls.items()} for at, name in enumerate(MEASURES)}
+    curves = {key: {name: values[at] for name, values in drops.items()} for at, key in enumerate(MEASURES)}
     taus = [kendalltau(*pair).statistic for pair in zip(attention, gradients, strict=True)]
     entropies = [100 * entropy(row, axis=-1).mean() / np.log(row.shape[-1]) for row in heads]
     shares = _shares(chosen, attention)
     result: dict[str, Any] = _rounded(
         {
             "rows": len(chosen),
-            **{name: {ranking: curve.mean() for ranking, curve in by.items()} for name, by in curves.items()},
+            **{key: {name: curve.mean() for name, curve in by.items()} for key, by in curves.items()},
             "curves": {"percent": PERCENTS, **curves},
             "rank_correlation": None if np.isnan(taus).all() else np.nanmean(taus),
             "entropy": np.mean(entropies),
@@ -138,25 +138,24 @@ def _rounded(value: Any) -> Any:
     return None if value is None else np.round(value, DIGITS).tolist()
 
 
-def sizes(length: int) -> list[int]:
-    """k of each bin for a sentence of T tokens: its share of T rounded up, but at most T - 1."""
+def bin_sizes(length: int) -> list[int]:
+    """Tokens of each bin for a sentence of T tokens: its share of T rounded up, but at most T - 1."""
     return [min(-(-percent * length // 100), length - 1) for percent in PERCENTS]
 
 
-def _falls(
+def _drops(
     model: keras.Model, rows: Rows, whole: NDArray[np.float32], scores: Sequence[Floats], draw: np.random.Generator
 ) -> Floats:
-    """Both measures `(2, P)`, mean of the sentences, for a ranking by falling scores `(T,)`."""
+    """Both measures `(2, P)`, means of the sentences, of the ranking by falling scores `(T,)` of each sentence."""
     parts = []
     for tokens, values in zip(rows, scores, strict=True):
         order = np.lexsort((draw.random(len(tokens)), -values))
-        for k in sizes(len(tokens)):
-            parts += [np.delete(tokens, order[:k]), tokens[np.sort(order[:k])]]
-    # only their tokens are read
-    left = predict(model, Rows.from_ids(parts, np.zeros(len(parts), np.int32))).reshape(len(rows), len(PERCENTS), 2, -1)
+        for size in bin_sizes(len(tokens)):
+            parts += [np.delete(tokens, order[:size]), tokens[np.sort(order[:size])]]
+    left = predict(model, Rows.from_ids(parts)).reshape(len(rows), len(PERCENTS), 2, -1)
     predicted = whole.argmax(axis=1)
-    fallen = (whole[:, None, None] - left.astype(np.float64))[np.arange(len(rows)), ..., predicted]
-    return np.asarray(100 * fallen.mean(axis=0).T)
+    drops = (whole[:, None, None] - left.astype(np.float64))[np.arange(len(rows)), ..., predicted]
+    return np.asarray(100 * drops.mean(axis=0).T)
 
 
 def gradient_input(model: keras.Model, rows: Rows) -> list[Floats]:
@@ -167,7 +166,7 @@ def gradient_input(model: keras.Model, rows: Rows) -> list[Floats]:
     @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)])
     def products(tokens: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            # frozen vectors are watched by nobody else
+            # a tape does not watch frozen vectors by itself
             tape.watch([variable.value for variable in embedding.variables])
             vectors, probabilities = view(tokens, training=False)
             highest = tf.reduce_max(probabilities, axis=-1)
@@ -175,17 +174,16 @@ def gradient_input(model: keras.Model, rows: Rows) -> list[Floats]:
 
     # traced here: TensorFlow warns of functions that their first call traces, once a fifth model has one
     graph = products.get_concrete_function()
+    scores: list[Floats] = [np.empty(0)] * len(rows)
     lengths = rows.lengths
-    scores = {
-        number: row[: lengths[number]].astype(np.float64)
-        for batch in by_length(rows, GRADIENT_BATCH)
-        for number, row in zip(batch, graph(tf.constant(pad(rows, batch))).numpy(), strict=True)
-    }
-    return [scores[number] for number in range(len(rows))]
+    for batch in by_length(rows, GRADIENT_BATCH):
+        for number, row in zip(batch, graph(tf.constant(pad(rows, batch))).numpy(), strict=True):
+            scores[number] = row[: lengths[number]].astype(np.float64)
+    return scores
 
 
 def token_kinds(tokens: Sequence[str], spans: Sequence[Sequence[int]] = ()) -> list[str]:
-    """One of `KINDS` for each token; `spans`, half-open, are the entities of a relation row."""
+    """One of `KINDS` for each token; `spans`, half-open, are the entities of a relation sentence."""
     inside = {place for span in spans for place in range(*span)}
     return [_kind(token, place in inside, bool(spans)) for place, token in enumerate(tokens)]
 
@@ -201,7 +199,7 @@ def _kind(token: str, in_entity: bool, relational: bool) -> str:
 
 
 def _shares(examples: pd.DataFrame, attention: Sequence[Floats]) -> pd.DataFrame:
-    """By kind, the percent of the weights and of the tokens that it has, means of the sentences."""
+    """By kind, its percent of the weights and of the tokens, means of the sentences."""
     relational = set(SPANS) <= set(examples)
     spans = examples[list(SPANS)].to_numpy().reshape(-1, 2, 2).tolist() if relational else [()] * len(examples)
     kinds = chain.from_iterable(map(token_kinds, examples["tokens"], spans))

@@ -29,7 +29,7 @@ class EvaluationResult:
         classes: precision, recall, F1 and support of the ensemble by relation, or by class.
         learning_curves: mean of the seeds' histories by epoch, over the seeds that got so far.
         coverage: share of test with word vectors, as `coverage.json` has it of train and dev.
-        faithfulness: `faithfulness.over_seeds` of the attention on dev; empty if not measured.
+        faithfulness: `faithfulness.merge_seeds` of the attention on dev; empty if not measured.
         attention: by seed, a row for each of the first dev sentences: `tokens`, `gold`, `labels` and `probabilities` of
             the most probable classes, `weights`, K lists of T numbers, and `axis`, what K counts.
     """

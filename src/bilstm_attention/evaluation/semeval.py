@@ -1,4 +1,4 @@
-"""The official SemEval-2010 Task 8 score: answer files, the three evaluations, and their report.
+"""The official SemEval-2010 Task 8 scorer: answer files, the three evaluations, and their report.
 
 Written from the task's description and held to its published example results (Hendrickx et al. 2010). It fits any
 corpus whose labels are `Name(e1,e2)`, `Name(e2,e1)` or a none label, such as KBP37.
@@ -7,21 +7,21 @@ corpus whose labels are `Name(e1,e2)`, `Name(e2,e1)` or a none label, such as KB
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import starmap
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from bilstm_attention.data.labels import NONE_LABELS, is_directed, none_last, relation_of
 from bilstm_attention.errors import DataError, did_you_mean, join_lines
+from bilstm_attention.evaluation.metrics import percent, precision_recall_f1
 
 SEMEVAL_RELATIONS = (
     *("Cause-Effect", "Component-Whole", "Content-Container", "Entity-Destination", "Entity-Origin"),
     *("Instrument-Agency", "Member-Collection", "Message-Topic", "Product-Producer"),
 )
-SEMEVAL_LABELS = (*(name + way for name in SEMEVAL_RELATIONS for way in ("(e1,e2)", "(e2,e1)")), "Other")
+DIRECTIONS = ("(e1,e2)", "(e2,e1)")
+SEMEVAL_LABELS = (*(name + direction for name in SEMEVAL_RELATIONS for direction in DIRECTIONS), "Other")
 
 
 class Average(NamedTuple):
@@ -33,7 +33,7 @@ class Average(NamedTuple):
 
 
 class Share(NamedTuple):
-    """So many items of so many."""
+    """A part of a number of items."""
 
     part: int
     whole: int
@@ -46,27 +46,24 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """One way of judging the same answers; a ratio over nothing is 0, scores are in percent.
+    """One of the three evaluations of the same answers; a ratio over nothing is 0, scores are in percent.
 
     Attributes:
-        title: what this view counts as right.
+        title: what this view counts as correct.
         confusion: items; rows the labels of the key, columns those and then labels answered but absent from the key.
-        skipped: items of each row that have no answer.
-        wrong_direction: items of each row answered with the right relation the wrong way round, where the view keeps
-            them out of `confusion`; else 0.
-        per_relation: per row `correct`, `predicted`, `gold` (items) and `precision`, `recall`, `f1`.
+        per_relation: per row `correct`, `predicted`, `gold` (items), `precision`, `recall`, `f1`; `skipped`, items
+            without an answer; `wrong_direction`, items answered with the right relation in the wrong direction if
+            the view keeps them out of `confusion`, else 0.
         micro: from the summed counts of the rows but the none label; answers absent from the key count nowhere.
         macro: the mean over the rows but the none label.
         coverage: items with an answer.
-        accuracy_of_answered: right answers among the items with an answer.
-        accuracy: right answers among all items: one without an answer is wrong.
-        accuracy_if_skipped_is_other: the same, but one without an answer is taken for the none label.
+        accuracy_of_answered: correct answers among the items with an answer.
+        accuracy: correct answers among all items; one without an answer is wrong.
+        accuracy_if_skipped_is_other: the same, but an item without an answer counts as answered by the none label.
     """
 
     title: str
     confusion: pd.DataFrame
-    skipped: pd.Series
-    wrong_direction: pd.Series
     per_relation: pd.DataFrame
     micro: Average
     macro: Average
@@ -91,7 +88,7 @@ class OfficialResult:
 
     @property
     def score(self) -> float:
-        """Macro F1 over the relations of the key, direction taken into account, in percent."""
+        """Macro F1 over the relations of the key, direction counted, in percent."""
         return self.official.macro.f1
 
 
@@ -99,8 +96,8 @@ def read_answers(path: Path | str, labels: Collection[str] | None = None) -> dic
     """Reads the official answer format, one `ID<TAB>label` a line in any order, into a label for each id.
 
     Args:
-        path: a UTF-8 file; blank lines are passed over, LF and CRLF both end a line.
-        labels: the legal labels; None stands for every relation with a direction, and the none labels.
+        path: a UTF-8 file; blank lines are ignored, LF and CRLF both end a line.
+        labels: the legal labels; None: every relation with a direction, and the none labels.
 
     Raises:
         DataError: the file cannot be read, or lines are malformed, hold an unknown label, or answer an id again.
@@ -111,34 +108,34 @@ def read_answers(path: Path | str, labels: Collection[str] | None = None) -> dic
         raise DataError(f"{path}: cannot be read as UTF-8 text ({fault}).") from fault
     answers: dict[str, str] = {}
     first_line: dict[str, int] = {}
-    offenders = []
+    faults = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         key, tab, label = line.partition("\t")
         if not (tab and key.strip() and label):
-            offenders.append(f"{path}:{number}: {line!r} is not ID<TAB>label")
+            faults.append(f"{path}:{number}: {line!r} is not ID<TAB>label")
         elif key in first_line:
-            offenders.append(f"{path}:{number}: id {key!r} was answered in line {first_line[key]} already")
+            faults.append(f"{path}:{number}: id {key!r} was answered in line {first_line[key]} already")
         elif label not in labels if labels else not (is_directed(label) or label in NONE_LABELS):
-            offenders.append(f"{path}:{number}: unknown label {label!r}{did_you_mean(label, labels or SEMEVAL_LABELS)}")
+            faults.append(f"{path}:{number}: unknown label {label!r}{did_you_mean(label, labels or SEMEVAL_LABELS)}")
         first_line.setdefault(key, number)
         answers[key] = label
-    if offenders:
+    if faults:
         raise DataError(
-            f"{path}: faulty lines: {len(offenders)}. A line is ID<TAB>label, each id once, "
-            f"the label such as {next(iter(labels or SEMEVAL_LABELS))!r}.\n{join_lines(offenders)}"
+            f"{path}: faulty lines: {len(faults)}. A line is ID<TAB>label, each id once, "
+            f"the label such as {next(iter(labels or SEMEVAL_LABELS))!r}.\n{join_lines(faults)}"
         )
     return answers
 
 
-def answerable(gold: Iterable[str]) -> list[str]:
-    """The labels that may answer a key: SemEval's where all of the key's are, else both directions of its relations."""
+def legal_answers(gold: Iterable[str]) -> list[str]:
+    """The labels that may answer a key: SemEval's if all its labels are, else both directions of its relations."""
     labels = set(gold)
     if labels <= set(SEMEVAL_LABELS):
         return list(SEMEVAL_LABELS)
     relations = {relation_of(label) for label in labels} - set(NONE_LABELS)
-    return [f"{name}({order})" for name in sorted(relations) for order in ("e1,e2", "e2,e1")] + list(NONE_LABELS)
+    return [name + direction for name in sorted(relations) for direction in DIRECTIONS] + list(NONE_LABELS)
 
 
 def write_answers(path: Path | str, ids: Iterable[object], labels: Iterable[str]) -> None:
@@ -152,7 +149,7 @@ def write_answers(path: Path | str, ids: Iterable[object], labels: Iterable[str]
 
 
 def evaluate_official(gold: Mapping[str, str], answers: Mapping[str, str]) -> OfficialResult:
-    """Scores answers against the key as the official scorer does, three times over.
+    """Scores answers against the key by the three evaluations of the official scorer.
 
     Args:
         gold: the key, a label for each id.
@@ -162,73 +159,56 @@ def evaluate_official(gold: Mapping[str, str], answers: Mapping[str, str]) -> Of
         DataError: an empty key, an answer to an id that the key lacks, or a label that is no relation.
     """
     if not gold:
-        raise DataError("the key holds no ids; give the file that holds the true labels.")
+        raise DataError("the key holds no ids; give the file that holds the gold labels.")
     if unknown := [key for key in answers if key not in gold]:
         raise DataError(
             f"answers to ids that the key does not hold: {len(unknown)}. "
             f"Score against the key of the same items.\n{join_lines(unknown)}"
         )
     pairs = [(label, answers.get(key)) for key, label in gold.items()]
-    turned = [_is_turned(*pair) for pair in pairs]
-    wrong = Counter(relation_of(label) for (label, _), is_turned in zip(pairs, turned, strict=True) if is_turned)
-    rest = [_relations(*pair) for pair, is_turned in zip(pairs, turned, strict=True) if not is_turned]
+    relations = [(relation_of(label), answer and relation_of(answer)) for label, answer in pairs]
+    turned = [
+        label != answer and relation == answered
+        for (label, answer), (relation, answered) in zip(pairs, relations, strict=True)
+    ]
+    wrong = Counter(relation for (relation, _), is_turned in zip(relations, turned, strict=True) if is_turned)
+    rest = [pair for pair, is_turned in zip(relations, turned, strict=True) if not is_turned]
     return OfficialResult(
         _view("1. Relation and direction as one label", pairs, Counter()),
-        _view("2. Relation alone, direction ignored", [_relations(*pair) for pair in pairs], Counter()),
+        _view("2. Relation alone, direction ignored", relations, Counter()),
         _view("3. Relation, direction taken into account (official)", rest, wrong),
     )
 
 
-def _relations(label: str, answer: str | None) -> tuple[str, str | None]:
-    return relation_of(label), None if answer is None else relation_of(answer)
-
-
-def _is_turned(label: str, answer: str | None) -> bool:
-    return answer is not None and label != answer and relation_of(label) == relation_of(answer)
-
-
 def _view(title: str, pairs: Sequence[tuple[str, str | None]], wrong_direction: Counter[str]) -> View:
-    counted = Counter(pairs)
+    counts = Counter(pairs)
     rows = none_last({label for label, _ in pairs} | set(wrong_direction))
     columns = rows + none_last({answer for _, answer in pairs if answer is not None} - set(rows))
-    confusion = pd.DataFrame([[counted[row, column] for column in columns] for row in rows], rows, columns)
-    skipped = pd.Series([counted[row, None] for row in rows], rows)
+    confusion = pd.DataFrame([[counts[row, column] for column in columns] for row in rows], rows, columns)
+    table = pd.DataFrame({"correct": [counts[row, row] for row in rows]}, index=rows)
+    skipped = pd.Series([counts[row, None] for row in rows], rows)
     wrong = pd.Series([wrong_direction[row] for row in rows], rows)
-    # A right relation the wrong way round was predicted and was gold, so it weighs on precision and on recall.
-    tallies = pd.DataFrame(
-        {
-            "correct": [counted[row, row] for row in rows],
-            "predicted": confusion[rows].sum() + wrong,
-            "gold": confusion.sum(axis=1) + wrong + skipped,
-        },
-        index=rows,
-    )
-    scored = pd.DataFrame(np.column_stack(prf(*tallies.to_numpy().T)), rows, pd.Index(Average._fields))
-    real = ~scored.index.isin(NONE_LABELS)
-    micro = Average(*map(float, prf(*tallies[real].to_numpy().sum(axis=0))))
-    macro = Average(*map(float, scored[real].mean().fillna(0.0)))
-    correct, total = int(tallies["correct"].sum()), int(tallies["gold"].sum())
+    # The right relation in the wrong direction was predicted and was gold, so it lowers precision and recall.
+    table["predicted"] = confusion[rows].sum() + wrong
+    table["gold"] = confusion.sum(axis=1) + wrong + skipped
+    table["precision"], table["recall"], table["f1"] = precision_recall_f1(*table.to_numpy().T)
+    real = table[~table.index.isin(NONE_LABELS)]
+    micro = Average(*map(float, precision_recall_f1(*real[["correct", "predicted", "gold"]].to_numpy().sum(axis=0))))
+    macro = Average(*map(float, real[list(Average._fields)].mean().fillna(0.0)))
+    correct, total = int(table["correct"].sum()), int(table["gold"].sum())
     answered = total - int(skipped.sum())
-    skipped_others = int(skipped[~real].sum())
-    shares = [(answered, total), (correct, answered), (correct, total), (correct + skipped_others, total)]
-    return View(title, confusion, skipped, wrong, tallies.join(scored), micro, macro, *starmap(Share, shares))
-
-
-def prf(correct: Any, predicted: Any, gold: Any) -> tuple[Any, Any, Any]:
-    """Precision, recall and F1 in percent from counts of items, element by element; a ratio over nothing is 0."""
-    # 2PR / (P + R) = 2 correct / (predicted + gold)
-    return percent(correct, predicted), percent(correct, gold), percent(2 * correct, predicted + gold)
-
-
-def percent(part: Any, whole: Any) -> Any:
-    """`100 part / whole` element by element, 0 where `whole` is 0."""
-    return 100.0 * ratio(part, whole)
-
-
-def ratio(part: Any, whole: Any) -> Any:
-    """`part / whole` element by element, 0 where `whole` is 0."""
-    shape = np.broadcast_shapes(np.shape(part), np.shape(whole))
-    return np.divide(part, whole, out=np.zeros(shape), where=np.asarray(whole) > 0)
+    skipped_none = int(skipped.drop(real.index).sum())
+    return View(
+        title,
+        confusion,
+        table.assign(skipped=skipped, wrong_direction=wrong),
+        micro,
+        macro,
+        coverage=Share(answered, total),
+        accuracy_of_answered=Share(correct, answered),
+        accuracy=Share(correct, total),
+        accuracy_if_skipped_is_other=Share(correct + skipped_none, total),
+    )
 
 
 def report(result: OfficialResult) -> str:
@@ -245,35 +225,26 @@ def _section(view: View) -> str:
         "accuracy, skipped is wrong": view.accuracy,
         "accuracy, skipped is Other": view.accuracy_if_skipped_is_other,
     }
-    table = view.per_relation.astype(object)
+    table = view.per_relation.drop(columns=["skipped", "wrong_direction"]).astype(object)
     sums = table.loc[~table.index.isin(NONE_LABELS), ["correct", "predicted", "gold"]].sum()
     averages = [[*map(int, sums), *view.micro], ["", "", "", *view.macro]]
     names = pd.Index(["micro average without Other", "macro average without Other"])
-    return "\n".join(
-        [
-            view.title,
-            "",
-            *_matrix(view),
-            "",
-            *(f"{name:<28}{n.part:>6} of {n.whole:>6} = {n.percent:6.2f} %" for name, n in shares.items()),
-            "",
-            pd.concat([table, pd.DataFrame(averages, names, table.columns)]).to_string(float_format="{:.2f}".format),
-        ]
-    )
+    table = pd.concat([table, pd.DataFrame(averages, names, table.columns)])
+    lines = [f"{name:<28}{n.part:>6} of {n.whole:>6} = {n.percent:6.2f} %" for name, n in shares.items()]
+    return "\n".join([view.title, "", *_matrix(view), "", *lines, "", table.to_string(float_format="{:.2f}".format)])
 
 
 def _matrix(view: View) -> list[str]:
-    matrix = view.confusion.copy()
-    names = [f"{position:>2} {name}" for position, name in enumerate(matrix.columns, start=1)]
-    matrix.index = pd.Index(names[: len(matrix)])
+    names = [f"{position:>2} {name}" for position, name in enumerate(view.confusion.columns, start=1)]
+    matrix = view.confusion.set_axis(names[: len(view.labels)])
     matrix.columns = pd.Index([str(position) for position in range(1, len(names) + 1)])
     matrix["sum"] = matrix.sum(axis=1)
-    matrix["wrong way"], matrix["skipped"] = view.wrong_direction.to_numpy(), view.skipped.to_numpy()
-    matrix["gold"] = view.per_relation["gold"].to_numpy()
+    for column, name in (("wrong way", "wrong_direction"), ("skipped", "skipped"), ("gold", "gold")):
+        matrix[column] = view.per_relation[name].to_numpy()
     matrix.loc["all"] = matrix.sum()
     absent = ", ".join(name.strip() for name in names[len(view.labels) :])
     return [
-        "Items by true label (rows) and answer (columns)",
+        "Items by gold label (rows) and answer (columns)",
         matrix.to_string(),
         *([f"Answered but absent from the key: {absent}"] if absent else []),
     ]

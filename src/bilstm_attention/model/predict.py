@@ -46,15 +46,25 @@ def to_labels(probabilities: NDArray[np.float32], labels: Sequence[str]) -> list
     return [labels[number] for number in probabilities.argmax(axis=1)]
 
 
-def read_attention(model: keras.Model, rows: Rows) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
-    """Probabilities `(N, C)` as from `predict`, and the attention weights of each row: `(T,)` or `(K, T)`."""
+def read_attention(
+    model: keras.Model, rows: Rows, limit: int | None = None
+) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+    """Probabilities `(N, C)` as of `predict`, and attention weights over each row's tokens, `(T,)` or `(K, T)`.
+
+    Args:
+        model: the classifier.
+        rows: N sentences.
+        limit: rows whose weights are returned, the first ones; None: all.
+    """
     view, lengths = _attention_pass(model), rows.lengths
     probabilities = np.empty((len(rows), model.output_shape[-1]), np.float32)
-    weights: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(rows)
+    weights: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(rows.labels[:limit])
     for batch in by_length(rows, PREDICTION_BATCH):
         probabilities[batch], padded = (np.asarray(output) for output in view(pad(rows, batch)))
         for number, row in zip(batch, padded, strict=True):
-            weights[number] = row[..., : lengths[number]]
+            if number < len(weights):
+                # a view would keep the whole batch in memory
+                weights[number] = row[..., : lengths[number]].copy()
     return probabilities, weights
 
 

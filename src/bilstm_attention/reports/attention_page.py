@@ -1,4 +1,7 @@
-"""The attention page: sentences with their tokens shaded by weight, in one HTML file that loads nothing."""
+"""The attention page: sentences with tokens shaded by weight, in one HTML file that loads nothing else.
+
+Shape letters: T tokens of a sentence, K distributions over them.
+"""
 
 import base64
 import hashlib
@@ -17,20 +20,20 @@ from bilstm_attention.data.tokens import MARKERS
 from bilstm_attention.paths import atomic_write
 
 SHADES = 20  # steps from no weight to the heaviest token of the sentence
-UNIT = 10_000  # weights are written to four digits, as whole numbers of this part
+UNIT = 10_000  # weights have four digits: whole multiples of 1 / UNIT
 SHOWN, WRONG_SHOWN = 8, 2  # sentences of the picture
 
 
 @dataclass(frozen=True)
 class AttentionExample:
-    """A sentence as a model read it.
+    """A sentence with a model's prediction and attention.
 
     Args:
         tokens: T tokens, entity markers among them.
-        weights: float `(K, T)`, K distributions over the tokens; K is 1 for most mechanisms.
-        gold: the right label; None: not known.
+        weights: float `(K, T)`; K is 1 for most mechanisms.
+        gold: the gold label; None: not known.
         best: the most probable labels with their probabilities, at least one, the highest first.
-        axis: what the K distributions are called, for instance `hop` or `head`; empty where there is but one.
+        axis: name of a distribution, for instance `hop` or `head`; empty if K is 1.
     """
 
     tokens: Sequence[str]
@@ -57,14 +60,14 @@ class AttentionExample:
 
     @property
     def verdict(self) -> str:
-        """`right`, `wrong`, or empty if the right label is not known."""
+        """`right`, `wrong`, or empty if the gold label is not known."""
         if self.gold is None:
             return ""
         return "right" if self.predicted == self.gold else "wrong"
 
 
 def read_examples(table: pd.DataFrame) -> list[AttentionExample]:
-    """The rows of `evaluation.evaluate.attention_table`."""
+    """The rows of a table of `evaluation.evaluate.attention_table`."""
     return [
         AttentionExample(
             tokens=list(row["tokens"]),
@@ -78,7 +81,7 @@ def read_examples(table: pd.DataFrame) -> list[AttentionExample]:
 
 
 def select_examples(examples: Sequence[AttentionExample]) -> list[AttentionExample]:
-    """A few for a picture: the first ones, up to two misread ones at the end."""
+    """A few for a picture: the first correct ones, then up to two wrong ones."""
     wrong = [example for example in examples if example.verdict == "wrong"][:WRONG_SHOWN]
     right = [example for example in examples if example.verdict == "right"]
     return [*right[: SHOWN - len(wrong)], *wrong]
@@ -90,8 +93,8 @@ def attention_page(examples: Sequence[AttentionExample], path: Path, *, title: s
     Args:
         examples: in the order they are shown; all of one model, so that each has as many distributions.
         path: the HTML file to write.
-        title: which model read them.
-        source: where the sentences are from, for instance `sample, test`.
+        title: the model, for instance `seed 0`.
+        source: of the sentences, for instance `dev`.
     """
     weights = [_integer_weights(example) for example in examples]
     distributions = {len(rows) - 1 for rows in weights}
@@ -119,13 +122,13 @@ def attention_page(examples: Sequence[AttentionExample], path: Path, *, title: s
 
 
 def _integer_weights(example: AttentionExample) -> list[list[int]]:
-    """The mean and then each distribution, `(1 + K, T)`, in parts of `UNIT`."""
+    """The mean and then each distribution, `(1 + K, T)`, in multiples of `1 / UNIT`."""
     rows: list[list[int]] = np.rint(UNIT * np.vstack([example.mean_weights, example.weights])).astype(int).tolist()
     return rows
 
 
 def _shaded(weights: Sequence[int]) -> list[int]:
-    """Shades, 0 to `SHADES`, of one distribution, relative to its heaviest; rounded as the page's script rounds."""
+    """Shades, 0 to `SHADES`, relative to the heaviest token; rounded as the page's script rounds."""
     heaviest = max(*weights, 1)
     return [int(SHADES * weight / heaviest + 0.5) for weight in weights]
 

@@ -1,8 +1,8 @@
-"""The pictures of a run, as PNG files whose bytes are the same from run to run.
+"""Pictures of a run as PNG files; the same data give the same bytes.
 
-Drawn through `Figure` alone, in the house style whatever a user's matplotlibrc says: no pyplot, no state left behind.
-No text is read as mathematics, so `$` and `_` in a token or a label stand as they are. The letters are those of DejaVu
-Sans, which comes with matplotlib; scripts that it lacks, Chinese for instance, show as boxes.
+Drawn through `Figure`, without pyplot and its global state, in one style whatever a user's matplotlibrc says. `$` and
+`_` in a token or a label are no mathematics. The font is DejaVu Sans, which comes with matplotlib; scripts that it
+lacks, Chinese for instance, show as boxes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
@@ -32,14 +31,14 @@ from bilstm_attention.reports.attention_page import AttentionExample
 INK, DIM, BAR = "black", "#555555", "#9ecae1"
 SEED_COLOURS = mpl.color_sequences["petroff10"]  # Petroff 2021: distinct for the common kinds of colour blindness
 SHADES = mpl.colormaps["Blues"]
-# Of the curves of rankings, told apart without colour too.
+# Styles of curves, distinct without colour too.
 LOOKS: tuple[dict[str, Any], ...] = (
     {"color": SEED_COLOURS[0], "marker": "o"},
     {"color": DIM, "marker": "s", "linestyle": ":", "markerfacecolor": "white"},
     {"color": SEED_COLOURS[1], "marker": "^", "linestyle": (0, (5, 1.5))},
 )
 DARKEST = 0.45  # of SHADES behind a token, so that dark letters stay readable
-# Of the attention picture, in points: the page, its margins, a caption, a line, letters, digits.
+# Attention picture, in points: width, margin, height of a caption and of a line, size of letters and of digits.
 PAGE, EDGE, CAPTION, LINE, SIZE, DIGITS = 720.0, 16.0, 27.0, 28.0, 10.0, 6.5
 
 house_style = style.context(
@@ -66,13 +65,13 @@ house_style = style.context(
 
 @house_style
 def learning_curves(histories: Mapping[str, pd.DataFrame], monitor: str, path: Path, best: bool = True) -> None:
-    """Losses and the monitored dev score by epoch, one colour per training, the epoch that was kept marked.
+    """Losses and the monitored dev score by epoch, one colour per training, the kept epoch marked.
 
     Args:
         histories: by name, for instance `seed 0`; columns epoch, loss, dev_loss and `dev_<monitor>`, scores in percent.
         monitor: `train.monitor`; the best epoch has the lowest `loss`, or the highest of any other score.
         path: the PNG to write.
-        best: whether the best epoch was kept, ties go to the first; else the last was.
+        best: whether the best epoch is kept, ties go to the first; else the last is.
     """
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     losses, scores = figure.subplots(1, 2)
@@ -86,8 +85,8 @@ def learning_curves(histories: Mapping[str, pd.DataFrame], monitor: str, path: P
             epochs, history["dev_loss"], marker=point, color=colour, linestyle=(0, (3, 1.5)), markerfacecolor="white"
         )
         scores.plot(epochs, score, color=colour)
-        kept_row = int(score.map(partial(signed_score, monitor)).argmax()) if best else -1
-        epoch, value = int(epochs.iloc[kept_row]), float(score.iloc[kept_row])
+        row = int(score.map(partial(signed_score, monitor)).argmax()) if best else -1
+        epoch, value = int(epochs.iloc[row]), float(score.iloc[row])
         label = f"{name}: {value:.{3 if lower_is_better else 1}f} at epoch {epoch}"
         scores.plot([epoch], [value], "o", color=colour, markeredgecolor="white", markersize=8, zorder=3, label=label)
     last = max(history["epoch"].max() for history in histories.values())
@@ -101,20 +100,6 @@ def learning_curves(histories: Mapping[str, pd.DataFrame], monitor: str, path: P
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         axes.grid(visible=True)
     figure.legend(loc="outside right upper")
-    write(figure, path)
-
-
-@house_style
-def overview(pictures: Sequence[Path], path: Path) -> None:
-    """Pictures one under another, 800 pixels wide: as much as a column of MLflow's page shows without scrolling."""
-    images = [imread(picture) for picture in pictures]
-    heights = [8 * image.shape[0] / image.shape[1] for image in images]
-    figure = Figure(figsize=(8, sum(heights)), dpi=100)
-    rows = figure.subplots(len(images), height_ratios=heights, squeeze=False, gridspec_kw={"hspace": 0})
-    figure.subplots_adjust(0, 0, 1, 1)
-    for axes, image in zip(rows[:, 0], images, strict=True):
-        axes.imshow(image, aspect="auto", interpolation="antialiased")
-        axes.set_axis_off()
     write(figure, path)
 
 
@@ -177,7 +162,7 @@ def scores_by_class(frame: pd.DataFrame, path: Path) -> None:
 
 @house_style
 def faithfulness_curves(curves: Mapping[str, Any], path: Path) -> None:
-    """How far the predicted class's probability falls without the tokens that a ranking puts on top, and with no other.
+    """The drop of the predicted class's probability without the top tokens of a ranking, and with them alone.
 
     Args:
         curves: `percent`, of the tokens of a sentence; `comprehensiveness` and `sufficiency`, each by ranking, in
@@ -186,15 +171,15 @@ def faithfulness_curves(curves: Mapping[str, Any], path: Path) -> None:
     """
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     percents = [f"{percent:g}" for percent in curves["percent"]]
-    panels = {"comprehensiveness": ("higher", "removed"), "sufficiency": ("lower", "kept")}
+    panels = {"comprehensiveness": ("higher", "deleted"), "sufficiency": ("lower", "kept")}
     for axes, (measure, (better, done)) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
-        for (name, falls), look in zip(curves[measure].items(), LOOKS, strict=False):
-            axes.plot(percents, falls, **look, label=name.replace("gradient_input", "gradient × input"))
+        for (name, drops), look in zip(curves[measure].items(), LOOKS, strict=False):
+            axes.plot(percents, drops, **look, label=name.replace("gradient_input", "gradient × input"))
         axes.set(title=f"{measure}: {better} is better", xlabel=f"top percent of the tokens, {done}")
         axes.tick_params(labelleft=True)
         axes.grid(visible=True)
         axes.axhline(0, color=DIM, linewidth=0.8)
-    figure.supylabel("fall of the probability (percentage points)", size=9)
+    figure.supylabel("drop of the probability (percentage points)", size=9)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     write(figure, path)
 
@@ -203,7 +188,7 @@ def faithfulness_curves(curves: Mapping[str, Any], path: Path) -> None:
 def attention_picture(examples: Sequence[AttentionExample], path: Path) -> None:
     """Sentences with each token shaded by its weight relative to the heaviest of its sentence.
 
-    Where a mechanism has several distributions, their mean is shown.
+    If a mechanism has several distributions, their mean is shown.
 
     Raises:
         ValueError: an example has not as many weights as tokens.
@@ -237,7 +222,7 @@ def attention_picture(examples: Sequence[AttentionExample], path: Path) -> None:
 
 
 def _caption(axes: Axes, example: AttentionExample, top: float, tall: float) -> None:
-    """The labels; a wrong prediction is told by a cross, bold letters and a bar at the edge, not by colour."""
+    """The labels; a cross, bold letters and a bar at the edge mark a wrong prediction, visible without colour."""
     x, y = EDGE + 2.5, top + 6
     predicted = f"{_short(example.predicted, 40)} ({100 * example.probability:.0f} %)"
     if example.verdict != "wrong":
@@ -249,7 +234,7 @@ def _caption(axes: Axes, example: AttentionExample, top: float, tall: float) -> 
 
 
 def _heaviest(weights: NDArray[np.floating]) -> dict[int, str]:
-    """The three largest weights by index, ties go to the first, as they are written."""
+    """The three largest weights as text, by index; ties go to the first."""
     return {int(index): f"{weights[index]:.2f}" for index in np.argsort(-weights, kind="stable")[:3]}
 
 
@@ -269,7 +254,7 @@ def _size(token: str) -> float:
 
 
 def _width(text: str, size: float = 9.0) -> float:
-    """Of a text set in one line, in points."""
+    """Width of a text on one line, in points."""
     return float(text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0])
 
 
@@ -278,7 +263,7 @@ def _short(text: str, longest: int = 50) -> str:
 
 
 def write(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG, whole or not at all; the same figure gives the same bytes."""
+    """Writes a figure as PNG, whole or not at all."""
     with atomic_write(path) as temporary:
-        # left to itself, matplotlib writes its version into the file
+        # by default matplotlib writes its version into the file
         figure.savefig(temporary, format="png", metadata={"Software": None})

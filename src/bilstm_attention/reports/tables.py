@@ -1,6 +1,9 @@
-"""Tables of scores, for the terminal and for documents."""
+"""Scores as text: a table for the terminal, a Markdown page, and the descriptions of runs in MLflow.
 
-from collections.abc import Mapping
+In a description, an address `artifact:NAME` is a file of the run.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,7 +14,7 @@ from bilstm_attention.config import Params, flatten
 
 
 def score_table(metrics: Mapping[str, Any]) -> Table:
-    """The scores on test, a row per metric: the seeds' mean, sd and interval, their ensemble, the baselines.
+    """The scores on test for the terminal, a row per metric: mean, sd and interval, ensemble, baselines.
 
     Args:
         metrics: the content of `metrics.json`, scores in percent.
@@ -19,66 +22,121 @@ def score_table(metrics: Mapping[str, Any]) -> Table:
     seeds = next(iter(metrics["test"].values()))["by_seed"]
     several = len(seeds) > 1
     title = f"test scores in percent, {'mean ± sd over seeds' if several else 'seed'} {', '.join(seeds)}"
-    models = [*(["ensemble"] if several else []), *(name.replace("_", "\n") for name in metrics["baselines"])]
     # narrow enough for 80 columns
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("metric")
-    for name in ("model", "95 % interval", *models):
+    models = _other_models(metrics, several)
+    for name in ("model", "95 % interval", *(model.replace("_", "\n") for model in models)):
         table.add_column(name, justify="right", no_wrap=True)
     for name, summary in metrics["test"].items():
-        others = ([metrics["ensemble"]] if several else []) + list(metrics["baselines"].values())
-        scores = (f"{other[name]:.2f}" for other in others)
-        table.add_row(name, _mean_and_sd(summary), _interval(summary), *scores)
+        scores = (f"{scores[name]:.2f}" for scores in models.values())
+        table.add_row(
+            name.replace("_without_other", "\nwithout other"), _mean_and_sd(summary), _interval(summary), *scores
+        )
     return table
 
 
 def score_document(metrics: Mapping[str, Any], params: Params, made_with: str) -> str:
-    """A Markdown page: protocol, scores of every seed on dev and test, ensemble, interval, baselines.
+    """A Markdown page: protocol, scores of every seed on dev and test, interval, ensemble, baselines.
 
     Args:
         metrics: the content of `metrics.json`, scores in percent.
-        params: what the scores were made with.
+        params: all parameters.
         made_with: date, code, machine and versions.
     """
-    monitor = params.train.monitor
-    dev = metrics["dev"]
-    seeds = list(next(iter(metrics["test"].values()))["by_seed"])
-    epoch = (
-        f"The epoch is picked by {monitor} on dev" if params.train.restore_best_weights else "The last epoch is kept"
-    )
-    names = list(metrics["test"])
+    test, monitor = metrics["test"], params.train.monitor
+    dev = metrics["dev"][monitor]
+    seeds = list(dev["by_seed"])
     rows = [
-        [f"seed {seed}", f"{dev[monitor]['by_seed'][seed]:.2f}"]
-        + [f"{metrics['test'][name]['by_seed'][seed]:.2f}" for name in names]
-        for seed in seeds
+        [f"seed {seed}", *(f"{summary['by_seed'][seed]:.2f}" for summary in (dev, *test.values()))] for seed in seeds
     ]
     if len(seeds) > 1:
-        means = [_mean_and_sd(metrics["test"][name]) for name in names]
-        rows.append(["**mean ± sd**", _mean_and_sd(dev[monitor]), *means])
-    rows.append(["95 % interval", "", *(_interval(metrics["test"][name]) for name in names)])
-    models = ({"ensemble": metrics["ensemble"]} if len(seeds) > 1 else {}) | metrics["baselines"]
-    rows += [[model, "", *(f"{scores[name]:.2f}" for name in names)] for model, scores in models.items()]
-    lines = [
-        f"Test scores in percent. {epoch}; test chose nothing.",
-        "",
-        markdown_table(pd.DataFrame(rows, columns=["model", f"dev {monitor}", *names])),
-    ]
-    coverage = metrics["test_coverage"]
-    lines += [
-        "",
-        f"Word vectors cover {coverage['tokens']:.2f} % of the tokens of test, {coverage['types']:.2f} % of its types.",
-    ]
-    defaults = flatten(Params())
+        rows.append(["**mean ± sd**", *map(_mean_and_sd, (dev, *test.values()))])
+    rows.append(["95 % interval", "", *map(_interval, test.values())])
+    for model, scores in _other_models(metrics, len(seeds) > 1).items():
+        rows.append([model, "", *(f"{scores[name]:.2f}" for name in test)])
+    epoch = f"Dev {monitor} selects the epoch" if params.train.restore_best_weights else "The last epoch is kept"
+    coverage, defaults = metrics["test_coverage"], flatten(Params())
     changed = [f"`{name}={value}`" for name, value in flatten(params).items() if value != defaults[name]]
-    lines += ["", f"Parameters that differ from the defaults: {', '.join(changed) or 'none'}."]
-    return "\n".join([*lines, "", f"Made with {made_with}."])
+    return "\n\n".join(
+        [
+            f"Test scores in percent. {epoch}; test selects nothing.",
+            markdown_table(pd.DataFrame(rows, columns=["model", f"dev {monitor}", *test])),
+            f"Word vectors cover {coverage['tokens']:.2f} % of the tokens of test, {coverage['types']:.2f} % of its"
+            " types.",
+            f"Parameters that differ from the defaults: {', '.join(changed) or 'none'}.",
+            f"Made with {made_with}.",
+        ]
+    )
 
 
 def markdown_table(table: pd.DataFrame) -> str:
-    """A table of texts in Markdown."""
+    """A Markdown table of the texts in `table`."""
     escaped = table.astype(str).map(lambda text: text.replace("|", r"\|"))
     # as text, or tabulate would write 0.10 as 0.1
     return str(escaped.to_markdown(index=False, disable_numparse=True))
+
+
+def describe_training(params: Params, dev: Mapping[str, float], best_epoch: int, epochs: int) -> str:
+    """The description of a trained model that is not evaluated yet.
+
+    Args:
+        params: all parameters.
+        dev: its scores on dev.
+        best_epoch: the epoch that is kept.
+        epochs: epochs trained.
+    """
+    return (
+        f"{_dev_score(params, dev[params.train.monitor])}, epoch {best_epoch} of {epochs}. Not evaluated on test yet.\n"
+    )
+
+
+def describe_seed(params: Params, metrics: Mapping[str, Any], seed: int, page: str) -> str:
+    """The description of one of several evaluated models.
+
+    Args:
+        params: all parameters.
+        metrics: the content of `metrics.json`.
+        seed: seed of the model.
+        page: file name of its attention page.
+    """
+    name, summary = next(iter(metrics["test"].items()))
+    dev = metrics["dev"][params.train.monitor]["by_seed"][str(seed)]
+    return (
+        f"**test {name} {summary['by_seed'][str(seed)]:.2f}**; {_dev_score(params, dev)}. One of the seeds"
+        f" {', '.join(map(str, params.train.seeds))}; the parent run has their mean, spread and ensemble.\n\n"
+        f"[Attention on sentences of dev](artifact:attention/{page})\n"
+    )
+
+
+def describe_evaluation(params: Params, metrics: Mapping[str, Any], made_with: str, pages: Sequence[str]) -> str:
+    """The description of a whole evaluation: scores, learning curves, confusion matrix, attention pages.
+
+    Args:
+        params: all parameters.
+        metrics: the content of `metrics.json`.
+        made_with: date, code, machine and versions.
+        pages: file names of the attention pages, one for each seed.
+    """
+    name, summary = next(iter(metrics["test"].items()))
+    spread = "" if summary["sd"] is None else f" ± {summary['sd']:.2f} over {len(pages)} seeds"
+    dev = _dev_score(params, metrics["dev"][params.train.monitor]["mean"])
+    links = [f"[{page.removesuffix('.html')}](artifact:attention/{page})" for page in pages]
+    return "\n\n".join(
+        [
+            f"**test {name} {summary['mean']:.2f}**{spread}, 95 % interval {_interval(summary)}; {dev}",
+            f"Attention on sentences of dev: {', '.join(links)}",
+            # pictures come first, since MLflow cuts long texts
+            "![Learning curves](artifact:plots/learning_curves.png)",
+            "![Confusion matrix on test](artifact:plots/confusion.png)",
+            f"{score_document(metrics, params, made_with)}\n",
+        ]
+    )
+
+
+def _other_models(metrics: Mapping[str, Any], several: bool) -> dict[str, Mapping[str, float]]:
+    """Scores of the ensemble, if there are several seeds, and of the baselines."""
+    return {**({"ensemble": metrics["ensemble"]} if several else {}), **metrics["baselines"]}
 
 
 def _mean_and_sd(summary: Mapping[str, Any]) -> str:
@@ -87,3 +145,7 @@ def _mean_and_sd(summary: Mapping[str, Any]) -> str:
 
 def _interval(summary: Mapping[str, Any]) -> str:
     return f"{summary['low']:.2f}–{summary['high']:.2f}"
+
+
+def _dev_score(params: Params, score: float) -> str:
+    return f"dev {params.train.monitor} {score:.{4 if params.train.monitor == 'loss' else 2}f}"

@@ -96,7 +96,7 @@ def _check_scores(comparisons: Sequence[Comparison], plans: Sequence[Sequence[Pl
 def log_comparison(comparison: Comparison, plan: Sequence[PlannedTraining], records: Records) -> None:
     """Logs the trainings of a table to MLflow; a training of several tables is a run of each."""
     from bilstm_attention.data.dataset import load_split
-    from bilstm_attention.evaluation.faithfulness import over_seeds
+    from bilstm_attention.evaluation.faithfulness import merge_seeds
     from bilstm_attention.evaluation.metrics import scores
     from bilstm_attention.tracking.pipeline import attention_metrics, corpus_name
     from bilstm_attention.tracking.runs import RunRecord, fingerprints, log_runs
@@ -107,7 +107,7 @@ def log_comparison(comparison: Comparison, plan: Sequence[PlannedTraining], reco
         job, record = planned.job, records[planned.job.work]
         metrics = {f"best_dev_{score}": value for score, value in record.dev.items()}
         for sample in job.faithfulness:
-            metrics |= attention_metrics(over_seeds({job.seed: record.faithfulness[sample_name(sample)]}))
+            metrics |= attention_metrics(merge_seeds({job.seed: record.faithfulness[sample_name(sample)]}))
         if predicted := predicted_on_test(job, record):
             gold = load_split("test", ["label"], job.root)["label"].tolist()
             metrics |= {f"test_{name}": value for name, value in scores(gold, predicted, record.labels).items()}

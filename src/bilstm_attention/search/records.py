@@ -7,7 +7,6 @@ from optuna.trial import FrozenTrial
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params, flatten, load_params, with_overrides
-from bilstm_attention.reports.run_page import describe_sweep
 from bilstm_attention.reports.sweep_report import shown_params
 from bilstm_attention.schema import check
 from bilstm_attention.search.outcome import read_outcome
@@ -91,9 +90,14 @@ def parent_record(study: optuna.Study, folder: Path) -> RunRecord:
         metrics=metrics,
         tags=tags,
         artifacts=_artifacts(folder),
-        description=describe_sweep(report.read_text(encoding="utf-8")) if report.is_file() else "",
+        description=_description(report) if report.is_file() else "",
         final=True,
     )
+
+
+def _description(report: Path) -> str:
+    """The report of a sweep, whose pictures become files of the run."""
+    return report.read_text(encoding="utf-8").replace("](figures/", "](artifact:figures/")
 
 
 def _artifacts(folder: Path) -> dict[str, list[Path]]:

@@ -158,7 +158,7 @@ def pipeline_model(params: Params, result: "EvaluationResult", seed: int, folder
 
 
 def attention_metrics(faithfulness: Mapping[str, Any], seed: int | None = None) -> dict[str, float]:
-    """Metrics of the attention on dev, from `faithfulness.over_seeds`: of one seed, or their mean."""
+    """Metrics of the attention on dev, from `faithfulness.merge_seeds`: of one seed, or their mean."""
     summaries = {
         f"dev_{name}_{part}": summary
         for name in ("comprehensiveness", "sufficiency", "attention_share")

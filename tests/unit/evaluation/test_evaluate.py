@@ -1,7 +1,6 @@
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from bilstm_attention.config import load_params
 from bilstm_attention.console import start_tensorflow
 from bilstm_attention.data.dataset import encode, load_dataset, load_labels, load_split, load_vocabulary
 from bilstm_attention.errors import DataError
-from bilstm_attention.evaluation import metrics as scoring
+from bilstm_attention.evaluation.metrics import metric_names, scores
 
 start_tensorflow()
 from bilstm_attention.evaluation import evaluate as evaluation  # noqa: E402
@@ -20,6 +19,7 @@ from bilstm_attention.evaluation import faithfulness  # noqa: E402
 from bilstm_attention.evaluation.evaluate import evaluate_models  # noqa: E402
 from bilstm_attention.evaluation.results import (  # noqa: E402
     EvaluationResult,
+    best_seed,
     read_dev_scores,
     read_results,
     write_results,
@@ -48,7 +48,7 @@ SENTENCES = {
 NOUNS, KINDS = ["storm", "flood", "quarrel", "delay", "fever"], ["sudden", "long", "mild"]
 
 
-def relation_file(path: Path, count: int, seed: int) -> None:
+def write_relations(path: Path, count: int, seed: int) -> None:
     draw = np.random.default_rng(seed)
     blocks = []
     for number in range(1, count + 1):
@@ -58,12 +58,12 @@ def relation_file(path: Path, count: int, seed: int) -> None:
     path.write_text("".join(blocks))
 
 
-def build(folder: Path, params: str) -> Path:
-    """A project after `prepare`, `embed` and `train`, but for MLflow."""
+def trained_project(folder: Path, params: str) -> Path:
+    """A project after `prepare`, `embed` and `train`, without MLflow."""
     corpus = folder / "corpus"
     corpus.mkdir()
-    relation_file(corpus / "train.txt", 48, seed=0)
-    relation_file(corpus / "test.txt", 15, seed=1)
+    write_relations(corpus / "train.txt", 48, seed=0)
+    write_relations(corpus / "test.txt", 15, seed=1)
     for side, way in (("left", "west"), ("right", "east")):
         lines = [f"the {noun} drifts {kind} {way}\n" for noun in NOUNS for kind in KINDS]
         (corpus / f"{side}.txt").write_text("".join(lines))
@@ -71,18 +71,17 @@ def build(folder: Path, params: str) -> Path:
     with contextlib.chdir(folder):
         stages.prepare()
         stages.embed()
-        read, task = load_params(paths.PARAMS), load_dataset()
         for seed in SEEDS:
-            fitted = run_training(read, task, seed)
-            save_classifier(fitted.model, paths.seed_folder(seed) / "model.keras")
-            fitted.history.to_csv(paths.seed_folder(seed) / "history.csv", index=False)
-            paths.write_json(paths.seed_folder(seed) / "dev.json", {"best_epoch": fitted.best_epoch, "dev": fitted.dev})
+            result = run_training(load_params(paths.PARAMS), load_dataset(), seed)
+            save_classifier(result.model, paths.seed_folder(seed) / "model.keras")
+            result.history.to_csv(paths.seed_folder(seed) / "history.csv", index=False)
+            paths.write_json(paths.seed_folder(seed) / "dev.json", {"best_epoch": result.best_epoch, "dev": result.dev})
     return folder
 
 
 @pytest.fixture(scope="module")
 def relations(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("relations"), RELATIONS)
+    return trained_project(tmp_path_factory.mktemp("relations"), RELATIONS)
 
 
 @pytest.fixture(scope="module")
@@ -97,69 +96,44 @@ def inside(relations: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return relations
 
 
-def test_metrics_have_the_scores_of_test_dev_ensemble_and_baselines(result: EvaluationResult, inside: Path) -> None:
-    names = list(scoring.metric_names(list(SENTENCES)))
-    metrics = result.metrics
-    assert {"test", "dev", "ensemble", "baselines"} <= set(metrics)
+def test_metrics_summarise_the_scores_of_each_seed(result: EvaluationResult, inside: Path) -> None:
+    metrics, names = result.metrics, list(metric_names(list(SENTENCES)))
     assert list(metrics["test"]) == list(metrics["ensemble"]) == names
     assert list(metrics["dev"]) == ["loss", *names]
-    for summary in metrics["test"].values():
-        assert set(summary) == {"mean", "sd", "low", "high", "by_seed"}
-    for summary in metrics["dev"].values():
-        assert list(summary) == ["mean", "sd", "by_seed"]
-    assert set(metrics["baselines"]) == {"majority", "tfidf_logistic"}
-    assert metrics["baseline_sentences"] == len(load_split("train")) > 0
-    for baseline in metrics["baselines"].values():
-        assert list(baseline) == names
-    assert json.loads(json.dumps(metrics)) == metrics
-
-
-def test_baselines_learn_from_evenly_spaced_sentences(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train = load_split("train")
-    tokens = [list(each) for each in train["tokens"]]
-    assert evaluation._baseline_sentences() == (tokens, train["label"].tolist())
-    monkeypatch.setattr(evaluation, "BASELINE_SENTENCES", (len(train) + 1) // 2)
-    assert evaluation._baseline_sentences() == (tokens[::2], train["label"].tolist()[::2])
-
-
-def test_summaries_are_of_the_scores_of_each_seed(result: EvaluationResult, inside: Path) -> None:
-    gold = result.predictions["gold"].tolist()
-    by_seed = {
-        seed: scoring.scores(gold, result.predictions[f"seed_{seed}"].tolist(), list(SENTENCES)) for seed in SEEDS
+    assert {name: list(values) for name, values in metrics["baselines"].items()} == {
+        "majority": names,
+        "tfidf_logistic": names,
     }
-    for name, summary in result.metrics["test"].items():
-        found = [by_seed[seed][name] for seed in SEEDS]
-        assert summary["by_seed"] == {"3": found[0], "8": found[1]}
-        assert summary["mean"] == pytest.approx(np.mean(found))
-        assert summary["sd"] == pytest.approx(np.std(found, ddof=1))
-        assert summary["low"] <= summary["mean"] <= summary["high"]
-    for name, summary in result.metrics["dev"].items():
-        dev = read_dev_scores(SEEDS)
-        assert summary["by_seed"] == {"3": dev[3][name], "8": dev[8][name]}
-        assert summary["mean"] == pytest.approx(np.mean([dev[seed][name] for seed in SEEDS]))
+    assert metrics["baseline_sentences"] == len(load_split("train")) > 0
+    assert json.loads(json.dumps(metrics)) == metrics
+    gold = result.predictions["gold"].tolist()
+    test = {seed: scores(gold, result.predictions[f"seed_{seed}"].tolist(), list(SENTENCES)) for seed in SEEDS}
+    dev = read_dev_scores(SEEDS)
+    for split, by_seed in (("test", test), ("dev", dev)):
+        for name, summary in metrics[split].items():
+            values = [by_seed[seed][name] for seed in SEEDS]
+            assert summary["by_seed"] == {"3": values[0], "8": values[1]}
+            assert summary["mean"] == pytest.approx(np.mean(values))
+            assert summary["sd"] == pytest.approx(np.std(values, ddof=1))
+            assert split == "dev" or summary["low"] <= summary["mean"] <= summary["high"]
 
 
-def test_the_tables_speak_of_the_same_sentences(result: EvaluationResult, inside: Path) -> None:
-    test = load_split("test")
-    assert result.predictions.columns.tolist() == ["id", "gold", "predicted", "probability", "seed_3", "seed_8"]
-    assert result.predictions["id"].tolist() == test["id"].tolist()
-    dev = result.dev_predictions
-    assert dev.columns.tolist() == ["id", "gold", "seed_3", "seed_8"]
-    assert dev["id"].tolist() == load_split("dev")["id"].tolist()
-    for seed, found in read_dev_scores(SEEDS).items():
-        right = (dev["gold"] == dev[f"seed_{seed}"]).mean()
-        assert 100 * right == pytest.approx(found["accuracy"])
-    assert result.predictions["gold"].tolist() == test["label"].tolist()
+def test_tables_are_of_the_same_sentences(result: EvaluationResult, inside: Path) -> None:
+    test, dev, predictions = load_split("test"), load_split("dev"), result.predictions
+    assert predictions.columns.tolist() == ["id", "gold", "predicted", "probability", "seed_3", "seed_8"]
+    assert predictions["id"].tolist() == test["id"].tolist()
+    assert predictions["gold"].tolist() == test["label"].tolist()
     assert result.confusion.to_numpy().sum() == len(test) == result.classes["support"].sum()
-    agreed = (result.predictions["gold"] == result.predictions["predicted"]).mean() * 100
-    assert result.metrics["ensemble"]["accuracy"] == pytest.approx(agreed)
-    assert np.trace(result.confusion.to_numpy()) / len(test) * 100 == pytest.approx(agreed)
-
-
-def test_learning_curves_are_the_mean_of_the_histories(result: EvaluationResult, inside: Path) -> None:
+    accuracy = (predictions["gold"] == predictions["predicted"]).mean() * 100
+    assert result.metrics["ensemble"]["accuracy"] == pytest.approx(accuracy)
+    assert np.trace(result.confusion.to_numpy()) / len(test) * 100 == pytest.approx(accuracy)
+    assert result.dev_predictions.columns.tolist() == ["id", "gold", "seed_3", "seed_8"]
+    assert result.dev_predictions["id"].tolist() == dev["id"].tolist()
+    for seed, dev_scores in read_dev_scores(SEEDS).items():
+        agreed = (result.dev_predictions["gold"] == result.dev_predictions[f"seed_{seed}"]).mean()
+        assert 100 * agreed == pytest.approx(dev_scores["accuracy"])
     first, second = (pd.read_csv(paths.seed_folder(seed) / "history.csv") for seed in SEEDS)
-    mean = (first + second) / 2
-    pd.testing.assert_frame_equal(result.learning_curves, mean, check_dtype=False)
+    pd.testing.assert_frame_equal(result.learning_curves, (first + second) / 2, check_dtype=False)
 
 
 def test_predictions_are_those_of_each_sentence_alone(result: EvaluationResult, inside: Path) -> None:
@@ -180,34 +154,71 @@ def test_ensemble_is_the_label_most_probable_on_average(inside: Path, monkeypatc
     labels, sentences = load_labels(), len(load_split("test"))
     monkeypatch.setattr(evaluation, "predict", lambda model, rows: np.tile(np.float32(next(script)), (len(rows), 1)))
     monkeypatch.setattr(paths, "seed_folder", lambda seed: paths.MODELS / "seed-3")
-    found = evaluate_models([0, 1, 2], load_params(paths.PARAMS).evaluate).predictions
-    assert set(found["seed_0"]) == set(found["seed_1"]) == {labels[0]}
-    assert set(found["seed_2"]) == set(found["predicted"]) == {labels[2]}
-    assert found["probability"].tolist() == pytest.approx([1.85 / 3] * sentences)
+    predictions = evaluate_models([0, 1, 2], load_params(paths.PARAMS).evaluate).predictions
+    assert set(predictions["seed_0"]) == set(predictions["seed_1"]) == {labels[0]}
+    assert set(predictions["seed_2"]) == set(predictions["predicted"]) == {labels[2]}
+    assert predictions["probability"].tolist() == pytest.approx([1.85 / 3] * sentences)
 
 
-def test_attention_weighs_each_rows_own_tokens_and_sums_to_one(result: EvaluationResult, inside: Path) -> None:
-    test = load_split("test")
+def test_attention_is_that_of_the_first_dev_sentences(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "ATTENTION_ROWS", 5)
+    dev, labels = load_split("dev"), load_labels()
+    result = evaluate_models(SEEDS[:1], load_params(paths.PARAMS).evaluate)
+    table = result.attention[3]
+    assert list(table["tokens"]) == [list(tokens) for tokens in dev["tokens"][:5]]
+    assert list(table["gold"]) == dev["label"].tolist()[:5]
     model = load_classifier(paths.seed_folder(3) / "model.keras")
-    probabilities, weights = read_attention(model, encode(test, load_vocabulary(), load_labels()))
-    assert [len(row) for row in weights] == [len(tokens) for tokens in test["tokens"]]
-    assert [float(row.sum()) for row in weights] == pytest.approx([1.0] * len(test), abs=1e-5)
-    assert all((row > 0).all() for row in weights)
-    assert to_labels(probabilities, load_labels()) == result.predictions["seed_3"].tolist()
+    probabilities, weights = read_attention(model, encode(dev, load_vocabulary(), labels))
+    assert [row[0] for row in table["labels"]] == to_labels(probabilities, labels)[:5]
+    assert [row[0] for row in table["probabilities"]] == pytest.approx(probabilities.max(axis=1)[:5])
+    for (row,), expected in zip(table["weights"], weights[:5], strict=True):
+        assert row == pytest.approx(expected.tolist())
+        assert sum(row) == pytest.approx(1, abs=1e-5)
+    assert len(result.dev_predictions) == len(dev)
 
 
-def test_faithfulness_is_measured_on_dev_where_asked_for(result: EvaluationResult, inside: Path) -> None:
-    dev, vocabulary, labels = load_split("dev"), load_vocabulary(), load_labels()
-    found = result.metrics["dev_faithfulness"]
-    assert found["rows"] == len(dev)
+def test_each_model_is_loaded_once_and_reads_each_split_once(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name in ("load_classifier", "predict", "read_attention"):
+        called = getattr(evaluation, name)
+        monkeypatch.setattr(
+            evaluation, name, lambda *inputs, name=name, called=called: calls.append(name) or called(*inputs)
+        )
+    evaluate_models(SEEDS, load_params(paths.PARAMS).evaluate)
+    assert calls == ["load_classifier", "predict", "read_attention"] * len(SEEDS)
+
+
+def test_models_of_other_seeds_stay_and_change_nothing(result: EvaluationResult, inside: Path) -> None:
+    other = paths.seed_folder(99) / "model.keras"
+    other.parent.mkdir()
+    other.write_bytes(b"of a seed that train.seeds no longer names")
+    assert evaluate_models(SEEDS, load_params(paths.PARAMS).evaluate).metrics == result.metrics
+    assert other.exists()
+
+
+def test_baselines_learn_from_evenly_spaced_sentences(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: list[tuple[list, list]] = []
+    monkeypatch.setattr(evaluation.metrics, "baselines", lambda *inputs: learned.append(inputs[:2]) or {})
+    train = load_split("train")
+    tokens, labels = [list(each) for each in train["tokens"]], train["label"].tolist()
+    for limit, step in ((len(train), 1), ((len(train) + 1) // 2, 2)):
+        monkeypatch.setattr(evaluation, "BASELINE_SENTENCES", limit)
+        metrics = evaluate_models(SEEDS[:1], load_params(paths.PARAMS).evaluate).metrics
+        assert learned.pop() == (tokens[::step], labels[::step])
+        assert metrics["baseline_sentences"] == len(labels[::step])
+
+
+def test_faithfulness_is_measured_on_dev_unless_turned_off(result: EvaluationResult, inside: Path) -> None:
+    dev, measured = load_split("dev"), result.metrics["dev_faithfulness"]
+    assert measured["rows"] == len(dev)
     for seed in SEEDS:
         model = load_classifier(paths.seed_folder(seed) / "model.keras")
-        alone = faithfulness.measure(model, dev, vocabulary, labels, len(dev), seed=0)
-        assert found["sufficiency"]["attention"]["by_seed"][str(seed)] == alone["sufficiency"]["attention"]
+        alone = faithfulness.measure(model, dev, load_vocabulary(), load_labels(), len(dev), seed=0)
+        assert measured["sufficiency"]["attention"]["by_seed"][str(seed)] == alone["sufficiency"]["attention"]
     assert result.faithfulness["curves"]["percent"] == list(faithfulness.PERCENTS)
-    assert "curves" not in found
-    unasked = load_params(paths.PARAMS).evaluate.model_copy(update={"faithfulness": 0})
-    without = evaluate_models(SEEDS[:1], unasked)
+    assert "curves" not in measured
+    off = load_params(paths.PARAMS).evaluate.model_copy(update={"faithfulness": 0})
+    without = evaluate_models(SEEDS[:1], off)
     assert (without.faithfulness, "dev_faithfulness" in without.metrics) == ({}, False)
 
 
@@ -219,24 +230,22 @@ def test_results_come_back_from_their_files(result: EvaluationResult, tmp_path: 
         pd.testing.assert_frame_equal(getattr(read, name), getattr(result, name), check_dtype=False)
     table = read.attention[8]
     assert [list(tokens) for tokens in table["tokens"]] == result.attention[8]["tokens"].tolist()
-    assert [sum(weights[0]) for weights in table["weights"]] == pytest.approx([1.0] * len(table), abs=1e-5)
+    assert [list(weights[0]) for weights in table["weights"]] == [row[0] for row in result.attention[8]["weights"]]
     assert (tmp_path / "answers/seed_3.txt").read_text().startswith("1\t")
 
 
-def test_to_labels_takes_the_most_probable() -> None:
-    assert to_labels(np.array([[0.2, 0.8], [0.6, 0.4]], np.float32), ["x", "y"]) == ["y", "x"]
+@pytest.mark.parametrize(("monitor", "best"), [("accuracy", 8), ("loss", 5)])
+def test_best_seed_has_the_best_dev_score_ties_to_the_first(monitor: str, best: int) -> None:
+    dev = {3: {"accuracy": 1.0, "loss": 0.3}, 8: {"accuracy": 2.0, "loss": 0.3}, 5: {"accuracy": 2.0, "loss": 0.2}}
+    assert best_seed(dev, monitor) == best
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        paths.PREPARED / "train.parquet",
-        paths.PREPARED / "dev.parquet",
-        paths.PREPARED / "test.parquet",
-        paths.PREPARED / "labels.json",
-        paths.EMBEDDINGS / "vocabulary.txt",
-        paths.EMBEDDINGS / "coverage.json",
-        *[paths.seed_folder(8) / name for name in ("model.keras", "dev.json", "history.csv")],
+        *(paths.PREPARED / name for name in ("train.parquet", "dev.parquet", "test.parquet", "labels.json")),
+        *(paths.EMBEDDINGS / name for name in ("vocabulary.txt", "coverage.json")),
+        *(paths.seed_folder(8) / name for name in ("model.keras", "dev.json", "history.csv")),
     ],
     ids=str,
 )
@@ -251,13 +260,36 @@ def test_missing_file_is_named_with_its_command(path: Path, inside: Path, tmp_pa
     assert "`dvc repro`" in str(error.value)
 
 
-def test_classes_without_relations_have_no_official_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(build(tmp_path, CLASSES))
-    found = evaluate_models(SEEDS[:1], load_params(paths.PARAMS).evaluate)
-    scores: list[dict[str, Any]] = [found.metrics[part] for part in ("test", "ensemble")]
-    scores += found.metrics["baselines"].values()
-    assert [set(names) for names in scores] == [{"accuracy", "macro_f1"}] * 4
-    assert set(found.metrics["dev"]) == {"loss", "accuracy", "macro_f1"}
-    assert found.metrics["test"]["accuracy"]["sd"] is None
-    assert found.metrics["test"]["accuracy"]["mean"] == found.metrics["ensemble"]["accuracy"]
-    assert set(found.classes["relation"]) == {"left", "right"}
+def test_plain_classes_have_no_official_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained_project(tmp_path, CLASSES))
+    result = evaluate_models(SEEDS[:1], load_params(paths.PARAMS).evaluate)
+    metrics = result.metrics
+    for part in (metrics["test"], metrics["ensemble"], *metrics["baselines"].values()):
+        assert set(part) == {"accuracy", "macro_f1"}
+    assert set(metrics["dev"]) == {"loss", "accuracy", "macro_f1"}
+    assert metrics["test"]["accuracy"]["sd"] is None
+    assert metrics["test"]["accuracy"]["mean"] == metrics["ensemble"]["accuracy"]
+    assert set(result.classes["relation"]) == {"left", "right"}
+
+
+def test_report_draws_the_same_bytes_whatever_its_undeclared_params(
+    result: EvaluationResult, inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "_log_evaluation", lambda params: {})
+    write_results(result)
+
+    def drawn() -> dict[str, bytes]:
+        stages.report()
+        files = [file for name in ("attention", "plots") for file in (paths.CURRENT / name).iterdir()]
+        return {file.name: file.read_bytes() for file in files}
+
+    before = drawn()
+    assert {"seed-3.html", "seed-8.html", "learning_curves.png", "confusion.png", "attention.png"} <= set(before)
+    text = paths.PARAMS.read_text()
+    try:
+        paths.PARAMS.write_text(
+            text.replace("lstm_units: 3", "lstm_units: 5").replace("folder: corpus", "folder: other")
+        )
+        assert drawn() == before
+    finally:
+        paths.PARAMS.write_text(text)

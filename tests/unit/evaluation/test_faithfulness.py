@@ -1,4 +1,4 @@
-"""Faithfulness of attention, on classifiers whose probabilities a hand can compute."""
+"""Faithfulness of attention, on classifiers whose probabilities can be computed by hand."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -20,7 +20,14 @@ import keras  # noqa: E402
 from tests.unit.model.small_classifier import CLASSES, LEARNED, SMALL, WORDS, build, drawn_matrix, perturb  # noqa: E402
 
 from bilstm_attention.evaluation import faithfulness  # noqa: E402
-from bilstm_attention.evaluation.faithfulness import PERCENTS, gradient_input, measure, over_seeds, sizes, token_kinds  # noqa: E402
+from bilstm_attention.evaluation.faithfulness import (  # noqa: E402
+    PERCENTS,
+    bin_sizes,
+    gradient_input,
+    measure,
+    merge_seeds,
+    token_kinds,
+)
 from bilstm_attention.model.classifier import WordEmbedding, build_classifier  # noqa: E402
 from bilstm_attention.model.predict import predict  # noqa: E402
 
@@ -66,7 +73,7 @@ def measured(model: keras.Model, table: pd.DataFrame, rows: int = 200, seed: int
     return measure(model, table, VOCABULARY, LABELS, rows, seed)
 
 
-def of_words(weights: dict[str, float]) -> Weigh:
+def by_word(weights: dict[str, float]) -> Weigh:
     return lambda row: [weights.get(VOCABULARY.words[number], 0.0) for number in row]
 
 
@@ -86,54 +93,54 @@ def uniform(row: Sequence[int]) -> list[float]:
         (101, [2, 6, 11, 21, 51]),
     ],
 )
-def test_each_bin_takes_its_share_rounded_up_and_leaves_a_token(length: int, expected: list[int]) -> None:
-    assert sizes(length) == expected
+def test_bin_is_its_share_rounded_up_and_leaves_a_token(length: int, expected: list[int]) -> None:
+    assert bin_sizes(length) == expected
 
 
-def test_measures_of_attention_and_of_the_gradient_equal_hand_computed_ones(additive, attend) -> None:
-    attend(of_words({"great": 0.4, "nice": 0.3, "film": 0.2, "good": 0.06, "poor": 0.04}))
-    found = measured(additive, examples("great poor nice film good"))
+def test_measures_equal_hand_computed_ones(additive, attend) -> None:
+    attend(by_word({"great": 0.4, "nice": 0.3, "film": 0.2, "good": 0.06, "poor": 0.04}))
+    result = measured(additive, examples("great poor nice film good"))
     whole = odds(*EFFECTS)  # of five tokens the bins take 1, 1, 1, 1, 3
     without = [whole - odds("poor", "nice", "film", "good")] * 4 + [whole - odds("poor", "good")]
     alone = [whole - odds("great")] * 4 + [whole - odds("great", "nice", "film")]
-    np.testing.assert_allclose(found["curves"]["comprehensiveness"]["attention"], without, atol=1e-3)
-    np.testing.assert_allclose(found["curves"]["sufficiency"]["attention"], alone, atol=1e-3)
-    assert found["comprehensiveness"]["attention"] == pytest.approx(np.mean(without), abs=1e-3)
-    assert found["sufficiency"]["attention"] == pytest.approx(np.mean(alone), abs=1e-3)
+    np.testing.assert_allclose(result["curves"]["comprehensiveness"]["attention"], without, atol=1e-3)
+    np.testing.assert_allclose(result["curves"]["sufficiency"]["attention"], alone, atol=1e-3)
+    assert result["comprehensiveness"]["attention"] == pytest.approx(np.mean(without), abs=1e-3)
+    assert result["sufficiency"]["attention"] == pytest.approx(np.mean(alone), abs=1e-3)
     # signed: what speaks against the class comes last
     without[4], alone[4] = whole - odds("poor", "film"), whole - odds("great", "good", "nice")
     assert alone[4] < 0
-    np.testing.assert_allclose(found["curves"]["comprehensiveness"]["gradient_input"], without, atol=1e-3)
-    np.testing.assert_allclose(found["curves"]["sufficiency"]["gradient_input"], alone, atol=1e-3)
+    np.testing.assert_allclose(result["curves"]["comprehensiveness"]["gradient_input"], without, atol=1e-3)
+    np.testing.assert_allclose(result["curves"]["sufficiency"]["gradient_input"], alone, atol=1e-3)
 
 
-def test_the_class_is_that_predicted_on_the_whole_sentence(additive, attend) -> None:
-    attend(of_words({"poor": 1.0}))
-    found = measured(additive, examples("film poor"))
+def test_class_is_the_one_predicted_on_the_whole_sentence(additive, attend) -> None:
+    attend(by_word({"poor": 1.0}))
+    result = measured(additive, examples("film poor"))
     # 73.1 percent for the second class; without the word, 50
-    assert found["comprehensiveness"]["attention"] == pytest.approx(100 - odds("poor") - 50, abs=1e-3)
-    assert found["sufficiency"]["attention"] == pytest.approx(0, abs=1e-3)
+    assert result["comprehensiveness"]["attention"] == pytest.approx(100 - odds("poor") - 50, abs=1e-3)
+    assert result["sufficiency"]["attention"] == pytest.approx(0, abs=1e-3)
 
 
-def test_random_orders_stand_between_a_ranking_that_finds_the_word_and_one_that_does_not(additive, attend) -> None:
+def test_random_orders_lie_between_a_good_and_a_bad_ranking(additive, attend) -> None:
     table = examples(*(" ".join([*FILLERS[at : at + 9], "great", *FILLERS[at + 9 : at + 19]]) for at in range(20)))
     high = odds("great") - 50
-    attend(of_words({"great": 1.0}))
-    found = measured(additive, table)
+    attend(by_word({"great": 1.0}))
+    result = measured(additive, table)
     for ranking in ("attention", "gradient_input"):
-        assert found["comprehensiveness"][ranking] == pytest.approx(high, abs=1e-3)
-        assert found["sufficiency"][ranking] == pytest.approx(0, abs=1e-3)
+        assert result["comprehensiveness"][ranking] == pytest.approx(high, abs=1e-3)
+        assert result["sufficiency"][ranking] == pytest.approx(0, abs=1e-3)
     attend(lambda row: [float(VOCABULARY.words[number] != "great") for number in row])
     missed = measured(additive, table)
     assert missed["comprehensiveness"]["attention"] == pytest.approx(0, abs=1e-3)
     assert missed["sufficiency"]["attention"] == pytest.approx(high, abs=1e-3)
     # of 20 tokens a random 1, 1, 2, 4 and 10 are taken: 18 percent of the words, on average
-    for each in (found, missed):
+    for each in (result, missed):
         assert each["comprehensiveness"]["random"] == pytest.approx(0.18 * high, rel=0.4)
         assert each["sufficiency"]["random"] == pytest.approx(0.82 * high, rel=0.1)
 
 
-def test_equals_are_taken_in_random_order(additive, attend) -> None:
+def test_ties_are_in_random_order(additive, attend) -> None:
     attend(uniform)
     for sentence in (["great", *FILLERS[:19]], [*FILLERS[:19], "great"]):
         curve = measured(additive, examples(*[" ".join(sentence)] * 100))["curves"]["comprehensiveness"]["attention"]
@@ -143,7 +150,7 @@ def test_equals_are_taken_in_random_order(additive, attend) -> None:
 
 
 def test_tokens_are_deleted_and_the_rest_keep_their_order(additive, attend, monkeypatch) -> None:
-    attend(of_words({"nice": 0.5, "great": 0.3, "good": 0.2}))
+    attend(by_word({"nice": 0.5, "great": 0.3, "good": 0.2}))
     seen: list[list[str]] = []
 
     def watched(model: keras.Model, rows: Rows) -> np.ndarray:
@@ -157,7 +164,7 @@ def test_tokens_are_deleted_and_the_rest_keep_their_order(additive, attend, monk
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["some vectors learned, some fixed", "all fixed"])
-def test_gradient_by_input_is_what_scaling_a_word_vector_does_to_the_probability(frozen: bool) -> None:
+def test_gradient_input_is_the_slope_of_scaling_a_word_vector(frozen: bool) -> None:
     params = with_overrides(Params(), {**SMALL, "model.train_embeddings": not frozen})
     model = perturb(build_classifier(params.model, drawn_matrix(), LEARNED, CLASSES, seed=0))
     draw = np.random.default_rng(5)
@@ -172,11 +179,11 @@ def test_gradient_by_input_is_what_scaling_a_word_vector_does_to_the_probability
         embedding.set_matrix(changed)
         return predict(model, rows)[np.arange(3), classes]
 
-    found = gradient_input(model, rows)
-    assert max(abs(np.concatenate(found))) > 0.02
+    result = gradient_input(model, rows)
+    assert max(abs(np.concatenate(result))) > 0.02
     for number, row in enumerate(tokens):
         slopes = [(scaled(word, 1 + step)[number] - scaled(word, 1 - step)[number]) / (2 * step) for word in row]
-        np.testing.assert_allclose(found[number], slopes, atol=2e-3)
+        np.testing.assert_allclose(result[number], slopes, atol=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -191,22 +198,15 @@ def test_gradient_by_input_is_what_scaling_a_word_vector_does_to_the_probability
 )
 def test_entropy_runs_from_one_token_to_uniform_weights(weights: list, expected: float, additive, attend) -> None:
     attend(lambda row: weights)
-    found = measured(additive, examples("great poor nice film", "film film good poor"))
-    assert found["entropy"] == pytest.approx(expected, abs=1e-3)
-
-
-def test_several_weights_of_a_token_rank_by_their_mean(additive, attend) -> None:
-    attend(lambda row: [[0.4, 0.6, 0.0], [0.4, 0.0, 0.6]])
-    found = measured(additive, examples("great film film"))
-    assert found["comprehensiveness"]["attention"] == pytest.approx(odds("great") - 50, abs=1e-3)
-    assert found["attention_share"] == {"function_words": 0, "punctuation": 0, "other_words": 100}
+    result = measured(additive, examples("great poor nice film", "film film good poor"))
+    assert result["entropy"] == pytest.approx(expected, abs=1e-3)
 
 
 def test_correlation_is_that_of_weights_and_gradient(additive, attend) -> None:
     table = examples("great poor nice film good", "film good nice")
-    attend(of_words({word: effect + 1 for word, effect in EFFECTS.items()}))
+    attend(by_word({word: effect + 1 for word, effect in EFFECTS.items()}))
     assert measured(additive, table)["rank_correlation"] == 1
-    attend(of_words({word: 2 - effect for word, effect in EFFECTS.items()}))
+    attend(by_word({word: 2 - effect for word, effect in EFFECTS.items()}))
     assert measured(additive, table)["rank_correlation"] == -1
     attend(uniform)
     assert measured(additive, table)["rank_correlation"] is None
@@ -233,29 +233,29 @@ def relation() -> pd.DataFrame:
     return examples(RELATION).assign(**dict(zip(SPANS, spans, strict=True)))
 
 
-def test_shares_are_those_counted_by_hand(additive, attend) -> None:
+def test_shares_equal_hand_counted_ones(additive, attend) -> None:
     row = RELATION.split()
     weights = np.arange(1, len(row) + 1) / np.arange(1, len(row) + 1).sum()
     attend(lambda _: weights.tolist())
-    found = measured(additive, relation())
-    assert found["token_share"] == pytest.approx(
+    result = measured(additive, relation())
+    assert result["token_share"] == pytest.approx(
         {kind: 100 * len(words) / len(row) for kind, words in RELATION_KINDS.items()}, abs=1e-3
     )
-    assert found["attention_share"] == pytest.approx(
+    assert result["attention_share"] == pytest.approx(
         {kind: 100 * sum(weights[row.index(word)] for word in words) for kind, words in RELATION_KINDS.items()},
         abs=1e-3,
     )
 
 
-def test_sentences_weigh_the_same_however_long(additive, attend) -> None:
+def test_every_sentence_has_the_same_weight_in_a_share(additive, attend) -> None:
     attend(uniform)
-    found = measured(additive, examples("the film", "film poor good nice great film film film"))
-    assert found["attention_share"] == found["token_share"]
-    assert found["token_share"] == {"function_words": 25, "punctuation": 0, "other_words": 75}
+    result = measured(additive, examples("the film", "film poor good nice great film film film"))
+    assert result["attention_share"] == result["token_share"]
+    assert result["token_share"] == {"function_words": 25, "punctuation": 0, "other_words": 75}
 
 
 @given(st.lists(st.sampled_from([*RELATION.split(), "''", "we'll", "été", "—"]), min_size=1), st.data())
-def test_each_token_is_of_one_kind_and_entities_come_before_the_kind_of_word(tokens: list[str], data) -> None:
+def test_each_token_is_of_one_kind_entities_first(tokens: list[str], data) -> None:
     start = data.draw(st.integers(0, len(tokens) - 1))
     end = data.draw(st.integers(start + 1, len(tokens)))
     plain, marked = token_kinds(tokens), token_kinds(tokens, [(start, end)])
@@ -270,15 +270,7 @@ def long_table() -> pd.DataFrame:
     return examples(*(" ".join(draw.choice([*EFFECTS, *FILLERS], draw.integers(1, 9))) for _ in range(80)))
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_other_sentences(additive, attend) -> None:
-    attend(uniform)
-    table = long_table()
-    assert measured(additive, table, 20) == measured(additive, table, 20)
-    assert measured(additive, table, 20) != measured(additive, table, 20, seed=1)
-    assert measured(additive, table, 20)["rows"] == 20
-
-
-def test_sentences_stand_once_in_dev_order_those_of_one_token_left_out(additive, attend) -> None:
+def test_seed_selects_sentences_in_dev_order(additive, attend) -> None:
     table = long_table()
     seen: list[tuple[int, ...]] = []
     attend(lambda row: seen.append(tuple(row)) or uniform(row))
@@ -286,20 +278,19 @@ def test_sentences_stand_once_in_dev_order_those_of_one_token_left_out(additive,
     assert measured(additive, table, 10_000)["rows"] == len(longer) < len(table)
     assert seen == longer
     seen.clear()
-    measured(additive, table, 15)
-    at = [longer.index(row) for row in seen]
-    assert at == sorted(set(at))
-    assert len(at) == 15
-    assert at != list(range(15))
+    assert measured(additive, table, 15) == measured(additive, table, 15)
+    assert measured(additive, table, 15) != measured(additive, table, 15, seed=1)
+    at = [longer.index(row) for row in seen[:15]]
+    assert at == sorted(set(at)) != list(range(15))
 
 
-def test_a_split_without_two_tokens_in_a_sentence_is_an_error(additive) -> None:
+def test_split_of_single_tokens_is_an_error(additive) -> None:
     with pytest.raises(DataError, match=r"no dev sentence has two tokens.*evaluate\.faithfulness"):
         measured(additive, examples("great", "poor"))
 
 
-def test_seeds_are_summed_up() -> None:
-    def found(value: float, correlation: float | None) -> dict:
+def test_results_of_seeds_are_merged() -> None:
+    def result(value: float, correlation: float | None) -> dict:
         curves = {"percent": [1, 50], "sufficiency": {"attention": [value, 2 * value]}}
         return {
             "rows": 7,
@@ -309,7 +300,7 @@ def test_seeds_are_summed_up() -> None:
             "token_share": {"other_words": 40.5},
         }
 
-    both = over_seeds({3: found(1.0, None), 5: found(4.0, 0.5)})
+    both = merge_seeds({3: result(1.0, None), 5: result(4.0, 0.5)})
     assert both == {
         "rows": 7,
         "entropy": {"mean": 2.5, "sd": pytest.approx(4.5**0.5), "by_seed": {"3": 1.0, "5": 4.0}},
@@ -317,24 +308,24 @@ def test_seeds_are_summed_up() -> None:
         "curves": {"percent": [1, 50], "sufficiency": {"attention": [2.5, 5.0]}},
         "token_share": {"other_words": 40.5},
     }
-    alone = over_seeds({3: found(1.0, None)})
+    alone = merge_seeds({3: result(1.0, None)})
     assert alone["entropy"] == {"mean": 1.0, "sd": None, "by_seed": {"3": 1.0}}
     assert alone["rank_correlation"] is None
 
 
 @pytest.mark.parametrize(("kind", "seeds"), [("structured", [0, 4]), ("mean", [4])])
-def test_classifiers_of_several_distributions_and_of_none_are_measured_alike(kind: str, seeds: list[int]) -> None:
+def test_models_with_several_weights_or_none_are_measured(kind: str, seeds: list[int]) -> None:
     words = [f"word{number}" for number in range(WORDS - 6)]
     draw = np.random.default_rng(1)
     table = examples(*(" ".join(draw.choice([*words, "unseen"], 6)) for _ in range(12))).assign(label="b")
     labels = ["a", "b", "c"][:CLASSES]
     models = {seed: perturb(build(kind, seed)) for seed in seeds}
-    found = over_seeds(
+    result = merge_seeds(
         {seed: measure(model, table, Vocabulary(words), labels, 10, 0) for seed, model in models.items()}
     )
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert found["rows"] == 10
-    assert list(found["comprehensiveness"]["attention"]["by_seed"]) == list(map(str, seeds))
-    assert len(found["curves"]["sufficiency"]["gradient_input"]) == len(PERCENTS)
-    assert (found["rank_correlation"] is None) == (kind == "mean")
-    assert (found["entropy"]["mean"] == 100) == (kind == "mean")
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert result["rows"] == 10
+    assert list(result["comprehensiveness"]["attention"]["by_seed"]) == list(map(str, seeds))
+    assert len(result["curves"]["sufficiency"]["gradient_input"]) == len(PERCENTS)
+    assert (result["rank_correlation"] is None) == (kind == "mean")
+    assert (result["entropy"]["mean"] == 100) == (kind == "mean")

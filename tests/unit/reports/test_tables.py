@@ -1,61 +1,96 @@
 import io
+from typing import Any
 
+import pandas as pd
+import pytest
 from rich.console import Console
 
 from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.reports.tables import (
+    describe_evaluation,
+    describe_seed,
+    describe_training,
+    markdown_table,
     score_document,
     score_table,
 )
 
+TWO_SEEDS = with_overrides(Params(), {"train.seeds": [0, 3]})
 
-def metrics(seeds: dict[str, float]) -> dict:
-    values = list(seeds.values())
-    sd = None if len(values) == 1 else 1.5
-    summary = {"mean": sum(values) / len(values), "sd": sd, "low": 70.123, "high": 80.456, "by_seed": seeds}
+
+def metrics(**by_seed: float) -> dict[str, Any]:
+    scores = {name.removeprefix("seed_"): score for name, score in by_seed.items()}
+    sd = None if len(scores) == 1 else 1.5
+    mean = sum(scores.values()) / len(scores)
+    summary = {"mean": mean, "sd": sd, "low": 70.123, "high": 80.456, "by_seed": scores}
     return {
         "test": {"official_f1": summary, "accuracy": {**summary, "mean": 33.333}},
-        "dev": {"official_f1": {"mean": 78.25, "sd": sd, "by_seed": dict.fromkeys(seeds, 78.25)}},
+        "dev": {"official_f1": {"mean": 78.25, "sd": sd, "by_seed": dict.fromkeys(scores, 78.25)}},
         "ensemble": {"official_f1": 81.119, "accuracy": 82.0},
         "baselines": {"majority": {"official_f1": 0.0, "accuracy": 16.71}},
-        "test_coverage": {"types": 95.5, "tokens": 98.765},
+        "test_coverage": {"types": 95.5, "tokens": 98.764},
     }
 
 
-def shown(scores: dict) -> str:
+ONE, TWO = metrics(seed_0=75.5), metrics(seed_0=75.5, seed_3=76.5)
+
+
+def printed(scores: dict[str, Any]) -> str:
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(score_table(scores))
     return console.export_text()
 
 
-def test_the_table_of_one_seed_has_neither_spread_nor_ensemble() -> None:
-    text = shown(metrics({"0": 75.5}))
-    assert "75.50 " in text
-    assert "±" not in text
-    assert "ensemble" not in text
-    assert "70.12–80.46" in text
-    assert "16.71" in text
+def test_table_shows_spread_and_ensemble_of_several_seeds_alone() -> None:
+    one, two = printed(ONE), printed(TWO)
+    assert all(text in one for text in ("75.50 ", "70.12–80.46", "16.71", "seed 0"))
+    assert not any(text in one for text in ("±", "ensemble"))
+    assert all(text in two for text in ("76.00 ± 1.50", "81.12", "seeds 0, 3"))
+    assert max(map(len, two.splitlines())) <= 80
 
 
-def test_the_table_of_several_seeds_shows_mean_spread_and_ensemble_in_80_columns() -> None:
-    text = shown(metrics({"0": 75.5, "3": 76.5}))
-    assert "76.00 ± 1.50" in text
-    assert "81.12" in text
-    assert "seeds 0, 3" in text
-    assert max(map(len, text.splitlines())) <= 80
-
-
-def test_the_document_shows_every_seed_and_how_it_was_made() -> None:
-    last = with_overrides(Params(), {"train.restore_best_weights": False})
-    assert "in percent. The last epoch is kept; test chose" in score_document(metrics({"0": 75.5}), last, "a machine")
-    lines = score_document(metrics({"0": 75.5, "3": 76.5}), Params(), "a machine").splitlines()
+def test_document_shows_every_seed_and_the_protocol() -> None:
+    lines = score_document(TWO, TWO_SEEDS, "a machine").splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    assert ["seed 3", "78.25", "76.50", "76.50"] in rows
-    assert ["**mean ± sd**", "78.25 ± 1.50", "76.00 ± 1.50", "33.33 ± 1.50"] in rows
-    assert ["ensemble", "", "81.12", "82.00"] in rows
-    assert ["majority", "", "0.00", "16.71"] in rows
+    assert rows[0] == ["model", "dev official_f1", "official_f1", "accuracy"]
+    assert rows[2:] == [
+        ["seed 0", "78.25", "75.50", "75.50"],
+        ["seed 3", "78.25", "76.50", "76.50"],
+        ["**mean ± sd**", "78.25 ± 1.50", "76.00 ± 1.50", "33.33 ± 1.50"],
+        ["95 % interval", "", "70.12–80.46", "70.12–80.46"],
+        ["ensemble", "", "81.12", "82.00"],
+        ["majority", "", "0.00", "16.71"],
+    ]
+    assert lines[0] == "Test scores in percent. Dev official_f1 selects the epoch; test selects nothing."
+    assert "Word vectors cover 98.76 % of the tokens of test, 95.50 % of its types." in lines
+    assert "Parameters that differ from the defaults: `train.seeds=[0, 3]`." in lines
     assert lines[-1] == "Made with a machine."
-    assert any(line.endswith("from the defaults: none.") for line in lines)
-    assert any("98.76 % of the tokens" in line or "98.77 % of the tokens" in line for line in lines)
-    table = [line for line in lines if line.startswith("|")]
-    assert len({line.count("|") for line in table}) == 1
+    last = score_document(ONE, with_overrides(Params(), {"train.restore_best_weights": False}), "a machine")
+    assert "The last epoch is kept;" in last
+    assert "mean ± sd" not in last
+
+
+def test_markdown_table_keeps_digits_and_escapes_bars() -> None:
+    row = markdown_table(pd.DataFrame({"a": ["0.10"], "c": ["x|y"]})).splitlines()[2]
+    assert row.split() == ["|", "0.10", "|", r"x\|y", "|"]
+
+
+def test_description_of_an_evaluation_starts_with_its_score() -> None:
+    lines = describe_evaluation(Params(), ONE, "today", ["seed-0.html"]).splitlines()
+    assert lines[0] == "**test official_f1 75.50**, 95 % interval 70.12–80.46; dev official_f1 78.25"
+    assert "[seed-0](artifact:attention/seed-0.html)" in lines[2]
+    assert "![Learning curves](artifact:plots/learning_curves.png)" in lines
+    assert "![Confusion matrix on test](artifact:plots/confusion.png)" in lines
+    assert any(line.startswith("| majority ") for line in lines)
+    two = describe_evaluation(TWO_SEEDS, TWO, "today", ["seed-0.html", "seed-3.html"])
+    assert two.startswith("**test official_f1 76.00** ± 1.50 over 2 seeds, 95 % interval")
+    one = describe_seed(TWO_SEEDS, TWO, 3, "seed-3.html")
+    assert one.startswith("**test official_f1 76.50**; dev official_f1 78.25. One of the seeds 0, 3;")
+    assert "(artifact:attention/seed-3.html)" in one
+
+
+@pytest.mark.parametrize(("monitor", "score"), [("official_f1", "62.35"), ("loss", "0.1234")])
+def test_description_of_a_training_names_the_monitored_score(monitor: str, score: str) -> None:
+    params = with_overrides(Params(), {"train.monitor": monitor})
+    text = describe_training(params, {"loss": 0.12341, "official_f1": 62.349}, 7, 20)
+    assert text == f"dev {monitor} {score}, epoch 7 of 20. Not evaluated on test yet.\n"
