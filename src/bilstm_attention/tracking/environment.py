@@ -110,8 +110,10 @@ def stages_of_other_params(*targets: str) -> set[str]:
     """Stages that ran with other parameters than those of `params.yaml`; arguments as for `dvc_status`."""
     stages = set()
     for stage, reasons in dvc_status(*targets).items():
-        changes = [each["changed deps"] for each in reasons if isinstance(each, dict) and "changed deps" in each]
-        if any("modified" in (change.get(str(paths.PARAMS)) or {}).values() for change in changes):
+        deps = [each.get("changed deps", {}) for each in reasons if isinstance(each, dict)]
+        changes = [each.get(str(paths.PARAMS)) for each in deps]
+        # a text, and no parameters, where DVC has not run the stage
+        if any("modified" in change.values() for change in changes if isinstance(change, dict)):
             stages.add(stage)
     return stages
 

@@ -237,7 +237,7 @@ def test_without_git_a_run_has_no_commit(tmp_path: Path, monkeypatch: pytest.Mon
 STATUS = {
     "embed": [{"changed deps": {"params.yaml": {"embeddings.window": "modified"}}}],
     "train@0": [{"changed deps": {"src/bilstm_attention/model": "modified", "params.yaml": {"model": "new"}}}],
-    "train@1": ["always changed"],
+    "train@1": ["always changed", {"changed deps": {"params.yaml": "modified"}}],
 }
 
 
