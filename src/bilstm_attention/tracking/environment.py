@@ -107,13 +107,17 @@ def dvc_status(*targets: str) -> dict[str, list[Any]]:
 
 
 def stages_of_other_params(*targets: str) -> set[str]:
-    """Stages that ran with other parameters than those of `params.yaml`; arguments as for `dvc_status`."""
+    """Stages whose outputs were made with other parameters than those of `params.yaml`; arguments as for `dvc_status`.
+
+    Outputs that DVC did not make, of a command that was run by hand, count as made with those of `params.yaml`.
+    """
     stages = set()
     for stage, reasons in dvc_status(*targets).items():
-        deps = [each.get("changed deps", {}) for each in reasons if isinstance(each, dict)]
-        changes = [each.get(str(paths.PARAMS)) for each in deps]
+        parts = [each for each in reasons if isinstance(each, dict)]
+        changes = [each.get("changed deps", {}).get(str(paths.PARAMS)) for each in parts]
         # a text, and no parameters, where DVC has not run the stage
-        if any("modified" in change.values() for change in changes if isinstance(change, dict)):
+        modified = any("modified" in change.values() for change in changes if isinstance(change, dict))
+        if modified and not any("changed outs" in each for each in parts):
             stages.add(stage)
     return stages
 

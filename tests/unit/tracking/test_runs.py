@@ -238,6 +238,10 @@ STATUS = {
     "embed": [{"changed deps": {"params.yaml": {"embeddings.window": "modified"}}}],
     "train@0": [{"changed deps": {"src/bilstm_attention/model": "modified", "params.yaml": {"model": "new"}}}],
     "train@1": ["always changed", {"changed deps": {"params.yaml": "modified"}}],
+    "train@2": [
+        {"changed deps": {"params.yaml": {"model": "modified"}}},
+        {"changed outs": {"experiments/current/models/seed-2": "modified"}},
+    ],
 }
 
 
@@ -248,7 +252,9 @@ def test_stale_stages_are_a_warning_or_an_error(
     monkeypatch.setattr(environment.subprocess, "run", lambda *arguments, **options: done)
     assert stages_of_other_params("train@0") == {"embed"}
     warn_if_stale([0, 1])
-    assert capsys.readouterr().err.startswith("warning: embed, train@0, train@1: changed since the last training")
+    assert capsys.readouterr().err.startswith(
+        "warning: embed, train@0, train@1, train@2: changed since the last training"
+    )
     with pytest.raises(UserError, match=r"embed, .*: changed since it was prepared; `dvc repro embed` first"):
         check_up_to_date("it was prepared", "embed")
     done.returncode, done.stderr = 255, "ERROR: Unable to acquire lock\nmore"
