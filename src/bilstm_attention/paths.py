@@ -63,6 +63,11 @@ def seed_folder(seed: int) -> Path:
     return MODELS / f"seed-{seed}"
 
 
+def attention_page(seed: int) -> Path:
+    """Page that `report` writes of the model of one seed."""
+    return CURRENT / f"attention/seed-{seed}.html"
+
+
 @contextmanager
 def file_lock(folder: Path, otherwise: UserError) -> Iterator[None]:
     """Locks a folder against other processes; the system releases the lock when the process dies.

@@ -7,22 +7,17 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params, Train, load_params
 from bilstm_attention.console import TrainingProgress, print_summary, start_tensorflow
-from bilstm_attention.errors import ParamsError
+from bilstm_attention.errors import ParamsError, UserError
 from bilstm_attention.paths import atomic_write, write_json
-
-if TYPE_CHECKING:
-    from bilstm_attention.tracking.runs import RunRecord
 
 FIRST_WEIGHTS = 0.05  # highest share of the first step's weights in a moving average that goes without a warning
 
@@ -96,8 +91,7 @@ def train(seed: int) -> None:
     start_tensorflow()
     from bilstm_attention.data.dataset import load_dataset, steps_per_epoch
     from bilstm_attention.model.classifier import save_classifier
-    from bilstm_attention.tracking.pipeline import corpus_name
-    from bilstm_attention.tracking.runs import log_runs
+    from bilstm_attention.tracking.pipeline import log_training
     from bilstm_attention.training.fit import run_training, training_checkpoint
 
     started = time.time()
@@ -118,33 +112,9 @@ def train(seed: int) -> None:
     write_json(folder / "dev.json", {"best_epoch": result.best_epoch, "epochs": len(result.history), "dev": result.dev})
     shown = {f"dev {name}": result.dev[name] for name in (params.train.monitor, "accuracy", "macro_f1")}
     print_summary(f"train seed {seed}", {"best epoch": result.best_epoch, **shown})
-    with TemporaryDirectory() as pictures:
-        record = _training_record(params, seed, Path(pictures), started)
-        log_runs(corpus_name(params), [record], f"the training of seed {seed}")
+    log_training(params, seed, started)
     # last, since DVC deletes the outputs of a stage that was killed before its end
     training_checkpoint(checkpoints, params, dataset, seed).remove()
-
-
-def _training_record(params: Params, seed: int, pictures: Path, started: float | None = None) -> "RunRecord":
-    """The run of a trained seed, from its files; `pictures` is a folder for its learning curves."""
-    from bilstm_attention.evaluation.results import read_dev_scores, read_histories, seed_file
-    from bilstm_attention.reports import plots
-    from bilstm_attention.reports.tables import describe_training
-    from bilstm_attention.tracking.pipeline import training_record
-
-    history, dev = read_histories([seed])[seed], read_dev_scores([seed])[seed]
-    best_epoch = json.loads(seed_file(seed, "dev.json").read_text(encoding="utf-8"))["best_epoch"]
-    picture = pictures / f"seed-{seed}/learning_curves.png"
-    plots.learning_curves({f"seed {seed}": history}, params.train.monitor, picture, params.train.restore_best_weights)
-    return training_record(
-        params,
-        seed,
-        dev,
-        history,
-        started=started,
-        artifacts={"plots": [picture]},
-        description=describe_training(params, dev, best_epoch, len(history)),
-    )
 
 
 def _warn_of_first_weights(train: Train, steps: int) -> None:
@@ -183,6 +153,7 @@ def report() -> None:
     from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_histories, read_results
     from bilstm_attention.reports import plots
     from bilstm_attention.reports.attention_page import attention_page, read_examples, select_examples
+    from bilstm_attention.tracking.pipeline import log_evaluation
 
     params = load_params(paths.PARAMS)
     seeds, monitor = params.train.seeds, params.train.monitor
@@ -194,79 +165,45 @@ def report() -> None:
     if result.faithfulness:
         plots.faithfulness_curves(result.faithfulness["curves"], pictures / "faithfulness.png")
     examples = {seed: read_examples(result.attention[seed]) for seed in seeds}
-    for seed, page in _attention_pages(params).items():
+    for seed in seeds:
         # of dev: whoever looks for what to change next must not look at test
-        attention_page(examples[seed], page, title=f"seed {seed}", source="dev")
+        attention_page(examples[seed], paths.attention_page(seed), title=f"seed {seed}", source="dev")
     best = best_seed(read_dev_scores(seeds), monitor)
     plots.attention_picture(select_examples(examples[best]), pictures / "attention.png")
     print_summary("report", {"plots": len(list(pictures.iterdir())), "attention pages": len(seeds)})
-    _log_evaluation(params)
-
-
-def _attention_pages(params: Params) -> dict[int, Path]:
-    return {seed: paths.CURRENT / f"attention/seed-{seed}.html" for seed in params.train.seeds}
-
-
-def _log_evaluation(params: Params) -> Mapping[Any, str]:
-    """Logs the evaluation from its files; returns the ids of its runs, none if the store failed."""
-    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_results
-    from bilstm_attention.reports.tables import describe_evaluation, describe_seed
-    from bilstm_attention.tracking.environment import made_with
-    from bilstm_attention.tracking.pipeline import corpus_name, evaluation_records, pipeline_model
-    from bilstm_attention.tracking.runs import log_runs
-
-    seeds, pages = params.train.seeds, _attention_pages(params)
-    result = read_results(seeds)
-    descriptions: dict[int | None, str] = {
-        seed: describe_seed(params, result.metrics, seed, page.name) for seed, page in pages.items()
-    }
-    names = [page.name for page in pages.values()]
-    descriptions[None] = describe_evaluation(params, result.metrics, made_with(), names)
-    best = best_seed(read_dev_scores(seeds), params.train.monitor)
-    with TemporaryDirectory() as folder:
-        trainings = [_training_record(params, seed, Path(folder)) for seed in seeds]
-        model = pipeline_model(params, result, best, Path(folder) / "classifier")
-        records = evaluation_records(params, trainings, result, pages, descriptions, model)
-        return log_runs(corpus_name(params), records, "the evaluation")
+    log_evaluation(params)
 
 
 def sync() -> None:
-    """Logs to MLflow what the store lacks: trained seeds, the evaluation, studies and comparisons.
+    """Logs to MLflow the results on disk that the store lacks: of the pipeline, of sweeps and of comparisons.
 
     Raises:
         UserError: the store does not answer.
     """
-    from bilstm_attention.tracking.store import open_store, report_store_errors, shown_uri
+    from bilstm_attention.search.comparison_runs import comparison_runs
+    from bilstm_attention.search.records import sweep_runs
+    from bilstm_attention.tracking.pipeline import corpus_name, pipeline_records
+    from bilstm_attention.tracking.runs import missing_runs, write_runs
+    from bilstm_attention.tracking.store import report_store_errors, shown_uri
 
+    params = load_params(paths.PARAMS)
+    try:
+        records, missing = pipeline_records(params)
+    except UserError as error:
+        records, missing = [], [f"the pipeline: {error}"]
+    sources = [(corpus_name(params), records)]
+    for results, absent in (sweep_runs(), comparison_runs()):
+        sources += results
+        missing += absent
+    logged = total = 0
     with report_store_errors():
-        open_store().search_experiments(max_results=1)
-    logged = _sync_pipeline(load_params(paths.PARAMS))
-    swept = _sync_sweeps()
-    print(f"{shown_uri()}: it has {logged} runs of this pipeline, {swept} of sweeps.")
-
-
-def _sync_sweeps() -> int:
-    from bilstm_attention.search.records import stored_records
-    from bilstm_attention.tracking.runs import log_runs
-
-    logged = 0
-    for file in sorted(paths.STUDIES.glob("*/study.db")):
-        experiment, records = stored_records(file.parent)
-        logged += len(log_runs(experiment, records, f"the sweep {file.parent.name}"))
-    return logged
-
-
-def _sync_pipeline(params: Params) -> int:
-    from bilstm_attention.tracking.pipeline import corpus_name
-    from bilstm_attention.tracking.runs import log_runs
-
-    trained = [seed for seed in params.train.seeds if (paths.seed_folder(seed) / "dev.json").exists()]
-    with TemporaryDirectory() as folder:
-        records = [_training_record(params, seed, Path(folder)) for seed in trained]
-        ids = set(log_runs(corpus_name(params), records, "a training").values()) if records else set()
-    if len(trained) == len(params.train.seeds) and (paths.CURRENT / "plots").is_dir():
-        ids |= set(_log_evaluation(params).values())
-    return len(ids)
+        for experiment, records in sources:
+            lacking = missing_runs(experiment, records) if records else []
+            write_runs(experiment, lacking)
+            logged, total = logged + len(lacking), total + len(records)
+    print(f"{shown_uri()}: {logged} runs logged, {total - logged} were there.")
+    for reason in missing:
+        print(f"not logged: {reason}")
 
 
 def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | None, output: Path) -> None:

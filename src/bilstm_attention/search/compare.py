@@ -6,18 +6,11 @@ from pathlib import Path
 import pandas as pd
 
 from bilstm_attention import paths
-from bilstm_attention.config import Params, flatten, with_overrides
+from bilstm_attention.config import Params, flatten
 from bilstm_attention.console import start_tensorflow
 from bilstm_attention.errors import ParamsError, UserError
 from bilstm_attention.search.comparison import Comparison, PlannedTraining, read_page
-from bilstm_attention.search.trainings import (
-    TrainingJob,
-    TrainingRecord,
-    merge_jobs,
-    predicted_on_test,
-    run_trainings,
-    sample_name,
-)
+from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, merge_jobs, run_trainings
 
 Records = Mapping[str, TrainingRecord]  # by `TrainingJob.work`
 Prepare = Callable[[Params, Path], None]
@@ -44,6 +37,9 @@ def compare(file: Path, workers: int, prepare: Prepare) -> None:
 def _compare(file: Path, workers: int, prepare: Prepare) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from bilstm_attention.search.comparison_runs import table_runs, write_table
+    from bilstm_attention.tracking.runs import log_runs
+
     start_tensorflow()
     page, comparisons = read_page(file)
     plans = [comparison.trainings() for comparison in comparisons]
@@ -66,7 +62,8 @@ def _compare(file: Path, workers: int, prepare: Prepare) -> None:
             ready = next((at for at, plan in enumerate(plans) if not _is_done(plan, records)), len(plans))
             if ready > written:
                 for comparison, plan in zip(comparisons[written:ready], plans[written:ready], strict=True):
-                    log_comparison(comparison, plan, records)
+                    for experiment, runs in table_runs(write_table(comparison, plan, records)):
+                        log_runs(experiment, runs, f"table {comparison.name}")
                 written = ready
                 command = f"bilstm-attention compare {file} --workers {workers}"
                 _write_page(target, page.about, command, comparisons, plans[:ready], records)
@@ -91,48 +88,6 @@ def _check_scores(comparisons: Sequence[Comparison], plans: Sequence[Sequence[Pl
                 f"{comparison.name}: train.monitor: {comparison.monitor} is not available for this label set."
                 f" Legal: {', '.join(legal)}."
             )
-
-
-def log_comparison(comparison: Comparison, plan: Sequence[PlannedTraining], records: Records) -> None:
-    """Logs the trainings of a table to MLflow; a training of several tables is a run of each."""
-    from bilstm_attention.data.dataset import load_split
-    from bilstm_attention.evaluation.faithfulness import merge_seeds
-    from bilstm_attention.evaluation.metrics import scores
-    from bilstm_attention.tracking.pipeline import attention_metrics, corpus_name
-    from bilstm_attention.tracking.runs import RunRecord, fingerprints, log_runs
-    from bilstm_attention.training.fit import digest
-
-    runs = []
-    for planned in plan:
-        job, record = planned.job, records[planned.job.work]
-        metrics = {f"best_dev_{score}": value for score, value in record.dev.items()}
-        for sample in job.faithfulness:
-            metrics |= attention_metrics(merge_seeds({job.seed: record.faithfulness[sample_name(sample)]}))
-        if predicted := predicted_on_test(job, record):
-            gold = load_split("test", ["label"], job.root)["label"].tolist()
-            metrics |= {f"test_{name}": value for name, value in scores(gold, predicted, record.labels).items()}
-        tags = {"comparison": comparison.page, "table": comparison.name, "variant": planned.variant}
-        tags |= {"seed": str(job.seed)} | ({} if planned.fold is None else {"fold": str(planned.fold)})
-        files: dict[str, Path] = {
-            split: job.root / paths.PREPARED / f"{split}.parquet" for split in ("train", *job.splits)
-        }
-        runs.append(
-            RunRecord(
-                name=job.name,
-                # a digest, since names of variants may hold quotes, which end a query of MLflow
-                identity=("training.digest", digest(record.key, list(tags.values()))),
-                params=flatten(with_overrides(job.params, {"train.seeds": [job.seed]})),
-                started=record.started,
-                metrics=metrics,
-                history=record.history,
-                tags=record.environment | tags,
-                datasets=fingerprints(files),
-            )
-        )
-    for experiment in sorted({corpus_name(planned.job.params) for planned in plan}):
-        pairs = zip(plan, runs, strict=True)
-        of_experiment = [run for planned, run in pairs if corpus_name(planned.job.params) == experiment]
-        log_runs(experiment, of_experiment, f"table {comparison.name}")
 
 
 def _write_page(

@@ -29,6 +29,23 @@ def stored_records(folder: Path) -> tuple[str, list[RunRecord]]:
     return experiment_name(study), sweep_records(study, folder)
 
 
+def sweep_runs() -> tuple[list[tuple[str, list[RunRecord]]], list[str]]:
+    """The runs of all sweeps by MLflow experiment, and in words what is not there."""
+    results, missing = [], []
+    for folder in sorted(folder for folder in paths.STUDIES.glob("*") if folder.is_dir()):
+        if not (folder / "study.db").is_file():
+            missing.append(f"sweep {folder.name} is in a database; the same `sweep` command logs it")
+        elif any("definition" in each.user_attrs for each in _summaries(folder)):
+            results.append(stored_records(folder))
+        else:
+            missing.append(f"sweep {folder.name} has not begun")
+    return results, missing
+
+
+def _summaries(folder: Path) -> list[optuna.study.StudySummary]:
+    return optuna.get_all_study_summaries(open_storage(local_url(folder)), include_best_trial=False)
+
+
 def experiment_name(study: optuna.Study) -> str:
     """The MLflow experiment of a sweep."""
     return corpus_name(_base(study))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bilstm_attention import paths
 from bilstm_attention.config import Params
 from bilstm_attention.console import start_tensorflow
+from bilstm_attention.data.dataset import existing
 from bilstm_attention.data.splits import Split
 from bilstm_attention.errors import TrainingError, UserError
 from bilstm_attention.search.workers import WorkerCrashed, run_jobs
@@ -78,6 +79,7 @@ class TrainingRecord:
         confidence: probability of each.
         faithfulness: by `sample_name`, `faithfulness.measure` on dev.
         test: probabilities of the test set, `(M, C)`, in a file beside the record; None: not requested.
+        file: of the record.
     """
 
     key: str
@@ -93,6 +95,7 @@ class TrainingRecord:
     confidence: list[float]
     faithfulness: dict[str, dict[str, Any]] = field(default_factory=dict)
     test: NDArray[np.float32] | None = field(default=None, compare=False)
+    file: Path | None = None
 
 
 def sample_name(sample: Sample) -> str:
@@ -198,7 +201,7 @@ def _train(job: TrainingJob, dataset: "Dataset", checkpoints: Path) -> Path:
         probabilities = predict(result.model, _rows(job.root, "test"))
         with paths.atomic_write(file.with_suffix(".npy")) as target, target.open("wb") as stream:
             np.save(stream, probabilities, allow_pickle=False)
-    paths.write_json(file, {name: value for name, value in asdict(record).items() if name != "test"})
+    paths.write_json(file, {name: value for name, value in asdict(record).items() if name not in ("test", "file")})
     return file
 
 
@@ -230,9 +233,14 @@ def _rows(root: Path, split: Split) -> "Rows":
 
 
 def read_record(file: Path) -> TrainingRecord:
-    """Reads a record, with the answers of the test set if they are there."""
-    content, answers = json.loads(file.read_text(encoding="utf-8")), file.with_suffix(".npy")
-    return TrainingRecord(**content, test=np.load(answers, allow_pickle=False) if answers.exists() else None)
+    """Reads a record, with the answers of the test set if they are there.
+
+    Raises:
+        DataError: the record is not there.
+    """
+    content, answers = json.loads(existing(file).read_text(encoding="utf-8")), file.with_suffix(".npy")
+    test = np.load(answers, allow_pickle=False) if answers.exists() else None
+    return TrainingRecord(**content, test=test, file=file)
 
 
 @lru_cache(maxsize=4)

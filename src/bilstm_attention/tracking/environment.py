@@ -1,4 +1,4 @@
-"""Where a run was made: code, versions, machine and data; and whether DVC calls the workspace stale."""
+"""Describes where a run was made (code, versions, machine, data), and whether the workspace is stale for DVC."""
 
 import getpass
 import hashlib
@@ -89,34 +89,59 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def stale_stages(*targets: str) -> list[str]:
-    """Stages whose parameters, code, data or outputs have changed, by `dvc status`.
+def dvc_status(*targets: str) -> dict[str, list[Any]]:
+    """Stages whose parameters, code, data or outputs have changed, each with its reasons, by `dvc status`.
 
     Args:
         targets: stages, those before them included; none: all.
+
+    Raises:
+        UserError: DVC cannot tell, for instance because it is running.
     """
     command = [sys.executable, "-m", "dvc", "status", "--json", *(("--with-deps", *targets) if targets else ())]
-    status = subprocess.run(command, capture_output=True, text=True, check=True, cwd=paths.project_root()).stdout
-    return list(json.loads(status))
+    done = subprocess.run(command, capture_output=True, text=True, cwd=paths.project_root())
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[0].removeprefix("ERROR: ")
+        raise UserError(f"dvc status: {reason}")
+    return dict(json.loads(done.stdout))
+
+
+def stages_of_other_params(*targets: str) -> set[str]:
+    """Stages whose outputs were made with other parameters than those of `params.yaml`; arguments as for `dvc_status`.
+
+    Outputs that DVC did not make, of a command that was run by hand, count as made with those of `params.yaml`.
+    """
+    stages = set()
+    for stage, reasons in dvc_status(*targets).items():
+        parts = [each for each in reasons if isinstance(each, dict)]
+        changes = [each.get("changed deps", {}).get(str(paths.PARAMS)) for each in parts]
+        # a text, and no parameters, where DVC has not run the stage
+        modified = any("modified" in change.values() for change in changes if isinstance(change, dict))
+        if modified and not any("changed outs" in each for each in parts):
+            stages.add(stage)
+    return stages
 
 
 def check_up_to_date(since: str, *targets: str) -> None:
-    """For what rests on outputs of the pipeline.
+    """Refuses to go on from outputs of the pipeline that are stale.
 
     Args:
         since: what made the outputs, for the error.
-        targets: as for `stale_stages`.
+        targets: as for `dvc_status`.
 
     Raises:
         UserError: names the stages that are not up to date.
     """
-    if stale := stale_stages(*targets):
+    if stale := dvc_status(*targets):
         raise UserError(f"{', '.join(stale)}: changed since {since}; `{' '.join(['dvc repro', *targets])}` first.")
 
 
 def warn_if_stale(seeds: Sequence[int]) -> None:
     """Warns when the trained models are not those of the present parameters, code and data."""
-    if stale := stale_stages(*(f"train@{seed}" for seed in seeds)):
-        print(
-            f"warning: {', '.join(stale)}: changed since the last training; `dvc repro` trains again.", file=sys.stderr
-        )
+    try:
+        stale = ", ".join(dvc_status(*(f"train@{seed}" for seed in seeds)))
+        warning = f"{stale}: changed since the last training; `dvc repro` trains again." if stale else ""
+    except UserError as error:
+        warning = f"whether the model is up to date is not known: {error}"
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)

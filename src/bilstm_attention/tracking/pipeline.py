@@ -1,25 +1,22 @@
-"""Runs of the pipeline: one for each trained seed, and a parent for the evaluation of several."""
+"""Builds and logs the runs of the pipeline: one per trained seed, and a parent for the evaluation of several."""
 
 import hashlib
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params, flatten
 from bilstm_attention.data.tokens import MARKER
-from bilstm_attention.tracking.environment import input_digests, sha256
-from bilstm_attention.tracking.registry import DEV_DIGEST, MODEL_DIGEST, LoggedModel, dev_digest
-from bilstm_attention.tracking.runs import Identity, RunRecord, fingerprints
-
-if TYPE_CHECKING:
-    # it imports TensorFlow
-    from bilstm_attention.evaluation.results import EvaluationResult
+from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_histories, read_json, seed_file
+from bilstm_attention.reports.tables import describe_evaluation, describe_seed, describe_training
+from bilstm_attention.tracking.environment import input_digests, made_with, sha256, stages_of_other_params
+from bilstm_attention.tracking.registry import DEV_ANSWERS, DEV_DIGEST, MODEL_DIGEST, LoggedModel, dev_digest
+from bilstm_attention.tracking.runs import Identity, RunRecord, fingerprints, log_runs
 
 PIPELINE_DIGEST = "pipeline.sha256"
 EXAMPLE = "The <e1>wheel</e1> of the <e2>car</e2> broke."
@@ -41,85 +38,105 @@ def run_name(params: Params, seeds: Sequence[int]) -> str:
     return f"{params.model.attention.kind} u={params.model.lstm_units} {which}"
 
 
-def training_record(
-    params: Params, seed: int, dev: Mapping[str, float], history: pd.DataFrame, **more: Any
-) -> RunRecord:
-    """The run of one trained seed, from `experiments/current/models`.
+def log_training(params: Params, seed: int, started: float) -> None:
+    """Logs the run of one trained seed, which began at `started`, in seconds since 1970."""
+    log_runs(corpus_name(params), [training_record(params, seed, started)], f"the training of seed {seed}")
 
-    Args:
-        params: all parameters.
-        seed: of the model.
-        dev: scores of the epoch that is kept.
-        history: a row per epoch.
-        more: other fields of `RunRecord`.
+
+def log_evaluation(params: Params) -> None:
+    """Logs the evaluation that the stages `evaluate` and `report` left on disk."""
+    log_runs(corpus_name(params), evaluation_records(params), "the evaluation")
+
+
+def pipeline_records(params: Params) -> tuple[list[RunRecord], list[str]]:
+    """The runs of what is on disk, and in words what is not there or not of these parameters.
+
+    Raises:
+        UserError: a file of a stage is not there, or DVC cannot tell whether parameters have changed.
     """
-    model = sha256(paths.seed_folder(seed) / "model.keras")
-    return RunRecord(
-        name=run_name(params, [seed]),
-        identity=_pipeline_identity(params) if len(params.train.seeds) == 1 else (MODEL_DIGEST, model),
-        params=flatten(params),
-        metrics={f"best_dev_{name}": value for name, value in dev.items()},
-        history=[{str(name): value for name, value in row.items()} for row in history.to_dict("records")],
-        tags={**input_digests(), "seed": str(seed), MODEL_DIGEST: model},
-        datasets=fingerprints({split: paths.PREPARED / f"{split}.parquet" for split in ("train", "dev")}),
-        **more,
+    records, missing, seeds = [], [], params.train.seeds
+    changed = stages_of_other_params(*(f"train@{seed}" for seed in seeds))
+    for seed in seeds:
+        if not (paths.seed_folder(seed) / "dev.json").is_file():
+            missing.append(f"seed {seed} is not trained")
+        elif changed & {"prepare", "embed", f"train@{seed}"}:
+            missing.append(f"seed {seed} was trained with other parameters")
+        else:
+            records.append(training_record(params, seed))
+    if len(records) == len(seeds) and _is_evaluated(seeds):
+        records = evaluation_records(params)
+    else:
+        missing.append("these models are not evaluated")
+    return records, missing
+
+
+def _is_evaluated(seeds: Sequence[int]) -> bool:
+    """Whether the evaluation on disk is of the models on disk, by their dev scores."""
+    if not ((paths.CURRENT / "metrics.json").is_file() and (paths.CURRENT / "plots").is_dir()):
+        return False
+    evaluated, trained = read_json(paths.CURRENT / "metrics.json")["dev"], read_dev_scores(seeds)
+    return all(
+        summary["by_seed"] == {str(seed): scores[name] for seed, scores in trained.items()}
+        for name, summary in evaluated.items()
     )
 
 
-def evaluation_records(
-    params: Params,
-    trainings: Sequence[RunRecord],
-    result: "EvaluationResult",
-    pages: Mapping[int, Path],
-    descriptions: Mapping[int | None, str],
-    model: LoggedModel | None,
-) -> list[RunRecord]:
-    """The parent run of several seeds, and the seeds' runs with their test scores; of one seed its only run.
+def training_record(params: Params, seed: int, started: float | None = None) -> RunRecord:
+    """The run of one trained seed, from its files; `started` is by default when those were written."""
+    model, report = seed_file(seed, "model.keras"), read_json(seed_file(seed, "dev.json"))
+    digest, history = sha256(model), read_histories([seed])[seed]
+    return RunRecord(
+        name=run_name(params, [seed]),
+        identity=_pipeline_identity(params) if len(params.train.seeds) == 1 else (MODEL_DIGEST, digest),
+        params=flatten(params),
+        started=model.stat().st_mtime if started is None else started,
+        metrics={f"best_dev_{name}": value for name, value in report["dev"].items()},
+        history=[{str(name): value for name, value in row.items()} for row in history.to_dict("records")],
+        tags={**input_digests(), "seed": str(seed), MODEL_DIGEST: digest},
+        datasets=fingerprints({split: paths.PREPARED / f"{split}.parquet" for split in ("train", "dev")}),
+        description=describe_training(params, report["dev"], report["best_epoch"], report["epochs"]),
+    )
 
-    Args:
-        params: all parameters.
-        trainings: from `training_record`, one for each of `train.seeds`.
-        result: scores and tables.
-        pages: attention page of each seed.
-        descriptions: Markdown for the run of each seed; under None for the whole.
-        model: to log with the whole; None: none.
-    """
+
+def evaluation_records(params: Params) -> list[RunRecord]:
+    """The parent run of several seeds, and the seeds' runs with their test scores; of one seed its only run."""
     seeds, test = params.train.seeds, fingerprints({"test": paths.PREPARED / "test.parquet"})
-    faithfulness = result.metrics.get("dev_faithfulness", {})
+    metrics = read_json(paths.CURRENT / "metrics.json")
+    faithfulness = metrics.get("dev_faithfulness", {})
     scored = []
-    for seed, training in zip(seeds, trainings, strict=True):
-        scores = {f"test_{name}": value["by_seed"][str(seed)] for name, value in result.metrics["test"].items()}
+    for seed in seeds:
+        training, page = training_record(params, seed), paths.attention_page(seed)
+        scores = {f"test_{name}": value["by_seed"][str(seed)] for name, value in metrics["test"].items()}
         scored.append(
             replace(
                 training,
                 metrics={**training.metrics, **scores, **attention_metrics(faithfulness, seed)},
                 datasets={**training.datasets, **test},
-                artifacts={**training.artifacts, "attention": [pages[seed]]},
-                description=descriptions[seed],
+                artifacts={"attention": [page]},
+                description=describe_seed(params, metrics, seed, page.name),
                 final=True,
             )
         )
-    files = [file for file in sorted(paths.CURRENT.iterdir()) if file.suffix in (".json", ".csv")]
+    pages = [paths.attention_page(seed) for seed in seeds]
     whole: dict[str, Any] = {
-        "metrics": _summary_metrics(result.metrics) | attention_metrics(faithfulness),
+        "metrics": _summary_metrics(metrics) | attention_metrics(faithfulness),
         "artifacts": {
-            "": files,
+            "": [file for file in sorted(paths.CURRENT.iterdir()) if file.suffix in (".json", ".csv")],
             "answers": [paths.CURRENT / "answers"],
             "plots": [paths.CURRENT / "plots"],
-            "attention": list(pages.values()),
+            "attention": pages,
         },
-        "description": descriptions[None],
+        "description": describe_evaluation(params, metrics, made_with(), [page.name for page in pages]),
         "final": True,
-        "model": model,
+        "model": _best_model(params, metrics["dev"][params.train.monitor]["mean"]),
     }
     if len(seeds) == 1:
-        (only,) = scored
-        return [replace(only, **{**whole, "metrics": {**only.metrics, **whole["metrics"]}})]
+        return [replace(scored[0], **{**whole, "metrics": {**scored[0].metrics, **whole["metrics"]}})]
     parent = RunRecord(
         name=run_name(params, seeds),
         identity=_pipeline_identity(params),
         params=flatten(params),
-        started=min((each.started for each in scored if each.started), default=None),
+        started=min(each.started or 0.0 for each in scored),
         datasets=test,
         tags={f"{MODEL_DIGEST}.{seed}": each.tags[MODEL_DIGEST] for seed, each in zip(seeds, scored, strict=True)},
         **whole,
@@ -127,34 +144,23 @@ def evaluation_records(
     return [parent, *(replace(each, parent=parent.identity) for each in scored)]
 
 
-def pipeline_model(params: Params, result: "EvaluationResult", seed: int, folder: Path) -> LoggedModel | None:
-    """The model of one seed, gathered in a new folder for logging; None if `evaluate.log_model` is off.
-
-    Args:
-        params: all parameters.
-        result: whose dev predictions say on which sentences scores compare.
-        seed: the best on dev.
-        folder: to create; holds what `serving.classifier.load_folder` reads.
-    """
+def _best_model(params: Params, dev: float) -> LoggedModel | None:
+    """The model of the seed that is best on dev, to be logged; `dev` is the mean dev score of all seeds."""
     if not params.evaluate.log_model:
         return None
-    folder.mkdir()
-    for name, file in (
-        ("model.keras", paths.seed_folder(seed) / "model.keras"),
-        ("vocabulary.txt", paths.EMBEDDINGS / "vocabulary.txt"),
-        ("labels.json", paths.PREPARED / "labels.json"),
-        ("params.yaml", paths.PARAMS),
-    ):
-        shutil.copy(file, folder / name)
     monitor = params.train.monitor
-    tags = {
-        "run": run_name(params, params.train.seeds),
-        "monitor": monitor,
-        "dev": repr(result.metrics["dev"][monitor]["mean"]),
-        DEV_DIGEST: dev_digest(result.dev_predictions),
+    best = best_seed(read_dev_scores(params.train.seeds), monitor)
+    files = {
+        "model.keras": seed_file(best, "model.keras"),
+        "vocabulary.txt": paths.EMBEDDINGS / "vocabulary.txt",
+        "labels.json": paths.PREPARED / "labels.json",
+        "params.yaml": paths.PARAMS,
     }
+    # a label may be NA or None
+    predictions = pd.read_csv(paths.CURRENT / DEV_ANSWERS, dtype=str, keep_default_na=False)
+    tags = {"run": run_name(params, params.train.seeds), "monitor": monitor, "dev": repr(dev)}
     example = EXAMPLE if params.data.relational else MARKER.sub("", EXAMPLE)
-    return LoggedModel(folder, example, model_name(params), tags)
+    return LoggedModel(files, example, model_name(params), tags | {DEV_DIGEST: dev_digest(predictions)})
 
 
 def attention_metrics(faithfulness: Mapping[str, Any], seed: int | None = None) -> dict[str, float]:

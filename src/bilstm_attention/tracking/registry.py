@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,13 +36,13 @@ class LoggedModel:
     """A model to log with a run and to register, see `log_model`.
 
     Args:
-        folder: what `serving.classifier.load_folder` reads.
+        files: by name, what `serving.classifier.load_folder` reads.
         example: a sentence that it classifies.
         name: in the registry.
         tags: of the version.
     """
 
-    folder: Path
+    files: Mapping[str, Path]
     example: str
     name: str
     tags: Mapping[str, str]
@@ -80,7 +81,7 @@ def dev_digest(predictions: pd.DataFrame) -> str:
 
 def log_model(client: Any, experiment: str, run_id: str, model: LoggedModel) -> None:
     """Logs a model with a run, unless the run has it, and registers it, unless it is registered."""
-    digest = sha256(model.folder / "model.keras")
+    digest = sha256(model.files["model.keras"])
     logged = [each for each in _logged_models(client, run_id) if each.tags.get(MODEL_DIGEST) == digest]
     whole = [each for each in logged if _is_ready(each)]
     for cut_off in (each for each in logged if not _is_ready(each)):
@@ -115,21 +116,26 @@ def _log(experiment: str, run_id: str, model: LoggedModel, digest: str) -> str:
         params=ParamSchema([ParamSpec("attention", DataType.boolean, default=False)]),
     )
     mlflow.set_experiment(experiment_id=experiment)
-    # not within mlflow.start_run: a failure there would end the finished run as FAILED
-    logged = Model.log(
-        artifact_path=None,
-        name="model",
-        flavor=mlflow.pyfunc,
-        run_id=run_id,
-        tags={MODEL_DIGEST: digest},
-        loader_module="bilstm_attention.serving.classifier",
-        data_path=str(model.folder),
-        model_config=SERVING_LIMITS,
-        code_paths=[str(Path(__file__).parents[1])],
-        pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in SERVING_PACKAGES],
-        signature=signature,
-        input_example=pd.DataFrame({"text": [model.example]}),
-    )
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "classifier"
+        folder.mkdir()
+        for name, file in model.files.items():
+            shutil.copy(file, folder / name)
+        # not within mlflow.start_run: a failure there would end the finished run as FAILED
+        logged = Model.log(
+            artifact_path=None,
+            name="model",
+            flavor=mlflow.pyfunc,
+            run_id=run_id,
+            tags={MODEL_DIGEST: digest},
+            loader_module="bilstm_attention.serving.classifier",
+            data_path=str(folder),
+            model_config=SERVING_LIMITS,
+            code_paths=[str(Path(__file__).parents[1])],
+            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in SERVING_PACKAGES],
+            signature=signature,
+            input_example=pd.DataFrame({"text": [model.example]}),
+        )
     return str(logged.model_id)
 
 

@@ -1,4 +1,4 @@
-"""Runs in MLflow: written from results that are already on disk, each once, found again by an identity tag.
+"""Logs runs to MLflow from results that are on disk, each once, found again by an identity tag.
 
 A store that fails costs a warning; `bilstm-attention sync` logs later what the store lacks.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from bilstm_attention.data.dataset import existing
 from bilstm_attention.tracking.environment import environment_tags, sha256
 from bilstm_attention.tracking.registry import LoggedModel, log_model
 from bilstm_attention.tracking.store import artifact_uri, error_line, open_store, shown_uri, store_uri
@@ -33,7 +34,7 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run, or what is added to the run with the same identity.
+    """A run, or an addition to the run with the same identity.
 
     Args:
         name: in the run list, for example `zhou u=100 seed=2`.
@@ -67,9 +68,13 @@ class RunRecord:
 
 
 def fingerprints(files: Mapping[str, Path]) -> dict[str, tuple[str, str]]:
-    """Files by their role (`train`, `dev`, `test`) as path in the project and SHA-256 digest."""
+    """Files by their role (`train`, `dev`, `test`) as path in the project and SHA-256 digest.
+
+    Raises:
+        DataError: a file is not there.
+    """
     # relative, since a copy made by `dvc exp run --temp` does not last
-    return {role: (str(file), sha256(file)) for role, file in files.items()}
+    return {role: (str(file), sha256(existing(file))) for role, file in files.items()}
 
 
 def log_runs(experiment: str, records: Sequence[RunRecord], about: str) -> dict[Identity, str]:
@@ -98,9 +103,15 @@ def write_runs(experiment: str, records: Sequence[RunRecord]) -> dict[Identity, 
     """As `log_runs`; raises whatever the store raises."""
     tracker, ids = Tracker(experiment), dict[Identity, str]()
     for record in records:
-        parent = record.parent and (ids.get(record.parent) or tracker.find(record.parent))
-        ids[record.identity] = tracker.write(record, parent or None)
+        parent = ids.get(record.parent) or tracker.find_id(record.parent) if record.parent else None
+        ids[record.identity] = tracker.write(record, parent)
     return ids
+
+
+def missing_runs(experiment: str, records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The records that the store does not have whole; raises whatever the store raises."""
+    tracker = Tracker(experiment)
+    return [record for record in records if not tracker.has(record)]
 
 
 class Tracker:
@@ -115,23 +126,36 @@ class Tracker:
         self.experiment = self._experiment(experiment)
         self._close_abandoned()
 
-    def find(self, identity: Identity, *conditions: str) -> str | None:
+    def find(self, identity: Identity) -> "Run | None":
+        """The newest run with this tag."""
+        query, newest = f"tags.`{identity[0]}` = '{identity[1]}'", ["attributes.start_time DESC"]
+        runs = self.client.search_runs([self.experiment], query, order_by=newest, max_results=1)
+        return runs[0] if runs else None
+
+    def find_id(self, identity: Identity) -> str | None:
         """Id of the newest run with this tag."""
-        query = " and ".join([f"tags.`{identity[0]}` = '{identity[1]}'", *conditions])
-        runs = self.client.search_runs([self.experiment], query, order_by=["attributes.start_time DESC"], max_results=1)
-        return str(runs[0].info.run_id) if runs else None
+        run = self.find(identity)
+        return str(run.info.run_id) if run else None
+
+    def has(self, record: RunRecord) -> bool:
+        """Whether the run of a record is finished and has its metrics, which are written last."""
+        run = self.find(record.identity)
+        logged = run.data.metrics if run else {}
+        return bool(
+            run
+            and run.info.status == "FINISHED"
+            and all(logged.get(name) == value for name, value in record.metrics.items())
+        )
 
     def write(self, record: RunRecord, parent: str | None = None) -> str:
         """Creates the run of a record, or adds what its run lacks; returns its id."""
-        run_id = self.find(record.identity)
-        run = self.client.get_run(run_id) if run_id else self._create(record)
+        run = self.find(record.identity) or self._create(record)
         run_id = str(run.info.run_id)
         if not run.data.params:
             self._write_params(run_id, record)
         for tag, value in record.tags.items():
             if run.data.tags.get(tag) != value:
                 self.client.set_tag(run_id, tag, value)
-        self._write_metrics(run, record)
         self._write_datasets(run, record.datasets)
         for folder, files in record.artifacts.items():
             for file in files:
@@ -142,6 +166,7 @@ class Tracker:
             self.client.set_tag(run_id, PARENT, parent)
         if record.model:
             log_model(self.client, self.experiment, run_id, record.model)
+        self._write_metrics(run, record)
         if run.info.status != "FINISHED":
             self.client.set_terminated(run_id)
         return run_id
@@ -161,15 +186,16 @@ class Tracker:
         from mlflow.entities import Metric
 
         logged, now = run.data.metrics, int(time.time() * 1000)
-        rows = [Metric(name, value, now, 0) for name, value in record.metrics.items() if logged.get(name) != value]
+        curves: dict[str, list[Metric]] = {}
         for epoch in record.history:
-            rows += [
-                Metric(name, float(value), now, int(epoch["epoch"]))
-                for name, value in epoch.items()
-                if name != "epoch" and name not in logged
-            ]
-        for start in range(0, len(rows), METRICS_PER_REQUEST):
-            self.client.log_batch(run.info.run_id, metrics=rows[start : start + METRICS_PER_REQUEST])
+            for name, value in epoch.items():
+                if name != "epoch" and name not in logged:
+                    curves.setdefault(str(name), []).append(Metric(name, float(value), now, int(epoch["epoch"])))
+        rows = [Metric(name, value, now, 0) for name, value in record.metrics.items() if logged.get(name) != value]
+        # a curve in one request: whoever completes a run that was cut off finds it whole or not at all
+        for batch in (*curves.values(), rows):
+            for start in range(0, len(batch), METRICS_PER_REQUEST):
+                self.client.log_batch(run.info.run_id, metrics=batch[start : start + METRICS_PER_REQUEST])
 
     def _write_datasets(self, run: "Run", datasets: Mapping[str, Sequence[str]]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -1,16 +1,11 @@
 from pathlib import Path
-from typing import Literal
 
-import pandas as pd
 import pytest
-from tests.small import begin_project
 
-from bilstm_attention import paths
-from bilstm_attention.config import Params, flatten
+from bilstm_attention.config import flatten
 from bilstm_attention.errors import ParamsError
-from bilstm_attention.search.compare import log_comparison
-from bilstm_attention.search.comparison import Comparison, PlannedTraining, Table, read_page
-from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, merge_jobs
+from bilstm_attention.search.comparison import PlannedTraining, read_page
+from bilstm_attention.search.trainings import merge_jobs
 
 ROOT = Path(__file__).parents[3]
 
@@ -144,32 +139,3 @@ def test_each_variant_has_its_own_sample_of_faithfulness(tmp_path: Path, monkeyp
     change = ("kind: mean}", "kind: mean, evaluate.faithfulness: 50, evaluate.faithfulness_seed: 3}")
     plan = planned(tmp_path, monkeypatch, change)
     assert {(each.variant, each.job.faithfulness) for each in plan} == {("mean", ((50, 3),)), ("two hops", ((200, 0),))}
-
-
-@pytest.mark.parametrize("scored", ["dev", "test"])
-def test_shared_training_is_a_run_of_each_table_and_variant(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: str, scored: Literal["dev", "test"]
-) -> None:
-    from mlflow import MlflowClient
-
-    monkeypatch.chdir(begin_project(tmp_path / "project"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
-    root = tmp_path / "data"
-    for split in ("train", "dev", "test"):
-        (root / paths.PREPARED).mkdir(parents=True, exist_ok=True)
-        pd.DataFrame({"label": ["b", "a"]}).to_parquet(root / paths.PREPARED / f"{split}.parquet")
-    job = TrainingJob("zhou seed=0", Params(), 0, root, scored=scored)
-    record = TrainingRecord("key", {"accuracy": 60.0}, 1, [], 1.0, "", {}, 9, ["a", "b"], ["a", "a"], [0.5, 0.5])
-    # a quote ends a query of MLflow
-    places = [("one", "zhou"), ("two", "zhou"), ("two", "the snippet's")]
-    for name, variant in places * 2:
-        table = Table.model_validate({"seeds": [0], "reference": variant, "variants": {variant: {}}})
-        comparison = Comparison("page", name, table, {variant: Params()}, {})
-        log_comparison(comparison, [PlannedTraining(variant, None, job)], {job.work: record})
-    client = MlflowClient(mlflow_store)
-    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-    assert sorted((run.data.tags["table"], run.data.tags["variant"]) for run in runs) == sorted(places)
-    # the fold that scores a training is test where the corpus has no test file
-    expected = {"dev": None, "test": 50.0}[scored]
-    assert [run.data.metrics.get("test_accuracy") for run in runs] == [expected] * 3
-    assert {run.data.metrics["best_dev_accuracy"] for run in runs} == {60.0}

@@ -10,12 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 from tests.small import begin_project, commit_all
 
 from bilstm_attention.config import Params, flatten
 from bilstm_attention.errors import UserError
-from bilstm_attention.tracking.environment import environment_tags, input_digests
-from bilstm_attention.tracking.runs import NOTE, PARENT, RunRecord, Tracker, fingerprints, log_runs
+from bilstm_attention.tracking import environment
+from bilstm_attention.tracking.environment import (
+    check_up_to_date,
+    environment_tags,
+    input_digests,
+    stages_of_other_params,
+    warn_if_stale,
+)
+from bilstm_attention.tracking.runs import NOTE, PARENT, RunRecord, Tracker, fingerprints, log_runs, missing_runs
 from bilstm_attention.tracking.store import artifact_uri, open_ui, report_store_errors, shown_uri, store_uri
 
 pytestmark = pytest.mark.usefixtures("inside")
@@ -99,12 +107,53 @@ def test_parent_has_its_children(inside: Path, request: pytest.FixtureRequest) -
     assert tracker.client.get_run(run_id).data.tags[PARENT] == ids[parent.identity]
 
 
-def test_cut_off_run_is_completed(tracker: Tracker) -> None:
-    run = tracker.client.create_run(tracker.experiment, 0, {"id": "a"}, "cut off")
-    assert tracker.write(record(metrics={"dev": 1.0})) == run.info.run_id
-    whole = tracker.client.get_run(run.info.run_id)
-    assert whole.info.status == "FINISHED"
-    assert whole.data.params["model.lstm_units"] == "100"
+CALLS = ("create_run", "log_batch", "log_inputs", "log_artifact", "set_tag", "set_terminated")
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_run_cut_off_at_any_call_is_completed(
+    call: str, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    (tmp_path / "page.html").touch()
+    whole = record(
+        metrics={"dev": 1.0},
+        history=[{"epoch": epoch, "loss": 2.0, "dev_loss": 3.0} for epoch in (1, 2)],
+        datasets=fingerprints({"train": Path("data/train.parquet")}),
+        artifacts={"": [tmp_path / "page.html"]},
+        description="trained",
+    )
+    real, calls = getattr(MlflowClient, call), list[str]()
+
+    def fail_at_second(*arguments: Any, **named: Any) -> Any:
+        calls.append(call)
+        # of most calls there is one alone
+        if len(calls) == (2 if call == "log_batch" else 1):
+            raise ConnectionError("cut off")
+        return real(*arguments, **named)
+
+    name = request.node.name
+    with monkeypatch.context() as outage:
+        outage.setattr(MlflowClient, call, fail_at_second)
+        assert log_runs(name, [whole], "the training") == {}
+    assert missing_runs(name, [whole]) == [whole]
+    ids = log_runs(name, [whole], "the training")
+    assert missing_runs(name, [whole]) == []
+    (run,) = tracker.client.search_runs([tracker.experiment])
+    assert (run.info.run_id, run.info.status) == (ids[whole.identity], "FINISHED")
+    assert run.data.params["model.lstm_units"] == "100"
+    for metric, points in {"dev": 1, "loss": 2, "dev_loss": 2}.items():
+        assert len(tracker.client.get_metric_history(run.info.run_id, metric)) == points
+    assert [file.path for file in tracker.client.list_artifacts(run.info.run_id)] == ["page.html"]
+    assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["train"]
+    assert run.data.tags[NOTE] == "trained"
+
+
+def test_run_without_its_scores_is_missing(inside: Path, request: pytest.FixtureRequest) -> None:
+    name, tested = request.node.name, record(metrics={"dev": 1.0, "test": 3.0})
+    log_runs(name, [record(metrics={"dev": 1.0})], "the training")
+    assert missing_runs(name, [tested, record("b")]) == [tested, record("b")]
+    log_runs(name, [tested], "the evaluation")
+    assert missing_runs(name, [tested]) == []
 
 
 def test_run_of_a_dead_process_is_closed(tracker: Tracker, request: pytest.FixtureRequest) -> None:
@@ -183,6 +232,36 @@ def test_without_git_a_run_has_no_commit(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert not {"mlflow.source.git.commit", "git.dirty"} & set(environment_tags())
+
+
+STATUS = {
+    "embed": [{"changed deps": {"params.yaml": {"embeddings.window": "modified"}}}],
+    "train@0": [{"changed deps": {"src/bilstm_attention/model": "modified", "params.yaml": {"model": "new"}}}],
+    "train@1": ["always changed", {"changed deps": {"params.yaml": "modified"}}],
+    "train@2": [
+        {"changed deps": {"params.yaml": {"model": "modified"}}},
+        {"changed outs": {"experiments/current/models/seed-2": "modified"}},
+    ],
+}
+
+
+def test_stale_stages_are_a_warning_or_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = subprocess.CompletedProcess([], 0, stdout=json.dumps(STATUS), stderr="")
+    monkeypatch.setattr(environment.subprocess, "run", lambda *arguments, **options: done)
+    assert stages_of_other_params("train@0") == {"embed"}
+    warn_if_stale([0, 1])
+    assert capsys.readouterr().err.startswith(
+        "warning: embed, train@0, train@1, train@2: changed since the last training"
+    )
+    with pytest.raises(UserError, match=r"embed, .*: changed since it was prepared; `dvc repro embed` first"):
+        check_up_to_date("it was prepared", "embed")
+    done.returncode, done.stderr = 255, "ERROR: Unable to acquire lock\nmore"
+    warn_if_stale([0])
+    assert capsys.readouterr().err.rstrip().endswith("not known: dvc status: Unable to acquire lock")
+    with pytest.raises(UserError, match=r"^dvc status: Unable to acquire lock$"):
+        check_up_to_date("it was prepared")
 
 
 def test_ui_refuses_a_busy_port() -> None:
