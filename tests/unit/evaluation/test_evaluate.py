@@ -26,6 +26,7 @@ from bilstm_attention.evaluation.results import (  # noqa: E402
 )
 from bilstm_attention.model.classifier import load_classifier, save_classifier  # noqa: E402
 from bilstm_attention.model.predict import read_attention, to_labels  # noqa: E402
+from bilstm_attention.tracking import pipeline  # noqa: E402
 from bilstm_attention.training.fit import run_training  # noqa: E402
 
 SEEDS = [3, 8]
@@ -275,7 +276,7 @@ def test_plain_classes_have_no_official_score(tmp_path: Path, monkeypatch: pytes
 def test_report_draws_the_same_bytes_whatever_its_undeclared_params(
     result: EvaluationResult, inside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "_log_evaluation", lambda params: {})
+    monkeypatch.setattr(pipeline, "log_evaluation", lambda params: None)
     write_results(result)
 
     def drawn() -> dict[str, bytes]:

@@ -34,6 +34,8 @@ RECORD = {
 def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[PlannedTraining, dict[str, TrainingRecord]]:
     """A training with its record and its data on disk."""
     monkeypatch.chdir(tmp_path)
+    for name in ("dvc.yaml", "params.yaml"):
+        (tmp_path / name).touch()
     job = TrainingJob("mean seed=3", Params(), seed=3, root=paths.TRAININGS / "data/x")
     for split in ("train", "dev", "test"):
         file = job.root / paths.PREPARED / f"{split}.parquet"
