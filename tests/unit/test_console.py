@@ -61,20 +61,6 @@ def test_chatter_is_shown_when_the_start_fails() -> None:
     assert shown[-1] == "RuntimeError: no device"
 
 
-def test_no_descriptor_is_left_open() -> None:
-    def next_descriptor() -> int:
-        descriptor = os.open(os.devnull, os.O_RDONLY)
-        os.close(descriptor)
-        return descriptor
-
-    with suppress_native_stderr():
-        pass
-    before = next_descriptor()
-    with suppress_native_stderr():
-        pass
-    assert next_descriptor() == before
-
-
 @pytest.mark.parametrize("value", [None, "0"])
 def test_environment_wins_over_settings_of_tensorflow(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_CPU_ALLOCATOR_USE_BFC", raising=False)

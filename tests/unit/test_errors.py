@@ -1,9 +1,6 @@
 """Messages list offenders, the first twenty, and suggest a legal name."""
 
-import pytest
-
-from bilstm_attention import errors
-from bilstm_attention.errors import OFFENDERS_SHOWN, UserError, did_you_mean, join_lines
+from bilstm_attention.errors import OFFENDERS_SHOWN, did_you_mean, join_lines
 
 
 def test_first_offenders_are_listed_and_the_rest_counted() -> None:
@@ -17,8 +14,3 @@ def test_first_offenders_are_listed_and_the_rest_counted() -> None:
 def test_nearest_legal_name_is_suggested_and_a_far_one_is_not() -> None:
     assert did_you_mean("lstm_unit", ["lstm_units", "merge"]) == "; did you mean 'lstm_units'?"
     assert did_you_mean("qqq", iter(["lstm_units", "merge"])) == ""
-
-
-@pytest.mark.parametrize("name", ["ParamsError", "DataError", "FetchError", "TrainingError", "SweepError"])
-def test_error_is_printed_without_a_traceback(name: str) -> None:
-    assert issubclass(getattr(errors, name), UserError)

@@ -30,13 +30,6 @@ def comments(text: str) -> list[str]:
     return re.findall(r"# .*", text)
 
 
-def test_flatten_keeps_mappings_of_labels_to_files_whole() -> None:
-    flat = flatten(with_overrides(Params(), CLASSES))
-    assert flat["data.train"] == CLASSES["data.train"]
-    assert flat["model.attention.kind"] == "zhou"
-    assert not any(isinstance(value, dict) for key, value in flat.items() if key != "data.train")
-
-
 @pytest.mark.parametrize(
     ("text", "parsed"),
     [
@@ -116,20 +109,6 @@ def test_illegal_overrides_write_nothing(file: Path) -> None:
     message = refusal(lambda: apply_overrides(file, {"train.epochs": 3, "model.lstm_units": 0}))
     assert f"{file} with overrides: model.lstm_units" in message
     assert (file.read_bytes(), file.stat().st_mtime_ns) == (before, written)
-
-
-def test_failing_write_leaves_the_old_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = file.read_bytes()
-
-    def fail(self: Path, *args: Any, **kwargs: Any) -> None:
-        self.write_bytes(b"half")
-        raise OSError("no space left")
-
-    monkeypatch.setattr(Path, "write_text", fail)
-    with pytest.raises(OSError, match="no space"):
-        apply_overrides(file, {"train.epochs": 3})
-    assert file.read_bytes() == before
-    assert list(file.parent.iterdir()) == [file]
 
 
 VALUES = {

@@ -140,8 +140,3 @@ def test_changed_parameter_reruns_its_stage() -> None:
     assert set(STAGES["train"]["params"]) == {"model"} | listed
     read = {name.partition(".")[0] for stage in STAGES.values() for name in stage["params"]}
     assert read == set(Params.model_fields)
-
-
-def test_parameters_are_read_only() -> None:
-    with pytest.raises(ValueError, match="frozen"):
-        Params().model.lstm_units = 3  # type: ignore[misc]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from bilstm_attention import paths
 from bilstm_attention.errors import UserError
 from bilstm_attention.paths import atomic_write, file_lock, main_root, project_root
 
@@ -49,10 +48,6 @@ def test_temporary_copy_leads_to_the_main_checkout(copy: str, tmp_path: Path, mo
 def test_folder_merely_called_exps_is_no_copy(tmp_path: Path) -> None:
     root = make_project(tmp_path / "exps/tmp/project")
     assert main_root(root) == root
-
-
-def test_each_seed_has_a_folder() -> None:
-    assert paths.seed_folder(3) == paths.MODELS / "seed-3"
 
 
 def test_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
