@@ -21,13 +21,13 @@ MASKED = -1e30
 
 
 class Context(NamedTuple):
-    """What a mechanism may read beside the states.
+    """What a mechanism may read beside the states; `last` and `entities` if it has them in `needs`.
 
     Args:
         mask: bool `(B, T)`, True on real tokens.
         last: `(B, H)`, the last real state of each direction, merged as the states are: the forward one of the last
-            token, the backward one of the first; for mechanisms with it in `needs`.
-        entities: bool `(B, 2, T)`, True on the words of each entity; for mechanisms with it in `needs`.
+            token, the backward one of the first.
+        entities: bool `(B, 2, T)`, True on the words of each entity.
     """
 
     mask: Any
@@ -251,7 +251,6 @@ class Bahdanau(Additive):
     needs = frozenset({"last"})
 
     def query(self, states: Any, context: Context) -> Any:
-        """`(B, H)`."""
         return context.last
 
 
@@ -267,7 +266,6 @@ class Entity(Additive):
     queries = 2
 
     def query(self, states: Any, context: Context) -> Any:
-        """`(B, 2 H)`."""
         return entity_states(states, context.entities)
 
 
@@ -376,8 +374,7 @@ class Max(AttentionPooling):
         return ops.mean(is_maximum / ops.sum(is_maximum, axis=1, keepdims=True), axis=-1)
 
     def pool(self, states: Any, weights: Any, context: Context) -> Any:
-        lowest = -6e4 if states.dtype == "float16" else MASKED  # float16 ends at 65,504
-        return ops.max(ops.where(ops.expand_dims(context.mask, -1), states, lowest), axis=1)
+        return ops.max(ops.where(ops.expand_dims(context.mask, -1), states, MASKED), axis=1)
 
 
 @mechanism("last")

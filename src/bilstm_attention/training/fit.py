@@ -41,14 +41,10 @@ Arrays = list[NDArray[Any]]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained model with the weights of one epoch: the best on dev, or the last.
+    """A trained model with the weights of one epoch, from 1: the best on dev, or the last; and its dev scores.
 
-    Args:
-        model: the classifier.
-        history: a row per epoch: `epoch`, `learning_rate`, `loss` (training, without penalties), `dev_loss` and every
-            dev score in percent as `dev_<name>`.
-        best_epoch: that epoch, from 1.
-        dev: its scores.
+    `history` has a row per epoch: `epoch`, `learning_rate`, `loss` (training, without penalties), `dev_loss` and every
+    dev score in percent as `dev_<name>`.
     """
 
     model: keras.Model
@@ -59,20 +55,12 @@ class TrainingResult:
 
 @dataclass
 class State:
-    """A training after some whole epochs.
+    """A training after some whole epochs."""
 
-    Args:
-        history: a row per finished epoch.
-        best_epoch: epoch with the best dev score, from 1, or the last with `restore_best_weights: false`; 0 before the
-            first.
-        variables: every variable of model and optimizer, states of random numbers included.
-        best: the model's variables after `best_epoch`.
-    """
-
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
-    variables: Arrays = field(default_factory=list)
-    best: Arrays = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)  # a row per finished epoch
+    best_epoch: int = 0  # 0 before the first
+    variables: Arrays = field(default_factory=list)  # of model and optimizer, states of random numbers included
+    best: Arrays = field(default_factory=list)  # the model's variables after `best_epoch`
 
 
 def run_training(
@@ -261,7 +249,7 @@ def training_checkpoint(folder: Path, params: Params, dataset: Dataset, seed: in
 
 
 def training_key(params: Params, dataset: Dataset, seed: int) -> str:
-    """Digest of all that determines a training: parameters, data, seed, library versions and `TRAINING_VERSION`."""
+    """Digest of all that determines a training."""
     arrays = [array for rows in (dataset.train, dataset.dev) for array in (rows.tokens, rows.starts, rows.labels)]
     versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow")}
     settings = [params.model.model_dump(), params.train.model_dump(exclude={"seeds"}), seed, list(dataset.labels)]
@@ -288,11 +276,8 @@ def use_threads(threads: int | None = None) -> None:
     as long with two threads in each operation as with two operations, one direction of the LSTM each, at once. More
     than two hardly ever find work. Once TensorFlow has computed anything its threads are fixed, and this does nothing.
 
-    Args:
-        threads: 1 or more; None: environment variable `BILSTM_ATTENTION_THREADS`, else 2.
-
-    Raises:
-        ParamsError: the variable is no whole number above 0.
+    Without `threads`, the environment variable `BILSTM_ATTENTION_THREADS` counts, else 2; ParamsError if it is no whole
+    number above 0.
     """
     text = str(threads or os.environ.get(THREADS) or 2)
     if not text.isdecimal() or not int(text):
