@@ -104,7 +104,7 @@ def attention_table(
             "labels": [[labels[number] for number in numbers] for numbers in top],
             "probabilities": np.take_along_axis(rows, top, axis=1).astype(float).tolist(),
             "weights": [np.atleast_2d(row).astype(float).tolist() for row in weights],
-            "axis": model.get_layer("attention").axis,
+            "axis": getattr(model.get_layer("attention"), "axis", ""),
         }
     )
 

@@ -179,7 +179,7 @@ def gradient_input(model: keras.Model, rows: Rows) -> list[Floats]:
     return scores
 
 
-def token_kinds(tokens: Sequence[str], spans: Sequence[Sequence[int]] = ()) -> list[str]:
+def _token_kinds(tokens: Sequence[str], spans: Sequence[Sequence[int]]) -> list[str]:
     """One of `KINDS` for each token; `spans`, half-open, are the entities of a relation sentence."""
     inside = {position for span in spans for position in range(*span)}
     return [_kind(token, position in inside, bool(spans)) for position, token in enumerate(tokens)]
@@ -199,7 +199,7 @@ def _shares(examples: pd.DataFrame, attention: Sequence[Floats]) -> pd.DataFrame
     """By kind, its percent of the weights and of the tokens, means of the sentences."""
     relational = set(SPANS) <= set(examples)
     spans = examples[list(SPANS)].to_numpy().reshape(-1, 2, 2).tolist() if relational else [()] * len(examples)
-    kinds = chain.from_iterable(map(token_kinds, examples["tokens"], spans))
+    kinds = chain.from_iterable(map(_token_kinds, examples["tokens"], spans))
     uniform = [np.full(len(row), 1 / len(row)) for row in attention]
     columns = {"attention": np.concatenate(attention), "tokens": np.concatenate(uniform)}
     sums = pd.DataFrame(columns).groupby(list(kinds)).sum()

@@ -1,8 +1,7 @@
 """Scores of predictions, in percent: metrics, tables by class, intervals, significance tests, baselines.
 
-Everything rests on confusion counts `(..., C, C)`, gold by predicted, so that one definition of a metric serves one set
-of predictions and thousands of resamples alike; `semeval.py` is the whole official scorer. Shape letters: N items,
-S seeds, C labels, G groups of labels.
+Everything rests on confusion counts `(..., C, C)`, gold by predicted: one definition of a metric serves one set of
+predictions and thousands of resamples. Shape letters: N items, S seeds, C labels, G groups of labels.
 """
 
 from collections.abc import Callable, Mapping, Sequence

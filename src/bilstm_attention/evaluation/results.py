@@ -91,7 +91,7 @@ def seed_file(seed: int, name: str) -> Path:
 
 
 def read_dev_scores(seeds: Sequence[int]) -> dict[int, dict[str, float]]:
-    """By seed, the dev scores of the epoch that is kept."""
+    """By seed, the dev scores of its best epoch."""
     return {seed: read_json(seed_file(seed, "dev.json"))["dev"] for seed in seeds}
 
 

@@ -92,7 +92,6 @@ class WordEmbedding(keras.layers.Layer):
             self._on_lookup = None
 
     def call(self, tokens: Any) -> Any:
-        """`(B, T) -> (B, T, D)` or `(B, T, 2 D)`."""
         vectors = self._look_up(tokens)
         return vectors if self._on_lookup is None else self._on_lookup(vectors)
 
@@ -107,7 +106,6 @@ class WordEmbedding(keras.layers.Layer):
         return ops.concatenate([vectors, fixed], axis=-1) if self.frozen_copy else vectors
 
     def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
         own = {"rows": self.rows, "dimension": self.dimension, "trained_rows": self.trained_rows, "l2": self.l2}
         return {**super().get_config(), **own, "frozen_copy": self.frozen_copy}
 
@@ -121,7 +119,6 @@ class RealTokens(keras.layers.Layer):
     """
 
     def call(self, tokens: Any) -> Any:
-        """`(B, T) -> (B, T)`."""
         return ops.not_equal(tokens, PAD_ID)
 
 

@@ -82,7 +82,6 @@ class Bidirectional(keras.layers.Bidirectional):
         self.kernel = kernel
 
     def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool | None = None) -> Any:
-        """`(B, T, D) -> (B, T, H)`, and the last states."""
         if not self._is_fused():
             return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
         inputs = tf.transpose(sequences, [1, 0, 2])  # the kernel's order: (T, B, D)
@@ -107,7 +106,6 @@ class Bidirectional(keras.layers.Bidirectional):
         return (states, *ends)
 
     def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
         return {**super().get_config(), "kernel": self.kernel}
 
     def _is_fused(self) -> bool:
@@ -208,11 +206,9 @@ class Merge(keras.layers.Layer):
         self.merge = merge
 
     def call(self, directions: Any) -> Any:
-        """`(B, U), (B, U) -> (B, H)`."""
         return ops.concatenate(directions, axis=-1) if self.merge == "concat" else ops.add(*directions)
 
     def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
         return {**super().get_config(), "merge": self.merge}
 
 
@@ -224,11 +220,9 @@ class Decay(keras.regularizers.Regularizer):
         self.l2 = l2
 
     def __call__(self, weight: Any) -> Any:
-        """The penalty of a weight, a scalar."""
         return 2 * self.l2 * tf.nn.l2_loss(weight)
 
     def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
         return {"l2": self.l2}
 
 

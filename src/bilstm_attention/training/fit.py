@@ -83,14 +83,18 @@ def run_training(
         checkpoints: folder in which the last finished epoch is saved, and from which an equal training resumes; the
             file stays until `training_checkpoint(...).remove()`.
         on_batch: called with epoch, batch and batches of the epoch, all from 1.
-        on_epoch: called with each new row of the history; an exception from it ends the training.
+        on_epoch: called with each new row of the history.
 
     Raises:
         ParamsError: a monitored score that this corpus does not have.
         TrainingError: the loss is not a number.
     """
     settings = params.train
-    _check_monitor(settings.monitor, dataset.labels)
+    legal = [*metric_names(dataset.labels), "loss"]
+    if settings.monitor not in legal:
+        raise ParamsError(
+            f"train.monitor: {settings.monitor} is not available for this label set. Legal: {', '.join(legal)}."
+        )
     use_threads()
     model = build_classifier(params.model, dataset.matrix, dataset.training_words, len(dataset.labels), seed)
     optimizer = make_optimizer(settings, steps_per_epoch(dataset.train, settings.batch_size))
@@ -166,12 +170,6 @@ def _score_dev(model: keras.Model, rows: Rows, labels: Sequence[str]) -> dict[st
     dev = scores(names[rows.labels].tolist(), names[probabilities.argmax(axis=1)].tolist(), labels)
     loss = float(-np.log(np.maximum(gold_probabilities, SMALLEST_PROBABILITY), dtype=np.float64).mean())
     return {"dev_loss": loss, **{f"dev_{name}": value for name, value in dev.items()}}
-
-
-def _check_monitor(monitor: str, labels: Sequence[str]) -> None:
-    legal = [*metric_names(labels), "loss"]
-    if monitor not in legal:
-        raise ParamsError(f"train.monitor: {monitor} is not available for this label set. Legal: {', '.join(legal)}.")
 
 
 def _is_best(state: State, monitor: str) -> bool:
