@@ -58,7 +58,3 @@ def test_contenders_train_the_same_network(size: dict[str, Any]) -> None:
     assert losses["ours"] == pytest.approx(losses["keras"], abs=1e-4)
     # without steps every loss would be the first
     assert len(set(losses["ours"])) == len(losses["ours"])
-
-
-def test_benchmarks_are_small() -> None:
-    assert sum(len(file.read_text().splitlines()) for file in FOLDER.rglob("*.py")) <= 500

@@ -15,13 +15,7 @@ from bilstm_attention.data.dataset import encode, load_labels, load_sentences, l
 from bilstm_attention.data.embeddings import coverage, read_origins
 from bilstm_attention.data.tokens import count_words
 from bilstm_attention.evaluation import faithfulness, metrics
-from bilstm_attention.evaluation.results import (
-    EvaluationResult,
-    read_dev_scores,
-    read_histories,
-    read_json,
-    seed_file,
-)
+from bilstm_attention.evaluation.results import EvaluationResult, read_dev_scores, read_histories, read_json, seed_file
 from bilstm_attention.model.classifier import load_classifier
 from bilstm_attention.model.predict import predict, read_attention, to_labels
 
@@ -60,8 +54,12 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
     origins = read_origins(vocabulary, read_json(paths.EMBEDDINGS / "coverage.json"))
     test_coverage = coverage(count_words(test["tokens"]), origins)
     baseline_tokens, baseline_labels = _baseline_sentences()
+    dev_scores = read_dev_scores(seeds)
     scores: dict[str, Any] = {
-        "dev": _dev_scores(seeds),
+        "dev": {
+            name: metrics.spread_over_seeds({seed: scores[name] for seed, scores in dev_scores.items()})
+            for name in dev_scores[seeds[0]]
+        },
         "test": _test_scores(gold, by_seed, labels, params),
         "ensemble": metrics.scores(gold, ensemble, labels),
         "baselines": metrics.baselines(baseline_tokens, baseline_labels, list(map(list, test["tokens"])), gold),
@@ -105,10 +103,7 @@ def attention_table(
             "gold": examples["label"].tolist(),
             "labels": [[labels[number] for number in numbers] for numbers in top],
             "probabilities": np.take_along_axis(rows, top, axis=1).astype(float).tolist(),
-            "weights": [
-                np.reshape(row, (-1, len(words))).astype(float).tolist()
-                for row, words in zip(weights, tokens, strict=True)
-            ],
+            "weights": [np.atleast_2d(row).astype(float).tolist() for row in weights],
             "axis": getattr(model.get_layer("attention"), "axis", ""),
         }
     )
@@ -119,14 +114,6 @@ def _baseline_sentences() -> tuple[list[list[str]], list[str]]:
     labels = load_split("train", ["label"])["label"]
     step = -(-len(labels) // BASELINE_SENTENCES)
     return list(islice(load_sentences("train"), 0, None, step)), labels[::step].tolist()
-
-
-def _dev_scores(seeds: Sequence[int]) -> dict[str, Any]:
-    by_seed = read_dev_scores(seeds)
-    return {
-        name: metrics.spread_over_seeds({seed: scores[name] for seed, scores in by_seed.items()})
-        for name in by_seed[seeds[0]]
-    }
 
 
 def _test_scores(

@@ -48,8 +48,8 @@ FUNCTION_WORDS = frozenset(_CLOSED_CLASSES.split())
 def merge_seeds(measured: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """Merges the results of `measure` for several seeds, by seed, into one of the same form.
 
-    Numbers become `mean`, `sd` and `by_seed`, curves their mean over the seeds. An `sd` of one seed is None, and so is
-    a correlation that no seed has. `rows` and `token_share` do not depend on the seed.
+    Numbers become `mean`, `sd` and `by_seed`, curves their mean. An `sd` of one seed is None, and so is a correlation
+    that no seed has. `rows` and `token_share` do not depend on the seed.
     """
     first = next(iter(measured.values()))
     return {**_merge(measured), **{name: first[name] for name in ("rows", "token_share")}}
@@ -73,9 +73,7 @@ def measure(
     With p the probability of the class predicted on the whole sentence, and k tokens that a ranking puts on top:
     comprehensiveness is p(whole) - p(without the k tokens), high if they were needed; sufficiency is p(whole) -
     p(the k tokens alone), low if they were enough (DeYoung et al. 2020, ERASER, arXiv:1911.03429). Each is reported by
-    bin (`curves`) and as the mean of the five bins, in place of the area over its curve. Tokens are deleted, the rest
-    keep their order; entity markers are tokens like all others. A bin is rounded up to whole tokens, so that the first
-    two bins of sentences of up to 20 tokens are the same.
+    bin (`curves`) and as the mean of the five bins. Tokens are deleted, the rest keep their order.
 
     The rankings: `attention`, the weights, their mean if K > 1; `random`, the mean of three orders; `gradient_input`,
     the gradient of p with respect to a token's word vector times that vector. Ties are in random order.
@@ -85,15 +83,14 @@ def measure(
         examples: a prepared split, see `tokens.encode_examples`.
         vocabulary: that of the model.
         labels: class names in the order of their numbers.
-        rows: sentences to measure, drawn from those of at least two tokens: of one, none can be deleted.
+        rows: sentences to measure, drawn from those of at least two tokens.
         seed: of the sentences and of every random order.
 
     Returns:
-        `rows`, sentences measured; `comprehensiveness` and `sufficiency` by ranking; `curves`: `percent`, the bins, and
-        both measures by ranking, a number for each bin; `rank_correlation`, Kendall's tau-b in [-1, 1] of weights and
-        `gradient_input`, mean of the sentences, None if all weights of each sentence are equal; `entropy` of the
-        weights, mean of the K, in percent of log T: 0 one token, 100 uniform; `attention_share` of each kind of token,
-        and `token_share`, the same under uniform weights, means of the sentences.
+        `rows`; both measures by ranking; `curves`: `percent`, the bins, and both measures by ranking and bin;
+        `rank_correlation`, Kendall's tau-b of weights and `gradient_input`, None if all weights of each sentence are
+        equal; `entropy` of the weights in percent of log T: 0 one token, 100 uniform; `attention_share` of each kind of
+        token, and `token_share`, the same under uniform weights. All but the first are means of the sentences.
 
     Raises:
         DataError: no sentence has two tokens.
@@ -182,10 +179,10 @@ def gradient_input(model: keras.Model, rows: Rows) -> list[Floats]:
     return scores
 
 
-def token_kinds(tokens: Sequence[str], spans: Sequence[Sequence[int]] = ()) -> list[str]:
+def _token_kinds(tokens: Sequence[str], spans: Sequence[Sequence[int]]) -> list[str]:
     """One of `KINDS` for each token; `spans`, half-open, are the entities of a relation sentence."""
-    inside = {place for span in spans for place in range(*span)}
-    return [_kind(token, place in inside, bool(spans)) for place, token in enumerate(tokens)]
+    inside = {position for span in spans for position in range(*span)}
+    return [_kind(token, position in inside, bool(spans)) for position, token in enumerate(tokens)]
 
 
 def _kind(token: str, in_entity: bool, relational: bool) -> str:
@@ -202,7 +199,7 @@ def _shares(examples: pd.DataFrame, attention: Sequence[Floats]) -> pd.DataFrame
     """By kind, its percent of the weights and of the tokens, means of the sentences."""
     relational = set(SPANS) <= set(examples)
     spans = examples[list(SPANS)].to_numpy().reshape(-1, 2, 2).tolist() if relational else [()] * len(examples)
-    kinds = chain.from_iterable(map(token_kinds, examples["tokens"], spans))
+    kinds = chain.from_iterable(map(_token_kinds, examples["tokens"], spans))
     uniform = [np.full(len(row), 1 / len(row)) for row in attention]
     columns = {"attention": np.concatenate(attention), "tokens": np.concatenate(uniform)}
     sums = pd.DataFrame(columns).groupby(list(kinds)).sum()

@@ -1,8 +1,7 @@
 """Scores of predictions, in percent: metrics, tables by class, intervals, significance tests, baselines.
 
-Everything rests on confusion counts `(..., C, C)`, gold by predicted, so that one definition of a metric serves one set
-of predictions and thousands of resamples alike; `semeval.py` is the whole official scorer. Shape letters: N items,
-S seeds, C labels, G groups of labels.
+Everything rests on confusion counts `(..., C, C)`, gold by predicted: one definition of a metric serves one set of
+predictions and thousands of resamples. Shape letters: N items, S seeds, C labels, G groups of labels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,15 +21,14 @@ Counts = NDArray[np.int64]
 Labels = tuple[str, ...]
 
 
-def ratio(part: Any, whole: Any) -> Any:
-    """`part / whole` element by element; 0 where `whole` is 0."""
+def _ratio(part: Any, whole: Any) -> Any:
     shape = np.broadcast_shapes(np.shape(part), np.shape(whole))
     return np.divide(part, whole, out=np.zeros(shape), where=np.asarray(whole) > 0)
 
 
 def percent(part: Any, whole: Any) -> Any:
     """`100 part / whole` element by element; 0 where `whole` is 0."""
-    return 100.0 * ratio(part, whole)
+    return 100.0 * _ratio(part, whole)
 
 
 def precision_recall_f1(correct: Any, predicted: Any, gold: Any) -> tuple[Any, Any, Any]:
@@ -51,7 +49,7 @@ def _relations(labels: Labels) -> Labels:
 
 @lru_cache(maxsize=64)
 def _membership(names: Labels, with_none: bool) -> tuple[list[str], Floats]:
-    """The groups that C labels form by name, the none label last or left out, and `(C, G)` of 1 for in, 0 for out."""
+    """The groups that C labels form by name, the none label last or left out; and their members as 0 or 1 `(C, G)`."""
     groups = [name for name in none_last(set(names)) if with_none or name not in NONE_LABELS]
     return groups, np.equal.outer(np.array(names, dtype=object), np.array(groups, dtype=object)).astype(np.float64)
 
@@ -66,7 +64,7 @@ def _group_counts(counts: Counts, names: Labels, with_none: bool) -> tuple[Float
 def _mean_f1(present: NDArray[np.bool_], correct: Floats, predicted: Floats, gold: Floats) -> Any:
     """The mean over the groups that are present."""
     f1 = percent(2 * correct, predicted + gold)
-    return ratio((f1 * present).sum(axis=-1), present.sum(axis=-1))
+    return _ratio((f1 * present).sum(axis=-1), present.sum(axis=-1))
 
 
 def _official_f1(counts: Counts, labels: Labels, whole: Counts) -> Any:
@@ -161,17 +159,12 @@ def summary_over_seeds(values: Mapping[int, float], low: float, high: float) -> 
 
 
 def bootstrap_interval(
-    gold: Sequence[str],
-    predictions: Sequence[Sequence[str]],
-    metric: str,
-    repeats: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
+    gold: Sequence[str], predictions: Sequence[Sequence[str]], metric: str, repeats: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval (Efron 1979) of the mean over seeds of a metric, in percent.
+    """95 % percentile bootstrap interval (Efron 1979) of the mean over seeds of a metric, in percent.
 
-    The N test items are drawn with replacement, the same draw for every seed: the interval tells of the choice of items
-    for these trained models, the spread between seeds is the `sd` of `spread_over_seeds`.
+    The N test items are drawn with replacement, `repeats` times, the same draw for every seed: the interval tells of
+    the choice of items for these trained models, the spread between seeds is the `sd` of `spread_over_seeds`.
 
     Args:
         gold: `(N,)`.
@@ -179,7 +172,6 @@ def bootstrap_interval(
         metric: one of `metric_names`.
         repeats: resamples.
         seed: of the draws.
-        level: in (0, 1).
     """
     labels = _all_labels(gold, *predictions)
     cells = _cells(gold, predictions, labels)
@@ -187,7 +179,7 @@ def bootstrap_interval(
     items = cells.shape[1]
     whole = _counts(cells, len(labels))
     means = [_mean_score(metric, cells[:, draw.integers(items, size=items)], labels, whole) for _ in range(repeats)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -207,8 +199,7 @@ def compare(
 
     Args:
         gold: `(N,)`.
-        first: `(S, N)`, the predicted labels of each seed of one system.
-        second: `(S, N)`, of the other.
+        first: `(S, N)`, the predicted labels of each seed of one system; `second`, of the other.
         metric: one of `metric_names`.
         repeats: random exchanges.
         seed: of the exchanges.

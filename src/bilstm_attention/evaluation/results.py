@@ -63,21 +63,16 @@ def write_results(result: EvaluationResult, folder: Path = paths.CURRENT) -> Non
 
 
 def read_results(seeds: Sequence[int], folder: Path = paths.CURRENT) -> EvaluationResult:
-    """Reads what `write_results` wrote.
-
-    Raises:
-        DataError: a file is not there.
-    """
+    """Reads what `write_results` wrote; DataError if a file is not there."""
     attention = {seed: pd.read_parquet(existing(folder / f"attention_weights/seed-{seed}.parquet")) for seed in seeds}
     confusion = _read_text(folder / "confusion.csv").set_index("gold").astype(int)
-    classes = _read_text(folder / "classes.csv")
-    numbers = [name for name in classes if name != "relation"]
+    types = {"precision": float, "recall": float, "f1": float, "support": int}
     return EvaluationResult(
         metrics=read_json(folder / "metrics.json"),
         predictions=_read_text(folder / "predictions.csv"),
         dev_predictions=_read_text(folder / "dev_predictions.csv"),
         confusion=confusion.rename_axis("predicted", axis=1),
-        classes=classes.astype({name: int if name == "support" else float for name in numbers}),
+        classes=_read_text(folder / "classes.csv").astype(types),
         learning_curves=pd.read_csv(existing(folder / "learning_curves.csv")),
         coverage=read_json(folder / "test_coverage.json"),
         faithfulness=read_json(folder / "faithfulness.json"),
@@ -91,16 +86,12 @@ def _read_text(path: Path) -> pd.DataFrame:
 
 
 def seed_file(seed: int, name: str) -> Path:
-    """A file that `train` wrote for one seed.
-
-    Raises:
-        DataError: it is not there.
-    """
+    """A file that `train` wrote for one seed; DataError if it is not there."""
     return existing(paths.seed_folder(seed) / name)
 
 
 def read_dev_scores(seeds: Sequence[int]) -> dict[int, dict[str, float]]:
-    """By seed, the dev scores of the epoch that is kept."""
+    """By seed, the dev scores of its best epoch."""
     return {seed: read_json(seed_file(seed, "dev.json"))["dev"] for seed in seeds}
 
 
@@ -115,9 +106,5 @@ def best_seed(dev: Mapping[int, Mapping[str, float]], monitor: str) -> int:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file that a stage wrote.
-
-    Raises:
-        DataError: it is not there.
-    """
+    """The content of a JSON file that a stage wrote; DataError if it is not there."""
     return json.loads(existing(path).read_text(encoding="utf-8"))

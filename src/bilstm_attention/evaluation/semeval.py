@@ -139,11 +139,7 @@ def legal_answers(gold: Iterable[str]) -> list[str]:
 
 
 def write_answers(path: Path | str, ids: Iterable[object], labels: Iterable[str]) -> None:
-    """Writes the official answer format, one `ID<TAB>label` a line.
-
-    Raises:
-        ValueError: not as many ids as labels.
-    """
+    """Writes the official answer format, one `ID<TAB>label` a line."""
     lines = [f"{key}\t{label}\n" for key, label in zip(ids, labels, strict=True)]
     Path(path).write_text("".join(lines), encoding="utf-8", newline="\n")
 

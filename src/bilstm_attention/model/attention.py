@@ -21,13 +21,13 @@ MASKED = -1e30
 
 
 class Context(NamedTuple):
-    """What a mechanism may read beside the states.
+    """What a mechanism may read beside the states; `last` and `entities` if it has them in `needs`.
 
     Args:
         mask: bool `(B, T)`, True on real tokens.
         last: `(B, H)`, the last real state of each direction, merged as the states are: the forward one of the last
-            token, the backward one of the first; for mechanisms with it in `needs`.
-        entities: bool `(B, 2, T)`, True on the words of each entity; for mechanisms with it in `needs`.
+            token, the backward one of the first.
+        entities: bool `(B, 2, T)`, True on the words of each entity.
     """
 
     mask: Any
@@ -36,7 +36,7 @@ class Context(NamedTuple):
 
 
 class AttentionPooling(keras.layers.Layer):
-    """Pools a sequence of states into one vector by learned weights; `score` is what a mechanism defines.
+    """Pools a sequence of states into one vector by learned weights; a mechanism defines `score`.
 
     1. scores: `e = score(H) / temperature`, `(B, T, H) -> (B, T)`, or `(B, K, T)` for several distributions
     2. weights: `a = softmax(e)` over the real tokens alone; a padded step weighs exactly 0
@@ -92,7 +92,6 @@ class AttentionPooling(keras.layers.Layer):
     def call(
         self, states: Any, mask: Any = None, last: Any = None, entities: Any = None, training: Any = None
     ) -> tuple[Any, Any]:
-        """`(B, T, H) -> (B, H), (B, T)`, or `(B, K H), (B, K, T)`."""
         self.penalties = ()
         context = Context(ops.ones(ops.shape(states)[:2], "bool") if mask is None else mask, last, entities)
         weights = self.weigh(states, context)
@@ -116,7 +115,6 @@ class AttentionPooling(keras.layers.Layer):
         """None: no output has padded steps."""
 
     def get_config(self) -> dict[str, Any]:
-        """Constructor arguments, those of the mechanism included."""
         return {**super().get_config(), **{name: getattr(self, name) for name in arguments(type(self))}}
 
 
@@ -251,7 +249,6 @@ class Bahdanau(Additive):
     needs = frozenset({"last"})
 
     def query(self, states: Any, context: Context) -> Any:
-        """`(B, H)`."""
         return context.last
 
 
@@ -267,7 +264,6 @@ class Entity(Additive):
     queries = 2
 
     def query(self, states: Any, context: Context) -> Any:
-        """`(B, 2 H)`."""
         return entity_states(states, context.entities)
 
 
@@ -275,8 +271,7 @@ class Entity(Additive):
 class Structured(AttentionPooling):
     """`A = softmax(W2 tanh(W1 H^T))`, K rows of weights (Lin et al. 2017, arXiv:1703.03130, equations 6 and 8).
 
-    The rows are kept from looking at the same words by adding `penalty ||A A^T - I||_F^2`, the mean over the batch, to
-    the loss.
+    So that the rows differ, the mean of `penalty ||A A^T - I||_F^2` over the batch is added to the loss.
 
     Args:
         size: A, the paper's `d_a`.
@@ -376,15 +371,14 @@ class Max(AttentionPooling):
         return ops.mean(is_maximum / ops.sum(is_maximum, axis=1, keepdims=True), axis=-1)
 
     def pool(self, states: Any, weights: Any, context: Context) -> Any:
-        lowest = -6e4 if states.dtype == "float16" else MASKED  # float16 ends at 65,504
-        return ops.max(ops.where(ops.expand_dims(context.mask, -1), states, lowest), axis=1)
+        return ops.max(ops.where(ops.expand_dims(context.mask, -1), states, MASKED), axis=1)
 
 
 @mechanism("last")
 class Last(AttentionPooling):
     """`r = last`: the forward state of the last real token and the backward one of the first; no attention.
 
-    Each of these two tokens gives half, which is what the weights say.
+    Each of these two tokens weighs 1/2.
     """
 
     needs = frozenset({"last"})

@@ -48,23 +48,12 @@ class WordEmbedding(keras.layers.Layer):
 
     Returns:
         float tensor `(B, T, D)`, with `frozen_copy` `(B, T, 2 D)`.
-
-    Raises:
-        ValueError: `trained_rows` outside `[0, rows]`.
     """
 
     def __init__(
-        self,
-        rows: int,
-        dimension: int,
-        trained_rows: int,
-        l2: float = 0.0,
-        frozen_copy: bool = False,
-        **kwargs: Any,
+        self, rows: int, dimension: int, trained_rows: int, l2: float = 0.0, frozen_copy: bool = False, **kwargs: Any
     ):
         super().__init__(**kwargs)
-        if not 0 <= trained_rows <= rows:
-            raise ValueError(f"trained_rows must lie in [0, rows]. Received: trained_rows={trained_rows}, rows={rows}.")
         self.rows, self.dimension, self.trained_rows, self.l2 = rows, dimension, trained_rows, l2
         self.frozen_copy = frozen_copy
         self.fixed_from = 0 if frozen_copy else trained_rows  # word of the first row in `fixed`
@@ -80,8 +69,6 @@ class WordEmbedding(keras.layers.Layer):
 
     def set_matrix(self, matrix: np.ndarray) -> None:
         """Sets every row from `matrix`, float `(V, D)`."""
-        if matrix.shape != (self.rows, self.dimension):
-            raise ValueError(f"matrix must have shape {(self.rows, self.dimension)}. Received: {matrix.shape}.")
         parts = [matrix[: self.trained_rows], matrix[self.fixed_from :]]
         self.set_weights([part for part in parts if len(part)])
 
@@ -105,7 +92,6 @@ class WordEmbedding(keras.layers.Layer):
             self._on_lookup = None
 
     def call(self, tokens: Any) -> Any:
-        """`(B, T) -> (B, T, D)` or `(B, T, 2 D)`."""
         vectors = self._look_up(tokens)
         return vectors if self._on_lookup is None else self._on_lookup(vectors)
 
@@ -120,21 +106,19 @@ class WordEmbedding(keras.layers.Layer):
         return ops.concatenate([vectors, fixed], axis=-1) if self.frozen_copy else vectors
 
     def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
         own = {"rows": self.rows, "dimension": self.dimension, "trained_rows": self.trained_rows, "l2": self.l2}
         return {**super().get_config(), **own, "frozen_copy": self.frozen_copy}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class RealTokens(keras.layers.Layer):
-    """The mask of tokens, int `(B, T)`: bool `(B, T)`, False on padding.
+    """The mask of tokens `(B, T)`, False on padding.
 
     A layer and not `ops.not_equal`: Keras numbers bare operations through the process and writes the number to the
     file, whose bytes would depend on the models built before.
     """
 
     def call(self, tokens: Any) -> Any:
-        """`(B, T) -> (B, T)`."""
         return ops.not_equal(tokens, PAD_ID)
 
 
@@ -224,8 +208,7 @@ def _normalize(name: str, content: bytes) -> bytes:
     if not name.endswith(".json"):
         return content
     document = json.loads(content)
-    if name == "metadata.json":
-        document.pop("date_saved", None)
+    document.pop("date_saved", None)
     return json.dumps(_renumber_ids(document, {}), sort_keys=True).encode()
 
 

@@ -16,17 +16,9 @@ MARKER_IDS = ((2, 3), (4, 5))
 
 @keras.saving.register_keras_serializable("bilstm_attention")
 class EntityTokens(keras.layers.Layer):
-    """Marks the words of each entity, those between its two markers; an entity without both markers has none.
-
-    Call arguments:
-        tokens: int tensor `(B, T)`.
-
-    Returns:
-        bool tensor `(B, 2, T)`, True on the words of each entity.
-    """
+    """Tokens `(B, T)` to bool `(B, 2, T)`, True on the words between the two markers of each entity."""
 
     def call(self, tokens: Any) -> Any:
-        """`(B, T) -> (B, 2, T)`."""
         return ops.stack([self._between(tokens, *markers) for markers in MARKER_IDS], axis=1)
 
     def _between(self, tokens: Any, opening: int, closing: int) -> Any:
@@ -35,15 +27,7 @@ class EntityTokens(keras.layers.Layer):
 
 
 def entity_states(states: Any, entities: Any) -> Any:
-    """The mean state of each entity's words, side by side; zero for an entity without words.
-
-    Args:
-        states: float tensor `(B, T, H)`: states, or word vectors.
-        entities: bool tensor `(B, 2, T)` from `EntityTokens`.
-
-    Returns:
-        `(B, 2 H)`.
-    """
+    """The mean state of each entity's words, side by side: `(B, T, H), (B, 2, T) -> (B, 2 H)`; 0 without words."""
     words = ops.cast(entities, states.dtype)
     sums = ops.matmul(words, states)
     means = sums / ops.maximum(ops.sum(words, axis=-1, keepdims=True), 1)
@@ -62,7 +46,6 @@ class EntityStates(keras.layers.Layer):
         """None: the output has no time axis."""
 
     def call(self, states: Any, entities: Any) -> Any:
-        """`(B, T, H), (B, 2, T) -> (B, 2 H)`."""
         return entity_states(states, entities)
 
 
@@ -79,10 +62,7 @@ class RelativePositions(keras.layers.Layer):
         l2: weight decay of the vectors.
 
     Call arguments:
-        entities: bool tensor `(B, 2, T)`, the words of each entity contiguous.
-
-    Returns:
-        float tensor `(B, T, 2 size)`.
+        entities: bool tensor `(B, 2, T)`, the words of each entity contiguous; the output is `(B, T, 2 size)`.
     """
 
     def __init__(self, size: int, limit: int, l2: float = 0.0, **kwargs: Any):
@@ -95,7 +75,6 @@ class RelativePositions(keras.layers.Layer):
         self.vectors = self.add_weight(shape=shape, initializer="uniform", regularizer=decay(self.l2), name="vectors")
 
     def call(self, entities: Any) -> Any:
-        """`(B, 2, T) -> (B, T, 2 size)`."""
         inside = ops.cast(entities, "int32")
         # Example: inside 0 0 1 1 0. Steps right of the entity have none of its words from there on, so counting them
         # from the left gives the distance: 0 0 0 0 1. The mirror image gives the steps left of it: 2 1 0 0 0.
@@ -106,7 +85,6 @@ class RelativePositions(keras.layers.Layer):
         return ops.concatenate([ops.take(self.vectors[entity], rows[:, entity], axis=0) for entity in (0, 1)], axis=-1)
 
     def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
         return {**super().get_config(), "size": self.size, "limit": self.limit, "l2": self.l2}
 
 

@@ -31,11 +31,7 @@ def bidirectional_lstm(
         states: float tensor `(B, T, D)`.
         mask: bool tensor `(B, T)`, True on real tokens.
         units: U, state size per direction.
-        layers: number of stacked layers.
-        merge: `concat` or `sum`.
-        dropout: rate on the states of every layer.
         l2: weight decay of the input and recurrent kernels.
-        kernel: see `Bidirectional`.
 
     Returns:
         states `(B, T, H)`, 0 on padded steps before dropout; and the last real state of each direction of the top
@@ -56,52 +52,41 @@ def bidirectional_lstm(
     return states, (forward, backward)
 
 
-_MERGES: dict[str | None, Any] = {"concat": lambda directions: tf.concat(directions, axis=-1), "sum": tf.add_n}
-
-
 # The class has the name of Keras's, since files of weights name a layer by its class.
 @keras.saving.register_keras_serializable("bilstm_attention")
 class Bidirectional(keras.layers.Bidirectional):
     """`keras.layers.Bidirectional` of an LSTM with the same weights and outputs, computed by the fastest kernel.
 
     - `fused`: TensorFlow's `BlockLSTMV2`, one operation for all steps of a direction, so that both directions run at
-      the same time. It computes a default `keras.layers.LSTM` (tanh, sigmoid, bias, no inner dropout, no initial state)
-      that returns sequences and states; any other layer goes through Keras.
+      the same time.
     - `keras`: Keras's own path: cuDNN on a GPU, a loop of small operations on a CPU.
-    - `auto`: `fused` for float32 without a GPU, else `keras`.
+    - `auto`: `fused` without a GPU, else `keras`.
 
     Saved models and weights are the same for every kernel; outputs and gradients agree to rounding.
 
     Args:
-        layer: a `keras.layers.LSTM`.
-        merge_mode: as in Keras.
+        layer: a `keras.layers.LSTM` with default gates and without inner dropout, which returns sequences and states.
+        merge_mode: `concat` or `sum`.
         kernel: `auto`, `fused` or `keras`.
 
     Call arguments:
         sequences: float tensor `(B, T, D)`.
-        mask: bool tensor `(B, T)`, True on real tokens, which come first in every row; None: all are real.
+        mask: bool tensor `(B, T)`, True on real tokens, which come first in every row.
 
     Returns:
-        as in Keras: states `(B, T, H)`, 0 on padded steps, and with `return_state` the last h and c of either
-        direction, `(B, U)` each.
-
-    Raises:
-        ValueError: unknown `kernel`.
+        states `(B, T, H)`, 0 on padded steps, and the last h and c of either direction, `(B, U)` each.
     """
 
-    def __init__(self, layer: Any, merge_mode: str | None = "concat", *, kernel: Kernel = "auto", **kwargs: Any):
-        super().__init__(layer, merge_mode=merge_mode, **kwargs)
-        if kernel not in ("auto", "fused", "keras"):
-            raise ValueError(f"kernel must be auto, fused or keras. Received: {kernel!r}.")
+    def __init__(self, layer: Any, *, kernel: Kernel = "auto", **kwargs: Any):
+        super().__init__(layer, **kwargs)
         self.kernel = kernel
 
     def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool | None = None) -> Any:
-        """`(B, T, D) -> (B, T, H)`, and the last states where the layer returns them."""
-        if initial_state is not None or not self._is_fusable():
+        if not self._is_fused():
             return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
         inputs = tf.transpose(sequences, [1, 0, 2])  # the kernel's order: (T, B, D)
         steps, rows = tf.shape(inputs)[0], tf.shape(inputs)[1]
-        lengths = tf.fill([rows], steps) if mask is None else tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)
+        lengths = tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)
         # The kernel knows no mask. It need not: real tokens come first, so padding is read only after them; here the
         # states of padding are zeroed, and the backward direction gets the real tokens alone reversed.
         real = tf.sequence_mask(lengths, steps, sequences.dtype)[..., tf.newaxis]
@@ -117,29 +102,16 @@ class Bidirectional(keras.layers.Bidirectional):
         backward, backward_cells = _fused_lstm(reverse(inputs), self.backward_layer.cell)
         directions = [tf.transpose(states, [1, 0, 2]) * real for states in (forward, reverse(backward))]
         ends = [last(states) for states in (forward, forward_cells, backward, backward_cells)]
-        return (_MERGES[self.merge_mode](directions), *ends)
+        states = tf.concat(directions, axis=-1) if self.merge_mode == "concat" else tf.add_n(directions)
+        return (states, *ends)
 
     def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
         return {**super().get_config(), "kernel": self.kernel}
 
-    def _is_fusable(self) -> bool:
-        if self.kernel == "keras" or self.merge_mode not in _MERGES:
-            return False
-        if self.kernel == "auto" and (self.compute_dtype != "float32" or tf.config.list_logical_devices("GPU")):
-            return False
-        return all(map(_is_plain_lstm, (self.forward_layer, self.backward_layer)))
-
-
-def _is_plain_lstm(layer: Any) -> bool:
-    """Whether `BlockLSTMV2` computes this layer."""
-    if not (isinstance(layer, keras.layers.LSTM) and layer.return_sequences and layer.return_state):
-        return False
-    cell = layer.cell
-    has_default_gates = (
-        cell.activation is keras.activations.tanh and cell.recurrent_activation is keras.activations.sigmoid
-    )
-    return has_default_gates and cell.use_bias and not (cell.dropout or cell.recurrent_dropout or layer.stateful)
+    def _is_fused(self) -> bool:
+        if self.kernel == "auto":
+            return not tf.config.list_logical_devices("GPU")
+        return self.kernel == "fused"
 
 
 def _fused_lstm(states: tf.Tensor, cell: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -227,28 +199,16 @@ def _swap_gate_order(gates: tf.Tensor) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable("bilstm_attention")
 class Merge(keras.layers.Layer):
-    """Merges the last states of both directions as the LSTM merges its states.
-
-    Args:
-        merge: `concat` or `sum`.
-
-    Call arguments:
-        directions: two float tensors `(B, U)`.
-
-    Returns:
-        `(B, H)`.
-    """
+    """Merges the last states of both directions as the LSTM merges its states: `concat` or `sum`."""
 
     def __init__(self, merge: str, **kwargs: Any):
         super().__init__(**kwargs)
         self.merge = merge
 
     def call(self, directions: Any) -> Any:
-        """`(B, U), (B, U) -> (B, H)`."""
         return ops.concatenate(directions, axis=-1) if self.merge == "concat" else ops.add(*directions)
 
     def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
         return {**super().get_config(), "merge": self.merge}
 
 
@@ -260,11 +220,9 @@ class Decay(keras.regularizers.Regularizer):
         self.l2 = l2
 
     def __call__(self, weight: Any) -> Any:
-        """The penalty of a weight, a scalar."""
         return 2 * self.l2 * tf.nn.l2_loss(weight)
 
     def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
         return {"l2": self.l2}
 
 

@@ -41,14 +41,10 @@ Arrays = list[NDArray[Any]]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained model with the weights of one epoch: the best on dev, or the last.
+    """A trained model with the weights of one epoch, from 1: the best on dev, or the last; and its dev scores.
 
-    Args:
-        model: the classifier.
-        history: a row per epoch: `epoch`, `learning_rate`, `loss` (training, without penalties), `dev_loss` and every
-            dev score in percent as `dev_<name>`.
-        best_epoch: that epoch, from 1.
-        dev: its scores.
+    `history` has a row per epoch: `epoch`, `learning_rate`, `loss` (training, without penalties), `dev_loss` and every
+    dev score in percent as `dev_<name>`.
     """
 
     model: keras.Model
@@ -59,20 +55,12 @@ class TrainingResult:
 
 @dataclass
 class State:
-    """A training after some whole epochs.
+    """A training after some whole epochs."""
 
-    Args:
-        history: a row per finished epoch.
-        best_epoch: epoch with the best dev score, from 1, or the last with `restore_best_weights: false`; 0 before the
-            first.
-        variables: every variable of model and optimizer, states of random numbers included.
-        best: the model's variables after `best_epoch`.
-    """
-
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
-    variables: Arrays = field(default_factory=list)
-    best: Arrays = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)  # a row per finished epoch
+    best_epoch: int = 0  # 0 before the first
+    variables: Arrays = field(default_factory=list)  # of model and optimizer, states of random numbers included
+    best: Arrays = field(default_factory=list)  # the model's variables after `best_epoch`
 
 
 def run_training(
@@ -95,14 +83,18 @@ def run_training(
         checkpoints: folder in which the last finished epoch is saved, and from which an equal training resumes; the
             file stays until `training_checkpoint(...).remove()`.
         on_batch: called with epoch, batch and batches of the epoch, all from 1.
-        on_epoch: called with each new row of the history; an exception from it ends the training.
+        on_epoch: called with each new row of the history.
 
     Raises:
         ParamsError: a monitored score that this corpus does not have.
         TrainingError: the loss is not a number.
     """
     settings = params.train
-    _check_monitor(settings.monitor, dataset.labels)
+    legal = [*metric_names(dataset.labels), "loss"]
+    if settings.monitor not in legal:
+        raise ParamsError(
+            f"train.monitor: {settings.monitor} is not available for this label set. Legal: {', '.join(legal)}."
+        )
     use_threads()
     model = build_classifier(params.model, dataset.matrix, dataset.training_words, len(dataset.labels), seed)
     optimizer = make_optimizer(settings, steps_per_epoch(dataset.train, settings.batch_size))
@@ -180,12 +172,6 @@ def _score_dev(model: keras.Model, rows: Rows, labels: Sequence[str]) -> dict[st
     return {"dev_loss": loss, **{f"dev_{name}": value for name, value in dev.items()}}
 
 
-def _check_monitor(monitor: str, labels: Sequence[str]) -> None:
-    legal = [*metric_names(labels), "loss"]
-    if monitor not in legal:
-        raise ParamsError(f"train.monitor: {monitor} is not available for this label set. Legal: {', '.join(legal)}.")
-
-
 def _is_best(state: State, monitor: str) -> bool:
     """Whether the last epoch beats every earlier one; ties go to the first."""
     *earlier, last = [signed_score(monitor, row[f"dev_{monitor}"]) for row in state.history]
@@ -261,7 +247,7 @@ def training_checkpoint(folder: Path, params: Params, dataset: Dataset, seed: in
 
 
 def training_key(params: Params, dataset: Dataset, seed: int) -> str:
-    """Digest of all that determines a training: parameters, data, seed, library versions and `TRAINING_VERSION`."""
+    """Digest of all that determines a training."""
     arrays = [array for rows in (dataset.train, dataset.dev) for array in (rows.tokens, rows.starts, rows.labels)]
     versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow")}
     settings = [params.model.model_dump(), params.train.model_dump(exclude={"seeds"}), seed, list(dataset.labels)]
@@ -288,11 +274,8 @@ def use_threads(threads: int | None = None) -> None:
     as long with two threads in each operation as with two operations, one direction of the LSTM each, at once. More
     than two hardly ever find work. Once TensorFlow has computed anything its threads are fixed, and this does nothing.
 
-    Args:
-        threads: 1 or more; None: environment variable `BILSTM_ATTENTION_THREADS`, else 2.
-
-    Raises:
-        ParamsError: the variable is no whole number above 0.
+    Without `threads`, the environment variable `BILSTM_ATTENTION_THREADS` counts, else 2; ParamsError if it is no whole
+    number above 0.
     """
     text = str(threads or os.environ.get(THREADS) or 2)
     if not text.isdecimal() or not int(text):

@@ -68,21 +68,12 @@ class SGD(_LocalGradients, keras.optimizers.SGD):
     """`keras.optimizers.SGD`."""
 
 
-OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
-    "adam": Adam,
-    "adadelta": Adadelta,
-    "rmsprop": RMSprop,
-    "sgd": SGD,
-}
+OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]]
+OPTIMIZERS = {"adam": Adam, "adadelta": Adadelta, "rmsprop": RMSprop, "sgd": SGD}
 
 
 def make_optimizer(params: Train, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """The optimizer of `params.train`, with its schedule and moving average; the step clips.
-
-    Args:
-        params: `params.train`.
-        steps_per_epoch: batches of an epoch, for the schedule.
-    """
+    """The optimizer of `params.train`, with its schedule and moving average; the step clips."""
     return OPTIMIZERS[params.optimizer](
         learning_rate=_learning_rate(params, steps_per_epoch),
         use_ema=bool(params.ema),

@@ -28,14 +28,7 @@ def training_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, cla
       of steepest loss; the step learns from the mean of the losses at both places. Miyato et al. 2017,
       arXiv:1605.07725, equations 5 to 7, without normalized vectors.
 
-    Args:
-        model: from `build_classifier`.
-        optimizer: from `make_optimizer`, built on the model's trainable variables.
-        classes: C.
-        settings: `params.train`: `label_smoothing`, `clip_norm`, `r_drop`, `adversarial`.
-
-    Returns:
-        a function of int tensors `(B, T)` and `(B,)`; it updates the weights and returns the loss, penalties left out.
+    The optimizer is built on the model's trainable variables; the loss that is returned leaves penalties out.
     """
     r_drop, adversarial = settings.r_drop, settings.adversarial
     cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing, reduction="sum")

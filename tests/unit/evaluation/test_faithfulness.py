@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.console import start_tensorflow
@@ -20,14 +18,7 @@ import keras  # noqa: E402
 from tests.unit.model.small_classifier import CLASSES, LEARNED, SMALL, WORDS, build, drawn_matrix, perturb  # noqa: E402
 
 from bilstm_attention.evaluation import faithfulness  # noqa: E402
-from bilstm_attention.evaluation.faithfulness import (  # noqa: E402
-    PERCENTS,
-    bin_sizes,
-    gradient_input,
-    measure,
-    merge_seeds,
-    token_kinds,
-)
+from bilstm_attention.evaluation.faithfulness import bin_sizes, gradient_input, measure, merge_seeds  # noqa: E402
 from bilstm_attention.model.classifier import WordEmbedding, build_classifier  # noqa: E402
 from bilstm_attention.model.predict import predict  # noqa: E402
 
@@ -84,11 +75,8 @@ def uniform(row: Sequence[int]) -> list[float]:
 @pytest.mark.parametrize(
     ("length", "expected"),
     [
-        (1, [0, 0, 0, 0, 0]),  # nothing may be taken: such rows are left out
         (2, [1, 1, 1, 1, 1]),
         (3, [1, 1, 1, 1, 2]),
-        (20, [1, 1, 2, 4, 10]),
-        (70, [1, 4, 7, 14, 35]),
         (100, [1, 5, 10, 20, 50]),
         (101, [2, 6, 11, 21, 51]),
     ],
@@ -122,7 +110,7 @@ def test_class_is_the_one_predicted_on_the_whole_sentence(additive, attend) -> N
     assert result["sufficiency"]["attention"] == pytest.approx(0, abs=1e-3)
 
 
-def test_random_orders_lie_between_a_good_and_a_bad_ranking(additive, attend) -> None:
+def test_random_orders_lie_below_a_good_ranking(additive, attend) -> None:
     table = examples(*(" ".join([*FILLERS[at : at + 9], "great", *FILLERS[at + 9 : at + 19]]) for at in range(20)))
     high = odds("great") - 50
     attend(by_word({"great": 1.0}))
@@ -130,14 +118,9 @@ def test_random_orders_lie_between_a_good_and_a_bad_ranking(additive, attend) ->
     for ranking in ("attention", "gradient_input"):
         assert result["comprehensiveness"][ranking] == pytest.approx(high, abs=1e-3)
         assert result["sufficiency"][ranking] == pytest.approx(0, abs=1e-3)
-    attend(lambda row: [float(VOCABULARY.words[number] != "great") for number in row])
-    missed = measured(additive, table)
-    assert missed["comprehensiveness"]["attention"] == pytest.approx(0, abs=1e-3)
-    assert missed["sufficiency"]["attention"] == pytest.approx(high, abs=1e-3)
-    # of 20 tokens a random 1, 1, 2, 4 and 10 are taken: 18 percent of the words, on average
-    for each in (result, missed):
-        assert each["comprehensiveness"]["random"] == pytest.approx(0.18 * high, rel=0.4)
-        assert each["sufficiency"]["random"] == pytest.approx(0.82 * high, rel=0.1)
+    # of 20 tokens a random 1, 1, 2, 4 and 10 are deleted: 18 percent of the words, on average
+    assert result["comprehensiveness"]["random"] == pytest.approx(0.18 * high, rel=0.4)
+    assert result["sufficiency"]["random"] == pytest.approx(0.82 * high, rel=0.1)
 
 
 def test_ties_are_in_random_order(additive, attend) -> None:
@@ -190,7 +173,6 @@ def test_gradient_input_is_the_slope_of_scaling_a_word_vector(frozen: bool) -> N
     ("weights", "expected"),
     [
         ([0.0, 1.0, 0.0, 0.0], 0),
-        ([0.25] * 4, 100),
         ([0.5, 0.5, 0.0, 0.0], 50),
         ([[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]], 0),  # the mean of the entropies, not the entropy of the mean
         ([[0.25] * 4, [0.0, 1.0, 0.0, 0.0]], 50),
@@ -210,11 +192,9 @@ def test_correlation_is_that_of_weights_and_gradient(additive, attend) -> None:
     assert measured(additive, table)["rank_correlation"] == -1
     attend(uniform)
     assert measured(additive, table)["rank_correlation"] is None
-    # two sentences with a correlation, 1 and -1, and one without
-    attend(lambda row: {5: [5, 0, 3, 2, 4], 3: [2, 0, 1], 2: [1, 1]}[len(row)])
-    assert measured(additive, examples(*(" ".join(row) for row in table["tokens"]), "film good"))[
-        "rank_correlation"
-    ] == pytest.approx(0)
+    # one sentence with a correlation, and one without
+    attend(lambda row: {5: [5, 0, 3, 2, 4], 3: [1, 1, 1]}[len(row)])
+    assert measured(additive, table)["rank_correlation"] == 1
 
 
 RELATION = "The <e1> U.S. ' dog </e1> did n't see <e2> it </e2> , Ann 's don't 00 !?"
@@ -238,40 +218,15 @@ def test_shares_equal_hand_counted_ones(additive, attend) -> None:
     weights = np.arange(1, len(row) + 1) / np.arange(1, len(row) + 1).sum()
     attend(lambda _: weights.tolist())
     result = measured(additive, relation())
-    assert result["token_share"] == pytest.approx(
-        {kind: 100 * len(words) / len(row) for kind, words in RELATION_KINDS.items()}, abs=1e-3
-    )
-    assert result["attention_share"] == pytest.approx(
-        {kind: 100 * sum(weights[row.index(word)] for word in words) for kind, words in RELATION_KINDS.items()},
-        abs=1e-3,
-    )
-
-
-def test_every_sentence_has_the_same_weight_in_a_share(additive, attend) -> None:
-    attend(uniform)
-    result = measured(additive, examples("the film", "film poor good nice great film film film"))
-    assert result["attention_share"] == result["token_share"]
-    assert result["token_share"] == {"function_words": 25, "punctuation": 0, "other_words": 75}
-
-
-@given(st.lists(st.sampled_from([*RELATION.split(), "''", "we'll", "été", "—"]), min_size=1), st.data())
-def test_each_token_is_of_one_kind_entities_first(tokens: list[str], data) -> None:
-    start = data.draw(st.integers(0, len(tokens) - 1))
-    end = data.draw(st.integers(start + 1, len(tokens)))
-    plain, marked = token_kinds(tokens), token_kinds(tokens, [(start, end)])
-    assert {*plain} <= {"function_words", "punctuation", "other_words"}
-    for place, (token, one, other) in enumerate(zip(tokens, plain, marked, strict=True)):
-        expected = "entities" if start <= place < end else one
-        assert other == ("entity_markers" if token in RELATION_KINDS["entity_markers"] else expected)
-
-
-def long_table() -> pd.DataFrame:
-    draw = np.random.default_rng(2)
-    return examples(*(" ".join(draw.choice([*EFFECTS, *FILLERS], draw.integers(1, 9))) for _ in range(80)))
+    tokens = {kind: 100 * len(words) / len(row) for kind, words in RELATION_KINDS.items()}
+    shares = {kind: 100 * sum(weights[row.index(word)] for word in words) for kind, words in RELATION_KINDS.items()}
+    assert result["token_share"] == pytest.approx(tokens, abs=1e-3)
+    assert result["attention_share"] == pytest.approx(shares, abs=1e-3)
 
 
 def test_seed_selects_sentences_in_dev_order(additive, attend) -> None:
-    table = long_table()
+    draw = np.random.default_rng(2)
+    table = examples(*(" ".join(draw.choice([*EFFECTS, *FILLERS], draw.integers(1, 9))) for _ in range(80)))
     seen: list[tuple[int, ...]] = []
     attend(lambda row: seen.append(tuple(row)) or uniform(row))
     longer = [tuple(VOCABULARY.encode(row)) for row in table["tokens"] if len(row) > 1]
@@ -292,40 +247,25 @@ def test_split_of_single_tokens_is_an_error(additive) -> None:
 def test_results_of_seeds_are_merged() -> None:
     def result(value: float, correlation: float | None) -> dict:
         curves = {"percent": [1, 50], "sufficiency": {"attention": [value, 2 * value]}}
-        return {
-            "rows": 7,
-            "entropy": value,
-            "rank_correlation": correlation,
-            "curves": curves,
-            "token_share": {"other_words": 40.5},
-        }
+        return {"rows": 7, "entropy": value, "rank_correlation": correlation, "curves": curves, "token_share": 40.5}
 
-    both = merge_seeds({3: result(1.0, None), 5: result(4.0, 0.5)})
-    assert both == {
+    assert merge_seeds({3: result(1.0, None), 5: result(4.0, 0.5)}) == {
         "rows": 7,
         "entropy": {"mean": 2.5, "sd": pytest.approx(4.5**0.5), "by_seed": {"3": 1.0, "5": 4.0}},
         "rank_correlation": {"mean": 0.5, "sd": None, "by_seed": {"5": 0.5}},
         "curves": {"percent": [1, 50], "sufficiency": {"attention": [2.5, 5.0]}},
-        "token_share": {"other_words": 40.5},
+        "token_share": 40.5,
     }
-    alone = merge_seeds({3: result(1.0, None)})
-    assert alone["entropy"] == {"mean": 1.0, "sd": None, "by_seed": {"3": 1.0}}
-    assert alone["rank_correlation"] is None
+    assert merge_seeds({3: result(1.0, None)})["rank_correlation"] is None
 
 
-@pytest.mark.parametrize(("kind", "seeds"), [("structured", [0, 4]), ("mean", [4])])
-def test_models_with_several_weights_or_none_are_measured(kind: str, seeds: list[int]) -> None:
+@pytest.mark.parametrize("kind", ["structured", "mean"])
+def test_models_with_several_weights_or_none_are_measured(kind: str) -> None:
     words = [f"word{number}" for number in range(WORDS - 6)]
     draw = np.random.default_rng(1)
-    table = examples(*(" ".join(draw.choice([*words, "unseen"], 6)) for _ in range(12))).assign(label="b")
-    labels = ["a", "b", "c"][:CLASSES]
-    models = {seed: perturb(build(kind, seed)) for seed in seeds}
-    result = merge_seeds(
-        {seed: measure(model, table, Vocabulary(words), labels, 10, 0) for seed, model in models.items()}
-    )
+    table = examples(*(" ".join(draw.choice([*words, "unseen"], 6)) for _ in range(12)))
+    result = measure(perturb(build(kind)), table, Vocabulary(words), [*LABELS, "neutral"], 10, 0)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert result["rows"] == 10
-    assert list(result["comprehensiveness"]["attention"]["by_seed"]) == list(map(str, seeds))
-    assert len(result["curves"]["sufficiency"]["gradient_input"]) == len(PERCENTS)
     assert (result["rank_correlation"] is None) == (kind == "mean")
-    assert (result["entropy"]["mean"] == 100) == (kind == "mean")
+    assert (result["entropy"] == 100) == (kind == "mean")

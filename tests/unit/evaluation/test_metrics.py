@@ -71,11 +71,8 @@ def test_scores_equal_the_official_scorer_and_scikit_learn(pairs: list[tuple[str
     assert ours == pytest.approx({name: by_scikit_learn(name, gold, predicted, labels, set(gold)) for name in ours})
     table = per_relation(gold, predicted, SEMEVAL_LABELS).set_index("relation")
     assert (len(table), table.index[-1]) == (10, "Other")
-    for name, official_name in zip(
-        ("precision", "recall", "f1", "support"), (*official.macro._fields, "gold"), strict=True
-    ):
-        expected = official.per_relation[official_name]
-        assert table.loc[expected.index, name].tolist() == pytest.approx(expected.tolist())
+    expected = official.per_relation.rename(columns={"gold": "support"})[table.columns]
+    np.testing.assert_allclose(table.loc[expected.index], expected)
 
 
 @modest
@@ -90,9 +87,7 @@ def test_scores_of_plain_classes_equal_scikit_learn(pairs: list[tuple[str, str]]
         gold, predicted, labels=CLASSES, zero_division=0
     )
     assert table["relation"].tolist() == CLASSES
-    for column, values in (("precision", precision), ("recall", recall), ("f1", f1)):
-        assert table[column].tolist() == pytest.approx((100 * values).tolist())
-    assert table["support"].tolist() == support.tolist()
+    np.testing.assert_allclose(table.iloc[:, 1:].T, [100 * precision, 100 * recall, 100 * f1, support])
     matrix = confusion(gold, predicted, CLASSES[::-1])
     assert matrix.to_numpy().tolist() == sk.confusion_matrix(gold, predicted, labels=CLASSES[::-1]).tolist()
     assert matrix.index.tolist() == matrix.columns.tolist() == CLASSES[::-1]
@@ -107,22 +102,7 @@ def test_official_f1_of_hand_computed_examples() -> None:
     assert official_f1(gold[:2], ["Cause-Effect(e1,e2)", "Entity-Origin(e1,e2)"]) == pytest.approx(200 / 3)
 
 
-@modest
-@given(relation_pairs, st.randoms())
-def test_order_of_items_labels_and_directions_changes_no_score(pairs: list[tuple[str, str]], shuffle) -> None:
-    gold, predicted = split([*pairs, (SEMEVAL_LABELS[0], SEMEVAL_LABELS[1])])
-    assert set(scores(gold, gold, SEMEVAL_LABELS).values()) == {100.0}
-    before = scores(gold, predicted, SEMEVAL_LABELS)
-    turn = str.maketrans("12", "21")
-    turned = [label.translate(turn) for label in gold], [label.translate(turn) for label in predicted]
-    assert scores(*turned, SEMEVAL_LABELS) == pytest.approx(before)
-    shuffled, labels = list(zip(gold, predicted, strict=True)), list(SEMEVAL_LABELS)
-    shuffle.shuffle(shuffled)
-    shuffle.shuffle(labels)
-    assert scores(*split(shuffled), labels) == pytest.approx(before)
-
-
-def test_relational_labels_are_told_from_plain_classes() -> None:
+def test_relational_labels_are_unlike_plain_classes() -> None:
     assert is_relational(SEMEVAL_LABELS)
     assert is_relational(KBP37)
     for plain in (("positive", "negative"), ("Other", "no_relation"), ("Cause-Effect(e1,e2)", "positive"), ()):
@@ -162,23 +142,8 @@ def test_bootstrap_equals_a_plain_loop_over_resamples(metric: str) -> None:
         means.append(
             fmean(by_scikit_learn(metric, drawn[0], again, {*gold, *every}, set(gold)) for again, every in resampled)
         )
-    expected = np.quantile(means, [0.05, 0.95])
-    assert bootstrap_interval(gold, predictions, metric, 40, seed=5, level=0.9) == pytest.approx(tuple(expected))
-
-
-def test_label_of_one_item_stays_in_the_mean_of_resamples() -> None:
-    gold = ["a"] * 200 + ["b"] * 200 + ["c"]
-    predicted = ["a"] * 200 + ["b"] * 200 + ["a"]
-    assert bootstrap_interval(gold, [predicted], "macro_f1", 200) == pytest.approx((200 / 3, 200 / 3), abs=0.4)
-
-
-def test_bootstrap_interval_is_as_wide_as_theory_and_repeats() -> None:
-    gold, predicted = ["a"] * 400, ["a"] * 300 + ["b"] * 100
-    interval = bootstrap_interval(gold, [predicted], "accuracy", 2000, seed=1)
-    half = 1.96 * 100 * np.sqrt(0.75 * 0.25 / 400)
-    assert interval == pytest.approx((75 - half, 75 + half), abs=0.6)
-    assert bootstrap_interval(gold, [predicted], "accuracy", 2000, seed=1) == interval
-    assert len({bootstrap_interval(gold, [predicted], "accuracy", 50, seed=seed) for seed in range(5)}) > 1
+    expected = np.quantile(means, [0.025, 0.975])
+    assert bootstrap_interval(gold, predictions, metric, 40, seed=5) == pytest.approx(tuple(expected))
 
 
 def test_compare_approaches_the_exact_sign_test() -> None:
@@ -195,15 +160,6 @@ def test_compare_of_equals_and_of_opposites() -> None:
     assert compare(gold, [gold, same], [wrong, wrong], "official_f1", 99) == 1 / 100
 
 
-@modest
-@given(relation_pairs, st.integers(0, 99))
-def test_compare_does_not_depend_on_the_order_of_systems(pairs: list[tuple[str, str]], seed: int) -> None:
-    first, second = split(pairs)
-    gold = random_gold(len(pairs), seed)
-    p = compare(gold, [first], [second], "official_f1", 30, seed)
-    assert compare(gold, [second], [first], "official_f1", 30, seed) == p
-
-
 def test_baselines_are_the_majority_label_and_a_bag_of_tokens() -> None:
     train = [["The", "film", "ran"], ["the", "film", "ran"], ["the", "film", "sat"]] * 5
     train_labels = ["good", "bad", "bad"] * 5
@@ -212,4 +168,3 @@ def test_baselines_are_the_majority_label_and_a_bag_of_tokens() -> None:
     assert results["majority"] == pytest.approx({"accuracy": 50.0, "macro_f1": 100 / 3})
     # only the case of "The" separates them
     assert results["tfidf_logistic"] == {"accuracy": 100.0, "macro_f1": 100.0}
-    assert baselines(train, train_labels, test, test_labels) == results

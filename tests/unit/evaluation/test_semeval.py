@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bilstm_attention.data.labels import NONE_LABELS, is_directed, relation_of
+from bilstm_attention.data.labels import NONE_LABELS
 from bilstm_attention.errors import DataError
 from bilstm_attention.evaluation.semeval import (
     SEMEVAL_LABELS,
@@ -86,14 +86,6 @@ def numbers_of_view(view: View, official: bool) -> list[str]:
     return numbers + percents(*view.macro)
 
 
-def code(label: str) -> str:
-    """The official result files' short name of a label: C-E1 for Cause-Effect(e1,e2)."""
-    if label == "Other":
-        return "_O_"
-    first, second = relation_of(label).split("-") if is_directed(label) else label.split("-")
-    return f"{first[0]}-{second[0]}" + {"(e1,e2)": "1", "(e2,e1)": "2"}.get(label[-7:], "")
-
-
 @pytest.mark.parametrize("number", [1, 2, 3, 5])
 def test_official_example_results_are_reproduced(examples: Path, number: int) -> None:
     text = (examples / f"result_scores{number}.txt").read_text(encoding="utf-8")
@@ -102,19 +94,8 @@ def test_official_example_results_are_reproduced(examples: Path, number: int) ->
     expected = published_numbers(text)
     assert len(expected) > 100
     assert our_numbers(result) == expected
-    heads = [line.split("<--")[0].split() for line in text.splitlines() if "classified as" in line]
-    views = list(vars(result).values())
-    assert [name for view in views for name in view.labels] == re.findall(r"^ *_?(\S+) : ", text, flags=re.MULTILINE)
-    for view, head in zip(views, heads, strict=True):
-        codes = [code(name) for name in view.confusion.columns]
-        absent = set(codes[len(view.labels) :]) - {"_O_"}
-        assert ["*" + name.replace("-", "") if name in absent else name for name in codes] == head
-
-
-def test_malformed_official_example_names_its_four_lines(examples: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        read_answers(examples / "proposed_answer4.txt", SEMEVAL_LABELS)
-    assert re.findall(r"proposed_answer4\.txt:(\d+):", str(caught.value)) == ["2", "3", "5", "7"]
+    labels = [name for view in vars(result).values() for name in view.labels]
+    assert labels == re.findall(r"^ *_?(\S+) : ", text, flags=re.MULTILINE)
 
 
 def test_views_equal_hand_computed_numbers() -> None:
@@ -167,19 +148,6 @@ def test_turned_answers_score_only_without_direction(gold: list[str]) -> None:
     assert evaluate_official(key, key).score == best
     result = evaluate_official(key, turned)
     assert (result.score, result.undirected.macro.f1) == (0, best)
-
-
-@modest
-@given(st.lists(st.tuples(labels, st.none() | labels), min_size=1, max_size=40))
-def test_every_item_of_the_key_is_in_one_cell_of_each_view(pairs: list[tuple[str, str | None]]) -> None:
-    key = {str(number): gold for number, (gold, _) in enumerate(pairs)}
-    answers = {str(number): answer for number, (_, answer) in enumerate(pairs) if answer}
-    result = evaluate_official(key, answers)
-    for view in vars(result).values():
-        outside = view.per_relation[["wrong_direction", "skipped"]].to_numpy().sum()
-        assert view.confusion.to_numpy().sum() + outside == view.coverage.whole == len(pairs)
-        assert view.coverage.part == len(answers)
-    assert result.score <= result.undirected.macro.f1 + 1e-9
 
 
 @pytest.mark.parametrize(

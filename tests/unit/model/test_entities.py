@@ -5,7 +5,6 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import given, settings
 from tests.unit.model.small_classifier import E1, E1_END, E2, E2_END, build, padded, perturb, relation, relation_rows
 from tests.unit.model.transcription import bilstm, means, softmax, zhou
@@ -16,11 +15,6 @@ from bilstm_attention.model.entities import MARKER_IDS, EntityStates, EntityToke
 
 A, B, C, D, E = range(6, 11)
 ABSENT: list[int] = []
-
-
-def positions(row: list[int]) -> list[list[int]]:
-    """Positions of the words of each entity."""
-    return [np.flatnonzero(entity).tolist() for entity in EntityTokens()(np.array([row], "int32")).numpy()[0]]
 
 
 def test_markers_are_those_of_the_vocabulary() -> None:
@@ -44,16 +38,10 @@ def test_markers_are_those_of_the_vocabulary() -> None:
         ([E1, E1_END, E2, D, E2_END], [ABSENT, [3]]),
         ([0, 0], [ABSENT, ABSENT]),
     ],
-    ids=[
-        *("one word each", "adjacent", "long and padded", "e2 first", "no marker", "no second entity"),
-        *("no closing marker", "no opening marker", "closed before opened", "no word between", "padding alone"),
-    ],
 )
 def test_entity_is_the_words_between_its_markers(row: list[int], expected: list[list[int]]) -> None:
-    assert positions(row) == expected
-
-
-# Relative positions
+    entities = EntityTokens()(np.array([row], "int32")).numpy()[0]
+    assert [np.flatnonzero(entity).tolist() for entity in entities] == expected
 
 
 def distances(row: list[int], limit: int) -> Any:
@@ -83,22 +71,6 @@ def test_distance_counts_tokens_to_the_entity(row: list[int], limit: int, expect
     assert [each[: len(row)] for each in distances([*row, 0, 0, 0], limit)] == expected, "padding"
 
 
-def test_each_entity_has_its_own_table_of_vectors() -> None:
-    layer = RelativePositions(size=3, limit=2, l2=0.5)
-    entities = EntityTokens()(np.array([RELATION], "int32"))
-    layer.build(entities.shape)
-    (drawn,) = layer.set_weights([np.random.default_rng(0).normal(size=(2, 5, 3))]) or layer.get_weights()
-    joined = layer(entities).numpy()
-    assert joined.shape == (1, len(RELATION), 6)
-    np.testing.assert_array_equal(joined[0, 0], np.concatenate([drawn[0, 0], drawn[1, 0]]))
-    np.testing.assert_array_equal(joined[0, 7], np.concatenate([drawn[0, 4], drawn[1, 2]]))
-    assert float(sum(layer.losses)) == pytest.approx(0.5 * (drawn.astype("float64") ** 2).sum(), rel=1e-6)
-    assert RelativePositions.from_config(layer.get_config()).get_config() == layer.get_config()
-
-
-# States of the entities
-
-
 def test_entity_state_is_the_mean_over_its_words() -> None:
     states = np.array([[[1, 2], [3, 4], [5, 8], [7, 6]], [[1, 1], [2, 2], [90, 90], [90, 90]]], "float32")
     entities = np.array(
@@ -109,22 +81,10 @@ def test_entity_state_is_the_mean_over_its_words() -> None:
     np.testing.assert_array_equal(EntityStates()(states, entities), expected)
 
 
-def test_row_without_entities_gives_zeros_and_no_gradient() -> None:
-    states = tf.Variable(np.full((1, 3, 2), 7.0, "float32"))
-    with tf.GradientTape() as tape:
-        means_of_nothing = entity_states(states, tf.zeros((1, 2, 3), tf.bool))
-    np.testing.assert_array_equal(means_of_nothing, [[0, 0, 0, 0]])
-    np.testing.assert_array_equal(tape.gradient(means_of_nothing, states), np.zeros((1, 3, 2)))
-
-
-# The whole network with all of these, and with a frozen copy of the word vectors
-
-
 @pytest.fixture(scope="module")
 def classifier() -> keras.Model:
-    overrides: dict[str, Any] = {"model.positions.size": 2, "model.positions.limit": 3, "model.frozen_copy": True}
-    overrides |= {"model.entity_words": True, "model.entity_states": True}
-    return perturb(build("zhou", **overrides))
+    switches = dict.fromkeys(("model.frozen_copy", "model.entity_words", "model.entity_states"), True)
+    return perturb(build("positions", **switches))
 
 
 @settings(max_examples=6, deadline=None)

@@ -83,19 +83,6 @@ def test_archive_that_zipfile_refuses_is_no_checkpoint(scratch: Checkpoint, cont
         assert scratch.load() is None
 
 
-def test_full_disk_leaves_the_last_checkpoint(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint.save(STATE)
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoint.save(State())
-    assert bits(checkpoint.load()) == bits(STATE)
-    assert list(checkpoint.path.parent.iterdir()) == [checkpoint.path]
-
-
 def test_file_is_on_disk_before_it_gets_its_name(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     synced, fsync = [], os.fsync
 
@@ -136,7 +123,6 @@ def key(**changes: Any) -> str:
         {"seed": 1},
         {"model": {"lstm_units": 7}},
         {"train": {"learning_rate": 0.5}},
-        {"train": {"epochs": 31}},
         {"rows": rows([6, 8], [8])},
         {"rows": rows([6], [7, 8])},
         {"rows": rows([6, 7], [8], labels=(1, 1))},
@@ -145,7 +131,7 @@ def key(**changes: Any) -> str:
         {"matrix": np.eye(9, 2, dtype=np.float32)},
         {"training_words": 8},
     ],
-    ids=["seed", "units", "rate", "epochs", "word", "cut", "label", "dev word", "names", "vector", "trained words"],
+    ids=str,
 )
 def test_key_changes_with_whatever_changes_the_training(changes: dict[str, Any]) -> None:
     assert key(**changes) != key()

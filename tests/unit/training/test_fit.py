@@ -26,17 +26,11 @@ from bilstm_attention.model.attention import MECHANISMS  # noqa: E402
 from bilstm_attention.model.classifier import WordEmbedding, build_classifier  # noqa: E402
 from bilstm_attention.model.predict import predict  # noqa: E402
 from bilstm_attention.training import fit as training  # noqa: E402
-from bilstm_attention.training.fit import (  # noqa: E402
-    TrainingResult,
-    digest,
-    run_training,
-    use_threads,
-)
+from bilstm_attention.training.fit import TrainingResult, digest, run_training, use_threads  # noqa: E402
 from bilstm_attention.training.optimizers import OPTIMIZERS, make_optimizer  # noqa: E402
 from bilstm_attention.training.step import training_step  # noqa: E402
 
 CLASSES = ["a", "b", "c"]
-RELATIONS = ["Cause-Effect(e1,e2)", "Cause-Effect(e2,e1)", "Other"]
 WORDS, TRAINING_WORDS, FIRST_CLUE, FIRST_NOISE = 20, 18, 6, 9
 
 
@@ -50,8 +44,8 @@ def rows(count: int, seed: int) -> Rows:
     return Rows.from_ids(tokens, labels)
 
 
-def small_dataset(labels: list[str] = CLASSES, scale: float = 1.0) -> Dataset:
-    matrix = np.random.default_rng(2).normal(scale=scale, size=(WORDS, 4)).astype(np.float32)
+def small_dataset(labels: list[str] = CLASSES) -> Dataset:
+    matrix = np.random.default_rng(2).normal(size=(WORDS, 4)).astype(np.float32)
     matrix[0] = 0
     return Dataset(rows(45, 0), rows(24, 1), labels, matrix, TRAINING_WORDS)
 
@@ -90,13 +84,7 @@ def network(model: Model) -> keras.Model:
     return build_classifier(model, DATA.matrix, TRAINING_WORDS, len(CLASSES), seed=0)
 
 
-def bag_of_words(
-    model: Model = EXACT,
-    matrix: np.ndarray = DATA.matrix,
-    training_words: int = TRAINING_WORDS,
-    classes: int = len(CLASSES),
-    seed: int = 0,
-) -> keras.Model:
+def bag_of_words(model: Model, matrix: np.ndarray, training_words: int, classes: int, seed: int) -> keras.Model:
     """A network that TensorFlow traces in no time, for what holds of the loop whatever the network."""
     keras.utils.set_random_seed(seed)
     tokens = keras.Input((None,), dtype="int32")
@@ -140,25 +128,15 @@ def interrupt_after(epoch: int) -> Callable[[dict[str, Any]], None]:
     return on_epoch
 
 
-LONG = train(epochs=14)
-
-
 @pytest.fixture(scope="module")
 def learned() -> TrainingResult:
-    return fit(LONG)
-
-
-# Results, and that they are the same each time
-
-
-def test_separable_classes_are_learned(learned: TrainingResult) -> None:
-    assert learned.dev["accuracy"] == 100
-    assert learned.history["loss"].iloc[-1] < learned.history["loss"].iloc[0] / 2
+    return fit(train(epochs=14))
 
 
 def test_weights_are_those_of_the_best_epoch(learned: TrainingResult) -> None:
     """Its dev scores, predicted again, are the recorded ones; a training that ends there has the same weights."""
     assert 1 < learned.best_epoch < len(learned.history)
+    assert learned.dev["accuracy"] == 100
     probabilities = predict(learned.model, DATA.dev)
     names = np.array(CLASSES)
     again = scores(names[DATA.dev.labels].tolist(), names[probabilities.argmax(axis=1)].tolist(), CLASSES)
@@ -171,10 +149,6 @@ def test_weights_are_those_of_the_best_epoch(learned: TrainingResult) -> None:
 
 def cross_entropy(probabilities: np.ndarray, rows: Rows) -> float:
     return float(-np.log(probabilities[np.arange(len(rows)), rows.labels].astype(np.float64)).mean())
-
-
-def test_equal_trainings_give_the_same_bytes(learned: TrainingResult) -> None:
-    assert bits(fit(LONG)) == bits(learned)
 
 
 def test_adversarial_trainings_with_l2_give_the_same_bytes() -> None:
@@ -206,38 +180,11 @@ def test_processes_and_threads_change_no_bit() -> None:
     assert others == [first, first]
 
 
-@pytest.mark.parametrize("text", ["two", "0", "-1", "1.5"])
+@pytest.mark.parametrize("text", ["two", "0"])
 def test_threads_that_are_no_number_are_an_error(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BILSTM_ATTENTION_THREADS", text)
     with pytest.raises(ParamsError, match=f"BILSTM_ATTENTION_THREADS: '{text}' is no whole number above 0"):
         use_threads()
-
-
-def test_epoch_shows_every_sentence_in_its_own_order(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[list[int]] = []
-
-    def watch(rows: Rows, batch: np.ndarray) -> np.ndarray:
-        shown.append(batch.tolist())
-        return pad(rows, batch)
-
-    monkeypatch.setattr(training, "pad", watch)
-    fit(train())
-    first, second = shown[:STEPS], shown[STEPS:]
-    assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(len(DATA.train)))  # noqa: RUF017
-    assert first != second
-
-
-# Weights that are trained
-
-
-@pytest.mark.parametrize("kind", MECHANISMS)
-def test_one_step_moves_every_trained_weight_and_no_other(kind: str) -> None:
-    model = EXACT.model_copy(update={"attention": Attention(kind=kind), "merge": "concat"})
-    before = network(model)
-    after = fit(train(epochs=1, batch_size=64, optimizer="sgd"), model).model
-    moved = {new.path for old, new in zip(before.weights, after.weights, strict=True) if (old.numpy() != new).any()}
-    assert moved == {weight.path for weight in after.trainable_weights}
-    assert len(moved) == len(after.weights) - 1
 
 
 def test_frozen_embeddings_and_unseen_words_keep_their_vectors(learned: TrainingResult) -> None:
@@ -246,9 +193,7 @@ def test_frozen_embeddings_and_unseen_words_keep_their_vectors(learned: Training
     trained, fixed = learned.model.get_layer("embedding").get_weights()
     np.testing.assert_array_equal(fixed, DATA.matrix[TRAINING_WORDS:])
     assert (trained[1:] != DATA.matrix[1:TRAINING_WORDS]).any()
-
-
-# Optimizers, moving average, learning rate
+    assert not trained[0].any()
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -291,19 +236,15 @@ def half_cosine(done: float) -> float:
     ("schedule", "shares"),
     [
         (Schedule(), [1, 1, 1, 1]),
-        (Schedule(kind="cosine"), [half_cosine(done) for done in (0, 0.25, 0.5, 0.75)]),
         (Schedule(warmup_epochs=2.0), [0, 0.5, 1, 1]),
         (Schedule(kind="cosine", warmup_epochs=1.0), [0, *[half_cosine(done) for done in (0, 1 / 3, 2 / 3)]]),
         (Schedule(kind="cosine", warmup_epochs=4.0), [0, 1 / 4, 2 / 4, 3 / 4]),
     ],
-    ids=["constant", "cosine", "warm-up", "warm-up and cosine", "warm-up only"],
+    ids=["constant", "warm-up", "warm-up and cosine", "warm-up only"],
 )
 def test_epoch_begins_at_its_scheduled_learning_rate(schedule: Schedule, shares: list[float], quick: Any) -> None:
     history = fit(train(epochs=4, schedule=schedule)).history
     assert history["learning_rate"].tolist() == pytest.approx([0.05 * share for share in shares], rel=1e-5)
-
-
-# Choice of the epoch
 
 
 @pytest.mark.parametrize(
@@ -311,8 +252,6 @@ def test_epoch_begins_at_its_scheduled_learning_rate(schedule: Schedule, shares:
     [
         ([50, 70, 70, 60, 80], 2, 2, 4),
         ([50, 70, 70, 60, 80], 3, 5, 5),
-        ([50, 50, 50, 50, 50], 1, 1, 2),
-        ([10, 20, 30, 40, 50], 1, 5, 5),
         ([0, 0, 30, 30, 10], 9, 3, 5),
     ],
 )
@@ -348,9 +287,6 @@ def test_monitor_must_be_a_score_of_the_labels(labels: list[str]) -> None:
         fit(train(monitor="official_f1"), dataset=small_dataset(labels))
 
 
-# Faults
-
-
 def test_divergence_is_an_error_with_batch_and_learning_rate(quick: Any) -> None:
     settings = train(optimizer="sgd", clip_norm=None).model_copy(update={"learning_rate": 1e30})
     message = r"seed 4, epoch 1, batch 2 of 6: the loss is nan at learning rate 1e\+30; lower train.learning_rate or"
@@ -361,19 +297,6 @@ def test_divergence_is_an_error_with_batch_and_learning_rate(quick: Any) -> None
         fit(settings.model_copy(update={"epochs": 1, "batch_size": 64}))
 
 
-# Callbacks and history
-
-
-@pytest.mark.parametrize(("labels", "official"), [(CLASSES, False), (RELATIONS, True)])
-def test_history_has_a_row_per_epoch_and_every_score(labels: list[str], official: bool, quick: Any) -> None:
-    result = fit(train(), dataset=small_dataset(labels))
-    assert list(result.history.columns[:4]) == ["epoch", "learning_rate", "loss", "dev_loss"]
-    assert {"dev_accuracy", "dev_macro_f1"} <= set(result.history)
-    assert ("dev_official_f1" in result.history) is official
-    assert result.history["epoch"].tolist() == [1, 2]
-    assert list(result.dev) == [name.removeprefix("dev_") for name in result.history.columns[3:]]
-
-
 def test_callbacks_get_each_batch_and_each_row_of_the_history(quick: Any) -> None:
     events: list[Any] = []
     result = fit(train(), on_batch=lambda *numbers: events.append(numbers), on_epoch=events.append)
@@ -381,19 +304,18 @@ def test_callbacks_get_each_batch_and_each_row_of_the_history(quick: Any) -> Non
     for row in result.history.to_dict("records"):
         expected += [*((row["epoch"], batch, STEPS) for batch in range(1, STEPS + 1)), row]
     assert events == expected
+    scored = ["loss", "accuracy", "macro_f1"]
+    assert list(result.dev) == scored
+    assert [*events[-1]] == ["epoch", "learning_rate", "loss", *(f"dev_{name}" for name in scored)]
 
 
-def test_finished_training_is_not_repeated_nor_taken_for_another(quick: Any, tmp_path: Path) -> None:
-    def epochs(settings: Train, **changes: Any) -> tuple[TrainingResult, list[int]]:
-        seen: list[int] = []
-        result = fit(settings, checkpoints=tmp_path, on_epoch=lambda row: seen.append(row["epoch"]), **changes)
-        return result, seen
-
-    first, _ = epochs(train())
-    again, repeated = epochs(train())
-    assert (repeated, bits(again)) == ([], bits(first))
-    assert epochs(train(), seed=1)[1] == epochs(train(), dataset=small_dataset(scale=2.0))[1] == [1, 2]
-    assert epochs(train(epochs=3))[1] == [1, 2, 3]
+def test_finished_training_is_not_repeated(quick: Any, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    first = fit(train(), checkpoints=tmp_path)
+    assert bits(fit(train(), checkpoints=tmp_path, on_epoch=rows.append)) == bits(first)
+    assert not rows
+    fit(train(), seed=1, checkpoints=tmp_path, on_epoch=rows.append)
+    assert len(rows) == 2
 
 
 def test_predictions_keep_the_order_of_the_rows(learned: TrainingResult, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,7 +338,7 @@ def test_optimizers_are_those_of_the_parameters() -> None:
 
 
 def step_and_reference(params: Model, settings: Train, optimizers: tuple[Any, Any]) -> tuple[Any, keras.Model, Any]:
-    """Our step; a model of the same weights for the reference; and a check that both still have the same."""
+    """Our step; a model of the same weights as reference; and a check that both still have the same."""
     models = network(params), network(params)
     for model, optimizer in zip(models, optimizers, strict=True):
         optimizer.build(model.trainable_variables)
