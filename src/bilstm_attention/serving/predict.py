@@ -224,10 +224,9 @@ def _write_table(path: Path, target: Path, tables: Iterator[pa.Table]) -> None:
             if target.suffix == ".jsonl":
                 file.writelines(f"{_to_json(row)}\n" for row in rows)
                 continue
-            cells = [
-                [_to_json(cell) if isinstance(cell, dict | list) else cell for cell in row.values()] for row in rows
-            ]
-            pd.DataFrame(cells, dtype=object).to_csv(file, index=False, header=False, lineterminator="\n")
+            frame = pd.DataFrame([row.values() for row in rows], dtype=object)
+            frame = frame.map(lambda cell: _to_json(cell) if isinstance(cell, dict | list) else cell)
+            frame.to_csv(file, index=False, header=False, lineterminator="\n")
 
 
 def _to_json(value: Any) -> str:
