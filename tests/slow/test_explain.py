@@ -2,38 +2,26 @@
 
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from tests.project import Project
 
 from bilstm_attention import cli, stages
-from bilstm_attention.errors import UserError
 
 SENTENCE = "The <e1>wheel</e1> of the <e2>Zyzzyva</e2> broke."
-
-
-@pytest.mark.parametrize(
-    ("options", "message"), [({}, "neither of --text and --split"), ({"text": ["a"], "split": "dev"}, "both of --text")]
-)
-def test_sentences_or_a_split_are_required(options: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        cli.explain(**options)
 
 
 def test_page_is_written_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("dvc.yaml", "params.yaml"):
         (tmp_path / name).touch()
     (tmp_path / "notes").mkdir()
-    calls: list[tuple[object, ...]] = []
-    monkeypatch.setattr(stages, "explain", lambda *arguments: calls.append((*arguments, Path.cwd())))
     monkeypatch.chdir(tmp_path / "notes")
-    cli.explain(split="dev")
-    monkeypatch.chdir(tmp_path / "notes")
+    explain = Mock()
+    monkeypatch.setattr(stages, "explain", explain)
     cli.explain(text=["a", "b"], seed=2, output=Path("../page.html"))
-    assert calls == [
-        ([], "dev", 50, None, tmp_path / "notes" / "attention.html", tmp_path),
-        (["a", "b"], None, 50, 2, tmp_path / "notes" / "../page.html", tmp_path),
-    ]
+    explain.assert_called_once_with(["a", "b"], None, 50, 2, tmp_path / "notes/../page.html")
+    assert Path.cwd() == tmp_path
 
 
 def test_page_of_a_split_has_the_same_bytes_again(first_repro: tuple[Project, str], tmp_path: Path) -> None:
@@ -66,7 +54,6 @@ def test_text_is_tokenised_as_in_training(first_repro: tuple[Project, str], tmp_
     ("options", "message"),
     [
         (("--text", "A wheel."), "error: row 0: has no markers; a relation sentence marks both entities"),
-        (("--text", SENTENCE, "--text", " "), "error: row 1: an empty sentence."),
         (("--split", "dev", "--seed", "9"), "--seed 9: not one of train.seeds, [0]; no model has it."),
     ],
 )

@@ -52,10 +52,8 @@ class TextClassifier:
         tokens = self.tokens(texts, first)
         rows = Rows.from_tokens(tokens, self.vocabulary)
         probabilities, weights = np.empty((0, len(self.labels)), np.float32), list[Any]()
-        if attention and texts:
-            probabilities, weights = read_attention(self.model, rows)
-        elif texts:
-            probabilities = predict(self.model, rows)
+        if texts:
+            probabilities, weights = read_attention(self.model, rows) if attention else (predict(self.model, rows), [])
         answers = pd.DataFrame(
             {
                 "label": pd.Series([self.labels[number] for number in probabilities.argmax(axis=1)], dtype="str"),

@@ -57,7 +57,7 @@ def dev_digest(predictions: pd.DataFrame) -> str:
 
 
 def log_model(client: Any, experiment: str, run_id: str, model: LoggedModel) -> None:
-    """Logs a model with a run, unless the run has it, and registers it, unless it is registered."""
+    """Logs a model with a run, and registers it, each once."""
     digest = sha256(model.files["model.keras"])
     logged = [each for each in _logged_models(client, run_id) if each.tags.get(MODEL_DIGEST) == digest]
     whole = [each.model_id for each in logged if _is_ready(each)]
