@@ -98,11 +98,9 @@ def predict_file(source: Path, target: Path, column: str, model: str | None, att
 
 
 def load_model(source: str | None) -> "TextClassifier":
-    """Loads a classifier.
+    """Loads a classifier: of a run's id, or of an MLflow address such as `models:/sample@champion`.
 
-    Args:
-        source: None: the best seed on dev of this checkout; else the id of a run that logged one, or an address of
-            MLflow, for example `models:/sample@champion`.
+    Without a source it is the best seed on dev of this checkout.
 
     Raises:
         UserError: there is no such model.

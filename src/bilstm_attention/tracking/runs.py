@@ -114,11 +114,7 @@ def missing_runs(experiment: str, records: Sequence[RunRecord]) -> list[RunRecor
 
 
 class Tracker:
-    """The tracking store, opened at one experiment.
-
-    Args:
-        experiment: its name; created if it is not there.
-    """
+    """The tracking store, opened at one experiment, which it creates if it is not there."""
 
     def __init__(self, experiment: str):
         self.client = open_store()
@@ -235,6 +231,6 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # it is another user's
+        pass
     return True
