@@ -191,21 +191,17 @@ def test_classes_are_sorted_by_f1_with_support(drawn) -> None:
 def test_rankings_are_distinct_without_colour(drawn) -> None:
     curves = drops([1.0, 5.0, 10.0])
     figure = drawn(plots.faithfulness_curves, curves)
+    names = {"attention": "attention", "random": "random", "gradient × input": "gradient_input"}
     for axes, (name, better) in zip(
         figure.axes, [("comprehensiveness", "higher"), ("sufficiency", "lower")], strict=True
     ):
         assert axes.get_title(loc="left") == f"{name}: {better} is better"
-        lines = [line for line in axes.lines if not line.get_label().startswith("_")]
-        drawn_drops = {line.get_label(): list(line.get_ydata()) for line in lines}
-        assert drawn_drops == {
-            label: curves[name][ranking]
-            for label, ranking in (
-                ("attention", "attention"),
-                ("random", "random"),
-                ("gradient × input", "gradient_input"),
-            )
+        lines = {line.get_label(): line for line in axes.lines if line.get_label() in names}
+        assert {label: list(line.get_ydata()) for label, line in lines.items()} == {
+            label: curves[name][ranking] for label, ranking in names.items()
         }
-        assert len({line.get_marker() for line in lines}) == len({line.get_linestyle() for line in lines}) == 3
+        looks = {(line.get_marker(), line.get_linestyle()) for line in lines.values()}
+        assert len(looks) == len({marker for marker, _ in looks}) == len({style for _, style in looks}) == 3
         assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "5", "10"]
 
 
