@@ -43,17 +43,6 @@ def three() -> list[AttentionExample]:
     ]
 
 
-def test_page_opens_in_the_state_of_its_address(browser: Browser, tmp_path: Path) -> None:
-    attention_page(three(), tmp_path / "page.html", title="t", source="s")
-    page, console = shown(browser, tmp_path / "page.html", "show=right&predicted=Other&order=surest")
-    assert console == []
-    visible = [text.split()[0] for attributes, text in page.all("li") if "hidden" not in attributes]
-    assert visible == ["3", "1"]
-    assert page.all("output")[0][1] == "2 of 3 sentences shown"
-    assert "hidden" not in page.all("form")[0][0]
-    assert [attributes.get("tabindex") for attributes, _ in page.tokens()].count("0") == 3
-
-
 STATES = {
     "": ["1", "2", "3"],
     "show=wrong": ["2"],
@@ -63,6 +52,7 @@ STATES = {
     "search=x+Y": ["1"],
     "search=%3C%2FSCRIPT%3E&order=unsurest": ["3"],
     "search=nowhere": [],
+    "show=right&predicted=Other&order=surest": ["3", "1"],
     "order=toString&length=7&gold=__proto__&show=x&controls=1": ["1", "2", "3"],
 }
 VISIT = """state => {
@@ -107,6 +97,8 @@ def test_page_shades_by_the_chosen_distribution(browser: Browser, tmp_path: Path
     assert [attributes["class"] for attributes, _ in page.tokens()] == ["w3", "w3", "w20", "w3", "w20"]
     assert page.tokens()[2][0]["title"] == "y: weight 0.7000, token 3 of 4"
     assert page.all("span", id="which")[0][1] == "head 2"
+    assert "hidden" not in page.all("form")[0][0]
+    assert [attributes.get("tabindex") for attributes, _ in page.tokens()].count("0") == 2
     attention_page([example(["a", "b"])], tmp_path / "one.html", title="t", source="s")
     page, console = shown(browser, tmp_path / "one.html", "shade=2")
     assert console == []

@@ -97,7 +97,7 @@ def open_description(page: Page, address: str) -> None:
 def test_page_of_a_run_and_its_attention_page(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:
     page = browser.new_page(viewport={"width": 1600, "height": 1400})
     open_description(page, recorded.page("zhou u=8 seeds=0,1"))
-    looked_at(page, tmp_path / "run.png", "test official_f1", "What the model attends to", "test_official_f1_mean")
+    looked_at(page, tmp_path / "run.png", "test official_f1", "Attention on sentences of dev", "test_official_f1_mean")
     with page.context.expect_page() as tab:
         page.get_by_role("link", name="seed-0").click()
     attention = tab.value.frame_locator("iframe")

@@ -87,7 +87,7 @@ def test_every_training_is_a_run(project: Project) -> None:
     names = [f"{variant} seed={seed}" for variant in ("mean", "two hops") for seed in (0, 1)]
     assert sorted(runs) == [(name, "FINISHED") for name in names]
     metrics = {name for (name,) in query(store, f"select metrics.key from metrics join tags using (run_uuid) {of_two}")}
-    assert {"best_dev_official_f1", "dev_comprehensiveness_attention", "dev_loss"} <= metrics
+    assert {"best_dev_official_f1", "dev_faithfulness_comprehensiveness_attention", "dev_loss"} <= metrics
     assert not [name for name in metrics if "test" in name]
 
 

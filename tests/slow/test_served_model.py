@@ -2,16 +2,13 @@
 
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -20,17 +17,15 @@ import pytest
 from tests.project import Project
 from tests.servers import free_port, wait_until_it_answers
 
-REQUESTS, AT_ONCE = 1000, 4
 SENTENCE = "The <e1>wheel</e1> of the <e2>car</e2> broke."
 
 
 @dataclass
 class Server:
     address: str
-    folder: Path
 
-    def ask(self, body: bytes, kind: str = "application/json") -> tuple[int, Any]:
-        request = urllib.request.Request(f"{self.address}/invocations", body, {"Content-Type": kind})
+    def ask(self, body: bytes) -> tuple[int, Any]:
+        request = urllib.request.Request(f"{self.address}/invocations", body, {"Content-Type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=60) as response:
                 return response.status, json.load(response)
@@ -81,10 +76,10 @@ def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             stderr=log,
             start_new_session=True,
         )
-    found = Server(f"http://127.0.0.1:{port}", folder)
+    server = Server(f"http://127.0.0.1:{port}")
     try:
-        wait_until_it_answers(f"{found.address}/ping", serving, folder / "log")
-        yield found
+        wait_until_it_answers(f"{server.address}/ping", serving, folder / "log")
+        yield server
     finally:
         os.killpg(serving.pid, 15)
         serving.wait(timeout=30)
@@ -96,40 +91,28 @@ def sentences(project: Project) -> list[str]:
     return [line.partition("\t")[2].strip('"') for line in lines if "\t" in line]
 
 
-def test_requests_get_the_answers_of_the_checkout(
-    project: Project, server: Server, sentences: list[str], record_property: Callable[[str, object], None]
-) -> None:
-    table = project.root / "given.csv"
+def test_requests_get_the_answers_of_the_checkout(project: Project, server: Server, sentences: list[str]) -> None:
+    table = project.root / "texts.csv"
     pd.DataFrame({"text": sentences}).to_csv(table, index=False)
-    project.run("bilstm-attention", "predict", "--input", "given.csv", "--output", "answered.csv")
-    wanted = pd.read_csv(project.root / "answered.csv")
+    project.run("bilstm-attention", "predict", "--input", "texts.csv", "--output", "answers.csv")
+    wanted = pd.read_csv(project.root / "answers.csv")
     probabilities = wanted["probabilities"].map(json.loads)
     # the stage evaluate answered the same sentences
     evaluated = pd.read_csv(project.root / "experiments/current/predictions.csv")
     assert wanted["label"].tolist() == evaluated["predicted"].tolist()
     assert wanted["score"].tolist() == pytest.approx(evaluated["probability"].tolist(), abs=1e-6)
 
-    def request(number: int) -> tuple[float, int]:
+    def check(number: int) -> None:
         # one to seven sentences, so that each is batched with different ones
         rows = [(7 * number + step) % len(sentences) for step in range(1 + number % 7)]
-        began = time.perf_counter()
         answers = server.answer([sentences[row] for row in rows])
-        seconds = time.perf_counter() - began
-        wrong = 0
+        assert [answer["label"] for answer in answers] == wanted["label"][rows].tolist()
         for row, answer in zip(rows, answers, strict=True):
-            same = answer["label"] == wanted["label"][row]
-            near = answer["probabilities"] == pytest.approx(probabilities[row], abs=1e-6)
-            wrong += not (same and near)
-        return seconds, wrong
+            assert answer["probabilities"] == pytest.approx(probabilities[row], abs=1e-6)
 
-    server.answer(sentences[:1])
-    with ThreadPoolExecutor(AT_ONCE) as clients:
-        done = list(clients.map(request, range(REQUESTS)))
-    assert sum(wrong for _, wrong in done) == 0
-    milliseconds = statistics.quantiles([1000 * seconds for seconds, _ in done], n=100)
-    record_property("p50 ms", milliseconds[49])
-    record_property("p99 ms", milliseconds[98])
-    print(f"p50 {milliseconds[49]:.1f} ms, p99 {milliseconds[98]:.1f} ms, {AT_ONCE} clients")
+    with ThreadPoolExecutor(4) as clients:
+        # a list, since the errors of a check are raised where its result is read
+        assert len(list(clients.map(check, range(200)))) == 200
 
 
 def test_attention_comes_on_request(project: Project, server: Server, sentences: list[str]) -> None:
@@ -147,16 +130,11 @@ def records(*texts: object, column: str = "text") -> bytes:
 
 
 BAD = {
-    "no text": (records(""), "row 0: an empty sentence"),
     "null": (records(SENTENCE, None), "row 1: None is no text"),
-    "a number": (records(5), "row 0: 5 is no text"),
     "no markers": (records(SENTENCE, "The wheel broke."), "row 1: has no markers; a relation sentence marks both"),
-    "markers reversed": (records("The </e1>wheel<e1> of the <e2>car</e2>."), "row 0: "),
-    "a megabyte": (records(f"{SENTENCE} {'x ' * 500_000}"), "characters; a sentence has at most 100,000"),
     "ten thousand rows": (records(*[SENTENCE] * 10_000), "10,000 rows: at most 5,000 at once; send them in parts"),
     "no JSON": (b'{"dataframe_records": [', "Ensure that input is a valid JSON"),
     "another column": (records(SENTENCE, column="sentence"), "Model is missing inputs ['text']"),
-    "another form": (b'{"sentences": ["a"]}', "exactly one of the input fields"),
     "no column": (b'{"dataframe_records": []}', "text"),
 }
 
@@ -168,9 +146,3 @@ def test_bad_request_is_refused_and_the_server_stays_up(name: str, server: Serve
     assert 400 <= status < 500
     assert said in json.loads(message)["message"]
     assert server.answer([SENTENCE])[0]["score"] > 0
-
-
-def test_csv_is_answered_like_json(server: Server) -> None:
-    status, said = server.ask(f"text\n{SENTENCE}\n".encode(), "text/csv")
-    assert (status, said["predictions"]) == (200, server.answer([SENTENCE]))
-    assert server.ask(b"text", "text/plain")[0] == 415

@@ -127,14 +127,3 @@ def test_absent_server_has_pipeline_and_sweep_after_sync(
         "trial 0: lstm_units=4": "sweep outage",
         "trial 1: lstm_units=6": "sweep outage",
     }
-
-
-def test_file_that_is_no_database_costs_a_warning_and_is_left(project: Project, tmp_path: Path) -> None:
-    # a read-only file does not stop root; this one stops everybody
-    file = tmp_path / "mlflow.db"
-    file.write_text("no database " * 100)
-    before = (project.root / "experiments/current/models/seed-0/model.keras").read_bytes()
-    printed = run(project, f"sqlite:///{file}", STAGES[0])
-    assert LOGGED in printed
-    assert file.read_text() == "no database " * 100
-    assert (project.root / "experiments/current/models/seed-0/model.keras").read_bytes() == before

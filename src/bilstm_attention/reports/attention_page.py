@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from numpy.typing import NDArray
 
 from bilstm_attention.data.tokens import MARKERS
@@ -96,25 +96,19 @@ def attention_page(examples: Sequence[AttentionExample], path: Path, *, title: s
         title: the model, for instance `seed 0`.
         source: of the sentences, for instance `dev`.
     """
-    weights = [_integer_weights(example) for example in examples]
-    distributions = {len(rows) - 1 for rows in weights}
-    page = (
-        _environment()
-        .get_template("attention.html.jinja")
-        .render(
-            title=title,
-            source=source,
-            examples=examples,
-            weights=weights,
-            distributions=max(distributions, default=1),
-            axis=next((example.axis for example in examples if example.axis), "distribution"),
-            verdicts=Counter(example.verdict for example in examples if example.verdict),
-            gold=sorted({example.gold for example in examples if example.gold is not None}),
-            predicted=sorted({example.predicted for example in examples}),
-            markers=MARKERS,
-            shades=SHADES,
-            unit=UNIT,
-        )
+    page = _template().render(
+        title=title,
+        source=source,
+        examples=examples,
+        weights=[_integer_weights(example) for example in examples],
+        distributions=len(examples[0].weights) if examples else 1,
+        axis=next((example.axis for example in examples if example.axis), "distribution"),
+        verdicts=Counter(example.verdict for example in examples if example.verdict),
+        gold=sorted({example.gold for example in examples if example.gold is not None}),
+        predicted=sorted({example.predicted for example in examples}),
+        markers=MARKERS,
+        shades=SHADES,
+        unit=UNIT,
     )
     with atomic_write(path) as temporary:
         # bytes of the command line that are no UTF-8
@@ -133,8 +127,8 @@ def _shaded(weights: Sequence[int]) -> list[int]:
     return [int(SHADES * weight / heaviest + 0.5) for weight in weights]
 
 
-def _environment() -> Environment:
-    """Templates with all text escaped; a missing name is an error."""
+def _template() -> Template:
+    """The page with all text escaped; a missing name is an error."""
     environment = Environment(
         loader=PackageLoader("bilstm_attention", "reports"),
         autoescape=True,
@@ -146,7 +140,7 @@ def _environment() -> Environment:
     environment.filters |= {"shaded": _shaded, "digest": _digest}
     environment.globals["zip"] = zip
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    return environment
+    return environment.get_template("attention.html.jinja")
 
 
 def _digest(content: Any) -> str:

@@ -223,14 +223,14 @@ def attention_picture(examples: Sequence[AttentionExample], path: Path) -> None:
 
 def _caption(axes: Axes, example: AttentionExample, top: float, tall: float) -> None:
     """The labels; a cross, bold letters and a bar at the edge mark a wrong prediction, visible without colour."""
-    x, y = EDGE + 2.5, top + 6
-    predicted = f"{_short(example.predicted, 40)} ({100 * example.probability:.0f} %)"
-    if example.verdict != "wrong":
-        axes.text(x, y, f"{'✓ ' * (example.verdict == 'right')}{predicted}", size=8.5, color=DIM, va="center")
-    else:
-        text = f"✗ predicted {predicted}, gold {_short(str(example.gold), 40)}"
-        axes.text(x, y, text, size=8.5, va="center", weight="bold")
+    text = f"{_short(example.predicted, 40)} ({100 * example.probability:.0f} %)"
+    look: dict[str, Any] = {"color": DIM}
+    if example.verdict == "right":
+        text = f"✓ {text}"
+    elif example.verdict == "wrong":
+        text, look = f"✗ predicted {text}, gold {_short(str(example.gold), 40)}", {"weight": "bold"}
         axes.add_patch(Rectangle((EDGE - 8, top), 3, tall - 10, color=INK))
+    axes.text(EDGE + 2.5, top + 6, text, size=8.5, va="center", **look)
 
 
 def _heaviest(weights: NDArray[np.floating]) -> dict[int, str]:

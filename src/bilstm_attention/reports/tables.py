@@ -78,28 +78,13 @@ def markdown_table(table: pd.DataFrame) -> str:
 
 
 def describe_training(params: Params, dev: Mapping[str, float], best_epoch: int, epochs: int) -> str:
-    """The description of a trained model that is not evaluated yet.
-
-    Args:
-        params: all parameters.
-        dev: its scores on dev.
-        best_epoch: the epoch that is kept.
-        epochs: epochs trained.
-    """
-    return (
-        f"{_dev_score(params, dev[params.train.monitor])}, epoch {best_epoch} of {epochs}. Not evaluated on test yet.\n"
-    )
+    """The description of a model with these dev scores that is not evaluated yet."""
+    score = _dev_score(params, dev[params.train.monitor])
+    return f"{score}, epoch {best_epoch} of {epochs}. Not evaluated on test yet.\n"
 
 
 def describe_seed(params: Params, metrics: Mapping[str, Any], seed: int, page: str) -> str:
-    """The description of one of several evaluated models.
-
-    Args:
-        params: all parameters.
-        metrics: the content of `metrics.json`.
-        seed: seed of the model.
-        page: file name of its attention page.
-    """
+    """The description of one of several evaluated models, with a link to its attention page."""
     name, summary = next(iter(metrics["test"].items()))
     dev = metrics["dev"][params.train.monitor]["by_seed"][str(seed)]
     return (
@@ -110,13 +95,10 @@ def describe_seed(params: Params, metrics: Mapping[str, Any], seed: int, page: s
 
 
 def describe_evaluation(params: Params, metrics: Mapping[str, Any], made_with: str, pages: Sequence[str]) -> str:
-    """The description of a whole evaluation: scores, learning curves, confusion matrix, attention pages.
+    """The description of a whole evaluation: `score_document` after a summary, pictures, and links to attention pages.
 
     Args:
-        params: all parameters.
-        metrics: the content of `metrics.json`.
-        made_with: date, code, machine and versions.
-        pages: file names of the attention pages, one for each seed.
+        pages: file names of the attention pages, one for each seed; the other arguments as for `score_document`.
     """
     name, summary = next(iter(metrics["test"].items()))
     spread = "" if summary["sd"] is None else f" ± {summary['sd']:.2f} over {len(pages)} seeds"

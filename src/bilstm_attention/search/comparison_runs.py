@@ -14,7 +14,7 @@ from bilstm_attention.evaluation.metrics import scores
 from bilstm_attention.schema import check
 from bilstm_attention.search.comparison import Comparison, PlannedTraining
 from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, predicted_on_test, read_record, sample_name
-from bilstm_attention.tracking.pipeline import attention_metrics, corpus_name
+from bilstm_attention.tracking.pipeline import corpus_name, flatten_metrics
 from bilstm_attention.tracking.runs import RunRecord, fingerprints
 
 TABLES = paths.TRAININGS / "tables"
@@ -47,7 +47,8 @@ def _metrics(job: TrainingJob, record: TrainingRecord) -> dict[str, float]:
         from bilstm_attention.evaluation.faithfulness import merge_seeds
 
         for sample in job.faithfulness:
-            metrics |= attention_metrics(merge_seeds({job.seed: record.faithfulness[sample_name(sample)]}))
+            measured = merge_seeds({job.seed: record.faithfulness[sample_name(sample)]})
+            metrics |= flatten_metrics(measured, "dev_faithfulness", "mean")
     if predicted := predicted_on_test(job, record):
         gold = load_split("test", ["label"], job.root)["label"].tolist()
         metrics |= {f"test_{name}": value for name, value in scores(gold, predicted, record.labels).items()}

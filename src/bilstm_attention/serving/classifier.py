@@ -19,14 +19,7 @@ EMPTY_ENTITIES = {MARKERS[:2], MARKERS[2:]}
 
 
 class TextClassifier:
-    """A trained classifier of raw sentences.
-
-    Args:
-        model: the Keras classifier.
-        vocabulary: words by id.
-        labels: class names in the order of their numbers.
-        data: how sentences were tokenised in training.
-    """
+    """A trained Keras classifier of raw sentences; `labels` are in the order of their numbers."""
 
     def __init__(self, model: Any, vocabulary: Vocabulary, labels: Sequence[str], data: Data):
         self.model, self.vocabulary, self.labels, self.data = model, vocabulary, list(labels), data
@@ -52,10 +45,8 @@ class TextClassifier:
         tokens = self.tokens(texts, first)
         rows = Rows.from_tokens(tokens, self.vocabulary)
         probabilities, weights = np.empty((0, len(self.labels)), np.float32), list[Any]()
-        if attention and texts:
-            probabilities, weights = read_attention(self.model, rows)
-        elif texts:
-            probabilities = predict(self.model, rows)
+        if texts:
+            probabilities, weights = read_attention(self.model, rows) if attention else (predict(self.model, rows), [])
         answers = pd.DataFrame(
             {
                 "label": pd.Series([self.labels[number] for number in probabilities.argmax(axis=1)], dtype="str"),
@@ -148,13 +139,10 @@ class Served:
                 f"{len(texts):,} rows: at most {self.max_rows:,} at once; send them in parts, or load the model with"
                 f" model_config={{'max_rows': {len(texts)}}}."
             )
-        faults = [
-            f"row {number}: {len(text):,} characters; a sentence has at most {self.max_characters:,}."
-            for number, text in enumerate(texts)
-            if isinstance(text, str) and len(text) > self.max_characters
-        ]
-        if faults:
-            raise DataError(join_lines(faults))
+        for number, text in enumerate(texts):
+            if isinstance(text, str) and len(text) > self.max_characters:
+                limit = f"a sentence has at most {self.max_characters:,}"
+                raise DataError(f"row {number}: {len(text):,} characters; {limit}.")
         return texts
 
 

@@ -1,15 +1,15 @@
 """The command `predict`: sentences, lines or a table in, answers out, in the same order."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import pandas as pd
 import pyarrow as pa
+from pyarrow import csv
 from pyarrow.parquet import ParquetFile, ParquetWriter
 
 from bilstm_attention import paths
@@ -71,70 +71,61 @@ def predict_file(source: Path, target: Path, column: str, model: str | None, att
             raise DataError(f"{path}: tables are {', '.join(KINDS)}; lines of text are read from standard input.")
     if not source.is_file():
         raise DataError(f"{source}: no such file.")
-    classifier, first = load_model(model), 0
+    classifier, count = load_model(model), 0
     schema = _answer_schema(classifier.labels, attention)
-    with (
-        paths.atomic_write(target) as temporary,
-        _open_writer(temporary, target.suffix) as write,
-        source.open("rb") as file,
-        progress_bar(f"predict {source.name}", source.stat().st_size) as advance,
-    ):
+
+    def answer() -> Iterator[pa.Table]:
+        nonlocal count
         for table, size in _read_table(source, file):
             _check_columns(source, table.column_names, column, schema.names)
             try:
-                answers = classifier.answer(table[column].to_pylist(), attention, first)
+                answers = classifier.answer(table[column].to_pylist(), attention, count)
             except DataError as error:
                 raise DataError("\n".join(f"{source}: {line}" for line in str(error).splitlines())) from None
             for field in schema:
                 table = table.append_column(field, pa.array(answers[field.name].tolist(), field.type))
-            try:
-                write(table)
-            except (pa.ArrowException, ValueError) as error:
-                raise DataError(f"{source}: columns change their type from row {first} on: {error}.") from None
-            first += len(table)
+            count += len(table)
             advance(size)
-    print_summary(f"predict {target}", {"sentences": first})
+            yield table
+
+    with (
+        paths.atomic_write(target) as temporary,
+        source.open("rb") as file,
+        progress_bar(f"predict {source.name}", source.stat().st_size) as advance,
+    ):
+        _write_table(temporary, target, answer())
+    print_summary(f"predict {target}", {"sentences": count})
 
 
 def load_model(source: str | None) -> "TextClassifier":
-    """Loads a classifier.
+    """Loads a classifier: of a run's id, or of an MLflow address such as `models:/sample@champion`.
 
-    Args:
-        source: None: the best seed on dev of this checkout; else the id of a run that logged one, or an address of
-            MLflow, for example `models:/sample@champion`.
+    Without a source it is the best seed on dev of this checkout.
 
     Raises:
         UserError: there is no such model.
     """
-    if source is None:
-        return _load_from_checkout()
-    from bilstm_attention.tracking.registry import fetch_model
-
-    with TemporaryDirectory() as folder:
-        files = fetch_model(source, Path(folder))
-        start_tensorflow()
-        from bilstm_attention.serving.classifier import load_folder
-        from bilstm_attention.training.fit import use_threads
-
-        use_threads()
-        return load_folder(files)
-
-
-def _load_from_checkout() -> "TextClassifier":
     from bilstm_attention.data.dataset import load_labels, load_vocabulary
     from bilstm_attention.evaluation.results import best_seed, read_dev_scores, seed_file
     from bilstm_attention.tracking.environment import warn_if_stale
+    from bilstm_attention.tracking.registry import fetch_model
 
-    params = load_params(paths.PARAMS)
-    file = seed_file(best_seed(read_dev_scores(params.train.seeds), params.train.monitor), "model.keras")
-    warn_if_stale(params.train.seeds)
-    start_tensorflow()
-    from bilstm_attention.model.classifier import load_classifier
-    from bilstm_attention.serving.classifier import TextClassifier
-    from bilstm_attention.training.fit import use_threads
+    with TemporaryDirectory() as folder:
+        if source is None:
+            params = load_params(paths.PARAMS)
+            file = seed_file(best_seed(read_dev_scores(params.train.seeds), params.train.monitor), "model.keras")
+            warn_if_stale(params.train.seeds)
+        else:
+            files = fetch_model(source, Path(folder))
+        start_tensorflow()
+        from bilstm_attention.model.classifier import load_classifier
+        from bilstm_attention.serving.classifier import TextClassifier, load_folder
+        from bilstm_attention.training.fit import use_threads
 
-    use_threads()
-    return TextClassifier(load_classifier(file), load_vocabulary(), load_labels(), params.data)
+        use_threads()
+        if source is None:
+            return TextClassifier(load_classifier(file), load_vocabulary(), load_labels(), params.data)
+        return load_folder(files)
 
 
 def _answer_schema(labels: Sequence[str], attention: bool) -> pa.Schema:
@@ -164,32 +155,24 @@ def _read_table(source: Path, file: BinaryIO) -> Iterator[Chunk]:
     read = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[source.suffix]
     try:
         yield from read(source, file)
-    # pandas raises its parser's errors, and those of an empty file, as ValueError; so does a wrong encoding
     except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
         raise DataError(f"{source}: cannot be read as {source.suffix[1:]}: {error}.") from None
 
 
 def _read_csv(source: Path, file: BinaryIO) -> Iterator[Chunk]:
-    # a short row or an empty line has empty cells, which are no sentences: no row is dropped
-    options: dict[str, Any] = {
-        "dtype": str,
-        "keep_default_na": False,
-        "encoding": "utf-8-sig",
-        "skip_blank_lines": False,
-    }
-    # as they stand: pandas would number columns of the same name
-    names = pd.read_csv(file, header=None, nrows=1, **options).iloc[0].tolist()
-    file.seek(0)
-    position = 0
-    for chunk in pd.read_csv(file, chunksize=CHUNK, **options):
-        if not isinstance(chunk.index, pd.RangeIndex):
-            # pandas takes the surplus for an index
-            raise DataError(
-                f'{source}: the first row has more fields than the header; a comma within a field needs quotes: "a, b".'
-            )
-        columns = [pa.array(chunk.iloc[:, number], pa.string()) for number in range(len(names))]
-        yield pa.table(columns, names), file.tell() - position
-        position = file.tell()
+    # an empty line is an empty cell, which is no sentence: no row is dropped
+    parsing = csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False)
+    # one thread: its errors name the row
+    reading, position = csv.ReadOptions(use_threads=False), 0
+    with csv.open_csv(source, reading, parsing) as header:
+        names = header.schema.names
+    texts = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    with csv.open_csv(file, reading, parsing, texts) as batches:
+        yield batches.schema.empty_table(), 0
+        for batch in batches:
+            for start in range(0, len(batch), CHUNK):
+                yield pa.Table.from_batches([batch.slice(start, CHUNK)]), file.tell() - position
+                position = file.tell()
 
 
 def _read_jsonl(source: Path, file: BinaryIO) -> Iterator[Chunk]:
@@ -198,67 +181,50 @@ def _read_jsonl(source: Path, file: BinaryIO) -> Iterator[Chunk]:
     while chunk := list(islice(lines, CHUNK)):
         rows = []
         for number, line in chunk:
-            row = _parse_line(f"{source}:{number}", line)
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{source}:{number}: not JSON: {error}.") from None
+            if not isinstance(row, dict):
+                raise DataError(f"{source}:{number}: a line is an object, {{...}}; received {type(row).__name__}.")
             names = names or list(row)
             if set(row) != set(names):
                 raise DataError(f"{source}:{number}: keys {', '.join(row)}; the first line has {', '.join(names)}.")
             rows.append(row)
-        table = pa.table({name: [row[name] for row in rows] for name in names})
-        yield table, sum(len(line) for _, line in chunk)
+        yield pa.table({name: [row[name] for row in rows] for name in names}), sum(len(line) for _, line in chunk)
     if not names:
         yield pa.table({}), 0
 
 
-def _parse_line(place: str, line: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{place}: not JSON: {error}.") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{place}: a line is an object, {{...}}; received {type(row).__name__}.")
-    return row
-
-
 def _read_parquet(source: Path, file: BinaryIO) -> Iterator[Chunk]:
-    table = ParquetFile(file)
-    rows, size = table.metadata.num_rows, source.stat().st_size
-    if not rows:
-        yield table.schema_arrow.empty_table(), size
+    table, size = ParquetFile(file), source.stat().st_size
+    yield table.schema_arrow.empty_table(), 0
     for batch in table.iter_batches(CHUNK):
-        yield pa.Table.from_batches([batch]), size * len(batch) // rows
+        yield pa.Table.from_batches([batch]), size * len(batch) // table.metadata.num_rows
 
 
-@contextmanager
-def _open_writer(path: Path, kind: str) -> Iterator[Callable[[pa.Table], None]]:
-    """A function that appends a chunk to a file of a kind."""
-    if kind == ".parquet":
-        writer: list[ParquetWriter] = []
-
-        def write_parquet(table: pa.Table) -> None:
-            if not writer:
-                writer.append(ParquetWriter(path, table.schema))
-            writer[0].write_table(table)
-
-        try:
-            yield write_parquet
-        finally:
-            for each in writer:
-                each.close()
+def _write_table(path: Path, target: Path, tables: Iterator[pa.Table]) -> None:
+    """Writes chunks, at least one, to `path`, in the format of the name of `target`."""
+    first = next(tables)
+    if target.suffix == ".parquet":
+        with ParquetWriter(path, first.schema) as writer:
+            for table in chain([first], tables):
+                try:
+                    writer.write_table(table)
+                except ValueError as error:
+                    raise DataError(f"{target}: columns of the input change their type: {error}") from None
         return
     with path.open("w", encoding="utf-8", newline="") as file:
-
-        def write_csv(table: pa.Table) -> None:
-            rows = [
-                [_to_json(cell) if isinstance(cell, dict | list) else cell for cell in row.values()]
-                for row in table.to_pylist()
-            ]
-            frame = pd.DataFrame(rows, columns=table.column_names, dtype=object)
-            frame.to_csv(file, index=False, header=not file.tell(), lineterminator="\n")
-
-        def write_jsonl(table: pa.Table) -> None:
-            file.writelines(f"{_to_json(row)}\n" for row in table.to_pylist())
-
-        yield write_csv if kind == ".csv" else write_jsonl
+        if target.suffix == ".csv":
+            pd.DataFrame(columns=first.column_names).to_csv(file, index=False, lineterminator="\n")
+        for table in chain([first], tables):
+            rows = table.to_pylist()
+            if target.suffix == ".jsonl":
+                file.writelines(f"{_to_json(row)}\n" for row in rows)
+                continue
+            frame = pd.DataFrame([row.values() for row in rows], dtype=object)
+            frame = frame.map(lambda cell: _to_json(cell) if isinstance(cell, dict | list) else cell)
+            frame.to_csv(file, index=False, header=False, lineterminator="\n")
 
 
 def _to_json(value: Any) -> str:

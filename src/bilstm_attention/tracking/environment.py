@@ -24,6 +24,7 @@ PACKAGES = ("bilstm-attention", "keras", "tensorflow", "numpy", "pandas", "mlflo
 
 def environment_tags() -> dict[str, str]:
     """Where a run was made: code, versions, machine."""
+    tensorflow = sys.modules.get("tensorflow")
     tags = {
         "mlflow.source.name": "bilstm-attention",
         "mlflow.user": _user(),
@@ -31,7 +32,7 @@ def environment_tags() -> dict[str, str]:
         "process": str(os.getpid()),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": "cpu" if not _gpus() else "gpu",
+        "device": "gpu" if tensorflow and tensorflow.config.list_physical_devices("GPU") else "cpu",
         **{f"version.{name}": importlib.metadata.version(name) for name in PACKAGES},
     }
     commit = _git("rev-parse", "HEAD")
@@ -62,10 +63,10 @@ def input_digests() -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
     try:
-        return subprocess.check_output(
-            ["git", *arguments], stderr=subprocess.DEVNULL, text=True, cwd=paths.project_root()
-        ).strip()
+        done = subprocess.run(command, capture_output=True, check=True, text=True, cwd=paths.project_root())
+        return done.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
 
@@ -76,11 +77,6 @@ def _user() -> str:
     except (KeyError, OSError):
         # in a container whose user has no name
         return str(os.getuid())
-
-
-def _gpus() -> list[Any]:
-    tensorflow = sys.modules.get("tensorflow")
-    return tensorflow.config.list_physical_devices("GPU") if tensorflow else []
 
 
 def sha256(path: Path) -> str:
@@ -96,7 +92,7 @@ def dvc_status(*targets: str) -> dict[str, list[Any]]:
         targets: stages, those before them included; none: all.
 
     Raises:
-        UserError: DVC cannot tell, for instance because it is running.
+        UserError: `dvc status` failed, for instance because DVC is running.
     """
     command = [sys.executable, "-m", "dvc", "status", "--json", *(("--with-deps", *targets) if targets else ())]
     done = subprocess.run(command, capture_output=True, text=True, cwd=paths.project_root())
@@ -123,15 +119,7 @@ def stages_of_other_params(*targets: str) -> set[str]:
 
 
 def check_up_to_date(since: str, *targets: str) -> None:
-    """Refuses to go on from outputs of the pipeline that are stale.
-
-    Args:
-        since: what made the outputs, for the error.
-        targets: as for `dvc_status`.
-
-    Raises:
-        UserError: names the stages that are not up to date.
-    """
+    """Raises a UserError that names the stale stages among the targets of `dvc_status`; `since` is for its text."""
     if stale := dvc_status(*targets):
         raise UserError(f"{', '.join(stale)}: changed since {since}; `{' '.join(['dvc repro', *targets])}` first.")
 
@@ -139,9 +127,8 @@ def check_up_to_date(since: str, *targets: str) -> None:
 def warn_if_stale(seeds: Sequence[int]) -> None:
     """Warns when the trained models are not those of the present parameters, code and data."""
     try:
-        stale = ", ".join(dvc_status(*(f"train@{seed}" for seed in seeds)))
-        warning = f"{stale}: changed since the last training; `dvc repro` trains again." if stale else ""
+        if stale := dvc_status(*(f"train@{seed}" for seed in seeds)):
+            changed = f"{', '.join(stale)}: changed since the last training; `dvc repro` trains again."
+            print(f"warning: {changed}", file=sys.stderr)
     except UserError as error:
-        warning = f"whether the model is up to date is not known: {error}"
-    if warning:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: whether the model is up to date is not known: {error}", file=sys.stderr)

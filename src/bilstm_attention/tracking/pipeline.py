@@ -102,16 +102,16 @@ def evaluation_records(params: Params) -> list[RunRecord]:
     """The parent run of several seeds, and the seeds' runs with their test scores; of one seed its only run."""
     seeds, test = params.train.seeds, fingerprints({"test": paths.PREPARED / "test.parquet"})
     metrics = read_json(paths.CURRENT / "metrics.json")
-    faithfulness = metrics.get("dev_faithfulness", {})
     scored = []
     for seed in seeds:
         training, page = training_record(params, seed), paths.attention_page(seed)
-        scores = {f"test_{name}": value["by_seed"][str(seed)] for name, value in metrics["test"].items()}
+        scores = flatten_metrics(metrics["test"], "test", str(seed))
+        attention = flatten_metrics(metrics.get("dev_faithfulness"), "dev_faithfulness", str(seed))
         scored.append(
             replace(
                 training,
-                metrics={**training.metrics, **scores, **attention_metrics(faithfulness, seed)},
-                datasets={**training.datasets, **test},
+                metrics=training.metrics | scores | attention,
+                datasets=training.datasets | test,
                 artifacts={"attention": [page]},
                 description=describe_seed(params, metrics, seed, page.name),
                 final=True,
@@ -119,7 +119,7 @@ def evaluation_records(params: Params) -> list[RunRecord]:
         )
     pages = [paths.attention_page(seed) for seed in seeds]
     whole: dict[str, Any] = {
-        "metrics": _summary_metrics(metrics) | attention_metrics(faithfulness),
+        "metrics": _summary_metrics(metrics, len(seeds) > 1),
         "artifacts": {
             "": [file for file in sorted(paths.CURRENT.iterdir()) if file.suffix in (".json", ".csv")],
             "answers": [paths.CURRENT / "answers"],
@@ -131,7 +131,7 @@ def evaluation_records(params: Params) -> list[RunRecord]:
         "model": _best_model(params, metrics["dev"][params.train.monitor]["mean"]),
     }
     if len(seeds) == 1:
-        return [replace(scored[0], **{**whole, "metrics": {**scored[0].metrics, **whole["metrics"]}})]
+        return [replace(scored[0], **{**whole, "metrics": scored[0].metrics | whole["metrics"]})]
     parent = RunRecord(
         name=run_name(params, seeds),
         identity=_pipeline_identity(params),
@@ -163,20 +163,20 @@ def _best_model(params: Params, dev: float) -> LoggedModel | None:
     return LoggedModel(files, example, model_name(params), tags | {DEV_DIGEST: dev_digest(predictions)})
 
 
-def attention_metrics(faithfulness: Mapping[str, Any], seed: int | None = None) -> dict[str, float]:
-    """Metrics of the attention on dev, from `faithfulness.merge_seeds`: of one seed, or their mean."""
-    summaries = {
-        f"dev_{name}_{part}": summary
-        for name in ("comprehensiveness", "sufficiency", "attention_share")
-        for part, summary in faithfulness.get(name, {}).items()
-    } | {f"dev_attention_{name}": faithfulness.get(name) for name in ("entropy", "rank_correlation")}
-    shares = {f"dev_token_share_{kind}": share for kind, share in faithfulness.get("token_share", {}).items()}
-    values = {
-        name: summary["mean"] if seed is None else summary["by_seed"].get(str(seed))
-        for name, summary in summaries.items()
-        if summary
-    }
-    return shares | {name: value for name, value in values.items() if value is not None}
+def flatten_metrics(node: Any, name: str, key: str) -> dict[str, float]:
+    """The numbers in a part of `metrics.json`, by name.
+
+    Args:
+        node: the part.
+        name: of the part, before the names of its own parts.
+        key: what is taken of scores over seeds: `mean`, `sd`, `low`, `high`, or a seed.
+    """
+    if not isinstance(node, Mapping):
+        return {name: node} if isinstance(node, int | float) else {}
+    if "by_seed" in node:
+        return flatten_metrics((node | node["by_seed"]).get(key), name, key)
+    parts = (flatten_metrics(part, f"{name}_{own}", key) for own, part in node.items())
+    return {own: value for part in parts for own, value in part.items()}
 
 
 def _pipeline_identity(params: Params) -> Identity:
@@ -186,14 +186,14 @@ def _pipeline_identity(params: Params) -> Identity:
     return PIPELINE_DIGEST, hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
-def _summary_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+def _summary_metrics(metrics: Mapping[str, Any], several: bool) -> dict[str, float]:
     """Metrics of a whole beside those of its seeds; of one seed neither mean nor ensemble."""
-    several = len(next(iter(metrics["test"].values()))["by_seed"]) > 1
-    keys = ("mean", "sd", "low", "high") if several else ("low", "high")
-    summary = {f"ensemble_test_{name}": value for name, value in metrics["ensemble"].items()} if several else {}
-    for split in ("test", "dev"):
-        for name, values in metrics[split].items():
-            summary |= {f"{split}_{name}_{key}": values[key] for key in keys if key in values}
+    summary = flatten_metrics(metrics["ensemble"], "ensemble_test", "") if several else {}
+    summary |= flatten_metrics(metrics.get("dev_faithfulness"), "dev_faithfulness", "mean")
+    for key in ("mean", "sd", "low", "high") if several else ("low", "high"):
+        for split in ("test", "dev"):
+            values = flatten_metrics(metrics[split], split, key)
+            summary |= {f"{name}_{key}": value for name, value in values.items()}
     for baseline, scores in metrics["baselines"].items():
-        summary |= {f"{baseline}_test_{name}": value for name, value in scores.items()}
+        summary |= flatten_metrics(scores, f"{baseline}_test", "")
     return summary

@@ -20,11 +20,13 @@ from bilstm_attention.tracking.store import error_line, open_store, shown_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel as MlflowModel
+    from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION = "champion"
 EVIDENCE = "promoted"  # tag of a version: when and why it became the champion
 DEV_ANSWERS = "dev_predictions.csv"  # artifact of a run: dev predictions of each seed, by which versions are compared
 DEV_DIGEST = "dev.sha256"  # tag of a version: the dev sentences of its score
+COMPARABLE = ("monitor", DEV_DIGEST)
 MODEL_DIGEST = "model.sha256"
 SERVING_PACKAGES = ("mlflow", "keras", "tensorflow", "numpy", "pandas", "pyarrow", "pydantic", "ruamel.yaml", "rich")
 # limits of a request, unless a model is loaded with another `model_config`
@@ -48,31 +50,6 @@ class LoggedModel:
     tags: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Version:
-    """A version of the registered model.
-
-    Args:
-        number: of the version.
-        run: id of its run.
-        run_name: name of its run.
-        monitor: the dev score by which it is judged.
-        dev: that score, in percent (a loss as it is): the mean over the seeds of the run.
-        sentences: digest of the dev sentences of the score.
-    """
-
-    number: int
-    run: str
-    run_name: str
-    monitor: str
-    dev: float
-    sentences: str
-
-    def __str__(self) -> str:
-        digits = 4 if self.monitor == "loss" else 2
-        return f"version {self.number}, {self.run_name}, run {self.run}: dev {self.monitor} {self.dev:.{digits}f}"
-
-
 def dev_digest(predictions: pd.DataFrame) -> str:
     """Digest of dev sentences by `id` and `gold`, in any order: scores on other sentences do not compare."""
     rows = sorted(zip(predictions["id"].astype(str), predictions["gold"], strict=True))
@@ -80,13 +57,14 @@ def dev_digest(predictions: pd.DataFrame) -> str:
 
 
 def log_model(client: Any, experiment: str, run_id: str, model: LoggedModel) -> None:
-    """Logs a model with a run, unless the run has it, and registers it, unless it is registered."""
+    """Logs a model with a run, and registers it, each once."""
     digest = sha256(model.files["model.keras"])
     logged = [each for each in _logged_models(client, run_id) if each.tags.get(MODEL_DIGEST) == digest]
-    whole = [each for each in logged if _is_ready(each)]
-    for cut_off in (each for each in logged if not _is_ready(each)):
-        client.delete_logged_model(cut_off.model_id)
-    model_id = whole[0].model_id if whole else _log(experiment, run_id, model, digest)
+    whole = [each.model_id for each in logged if _is_ready(each)]
+    for each in logged:
+        if each.model_id not in whole:
+            client.delete_logged_model(each.model_id)
+    model_id = whole[0] if whole else _log(experiment, run_id, model, digest)
     if not client.search_registered_models(f"name = '{model.name}'"):
         client.create_registered_model(model.name)
     versions = client.search_model_versions(f"name = '{model.name}' and run_id = '{run_id}'")
@@ -195,102 +173,96 @@ def promote(name: str, source: str, monitor: str, if_better: bool) -> None:
         UserError: no such version, or, with `if_better`, one that cannot be compared with the champion.
     """
     client = open_store()
-    versions = _versions(client, name)
-    aliases = client.get_registered_model(name).aliases
-    current = next((version for version in versions if str(version.number) == str(aliases.get(CHAMPION))), None)
-    version = _select(name, versions, source, monitor, current)
-    print(version)
-    if current is not None and current.number == version.number:
+    registered = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda each: int(each.version))
+    # those that this project registered
+    versions = [each for each in registered if "monitor" in each.tags]
+    if not versions:
+        raise UserError(f"{name}: no model of this name is registered; `dvc repro` registers one.")
+    number = client.get_registered_model(name).aliases.get(CHAMPION)
+    champion = next((each for each in versions if str(each.version) == str(number)), None)
+    version = _select(name, versions, source, monitor, champion)
+    print(_describe(version))
+    if champion is version:
         print(f"{name}: it is the champion already.")
         return
     evidence = "first champion"
-    if current is not None:
-        print(f"{current}, the present champion")
-        better, evidence = False, ""
+    if champion is not None:
+        print(f"{_describe(champion)}, the present champion")
+        better = False
         try:
-            better, evidence = _compare(client, version, current)
+            better, evidence = _compare(client, version, champion)
         except UserError as error:
             if if_better:
                 raise
             evidence = str(error)
         print(f"difference: {evidence}")
         if if_better and not better:
-            print(f"{name}: version {current.number} stays champion.")
+            print(f"{name}: version {number} stays champion.")
             return
-        evidence = f"against version {current.number}: {evidence}"
-    elif if_better and CHAMPION in aliases:
-        raise UserError(f"{name}: version {aliases[CHAMPION]}, the champion, has no dev score; leave --if-better out.")
-    client.set_registered_model_alias(name, CHAMPION, str(version.number))
+        evidence = f"against version {number}: {evidence}"
+    elif if_better and number:
+        raise UserError(f"{name}: version {number}, the champion, has no dev score; leave --if-better out.")
+    client.set_registered_model_alias(name, CHAMPION, version.version)
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    client.set_model_version_tag(name, str(version.number), EVIDENCE, f"{when}, {evidence}")
-    print(f"{name}: version {version.number} is champion; models:/{name}@{CHAMPION} serves it.")
+    client.set_model_version_tag(name, version.version, EVIDENCE, f"{when}, {evidence}")
+    print(f"{name}: version {version.version} is champion; models:/{name}@{CHAMPION} serves it.")
 
 
-def _versions(client: Any, name: str) -> list[Version]:
-    """Versions that this project registered, the oldest first."""
-    registered = [each for each in client.search_model_versions(f"name = '{name}'") if "monitor" in each.tags]
-    if not registered:
-        raise UserError(f"{name}: no model of this name is registered; `dvc repro` registers one.")
-    versions = [
-        Version(
-            number=int(each.version),
-            run=each.run_id,
-            run_name=each.tags["run"],
-            monitor=each.tags["monitor"],
-            dev=float(each.tags["dev"]),
-            sentences=each.tags.get(DEV_DIGEST, ""),
-        )
-        for each in registered
-    ]
-    return sorted(versions, key=lambda version: version.number)
+def _describe(version: "ModelVersion") -> str:
+    tags = version.tags
+    score = f"{tags['monitor']} {float(tags['dev']):.{4 if tags['monitor'] == 'loss' else 2}f}"
+    return f"version {version.version}, {tags['run']}, run {version.run_id}: dev {score}"
 
 
-def _select(name: str, versions: list[Version], source: str, monitor: str, champion: Version | None) -> Version:
+def _dev_score(version: "ModelVersion") -> float:
+    """Higher is better."""
+    return signed_score(version.tags["monitor"], float(version.tags["dev"]))
+
+
+def _select(
+    name: str, versions: list["ModelVersion"], source: str, monitor: str, champion: "ModelVersion | None"
+) -> "ModelVersion":
     if source == "best":
-        like = champion or next((each for each in reversed(versions) if each.monitor == monitor), None)
+        like = champion or next((each for each in reversed(versions) if each.tags["monitor"] == monitor), None)
         if like is None:
             raise UserError(f"{name}: no version is judged by {monitor}; name a run.")
-        alike = [each for each in versions if (each.monitor, each.sentences) == (like.monitor, like.sentences)]
-        return max(alike, key=lambda each: signed_score(each.monitor, each.dev))
-    matches = [each for each in versions if each.run == source]
+        alike = [each for each in versions if all(each.tags.get(tag) == like.tags.get(tag) for tag in COMPARABLE)]
+        return max(alike, key=_dev_score)
+    matches = [each for each in versions if each.run_id == source]
     if not matches:
-        legal = ", ".join(f"{each.run} ({each.run_name})" for each in versions[-5:])
+        legal = ", ".join(f"{each.run_id} ({each.tags['run']})" for each in versions[-5:])
         raise UserError(f"{source}: no version of {name} has this run. Legal: best, or a run: {legal}.")
     return matches[-1]
 
 
-def _compare(client: Any, version: Version, champion: Version) -> tuple[bool, str]:
+def _compare(client: Any, version: "ModelVersion", champion: "ModelVersion") -> tuple[bool, str]:
     """Whether a version has a better dev score than the champion, and the difference with a test, in words.
 
     Raises:
         UserError: other scores, or other dev sentences.
     """
-    if version.monitor != champion.monitor:
-        raise UserError(
-            f"version {version.number} is judged by {version.monitor}, version {champion.number} by"
-            f" {champion.monitor}: they cannot be compared."
-        )
-    first, second = (_dev_answers(client, each).set_index("id").sort_index() for each in (version, champion))
+    one, other, monitor = f"version {version.version}", f"version {champion.version}", version.tags["monitor"]
+    if monitor != champion.tags["monitor"]:
+        judged = f"{one} is judged by {monitor}, {other} by {champion.tags['monitor']}"
+        raise UserError(f"{judged}: they cannot be compared.")
+    first, second = (_dev_answers(client, each.run_id).set_index("id").sort_index() for each in (version, champion))
     if not first[["gold"]].equals(second[["gold"]]):
-        raise UserError(
-            f"version {version.number} and version {champion.number} were judged on different dev sentences: their"
-            " scores cannot be compared."
-        )
-    difference = signed_score(version.monitor, version.dev) - signed_score(version.monitor, champion.dev)
-    if version.monitor == "loss":
+        raise UserError(f"{one} and {other} were judged on different dev sentences: their scores cannot be compared.")
+    difference = _dev_score(version) - _dev_score(champion)
+    if monitor == "loss":
         return difference > 0, f"{-difference:+.4f}, without a test, since a loss compares no labels"
     seeds = min(len(first.columns), len(second.columns)) - 1
     a, b = (table.drop(columns="gold").iloc[:, :seeds].T.to_numpy().tolist() for table in (first, second))
-    p = compare(first["gold"].tolist(), a, b, version.monitor)
+    p = compare(first["gold"].tolist(), a, b, monitor)
     by = f"{seeds} seed{'s' if seeds > 1 else ''} each, {len(first)} dev sentences"
     return difference > 0, f"{difference:+.2f}, p {p:.3f} by approximate randomisation ({by})"
 
 
-def _dev_answers(client: Any, version: Version) -> pd.DataFrame:
+def _dev_answers(client: Any, run_id: str) -> pd.DataFrame:
     with TemporaryDirectory() as folder:
         try:
-            file = client.download_artifacts(version.run, DEV_ANSWERS, folder)
+            file = client.download_artifacts(run_id, DEV_ANSWERS, folder)
         except Exception as error:
-            raise DataError(f"run {version.run} has no {DEV_ANSWERS}: {error_line(error)}.") from error
+            raise DataError(f"run {run_id} has no {DEV_ANSWERS}: {error_line(error)}.") from error
         # a label may be NA or None
         return pd.read_csv(file, dtype=str, keep_default_na=False)

@@ -56,10 +56,10 @@ class RunRecord:
     identity: Identity
     params: Mapping[str, Any]
     started: float | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     history: Sequence[Mapping[Any, float]] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
-    datasets: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    datasets: dict[str, tuple[str, str]] = field(default_factory=dict)
     artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     description: str = ""
     final: bool = False
@@ -103,8 +103,7 @@ def write_runs(experiment: str, records: Sequence[RunRecord]) -> dict[Identity, 
     """As `log_runs`; raises whatever the store raises."""
     tracker, ids = Tracker(experiment), dict[Identity, str]()
     for record in records:
-        parent = ids.get(record.parent) or tracker.find_id(record.parent) if record.parent else None
-        ids[record.identity] = tracker.write(record, parent)
+        ids[record.identity] = tracker.write(record)
     return ids
 
 
@@ -115,11 +114,7 @@ def missing_runs(experiment: str, records: Sequence[RunRecord]) -> list[RunRecor
 
 
 class Tracker:
-    """The tracking store, opened at one experiment.
-
-    Args:
-        experiment: its name; created if it is not there.
-    """
+    """The tracking store, opened at one experiment, which it creates if it is not there."""
 
     def __init__(self, experiment: str):
         self.client = open_store()
@@ -132,11 +127,6 @@ class Tracker:
         runs = self.client.search_runs([self.experiment], query, order_by=newest, max_results=1)
         return runs[0] if runs else None
 
-    def find_id(self, identity: Identity) -> str | None:
-        """Id of the newest run with this tag."""
-        run = self.find(identity)
-        return str(run.info.run_id) if run else None
-
     def has(self, record: RunRecord) -> bool:
         """Whether the run of a record is finished and has its metrics, which are written last."""
         run = self.find(record.identity)
@@ -147,23 +137,26 @@ class Tracker:
             and all(logged.get(name) == value for name, value in record.metrics.items())
         )
 
-    def write(self, record: RunRecord, parent: str | None = None) -> str:
+    def write(self, record: RunRecord) -> str:
         """Creates the run of a record, or adds what its run lacks; returns its id."""
+        from mlflow.entities import Param
+
         run = self.find(record.identity) or self._create(record)
         run_id = str(run.info.run_id)
         if not run.data.params:
-            self._write_params(run_id, record)
+            params = [Param(name, str(value)) for name, value in record.params.items()]
+            self.client.log_batch(run_id, params=params)
         for tag, value in record.tags.items():
             if run.data.tags.get(tag) != value:
                 self.client.set_tag(run_id, tag, value)
-        self._write_datasets(run, record.datasets)
+        self._write_datasets(run_id, record.datasets)
         for folder, files in record.artifacts.items():
             for file in files:
                 (self.client.log_artifacts if file.is_dir() else self.client.log_artifact)(run_id, str(file), folder)
         if record.description and (record.final or NOTE not in run.data.tags):
             self.client.set_tag(run_id, NOTE, self._with_links(record.description, run_id))
-        if parent:
-            self.client.set_tag(run_id, PARENT, parent)
+        if record.parent and (parent := self.find(record.parent)):
+            self.client.set_tag(run_id, PARENT, parent.info.run_id)
         if record.model:
             log_model(self.client, self.experiment, run_id, record.model)
         self._write_metrics(run, record)
@@ -176,31 +169,25 @@ class Tracker:
         started = time.time() if record.started is None else record.started
         return self.client.create_run(self.experiment, int(started * 1000), tags, record.name)
 
-    def _write_params(self, run_id: str, record: RunRecord) -> None:
-        from mlflow.entities import Param
-
-        params = [Param(name, str(value)) for name, value in record.params.items()]
-        self.client.log_batch(run_id, params=params)
-
     def _write_metrics(self, run: "Run", record: RunRecord) -> None:
         from mlflow.entities import Metric
 
         logged, now = run.data.metrics, int(time.time() * 1000)
-        curves: dict[str, list[Metric]] = {}
-        for epoch in record.history:
-            for name, value in epoch.items():
-                if name != "epoch" and name not in logged:
-                    curves.setdefault(str(name), []).append(Metric(name, float(value), now, int(epoch["epoch"])))
+        names = [name for name in (record.history[0] if record.history else ()) if name not in {"epoch", *logged}]
+        curves = [
+            [Metric(name, float(row[name]), now, int(row["epoch"])) for row in record.history if name in row]
+            for name in names
+        ]
         rows = [Metric(name, value, now, 0) for name, value in record.metrics.items() if logged.get(name) != value]
         # a curve in one request: whoever completes a run that was cut off finds it whole or not at all
-        for batch in (*curves.values(), rows):
+        for batch in (*curves, rows):
             for start in range(0, len(batch), METRICS_PER_REQUEST):
                 self.client.log_batch(run.info.run_id, metrics=batch[start : start + METRICS_PER_REQUEST])
 
-    def _write_datasets(self, run: "Run", datasets: Mapping[str, Sequence[str]]) -> None:
+    def _write_datasets(self, run_id: str, datasets: Mapping[str, tuple[str, str]]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        logged = {entry.dataset.name for entry in (run.inputs.dataset_inputs if run.inputs else ())}
+        # logged again, the store has each once
         inputs = [
             DatasetInput(
                 # 36 characters is what the store keeps of a digest
@@ -208,10 +195,9 @@ class Tracker:
                 [InputTag("mlflow.data.context", role)],
             )
             for role, (path, digest) in datasets.items()
-            if role not in logged
         ]
         if inputs:
-            self.client.log_inputs(run.info.run_id, inputs)
+            self.client.log_inputs(run_id, inputs)
 
     def _with_links(self, markdown: str, run_id: str) -> str:
         """Addresses `artifact:NAME` become those of the run's files."""
@@ -245,6 +231,6 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # it is another user's
+        pass
     return True

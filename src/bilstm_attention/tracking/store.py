@@ -78,24 +78,22 @@ def open_store() -> "MlflowClient":
 
 
 def _check_sqlite(database: Path) -> None:
-    """Fails at once on a file that cannot be opened; MLflow would retry for two minutes."""
+    """Makes a file that is not there, and fails at once on one that cannot be opened: MLflow retries for two minutes.
+
+    A new file appears with all its tables: MLflow cannot repair one that a killed process left half made.
+    """
     database.parent.mkdir(parents=True, exist_ok=True)
     if not database.exists():
-        _create_sqlite(database)
+        from mlflow import MlflowClient
+
+        with TemporaryDirectory(dir=database.parent, prefix=".new-") as folder:
+            new = Path(folder, database.name)
+            MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
+            # another process may have created it meanwhile
+            with suppress(FileExistsError):
+                database.hardlink_to(new)
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA schema_version")
-
-
-def _create_sqlite(database: Path) -> None:
-    """A new file appears with all its tables: MLflow cannot repair one that a killed process left half made."""
-    from mlflow import MlflowClient
-
-    with TemporaryDirectory(dir=database.parent, prefix=".new-") as folder:
-        new = Path(folder, database.name)
-        MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
-        # another process may have created it meanwhile
-        with suppress(FileExistsError):
-            database.hardlink_to(new)
 
 
 def open_ui(host: str, port: int) -> None:

@@ -11,9 +11,9 @@ from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.tracking import pipeline
 from bilstm_attention.tracking.pipeline import (
     PIPELINE_DIGEST,
-    attention_metrics,
     corpus_name,
     evaluation_records,
+    flatten_metrics,
     model_name,
     pipeline_records,
     run_name,
@@ -24,9 +24,11 @@ from bilstm_attention.tracking.registry import DEV_DIGEST, MODEL_DIGEST
 DEV = {0: {"loss": 0.9, "accuracy": 60.0}, 1: {"loss": 0.5, "accuracy": 70.0}}
 ATTENTION = {"mean": 31.0, "sd": None, "by_seed": {"0": 30.0, "1": 32.0}}
 FAITHFULNESS = {
+    "rows": 20,
     "comprehensiveness": {"attention": ATTENTION},
     "entropy": {**ATTENTION, "by_seed": {}},
     "rank_correlation": None,
+    "curves": {"percent": [1, 5]},
 }
 
 
@@ -103,7 +105,7 @@ def test_several_seeds_have_a_parent_with_mean_and_ensemble(project: Path) -> No
     parent, *children = evaluation_records(params(0, 1))
     assert [child.parent for child in children] == [parent.identity] * 2
     assert [child.metrics["test_accuracy"] for child in children] == [50.0, 51.0]
-    assert [child.metrics["dev_comprehensiveness_attention"] for child in children] == [30.0, 32.0]
+    assert [child.metrics["dev_faithfulness_comprehensiveness_attention"] for child in children] == [30.0, 32.0]
     scores = {"test_accuracy_mean": 51.0, "ensemble_test_accuracy": 52.0, "majority_test_accuracy": 20.0}
     assert parent.metrics.items() >= scores.items()
     assert parent.name == "zhou u=100 seeds=0,1"
@@ -152,9 +154,14 @@ def test_records_on_disk_and_what_is_missing(project: Path, monkeypatch: pytest.
     assert missing[0] == "seed 1 was trained with other parameters"
 
 
-def test_attention_metrics_are_of_a_seed_or_the_mean() -> None:
-    assert attention_metrics(FAITHFULNESS, 1) == {"dev_comprehensiveness_attention": 32.0}
-    assert attention_metrics(FAITHFULNESS) == {"dev_comprehensiveness_attention": 31.0, "dev_attention_entropy": 31.0}
+def test_metrics_are_flattened_by_seed_or_key() -> None:
+    one = flatten_metrics(FAITHFULNESS, "dev", "1")
+    assert one == {"dev_rows": 20, "dev_comprehensiveness_attention": 32.0}
+    assert flatten_metrics(FAITHFULNESS, "dev", "mean") == {
+        **one,
+        "dev_comprehensiveness_attention": 31.0,
+        "dev_entropy": 31.0,
+    }
 
 
 def test_names() -> None:

@@ -47,12 +47,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_classifier_folder(tmp_path_factory.mktemp("tiny") / "classifier", units=3, seed=0)
 
 
-@pytest.fixture(scope="module")
-def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another one."""
-    return save_classifier_folder(tmp_path_factory.mktemp("tiny") / "classifier", units=3, seed=1)
-
-
 def model_in(folder: Path, name: str) -> LoggedModel:
     return LoggedModel({file.name: file for file in folder.iterdir()}, EXAMPLE, name, TAGS)
 
@@ -130,9 +124,9 @@ class Cut(BaseException):
     """What ends a process at once, for which MLflow sets no status."""
 
 
-def test_half_logged_model_is_logged_again_and_each_once(
-    tracker: Tracker, folder: Path, other_folder: Path, tmp_path: Path
-) -> None:
+def test_half_logged_model_is_logged_again_and_each_once(tracker: Tracker, folder: Path, tmp_path: Path) -> None:
+    other_folder = save_classifier_folder(tmp_path / "other", units=3, seed=1)
+
     def statuses() -> list[str]:
         models = tracker.client.search_logged_models([tracker.experiment], f"source_run_id = '{run_id}'")
         return sorted(str(model.status) for model in models)

@@ -24,7 +24,7 @@ from bilstm_attention.tracking.environment import (
     warn_if_stale,
 )
 from bilstm_attention.tracking.runs import NOTE, PARENT, RunRecord, Tracker, fingerprints, log_runs, missing_runs
-from bilstm_attention.tracking.store import artifact_uri, open_ui, report_store_errors, shown_uri, store_uri
+from bilstm_attention.tracking.store import artifact_uri, open_store, open_ui, report_store_errors, shown_uri, store_uri
 
 pytestmark = pytest.mark.usefixtures("inside")
 
@@ -185,6 +185,21 @@ def test_failing_store_costs_a_warning(
     assert "secret" not in warning
     with pytest.raises(UserError, match=r"^(sqlite|http)"), report_store_errors():
         Tracker("corpus")
+    assert (tmp_path / "broken.db").read_text() == "no database " * 100
+
+
+def test_database_appears_only_with_all_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow fails on a file that a process left when it was killed while it made the tables."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new.db")
+
+    def die(client: MlflowClient, **options: int) -> None:
+        assert Path(client.tracking_uri.removeprefix("sqlite:///")).parent != tmp_path
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MlflowClient, "search_experiments", die)
+    with pytest.raises(KeyboardInterrupt):
+        open_store()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_store_lies_in_the_main_checkout(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
