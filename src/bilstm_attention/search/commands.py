@@ -13,9 +13,9 @@ from rich.console import Console
 
 from bilstm_attention import paths
 from bilstm_attention.config import flatten, load_params
-from bilstm_attention.console import JobProgress
+from bilstm_attention.console import JobProgress, start_tensorflow
 from bilstm_attention.data.dataset import load_labels, load_split
-from bilstm_attention.errors import ParamsError, UserError
+from bilstm_attention.errors import ParamsError
 from bilstm_attention.evaluation.metrics import metric_names
 from bilstm_attention.reports.sweep_report import (
     leaderboard_table,
@@ -25,7 +25,7 @@ from bilstm_attention.reports.sweep_report import (
     winner_line,
 )
 from bilstm_attention.search.outcome import (
-    Confirmation,
+    Confirmations,
     Outcome,
     confirmation_table,
     get_outcome,
@@ -45,8 +45,9 @@ from bilstm_attention.search.study import (
     state_counts,
 )
 from bilstm_attention.search.sweep import OnTrial, StopRequest, failure_reason, lock_study, search
-from bilstm_attention.search.trial import ConfirmationJob, read_confirmation, run_confirmation
-from bilstm_attention.search.workers import WorkerCrashed, run_jobs
+from bilstm_attention.search.trainings import TrainingJob, find_record, merge_jobs, read_record, run_job
+from bilstm_attention.search.trial import trial_params
+from bilstm_attention.search.workers import run_jobs
 from bilstm_attention.tracking.environment import check_up_to_date, made_with
 from bilstm_attention.tracking.runs import log_runs
 
@@ -132,23 +133,28 @@ def _record(study: optuna.Study, folder: Path, trial: FrozenTrial | None) -> Non
 
 def _confirm(
     spec: SweepSpec, study: optuna.Study, workers: int, stop: StopRequest, progress: JobProgress
-) -> dict[tuple[int, int], Confirmation | None]:
-    """Trains the parameters of the best trials with fresh seeds, and reads what earlier starts have trained."""
-    best = best_trials(study)[: spec.sweep.confirm.top]
-    jobs = [
-        ConfirmationJob(spec, t.number, t.user_attrs["overrides"], s) for t in best for s in confirmation_seeds(spec)
-    ]
-    confirmations: dict[tuple[int, int], Confirmation | None] = {
-        (job.number, job.seed): read_confirmation(job) for job in jobs if job.file.is_file()
-    }
-    pending = iter([job for job in jobs if not job.file.is_file()])
-    progress.update("confirmations", len(confirmations), len(jobs))
-    for job, result in run_jobs(lambda: None if stop.requested else next(pending, None), run_confirmation, workers):
-        failed = isinstance(result, UserError | WorkerCrashed)
-        confirmations[job.number, job.seed] = None if failed else read_confirmation(job)
-        progress.log(f"trial {job.number} with seed {job.seed}{f' failed: {result}' if failed else ' trained'}")
-        progress.update("confirmations", len(confirmations), len(jobs))
-    return confirmations
+) -> Confirmations:
+    """Trains the parameters of the best trials on fresh seeds, or reads the records of earlier starts."""
+    jobs = {}
+    for trial in best_trials(study)[: spec.sweep.confirm.top]:
+        for seed in confirmation_seeds(spec):
+            params = trial_params(spec, trial.user_attrs["overrides"], seed)
+            name = f"trial {trial.number} with seed {seed}"
+            jobs[trial.number, seed] = TrainingJob(name, params, seed, paths.PROJECT)
+    if not jobs:
+        return {}
+    start_tensorflow()
+    # trials with the same parameters share a training
+    different = merge_jobs(jobs.values())
+    records = {job.work: read_record(file) for job in different if (file := find_record(job))}
+    pending = iter([job for job in different if job.work not in records])
+    progress.update("confirmations", len(records), len(different))
+    for job, result in run_jobs(lambda: None if stop.requested else next(pending, None), run_job, workers):
+        if isinstance(result, Path):
+            records[job.work] = read_record(result)
+        progress.log(f"{job.name} {'trained' if isinstance(result, Path) else f'failed: {result}'}")
+        progress.update("confirmations", len(records), len(different))
+    return {place: records[job.work] for place, job in jobs.items() if job.work in records}
 
 
 def _trial_printer(progress: JobProgress, recorder: Recorder, budget: int, limit: str) -> OnTrial:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -15,22 +15,10 @@ from bilstm_attention.evaluation.metrics import compare, spread_over_seeds
 from bilstm_attention.paths import atomic_write, write_json
 from bilstm_attention.search.study import SweepSpec, best_trials, confirmation_seeds, finished_trials
 from bilstm_attention.search.sweep import failure_reason
+from bilstm_attention.search.trainings import TrainingRecord
 
-
-class Confirmation(Protocol):
-    """The training of a trial's parameters with a fresh seed."""
-
-    @property
-    def dev(self) -> Mapping[str, float]:
-        """The scores of the best epoch."""
-
-    @property
-    def predicted(self) -> Sequence[str]:
-        """The labels of the dev sentences, in their order."""
-
-
-# By the number of the trial and the seed; None: the training failed.
-Confirmations = Mapping[tuple[int, int], Confirmation | None]
+# Trainings on fresh seeds, by the number of the trial and the seed.
+Confirmations = Mapping[tuple[int, int], TrainingRecord]
 
 
 @dataclass(frozen=True)
@@ -83,10 +71,9 @@ def get_outcome(
         gold: labels of dev, in the order of the predictions.
     """
     metric, seeds = spec.sweep.metric, confirmation_seeds(spec)
-    by_trial: dict[int, dict[int, Confirmation]] = {}
-    for (number, seed), confirmation in confirmations.items():
-        if confirmation is not None:
-            by_trial.setdefault(number, {})[seed] = confirmation
+    by_trial: dict[int, dict[int, TrainingRecord]] = {}
+    for (number, seed), record in confirmations.items():
+        by_trial.setdefault(number, {})[seed] = record
     complete = {number: by_seed for number, by_seed in by_trial.items() if set(by_seed) == set(seeds)}
     scores = {number: {seed: complete[number][seed].dev[metric] for seed in seeds} for number in complete}
     best = best_trials(study)

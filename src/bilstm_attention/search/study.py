@@ -29,8 +29,13 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 # Attributes of a trial: its number and the job that runs it; why its training failed.
 JOB, REASON = "job", "reason"
 
-# heartbeats and retries are experimental in Optuna 5
-warnings.filterwarnings("ignore", category=ExperimentalWarning)
+
+@contextmanager
+def allow_experimental() -> Iterator[None]:
+    """Heartbeats, retries and names of objectives are experimental in Optuna 5."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ def local_url(folder: Path) -> str:
 
 
 @lru_cache(maxsize=4)
+@allow_experimental()
 def open_storage(url: str, heartbeat: int | None = None) -> RDBStorage:
     """The studies of a database, opened once per process.
 
@@ -232,17 +238,20 @@ def _pruner(settings: Pruner, epochs: int) -> optuna.pruners.BasePruner:
             return optuna.pruners.HyperbandPruner(max_resource=epochs)
 
 
+@allow_experimental()
 def retry_callback() -> RetryHeartbeatStaleTrialCallback:
     """Enqueues the parameters of a failed trial again, with the numbers of its earlier attempts."""
     return RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)
 
 
+@allow_experimental()
 def first_attempt(trial: FrozenTrial) -> int:
     """The number of the trial that this one retries, or its own."""
     number = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
     return trial.number if number is None else number
 
 
+@allow_experimental()
 def counted_trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
     """The trials in these states that were not retried; for reading only."""
     trials = study.get_trials(deepcopy=False)

@@ -18,6 +18,7 @@ from bilstm_attention.search.study import (
     REASON,
     SAMPLERS,
     SweepSpec,
+    allow_experimental,
     counted_trials,
     create_study,
     derived_seed,
@@ -74,6 +75,7 @@ def lock_study(spec: SweepSpec) -> Iterator[None]:
         yield
 
 
+@allow_experimental()
 def begin_study(spec: SweepSpec) -> optuna.Study:
     """Opens the study; a new one gets its first trials: the current parameters, or the whole grid.
 
@@ -235,7 +237,8 @@ class _Driver:
         if self.spec.local:
             retry_trials(self.study, self._running())
             return
-        optuna.storages.fail_stale_trials(self.study)
+        with allow_experimental():
+            optuna.storages.fail_stale_trials(self.study)
         # Optuna takes a trial for alive that was killed before its first heartbeat; such a one has no job either
         now = time.monotonic()
         nameless = [trial for trial in self._running() if not _job(trial)]
