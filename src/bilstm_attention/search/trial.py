@@ -78,11 +78,12 @@ def trial_params(spec: SweepSpec, overrides: Mapping[str, Any], seed: int) -> Pa
 
 def train_trial(spec: SweepSpec, params: Params, seed: int, on_epoch: OnEpoch) -> TrialScores:
     """Trains on the project's data."""
+    # before TensorFlow is imported, or the settings of its threads and kernels come too late
+    start_tensorflow()
     from bilstm_attention.training.fit import run_training
 
-    dataset = _dataset()
+    dataset, against = _dataset(), spec.sweep.against
     result = run_training(params, dataset, seed, on_epoch=on_epoch)
-    against = spec.sweep.against
     return TrialScores(result.dev, result.best_epoch, cost(against, result.model, dataset.dev) if against else None)
 
 
@@ -91,7 +92,6 @@ def _dataset() -> "Dataset":
     """The arrays, read once per worker."""
     from bilstm_attention.data.dataset import load_dataset
 
-    start_tensorflow()
     return load_dataset()
 
 
