@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -178,19 +179,18 @@ def confirmation_table(spec: SweepSpec, outcome: Outcome) -> pd.DataFrame:
     )
 
 
-def protocol(spec: SweepSpec, study: optuna.Study) -> dict[str, Any]:
-    """What the report says of how the trials were made, as plain data."""
-    usual, base = flatten(Params()), flatten(spec.space.base)
+def protocol(spec: SweepSpec, study: optuna.Study) -> str:
+    """How the trials were made, in a few sentences of Markdown."""
     finished = finished_trials(study)
-    states = [trial.state.name.lower() for trial in finished]
-    started = [trial.datetime_start for trial in finished if trial.datetime_start]
-    ended = [trial.datetime_complete for trial in finished if trial.datetime_complete]
-    return {
-        **spec.sweep.model_dump(),
-        "states": {state: states.count(state) for state in ("complete", "pruned", "fail")},
-        "changed": {key: value for key, value in base.items() if value != usual[key] and key not in spec.sweep.space},
-        "epoch": "best" if spec.space.base.train.restore_best_weights else "last",
-        "seconds": sum(trial.user_attrs.get("result", {}).get("seconds", 0.0) for trial in finished),
-        "started": min(started, default=None),
-        "ended": max(ended, default=None),
-    }
+    states = pd.Series([trial.state.name.lower() for trial in finished], dtype=str).value_counts()
+    counts = ", ".join(f"{count} {state}" for state, count in states.items()) or "none"
+    seconds = sum(trial.user_attrs.get("result", {}).get("seconds", 0.0) for trial in finished)
+    usual, base = flatten(Params()), flatten(spec.space.base)
+    changed = [key for key, value in base.items() if value != usual[key] and key not in spec.sweep.space]
+    epoch = "best" if spec.space.base.train.restore_best_weights else "last"
+    return (
+        f"{len(finished)} trials ({counts}), {timedelta(seconds=round(seconds))} of training in all workers together."
+        f" Each trial has a seed of its own; its score is that of its {epoch} epoch **on dev**. Test was not opened."
+        " Parameters that all trials share and that differ from the defaults:"
+        f" {', '.join(f'`{key}={base[key]}`' for key in changed) or 'none'}."
+    )

@@ -1,6 +1,5 @@
 """The outcome of a sweep: ranks, the confirmed winner, the files, the lines and the runs that tell of it."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,7 @@ from bilstm_attention import paths
 from bilstm_attention.config import flatten, load_params
 from bilstm_attention.search import commands
 from bilstm_attention.search.outcome import confirmation_table, get_outcome, protocol, read_outcome, write_outcome
-from bilstm_attention.search.records import stored_records, sweep_records
+from bilstm_attention.search.records import sweep_records, sweep_runs
 from bilstm_attention.search.study import SweepSpec, confirmation_seeds, load_study
 from bilstm_attention.search.sweep import begin_study
 
@@ -109,14 +108,16 @@ def test_with_two_objectives_every_trial_of_the_front_has_a_file(spec: SweepSpec
     assert outcome.leaderboard["latency_ms"].tolist() == [5.0, 4.0, 6.0]
 
 
-def test_protocol_is_plain_data(spec: SweepSpec, study: optuna.Study) -> None:
-    facts = protocol(spec, study)
-    assert facts["states"] == {"complete": 3, "pruned": 0, "fail": 1}
-    assert (facts["metric"], facts["seconds"], facts["epoch"]) == ("accuracy", 240.0, "best")
-    json.dumps({key: value for key, value in facts.items() if key not in ("started", "ended")})
+def test_protocol_counts_trials_and_names_what_they_share(spec: SweepSpec, study: optuna.Study, tmp_path: Path) -> None:
+    text = protocol(make_spec(tmp_path, **{"train.epochs": 4}), study)
+    assert text.startswith("4 trials (3 complete, 1 fail), 0:04:00 of training")
+    assert "its best epoch **on dev**" in text
+    assert "differ from the defaults: `train.epochs=4`." in text
 
 
-def test_runs_hold_the_trials_and_the_winner(spec: SweepSpec, study: optuna.Study) -> None:
+def test_runs_hold_the_trials_and_the_winner(
+    spec: SweepSpec, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_outcome(spec, get_outcome(spec, study, confirmed(spec, {3: (78.0, 80.0)}), GOLD))
     parent, *trials = sweep_records(study, spec.folder)
     assert parent.metrics == {"trials": 4, "best_dev_accuracy": 79.0, "searched_dev_accuracy": 80.0}
@@ -127,9 +128,8 @@ def test_runs_hold_the_trials_and_the_winner(spec: SweepSpec, study: optuna.Stud
     assert trials[1].params[UNITS] == 20
     assert trials[3].tags["state"] == "fail"
     # the same once more from the files alone
-    experiment, stored = stored_records(spec.folder)
-    assert experiment == "sample"
-    assert stored == [parent, *trials]
+    monkeypatch.setattr(paths, "STUDIES", spec.folder.parent)
+    assert sweep_runs() == ([("sample", [parent, *trials])], [])
 
 
 def test_fault_of_the_recorder_is_raised(spec: SweepSpec, study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,13 +142,10 @@ def test_fault_of_the_recorder_is_raised(spec: SweepSpec, study: optuna.Study, m
 
 
 def test_studies_are_listed_with_their_winners(
-    spec: SweepSpec, study: optuna.Study, capsys: pytest.CaptureFixture
+    spec: SweepSpec, study: optuna.Study, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_outcome(spec, get_outcome(spec, study, confirmed(spec, {3: (78.0, 80.0)}), GOLD))
-    spec.folder.parent.rename("experiments")
-    Path("experiments").rename("moved")
-    paths.STUDIES.parent.mkdir()
-    Path("moved").rename(paths.STUDIES)
+    monkeypatch.setattr(paths, "STUDIES", spec.folder.parent)
     commands.list_sweeps(None)
     printed = capsys.readouterr().out
     for part in (
@@ -176,6 +173,6 @@ def test_trial_and_best_lines(study: optuna.Study) -> None:
 
 
 def test_command_in_the_report_has_no_password(spec: SweepSpec) -> None:
-    options = commands.ExecutionOptions(2, "postgresql://user:secret@host/db")
-    line = commands.shown_command(Path.cwd() / "sweep.yaml", 9, options, {"train.epochs": 3})
+    url = "postgresql://user:secret@host/db"
+    line = commands.shown_command(Path.cwd() / "sweep.yaml", 9, 2, url, {"train.epochs": 3})
     assert line == "bilstm-attention sweep sweep.yaml --trials 9 --workers 2 --storage URL -S train.epochs=3"
