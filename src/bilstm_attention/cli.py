@@ -228,13 +228,12 @@ def sweep(
     The same command resumes an interrupted sweep. Ctrl-C once lets running trials end. Results: experiments/studies.
     """
     from bilstm_attention.config import parse_override
-    from bilstm_attention.search.commands import ExecutionOptions
     from bilstm_attention.search.commands import sweep as search
 
     file = file.absolute()
     _enter_project()
-    where = ExecutionOptions(workers, storage, heartbeat)
-    search(file, trials, hours, where, dict(parse_override(text) for text in overrides or ()))
+    changed = dict(parse_override(text) for text in overrides or ())
+    search(file, trials, hours, workers, storage, heartbeat, changed)
 
 
 @app.command(rich_help_panel=RUNS)

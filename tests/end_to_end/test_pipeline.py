@@ -217,6 +217,7 @@ def test_killed_sweep_keeps_its_trials_and_meets_its_budget(project: Project) ->
     printed = project.run(*command)
     assert "3/3" in printed
     assert "1/3" not in printed
+    assert [line for line in printed.splitlines() if any(word in line for word in CHATTER)] == []
     board = pd.read_csv(project.root / "experiments/studies/units/leaderboard.csv")
     assert len(board) == 3
     assert board["trial"].is_unique

@@ -103,7 +103,7 @@ def test_second_run_trains_only_what_is_missing(project: Project) -> None:
         assert after[lost][part] == before[lost][part]
     assert project.read("experiments/results/two.md") == page
     assert query(project.root / "experiments/mlflow.db", "select count(*) from runs") == [(4,)]
-    assert list((project.root / "experiments/trainings").glob("data/*/checkpoints/*")) == []
+    assert list((project.root / "experiments/trainings").glob("checkpoints/*")) == []
 
 
 def test_shared_training_runs_once_and_stands_in_both_tables(project: Project) -> None:
@@ -245,11 +245,11 @@ def test_two_comparisons_do_not_train_at_once(project: Project) -> None:
 
 def test_killed_comparison_ends_its_workers_and_resumes(project: Project) -> None:
     write(project, "long", ("train.epochs: 2", "train.patience: 15, train.epochs: 15"), ("[0, 1]", "[0]"))
-    earlier, data = records_of(project), project.root / "experiments/trainings/data"
+    earlier, checkpoints = records_of(project), project.root / "experiments/trainings/checkpoints"
     command = ["bilstm-attention", "compare", "experiments/comparisons/long.yaml", "--workers", "2"]
     with (project.root / "long.log").open("w") as log:
         killed = subprocess.Popen(command, cwd=project.root, env=project.environment(), stdout=log, stderr=log)
-    wait_until(lambda: len(list(data.glob("*/checkpoints/*.npz"))) == 2)
+    wait_until(lambda: len(list(checkpoints.glob("*.npz"))) == 2)
     workers = subprocess.run(
         ["pgrep", "-P", str(killed.pid)], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -259,7 +259,7 @@ def test_killed_comparison_ends_its_workers_and_resumes(project: Project) -> Non
     compare(project, "long")
     records = [record for file, record in records_of(project).items() if file not in earlier]
     assert [len(record["history"]) for record in records] == [15, 15]
-    assert not list(data.glob("*/checkpoints/*"))
+    assert not list(checkpoints.glob("*"))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -47,17 +47,6 @@ def test_second_start_goes_on_and_third_trains_nothing(swept: tuple[Project, str
     assert leaderboard(project).equals(rows)
 
 
-def test_winner_applied_gives_the_same_score(swept: tuple[Project, str]) -> None:
-    project, printed = swept
-    assert "bilstm-attention apply experiments/studies/two/best.yaml && dvc repro gives dev official_f1" in printed
-    project.run("bilstm-attention", "apply", "experiments/studies/two/best.yaml", "-S", "embeddings.epochs=1")
-    project.run("dvc", "repro")
-    dev = json.loads(project.read("experiments/current/metrics.json"))["dev"]["official_f1"]
-    assert dev["mean"] == leaderboard(project).iloc[0]["confirmed_mean"]
-    assert len(dev["by_seed"]) == 2
-    project.run("git", "checkout", "-q", "--", "params.yaml")
-
-
 def test_trial_applied_gives_the_same_score(swept: tuple[Project, str]) -> None:
     project, _ = swept
     trial = leaderboard(project).iloc[-1]

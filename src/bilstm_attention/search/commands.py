@@ -3,29 +3,23 @@
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
+import pandas as pd
 from optuna.trial import FrozenTrial
-from rich.console import Console
 
 from bilstm_attention import paths
 from bilstm_attention.config import flatten, load_params
-from bilstm_attention.console import JobProgress
+from bilstm_attention.console import JobProgress, print_table, start_tensorflow
 from bilstm_attention.data.dataset import load_labels, load_split
-from bilstm_attention.errors import ParamsError, UserError
+from bilstm_attention.errors import ParamsError
 from bilstm_attention.evaluation.metrics import metric_names
-from bilstm_attention.reports.sweep_report import (
-    leaderboard_table,
-    shown_params,
-    studies_table,
-    sweep_report,
-    winner_line,
-)
+from bilstm_attention.reports.sweep_report import leaderboard_rows, shown_params, sweep_report, winner_line
 from bilstm_attention.search.outcome import (
-    Confirmation,
+    Confirmations,
     Outcome,
     confirmation_table,
     get_outcome,
@@ -45,31 +39,32 @@ from bilstm_attention.search.study import (
     state_counts,
 )
 from bilstm_attention.search.sweep import OnTrial, StopRequest, failure_reason, lock_study, search
-from bilstm_attention.search.trial import ConfirmationJob, read_confirmation, run_confirmation
-from bilstm_attention.search.workers import WorkerCrashed, run_jobs
+from bilstm_attention.search.trainings import TrainingJob, find_record, merge_jobs, read_record, run_job
+from bilstm_attention.search.trial import trial_params
+from bilstm_attention.search.workers import run_jobs
 from bilstm_attention.tracking.environment import check_up_to_date, made_with
 from bilstm_attention.tracking.runs import log_runs
 
 
-@dataclass(frozen=True)
-class ExecutionOptions:
-    """Where the trials of a sweep run, and where its study is.
+def sweep(
+    file: Path,
+    trials: int,
+    hours: float | None,
+    workers: int,
+    storage: str | None,
+    heartbeat: int,
+    overrides: Mapping[str, Any],
+) -> None:
+    """Searches the space of a file until `trials` have finished, all starts counted, and confirms the best.
 
     Args:
+        file: of `experiments/sweeps`.
+        trials: in all.
+        hours: after which no new trial begins.
         workers: processes of this machine, of one thread each.
         storage: SQLAlchemy URL of a database; None: a SQLite file.
         heartbeat: seconds between heartbeats of a trial in a database.
-    """
-
-    workers: int = 2
-    storage: str | None = None
-    heartbeat: int = 60
-
-
-def sweep(
-    file: Path, trials: int, hours: float | None, options: ExecutionOptions, overrides: Mapping[str, Any]
-) -> None:
-    """Searches the space of a file until `trials` have finished, all starts counted, and confirms the best.
+        overrides: parameters that all trials share, by dotted name.
 
     Raises:
         UserError: the file, the data or the storage is not as it must be.
@@ -83,7 +78,7 @@ def sweep(
         raise ParamsError(
             f"{file}: metric: {content.metric} is not available for this label set. Legal: {', '.join(legal)}."
         )
-    spec = SweepSpec(content, space, paths.STUDIES / content.study, options.storage, options.heartbeat)
+    spec = SweepSpec(content, space, paths.STUDIES / content.study, storage, heartbeat)
     seconds = math.inf if hours is None else 3600 * hours
     with (
         lock_study(spec),
@@ -93,10 +88,10 @@ def sweep(
     ):
         limit = "" if hours is None else f", new ones for {hours:g} h"
         on_trial = _trial_printer(progress, recorder, trials, limit)
-        study = search(spec, trials, options.workers, seconds, stop, on_trial)
-        confirmations = _confirm(spec, study, options.workers, stop, progress)
+        study = search(spec, trials, workers, seconds, stop, on_trial)
+        confirmations = _confirm(spec, study, workers, stop, progress)
         outcome = get_outcome(spec, study, confirmations, load_split("dev", ["label"])["label"].tolist())
-        _write(spec, study, outcome, file, shown_command(file, trials, options, overrides))
+        _write(spec, study, outcome, file, shown_command(file, trials, workers, storage, overrides))
         recorder.submit(study, spec.folder)
     _print_outcome(spec, outcome, trials)
 
@@ -132,23 +127,28 @@ def _record(study: optuna.Study, folder: Path, trial: FrozenTrial | None) -> Non
 
 def _confirm(
     spec: SweepSpec, study: optuna.Study, workers: int, stop: StopRequest, progress: JobProgress
-) -> dict[tuple[int, int], Confirmation | None]:
-    """Trains the parameters of the best trials with fresh seeds, and reads what earlier starts have trained."""
-    best = best_trials(study)[: spec.sweep.confirm.top]
-    jobs = [
-        ConfirmationJob(spec, t.number, t.user_attrs["overrides"], s) for t in best for s in confirmation_seeds(spec)
-    ]
-    confirmations: dict[tuple[int, int], Confirmation | None] = {
-        (job.number, job.seed): read_confirmation(job) for job in jobs if job.file.is_file()
-    }
-    pending = iter([job for job in jobs if not job.file.is_file()])
-    progress.update("confirmations", len(confirmations), len(jobs))
-    for job, result in run_jobs(lambda: None if stop.requested else next(pending, None), run_confirmation, workers):
-        failed = isinstance(result, UserError | WorkerCrashed)
-        confirmations[job.number, job.seed] = None if failed else read_confirmation(job)
-        progress.log(f"trial {job.number} with seed {job.seed}{f' failed: {result}' if failed else ' trained'}")
-        progress.update("confirmations", len(confirmations), len(jobs))
-    return confirmations
+) -> Confirmations:
+    """Trains the parameters of the best trials on fresh seeds, or reads the records of earlier starts."""
+    jobs = {}
+    for trial in best_trials(study)[: spec.sweep.confirm.top]:
+        for seed in confirmation_seeds(spec):
+            params = trial_params(spec, trial.user_attrs["overrides"], seed)
+            name = f"trial {trial.number} with seed {seed}"
+            jobs[trial.number, seed] = TrainingJob(name, params, seed, paths.PROJECT)
+    if not jobs:
+        return {}
+    start_tensorflow()
+    # trials with the same parameters share a training
+    different = merge_jobs(jobs.values())
+    records = {job.work: read_record(file) for job in different if (file := find_record(job))}
+    pending = iter([job for job in different if job.work not in records])
+    progress.update("confirmations", len(records), len(different))
+    for job, result in run_jobs(lambda: None if stop.requested else next(pending, None), run_job, workers):
+        if isinstance(result, Path):
+            records[job.work] = read_record(result)
+        progress.log(f"{job.name} {'trained' if isinstance(result, Path) else f'failed: {result}'}")
+        progress.update("confirmations", len(records), len(different))
+    return {place: records[job.work] for place, job in jobs.items() if job.work in records}
 
 
 def _trial_printer(progress: JobProgress, recorder: Recorder, budget: int, limit: str) -> OnTrial:
@@ -190,19 +190,34 @@ def _write(spec: SweepSpec, study: optuna.Study, outcome: Outcome, file: Path, c
 
     write_outcome(spec, outcome)
     figures, importances = write_figures(spec.sweep.study, study.trials, spec.sweep.objectives, spec.folder / "figures")
-    pictures = [f"figures/{figure.name}" for figure in figures if figure.suffix == ".png"]
-    confirmed = confirmation_table(spec, outcome)
+    confirmed, definition = confirmation_table(spec, outcome), file.read_text(encoding="utf-8")
+    tables = {
+        "Best trials": leaderboard_rows(outcome.leaderboard, list(spec.sweep.space), spec.sweep.against),
+        "On fresh seeds": confirmed,
+        "Importances, shares of what sets the best trials apart (PED-ANOVA)": pd.DataFrame(
+            importances.items(), columns=["parameter", "share"]
+        ),
+    }
     report = sweep_report(
-        protocol(spec, study), outcome.leaderboard, confirmed, outcome.p, importances, pictures, command, made_with()
+        spec.sweep.study,
+        winner_line(spec.sweep.metric, outcome.leaderboard, confirmed, outcome.p),
+        tables,
+        [f"figures/{figure.name}" for figure in figures if figure.suffix == ".png"],
+        f"{protocol(spec, study)}\n\n```sh\n{command}\n```\n\n```yaml\n{definition}```\n\nMade with {made_with()}.",
     )
-    for name, text in {"report.md": report, "sweep.yaml": file.read_text(encoding="utf-8")}.items():
+    for name, text in {"report.md": report, "sweep.yaml": definition}.items():
         with paths.atomic_write(spec.folder / name) as path:
             path.write_text(text, encoding="utf-8")
 
 
 def _print_outcome(spec: SweepSpec, outcome: Outcome, trials: int) -> None:
     parameters = [dimension.key for dimension in spec.space.dimensions]
-    Console().print(leaderboard_table(outcome.leaderboard, parameters, spec.sweep.against))
+    rows = leaderboard_rows(outcome.leaderboard, parameters, spec.sweep.against)
+    if len(rows):
+        print(f"best trials, {'the Pareto front first, ' if spec.sweep.against else ''}dev scores in percent")
+        values = [shown_params({key: row[key] for key in parameters if row[key]}) for _, row in rows.iterrows()]
+        shown = rows.drop(columns=parameters).assign(parameters=values)
+        print_table([{str(name): value for name, value in row.items()} for _, row in shown.iterrows()])
     if len(outcome.leaderboard) < trials:
         print(f"{len(outcome.leaderboard)} of {trials} trials have finished; the same command goes on.")
     confirmed = confirmation_table(spec, outcome)
@@ -220,7 +235,7 @@ def list_sweeps(storage: str | None) -> None:
         files = sorted(paths.STUDIES.glob("*/study.db"))
         rows = [row for file in files for row in _study_rows(open_storage(local_url(file.parent)))]
     if rows:
-        Console().print(studies_table(rows))
+        print_table(rows)
     else:
         print(f"{paths.STUDIES}: no studies yet; `bilstm-attention sweep experiments/sweeps/smoke.yaml` begins one.")
 
@@ -243,10 +258,10 @@ def _study_rows(storage: Any) -> list[dict[str, str]]:
     return rows
 
 
-def shown_command(file: Path, trials: int, options: ExecutionOptions, overrides: Mapping[str, Any]) -> str:
+def shown_command(file: Path, trials: int, workers: int, storage: str | None, overrides: Mapping[str, Any]) -> str:
     """The command that ran the sweep, without the address of a database, which may hold a password."""
     root = paths.project_root()
     words = ["bilstm-attention sweep", str(file.relative_to(root) if file.is_relative_to(root) else file.name)]
-    words += [f"--trials {trials}", f"--workers {options.workers}"]
-    words += ["--storage URL"] * bool(options.storage)
+    words += [f"--trials {trials}", f"--workers {workers}"]
+    words += ["--storage URL"] * bool(storage)
     return " ".join([*words, *(f"-S {key}={value}" for key, value in flatten(dict(overrides)).items())])

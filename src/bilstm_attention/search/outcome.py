@@ -3,8 +3,9 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -15,22 +16,10 @@ from bilstm_attention.evaluation.metrics import compare, spread_over_seeds
 from bilstm_attention.paths import atomic_write, write_json
 from bilstm_attention.search.study import SweepSpec, best_trials, confirmation_seeds, finished_trials
 from bilstm_attention.search.sweep import failure_reason
+from bilstm_attention.search.trainings import TrainingRecord
 
-
-class Confirmation(Protocol):
-    """The training of a trial's parameters with a fresh seed."""
-
-    @property
-    def dev(self) -> Mapping[str, float]:
-        """The scores of the best epoch."""
-
-    @property
-    def predicted(self) -> Sequence[str]:
-        """The labels of the dev sentences, in their order."""
-
-
-# By the number of the trial and the seed; None: the training failed.
-Confirmations = Mapping[tuple[int, int], Confirmation | None]
+# Trainings on fresh seeds, by the number of the trial and the seed.
+Confirmations = Mapping[tuple[int, int], TrainingRecord]
 
 
 @dataclass(frozen=True)
@@ -83,10 +72,9 @@ def get_outcome(
         gold: labels of dev, in the order of the predictions.
     """
     metric, seeds = spec.sweep.metric, confirmation_seeds(spec)
-    by_trial: dict[int, dict[int, Confirmation]] = {}
-    for (number, seed), confirmation in confirmations.items():
-        if confirmation is not None:
-            by_trial.setdefault(number, {})[seed] = confirmation
+    by_trial: dict[int, dict[int, TrainingRecord]] = {}
+    for (number, seed), record in confirmations.items():
+        by_trial.setdefault(number, {})[seed] = record
     complete = {number: by_seed for number, by_seed in by_trial.items() if set(by_seed) == set(seeds)}
     scores = {number: {seed: complete[number][seed].dev[metric] for seed in seeds} for number in complete}
     best = best_trials(study)
@@ -191,19 +179,18 @@ def confirmation_table(spec: SweepSpec, outcome: Outcome) -> pd.DataFrame:
     )
 
 
-def protocol(spec: SweepSpec, study: optuna.Study) -> dict[str, Any]:
-    """What the report says of how the trials were made, as plain data."""
-    usual, base = flatten(Params()), flatten(spec.space.base)
+def protocol(spec: SweepSpec, study: optuna.Study) -> str:
+    """How the trials were made, in a few sentences of Markdown."""
     finished = finished_trials(study)
-    states = [trial.state.name.lower() for trial in finished]
-    started = [trial.datetime_start for trial in finished if trial.datetime_start]
-    ended = [trial.datetime_complete for trial in finished if trial.datetime_complete]
-    return {
-        **spec.sweep.model_dump(),
-        "states": {state: states.count(state) for state in ("complete", "pruned", "fail")},
-        "changed": {key: value for key, value in base.items() if value != usual[key] and key not in spec.sweep.space},
-        "epoch": "best" if spec.space.base.train.restore_best_weights else "last",
-        "seconds": sum(trial.user_attrs.get("result", {}).get("seconds", 0.0) for trial in finished),
-        "started": min(started, default=None),
-        "ended": max(ended, default=None),
-    }
+    states = pd.Series([trial.state.name.lower() for trial in finished], dtype=str).value_counts()
+    counts = ", ".join(f"{count} {state}" for state, count in states.items()) or "none"
+    seconds = sum(trial.user_attrs.get("result", {}).get("seconds", 0.0) for trial in finished)
+    usual, base = flatten(Params()), flatten(spec.space.base)
+    changed = [key for key, value in base.items() if value != usual[key] and key not in spec.sweep.space]
+    epoch = "best" if spec.space.base.train.restore_best_weights else "last"
+    return (
+        f"{len(finished)} trials ({counts}), {timedelta(seconds=round(seconds))} of training in all workers together."
+        f" Each trial has a seed of its own; its score is that of its {epoch} epoch **on dev**. Test was not opened."
+        " Parameters that all trials share and that differ from the defaults:"
+        f" {', '.join(f'`{key}={base[key]}`' for key in changed) or 'none'}."
+    )

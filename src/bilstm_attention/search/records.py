@@ -23,27 +23,20 @@ def sweep_records(study: optuna.Study, folder: Path) -> list[RunRecord]:
     return [parent_record(study, folder), *(trial_record(study, trial) for trial in finished_trials(study))]
 
 
-def stored_records(folder: Path) -> tuple[str, list[RunRecord]]:
-    """The MLflow experiment and the runs of the sweep whose SQLite file lies in a folder, for `sync`."""
-    study = optuna.load_study(study_name=None, storage=open_storage(local_url(folder)))
-    return experiment_name(study), sweep_records(study, folder)
-
-
 def sweep_runs() -> tuple[list[tuple[str, list[RunRecord]]], list[str]]:
     """The runs of all sweeps by MLflow experiment, and in words what is not there."""
     results, missing = [], []
     for folder in sorted(folder for folder in paths.STUDIES.glob("*") if folder.is_dir()):
         if not (folder / "study.db").is_file():
             missing.append(f"sweep {folder.name} is in a database; the same `sweep` command logs it")
-        elif any("definition" in each.user_attrs for each in _summaries(folder)):
-            results.append(stored_records(folder))
-        else:
+            continue
+        storage = open_storage(local_url(folder))
+        studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
+        begun = [study for study in studies if "definition" in study.user_attrs]
+        results += [(experiment_name(study), sweep_records(study, folder)) for study in begun]
+        if not begun:
             missing.append(f"sweep {folder.name} has not begun")
     return results, missing
-
-
-def _summaries(folder: Path) -> list[optuna.study.StudySummary]:
-    return optuna.get_all_study_summaries(open_storage(local_url(folder)), include_best_trial=False)
 
 
 def experiment_name(study: optuna.Study) -> str:
@@ -107,14 +100,12 @@ def parent_record(study: optuna.Study, folder: Path) -> RunRecord:
         metrics=metrics,
         tags=tags,
         artifacts=_artifacts(folder),
-        description=_description(report) if report.is_file() else "",
+        # its pictures become files of the run
+        description=report.read_text(encoding="utf-8").replace("](figures/", "](artifact:figures/")
+        if report.is_file()
+        else "",
         final=True,
     )
-
-
-def _description(report: Path) -> str:
-    """The report of a sweep, whose pictures become files of the run."""
-    return report.read_text(encoding="utf-8").replace("](figures/", "](artifact:figures/")
 
 
 def _artifacts(folder: Path) -> dict[str, list[Path]]:

@@ -24,13 +24,20 @@ from bilstm_attention.search.space import Pruner, Sampler, Space, Sweep
 CONFIRMATIONS, SAMPLERS = 1_000_000, 2_000_000
 MAX_RETRIES = 3  # of a trial whose process died
 OPEN_ATTEMPTS = 5  # a second apart, while other machines make the tables of a new database
+SECONDS_TO_BEGIN = 60  # for another machine that has created the study to enqueue its first trials
+POLL_SECONDS = 2  # between looks at a database while other machines work
 LOCK_TIMEOUT = 60  # seconds to wait for other processes that write to a SQLite file
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 # Attributes of a trial: its number and the job that runs it; why its training failed.
 JOB, REASON = "job", "reason"
 
-# heartbeats and retries are experimental in Optuna 5
-warnings.filterwarnings("ignore", category=ExperimentalWarning)
+
+@contextmanager
+def allow_experimental() -> Iterator[None]:
+    """Heartbeats, retries and names of objectives are experimental in Optuna 5."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,7 @@ def local_url(folder: Path) -> str:
 
 
 @lru_cache(maxsize=4)
+@allow_experimental()
 def open_storage(url: str, heartbeat: int | None = None) -> RDBStorage:
     """The studies of a database, opened once per process.
 
@@ -195,16 +203,18 @@ def load_study(spec: SweepSpec, sampler_seed: int = 0) -> optuna.Study:
     return optuna.load_study(study_name=spec.sweep.study, storage=study_storage(spec), sampler=sampler, pruner=pruner)
 
 
-def create_study(spec: SweepSpec) -> bool:
-    """Creates the study; False: it is there already."""
+def create_study(spec: SweepSpec) -> optuna.Study:
+    """Creates the study, or loads it; in a database, waits until another machine has enqueued its first trials."""
     directions: list[Literal["maximize", "minimize"]] = ["maximize"]
     if spec.sweep.against:
         directions.append("minimize")
     try:
         optuna.create_study(study_name=spec.sweep.study, storage=study_storage(spec), directions=directions)
     except optuna.exceptions.DuplicatedStudyError:
-        return False
-    return True
+        end = time.monotonic() + (0 if spec.local else SECONDS_TO_BEGIN)
+        while "definition" not in load_study(spec).user_attrs and time.monotonic() < end:
+            time.sleep(POLL_SECONDS)
+    return load_study(spec)
 
 
 def _sampler(settings: Sampler, seed: int) -> BaseSampler:
@@ -232,17 +242,20 @@ def _pruner(settings: Pruner, epochs: int) -> optuna.pruners.BasePruner:
             return optuna.pruners.HyperbandPruner(max_resource=epochs)
 
 
+@allow_experimental()
 def retry_callback() -> RetryHeartbeatStaleTrialCallback:
     """Enqueues the parameters of a failed trial again, with the numbers of its earlier attempts."""
     return RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)
 
 
+@allow_experimental()
 def first_attempt(trial: FrozenTrial) -> int:
     """The number of the trial that this one retries, or its own."""
     number = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
     return trial.number if number is None else number
 
 
+@allow_experimental()
 def counted_trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
     """The trials in these states that were not retried; for reading only."""
     trials = study.get_trials(deepcopy=False)

@@ -5,8 +5,8 @@ import signal
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -15,15 +15,16 @@ from bilstm_attention.errors import SweepError, UserError
 from bilstm_attention.paths import file_lock
 from bilstm_attention.search.study import (
     JOB,
+    POLL_SECONDS,
     REASON,
     SAMPLERS,
     SweepSpec,
+    allow_experimental,
     counted_trials,
     create_study,
     derived_seed,
     finished_trials,
     hide_password,
-    load_study,
     recover,
     report_outages,
     retry_trials,
@@ -31,8 +32,6 @@ from bilstm_attention.search.study import (
 from bilstm_attention.search.trial import TrialJob, run_trial
 from bilstm_attention.search.workers import WorkerCrashed, run_jobs
 
-POLL_SECONDS = 2  # between looks at a database while other machines run the last trials
-SECONDS_TO_BEGIN = 60  # for another machine that has created the study to enqueue its first trials
 MAX_FIRST_FAILURES = 3  # in a row, before any trial worked: the fault is then in all of them
 
 Work = Callable[[TrialJob], int | None]
@@ -63,17 +62,12 @@ class StopRequest:
         self._print_line("stopping when the running trials have ended; Ctrl-C again stops them now")
 
 
-@contextmanager
-def lock_study(spec: SweepSpec) -> Iterator[None]:
-    """Keeps a second process of this machine from the same study.
-
-    Raises:
-        SweepError: another has it.
-    """
-    with file_lock(spec.folder, SweepError(f"{spec.folder}: the sweep runs already, in another process.")):
-        yield
+def lock_study(spec: SweepSpec) -> AbstractContextManager[None]:
+    """Keeps a second process of this machine from the same study, with a `SweepError`."""
+    return file_lock(spec.folder, SweepError(f"{spec.folder}: the sweep runs already, in another process."))
 
 
+@allow_experimental()
 def begin_study(spec: SweepSpec) -> optuna.Study:
     """Opens the study; a new one gets its first trials: the current parameters, or the whole grid.
 
@@ -87,10 +81,7 @@ def begin_study(spec: SweepSpec) -> optuna.Study:
         "params": spec.space.base.model_dump(mode="json", exclude={"evaluate"}),
         "data": input_digests(),
     }
-    created = create_study(spec)
-    study = load_study(spec)
-    if not created and not spec.local:
-        _wait_until_begun(study)
+    study = create_study(spec)
     if "definition" not in study.user_attrs:
         study.set_user_attr("id", uuid.uuid4().hex)
         score, *others = spec.sweep.objectives
@@ -112,12 +103,6 @@ def begin_study(spec: SweepSpec) -> optuna.Study:
     if spec.local:
         recover(study)
     return study
-
-
-def _wait_until_begun(study: optuna.Study) -> None:
-    end = time.monotonic() + SECONDS_TO_BEGIN
-    while "definition" not in study.user_attrs and time.monotonic() < end:
-        time.sleep(POLL_SECONDS)
 
 
 def search(
@@ -158,14 +143,8 @@ class _Driver:
     def __init__(
         self, spec: SweepSpec, study: optuna.Study, budget: int, end: float, stop: StopRequest, on_trial: OnTrial
     ):
-        self.spec, self.study, self.budget, self.end, self.stop, self.on_trial = (
-            spec,
-            study,
-            budget,
-            end,
-            stop,
-            on_trial,
-        )
+        self.spec, self.study, self.budget = spec, study, budget
+        self.end, self.stop, self.on_trial = end, stop, on_trial
         # across machines and starts
         self.prefix = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.jobs: dict[str, TrialJob] = {}
@@ -235,7 +214,8 @@ class _Driver:
         if self.spec.local:
             retry_trials(self.study, self._running())
             return
-        optuna.storages.fail_stale_trials(self.study)
+        with allow_experimental():
+            optuna.storages.fail_stale_trials(self.study)
         # Optuna takes a trial for alive that was killed before its first heartbeat; such a one has no job either
         now = time.monotonic()
         nameless = [trial for trial in self._running() if not _job(trial)]

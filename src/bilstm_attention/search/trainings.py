@@ -154,7 +154,7 @@ def run_job(job: TrainingJob) -> Path:
     start_tensorflow()
     from bilstm_attention.training.fit import training_checkpoint
 
-    dataset, checkpoints = _dataset(job.root), job.root / "checkpoints"
+    dataset, checkpoints = _dataset(job.root), paths.TRAININGS / "checkpoints"
     file = find_record(job) or _train(job, dataset, checkpoints)
     training_checkpoint(checkpoints, job.params, dataset, job.seed).remove()
     return file

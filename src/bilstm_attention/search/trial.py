@@ -1,12 +1,10 @@
 """One trial of a sweep: parameters from the study, a training, its dev score back; runs in a worker process."""
 
-import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +15,6 @@ from optuna.trial import FrozenTrial, TrialState
 from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.console import start_tensorflow
 from bilstm_attention.errors import TrainingError
-from bilstm_attention.paths import write_json
 from bilstm_attention.search.study import (
     JOB,
     REASON,
@@ -81,11 +78,12 @@ def trial_params(spec: SweepSpec, overrides: Mapping[str, Any], seed: int) -> Pa
 
 def train_trial(spec: SweepSpec, params: Params, seed: int, on_epoch: OnEpoch) -> TrialScores:
     """Trains on the project's data."""
+    # before TensorFlow is imported, or the settings of its threads and kernels come too late
+    start_tensorflow()
     from bilstm_attention.training.fit import run_training
 
-    dataset = _dataset()
+    dataset, against = _dataset(), spec.sweep.against
     result = run_training(params, dataset, seed, on_epoch=on_epoch)
-    against = spec.sweep.against
     return TrialScores(result.dev, result.best_epoch, cost(against, result.model, dataset.dev) if against else None)
 
 
@@ -94,7 +92,6 @@ def _dataset() -> "Dataset":
     """The arrays, read once per worker."""
     from bilstm_attention.data.dataset import load_dataset
 
-    start_tensorflow()
     return load_dataset()
 
 
@@ -186,45 +183,6 @@ class _Objective:
     def _values(self, scores: TrialScores) -> float | tuple[float, float]:
         score = scores.dev[self.job.spec.sweep.metric]
         return score if scores.cost is None else (score, scores.cost)
-
-
-@dataclass(frozen=True)
-class ConfirmationJob:
-    """The parameters of a trial, to be trained with a fresh seed."""
-
-    spec: SweepSpec
-    number: int
-    overrides: Mapping[str, Any]
-    seed: int
-
-    @property
-    def file(self) -> Path:
-        """Where its result is kept."""
-        return self.spec.folder / f"confirmations/trial-{self.number:04d}-seed-{self.seed}.json"
-
-
-@dataclass(frozen=True)
-class ConfirmationResult:
-    """Its dev scores, and the predicted labels of the dev sentences."""
-
-    dev: Mapping[str, float]
-    predicted: Sequence[str]
-
-
-def run_confirmation(job: ConfirmationJob) -> None:
-    """Trains with a fresh seed; the result goes to the file of the job."""
-    dataset = _dataset()
-    from bilstm_attention.model.predict import predict, to_labels
-    from bilstm_attention.training.fit import run_training
-
-    result = run_training(trial_params(job.spec, job.overrides, job.seed), dataset, job.seed)
-    predicted = to_labels(predict(result.model, dataset.dev), dataset.labels)
-    write_json(job.file, {"dev": result.dev, "predicted": list(predicted)})
-
-
-def read_confirmation(job: ConfirmationJob) -> ConfirmationResult:
-    """The result of a confirmation."""
-    return ConfirmationResult(**json.loads(job.file.read_text(encoding="utf-8")))
 
 
 def error_line(error: Exception) -> str:

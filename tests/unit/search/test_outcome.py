@@ -1,9 +1,8 @@
 """The outcome of a sweep: ranks, the confirmed winner, the files, the lines and the runs that tell of it."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -14,18 +13,12 @@ from bilstm_attention import paths
 from bilstm_attention.config import flatten, load_params
 from bilstm_attention.search import commands
 from bilstm_attention.search.outcome import confirmation_table, get_outcome, protocol, read_outcome, write_outcome
-from bilstm_attention.search.records import stored_records, sweep_records
+from bilstm_attention.search.records import sweep_records, sweep_runs
 from bilstm_attention.search.study import SweepSpec, confirmation_seeds, load_study
 from bilstm_attention.search.sweep import begin_study
 
 GOLD = ["a", "b"] * 20
 RIGHT, WRONG = GOLD, ["b", "a"] * 20
-
-
-@dataclass
-class Trained:
-    dev: dict[str, float]
-    predicted: Sequence[str]
 
 
 @pytest.fixture
@@ -49,9 +42,9 @@ def study(spec: SweepSpec) -> optuna.Study:
     return study
 
 
-def confirmed(spec: SweepSpec, scores: dict[int, tuple[float, ...]]) -> dict[tuple[int, int], Trained | None]:
+def confirmed(spec: SweepSpec, scores: dict[int, tuple[float, ...]]) -> dict[tuple[int, int], Any]:
     return {
-        (number, seed): Trained({"accuracy": score}, RIGHT if score > 75 else WRONG)
+        (number, seed): SimpleNamespace(dev={"accuracy": score}, predicted=RIGHT if score > 75 else WRONG)
         for number, values in scores.items()
         for seed, score in zip(confirmation_seeds(spec), values, strict=False)
     }
@@ -72,9 +65,8 @@ def test_confirmed_trials_rank_by_their_means(spec: SweepSpec, study: optuna.Stu
     assert confirmation_table(spec, outcome)["drop"].tolist() == [1.0, 19.0]
 
 
-def test_missing_or_failed_confirmation_confirms_nothing(spec: SweepSpec, study: optuna.Study) -> None:
-    confirmations = confirmed(spec, {2: (70.0,), 3: (78.0, 80.0)})
-    confirmations[3, confirmation_seeds(spec)[1]] = None
+def test_trial_with_a_missing_confirmation_is_not_confirmed(spec: SweepSpec, study: optuna.Study) -> None:
+    confirmations = confirmed(spec, {2: (70.0,), 3: (78.0,)})
     outcome = get_outcome(spec, study, confirmations, GOLD)
     assert (outcome.finalists[0].number, outcome.finalists[0].score, outcome.p) == (2, 90.0, None)
     # what the trial itself was trained with
@@ -116,14 +108,16 @@ def test_with_two_objectives_every_trial_of_the_front_has_a_file(spec: SweepSpec
     assert outcome.leaderboard["latency_ms"].tolist() == [5.0, 4.0, 6.0]
 
 
-def test_protocol_is_plain_data(spec: SweepSpec, study: optuna.Study) -> None:
-    facts = protocol(spec, study)
-    assert facts["states"] == {"complete": 3, "pruned": 0, "fail": 1}
-    assert (facts["metric"], facts["seconds"], facts["epoch"]) == ("accuracy", 240.0, "best")
-    json.dumps({key: value for key, value in facts.items() if key not in ("started", "ended")})
+def test_protocol_counts_trials_and_names_what_they_share(spec: SweepSpec, study: optuna.Study, tmp_path: Path) -> None:
+    text = protocol(make_spec(tmp_path, **{"train.epochs": 4}), study)
+    assert text.startswith("4 trials (3 complete, 1 fail), 0:04:00 of training")
+    assert "its best epoch **on dev**" in text
+    assert "differ from the defaults: `train.epochs=4`." in text
 
 
-def test_runs_hold_the_trials_and_the_winner(spec: SweepSpec, study: optuna.Study) -> None:
+def test_runs_hold_the_trials_and_the_winner(
+    spec: SweepSpec, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_outcome(spec, get_outcome(spec, study, confirmed(spec, {3: (78.0, 80.0)}), GOLD))
     parent, *trials = sweep_records(study, spec.folder)
     assert parent.metrics == {"trials": 4, "best_dev_accuracy": 79.0, "searched_dev_accuracy": 80.0}
@@ -134,9 +128,8 @@ def test_runs_hold_the_trials_and_the_winner(spec: SweepSpec, study: optuna.Stud
     assert trials[1].params[UNITS] == 20
     assert trials[3].tags["state"] == "fail"
     # the same once more from the files alone
-    experiment, stored = stored_records(spec.folder)
-    assert experiment == "sample"
-    assert stored == [parent, *trials]
+    monkeypatch.setattr(paths, "STUDIES", spec.folder.parent)
+    assert sweep_runs() == ([("sample", [parent, *trials])], [])
 
 
 def test_fault_of_the_recorder_is_raised(spec: SweepSpec, study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,13 +142,10 @@ def test_fault_of_the_recorder_is_raised(spec: SweepSpec, study: optuna.Study, m
 
 
 def test_studies_are_listed_with_their_winners(
-    spec: SweepSpec, study: optuna.Study, capsys: pytest.CaptureFixture
+    spec: SweepSpec, study: optuna.Study, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_outcome(spec, get_outcome(spec, study, confirmed(spec, {3: (78.0, 80.0)}), GOLD))
-    spec.folder.parent.rename("experiments")
-    Path("experiments").rename("moved")
-    paths.STUDIES.parent.mkdir()
-    Path("moved").rename(paths.STUDIES)
+    monkeypatch.setattr(paths, "STUDIES", spec.folder.parent)
     commands.list_sweeps(None)
     printed = capsys.readouterr().out
     for part in (
@@ -183,6 +173,6 @@ def test_trial_and_best_lines(study: optuna.Study) -> None:
 
 
 def test_command_in_the_report_has_no_password(spec: SweepSpec) -> None:
-    options = commands.ExecutionOptions(2, "postgresql://user:secret@host/db")
-    line = commands.shown_command(Path.cwd() / "sweep.yaml", 9, options, {"train.epochs": 3})
+    url = "postgresql://user:secret@host/db"
+    line = commands.shown_command(Path.cwd() / "sweep.yaml", 9, 2, url, {"train.epochs": 3})
     assert line == "bilstm-attention sweep sweep.yaml --trials 9 --workers 2 --storage URL -S train.epochs=3"

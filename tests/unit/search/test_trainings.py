@@ -49,7 +49,7 @@ def checkpoint_of(job: TrainingJob) -> Path:
     from bilstm_attention.data.dataset import load_dataset
     from bilstm_attention.training.fit import training_checkpoint
 
-    return training_checkpoint(job.root / "checkpoints", job.params, load_dataset(job.root), job.seed).path
+    return training_checkpoint(paths.TRAININGS / "checkpoints", job.params, load_dataset(job.root), job.seed).path
 
 
 def test_record_with_more_measured_is_read_again(job: TrainingJob) -> None:
