@@ -12,7 +12,7 @@ import pytest
 from bilstm_attention.console import suppress_native_stderr
 from bilstm_attention.errors import ParamsError
 from tests.project import Project, copy_project
-from tests.servers import DaskCluster, PostgresServer, dask_cluster, postgres_server
+from tests.servers import PostgresServer, postgres_server
 
 # a test that imports from a folder leaves no bytecode there for another one to read
 sys.dont_write_bytecode = True
@@ -50,13 +50,6 @@ def database(postgres: PostgresServer) -> Iterator[str]:
     """The SQLAlchemy URL of a fresh database on a server that runs."""
     with postgres.fresh_database() as url:
         yield url
-
-
-@pytest.fixture
-def dask() -> Iterator[DaskCluster]:
-    """A Dask scheduler with two workers."""
-    with dask_cluster(workers=2) as cluster:
-        yield cluster
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Servers on loopback for slow tests, each in a folder of its own: PostgreSQL, MLflow's tracking server, Dask."""
+"""Servers on loopback for slow tests, each in a folder of its own: PostgreSQL, MLflow's tracking server."""
 
 import os
 import pwd
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import SystemRandom
@@ -195,40 +195,3 @@ class TrackingServer:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(SECONDS)
             self.process = None
-
-
-@dataclass(frozen=True)
-class DaskCluster:
-    """A Dask scheduler, its address, and its workers, each a process with one thread that stays dead when killed."""
-
-    address: str
-    workers: list[subprocess.Popen[bytes]]
-
-
-@contextmanager
-def dask_cluster(workers: int, folder: Path | None = None) -> Iterator[DaskCluster]:
-    """A new Dask cluster with all its workers registered, which work in `folder`; at the end it is killed."""
-    from distributed import Client
-
-    with TemporaryDirectory(prefix="dask-", ignore_cleanup_errors=True) as scratch, ExitStack() as stack:
-        address, log = f"tcp://127.0.0.1:{free_port()}", Path(scratch, "log")
-        # what tests define is imported by name
-        environment = {"PYTHONPATH": os.pathsep.join(sys.path), "DASK_TEMPORARY_DIRECTORY": scratch}
-
-        def run(kind: str, *options: str) -> subprocess.Popen[bytes]:
-            command = [sys.executable, "-m", "dask", kind, *options, "--no-dashboard"]
-            process = start(command, log, cwd=folder, env={**os.environ, **environment})
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            return process
-
-        run("scheduler", "--host", address)
-        # without a nanny a killed worker stays dead; without a limit a large one does not die
-        options = ("--no-nanny", "--nthreads", "1", "--memory-limit", "0", "--host", "127.0.0.1")
-        started = [run("worker", address, *options) for _ in range(workers)]
-        try:
-            with Client(address, timeout=SECONDS) as client:
-                client.wait_for_workers(workers, timeout=SECONDS)
-        except OSError:
-            raise RuntimeError(f"the Dask cluster does not start:\n{log.read_text()}") from None
-        yield DaskCluster(address, started)

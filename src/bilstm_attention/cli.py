@@ -80,23 +80,12 @@ def _options(
 
 
 @app.command(rich_help_panel=STAGE)
-def prepare(
-    dask: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            envvar="BILSTM_ATTENTION_DASK",
-            show_envvar=True,
-            help="Dask scheduler, e.g. tcp://host:8786, whose workers tokenise; they need the project's folder. The"
-            " outputs are the same bytes.",
-        ),
-    ] = None,
-) -> None:
+def prepare() -> None:
     """Reads the corpus, splits and tokenises it; takes 230 bytes of memory per sentence."""
     from bilstm_attention import stages
 
     _enter_project()
-    stages.prepare(dask)
+    stages.prepare()
 
 
 @app.command(rich_help_panel=STAGE)

@@ -22,25 +22,23 @@ from bilstm_attention.paths import atomic_write, write_json
 FIRST_WEIGHTS = 0.05  # highest share of the first step's weights in a moving average that goes without a warning
 
 
-def prepare(dask: str | None = None, params: Params | None = None, root: Path = paths.PROJECT) -> None:
+def prepare(params: Params | None = None, root: Path = paths.PROJECT) -> None:
     """Raw corpus to `data/prepared`: splits as tables of tokens, training counts, labels, a summary.
 
     Args:
-        dask: address of a Dask scheduler whose workers tokenise; by default this process does.
         params: by default those of `params.yaml`.
         root: the folder to write under.
     """
     from bilstm_attention.data import tokens
     from bilstm_attention.data.corpus import index_corpus
     from bilstm_attention.data.labels import none_last
-    from bilstm_attention.data.prepare import encode_chunk, encode_on_cluster, summarize, write_splits
+    from bilstm_attention.data.prepare import encode_chunk, summarize, write_splits
     from bilstm_attention.data.splits import SPLITS, make_splits
 
     data, folder = (params or load_params(paths.PARAMS)).data, root / paths.PREPARED
     index = index_corpus(data)
     splits = make_splits(index.rows, data)
-    chunks = index.chunks
-    tables = encode_on_cluster(dask, chunks, data) if dask else (encode_chunk(chunk, data) for chunk in chunks)
+    tables = (encode_chunk(chunk, data) for chunk in index.chunks)
     with ExitStack() as stack:
         files = {name: stack.enter_context(atomic_write(folder / f"{name}.parquet")) for name in SPLITS}
         stats = write_splits(tables, splits, files, data)

@@ -63,7 +63,7 @@ def test_no_two_modules_import_each_other() -> None:
 
 @pytest.mark.parametrize(
     ("library", "packages"),
-    [("mlflow", {"tracking", "serving"}), ("optuna", {"search", "reports"}), ("dask", {"data", "search"})],
+    [("mlflow", {"tracking", "serving"}), ("optuna", {"search", "reports"})],
 )
 def test_library_stays_in_its_packages(library: str, packages: set[str]) -> None:
     users = {module for module, tree in TREES.items() if library in {name.partition(".")[0] for name in imports(tree)}}

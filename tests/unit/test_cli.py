@@ -80,10 +80,8 @@ def test_wrong_usage_has_exit_code_2(arguments: list[object], run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "passed"),
     [
-        (["prepare"], (None,)),
-        (["prepare", "--dask", "tcp://host:8786"], ("tcp://host:8786",)),
         (["train", "--seed", 7], (7,)),
-        *(([name], ()) for name in ("embed", "evaluate", "report", "sync")),
+        *(([name], ()) for name in ("prepare", "embed", "evaluate", "report", "sync")),
     ],
 )
 def test_stage_runs_in_the_root_with_its_options(

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,16 +81,13 @@ def index_corpus(data: Data, chunk_rows: int = CHUNK_ROWS) -> Index:
     return Index(pd.DataFrame(rows), chunks)
 
 
-def read_chunk(chunk: Chunk, data: Data, root: Path = Path()) -> list[Row]:
+def read_chunk(chunk: Chunk, data: Data) -> list[Row]:
     """Reads the rows of a chunk again.
-
-    Args:
-        root: folder that the path of its file is relative to.
 
     Raises:
         DataError: the file has changed since it was indexed.
     """
-    rows = list(islice((item for item in read(chunk.start, data, root) if isinstance(item, Row)), chunk.rows))
+    rows = list(islice((item for item in read(chunk.start, data) if isinstance(item, Row)), chunk.rows))
     if _digest(rows) != chunk.digest:
         raise DataError(f"{chunk.start}: reads differently a second time; leave the corpus alone while it is prepared.")
     return rows

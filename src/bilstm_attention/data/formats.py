@@ -1,6 +1,6 @@
 """Reads corpora row by row, from any row on: SemEval-2010 Task 8, KBP37, csv/tsv/jsonl, and one file per class.
 
-A large corpus is read twice, in chunks, perhaps on several machines. So every row knows its position in the file, and
+A large corpus is read twice, in chunks. So every row knows its position in the file, and
 reading can resume there; pandas and csv alone cannot do that.
 """
 
@@ -85,8 +85,8 @@ class Lines:
 
 
 @contextmanager
-def _open_lines(position: FilePosition, root: Path) -> Iterator[Lines]:
-    with (root / position.path).open("rb", buffering=BUFFER) as file:
+def _open_lines(position: FilePosition) -> Iterator[Lines]:
+    with position.path.open("rb", buffering=BUFFER) as file:
         lines = Lines(file, position)
         try:
             yield lines
@@ -159,21 +159,20 @@ def _missing_file(path: Path, split: str) -> str:
     )
 
 
-def read(position: FilePosition, data: Data, root: Path = Path()) -> Iterator[Row | Fault]:
+def read(position: FilePosition, data: Data) -> Iterator[Row | Fault]:
     """Reads a file row by row, from a position to its end; a malformed row gives a `Fault` instead.
 
     Files are UTF-8, with or without a byte order mark, and lines end in LF, CRLF or CR. One row at a time is in memory.
 
     Args:
         position: the start of the file, or the position of any row read from it.
-        root: folder that the path is relative to.
 
     Raises:
         DataError: an unknown file type with `data.format: delimited`; bytes that are not UTF-8, listed by line.
     """
     if data.format == "delimited" and (kind := position.path.suffix.lower()) not in (*SEPARATORS, ".jsonl"):
         raise DataError(f"{position.path}: ends in {kind!r}; data.format delimited reads .csv, .tsv and .jsonl.")
-    with _open_lines(position, root) as lines:
+    with _open_lines(position) as lines:
         if data.format == "classes":
             yield from _classes(lines)
         elif data.format == "delimited":
@@ -211,13 +210,13 @@ def _block(position: FilePosition, lines: list[str], size: int, shape: tuple[str
     """Reads the first lines of a block of `size` lines."""
     sentence = SENTENCE.fullmatch(lines[0])
     if not sentence:
-        return Fault.at(position, f"found {_short(lines[0])} where a block begins; legal is {shape[0]}.")
+        return Fault.at(position, f"a block begins with {_short(lines[0])}; legal is {shape[0]}.")
     name = sentence[1]
     if size != len(shape):
         legal = f"a block is {', '.join(shape)}, a blank line"
         return Fault.at(position, f"sentence {name} opens a block of {size} lines; {legal}.")
     if len(shape) == 3 and not lines[2].lstrip().startswith("Comment"):
-        message = f"found {_short(lines[2])} under sentence {name}; legal is {shape[2]}."
+        message = f"{_short(lines[2])} stands under sentence {name}; legal is {shape[2]}."
         return Fault(position.path, position.line + 2, message)
     return Row(name, sentence[2].strip(), lines[1].strip(), position)
 

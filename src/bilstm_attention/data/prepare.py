@@ -1,12 +1,10 @@
 """Writes the prepared splits: tokens of a corpus, chunk by chunk, to one parquet file per split, and a summary of them.
 
-A few chunks at a time are in memory. They are tokenised in this process or by the workers of a Dask cluster; the files
-are the same, byte for byte.
+One chunk at a time is in memory.
 """
 
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -25,11 +23,9 @@ from bilstm_attention.console import progress_bar
 from bilstm_attention.data.corpus import Chunk, read_chunk
 from bilstm_attention.data.splits import SPLITS, Split
 from bilstm_attention.data.tokens import SPANS, SPECIALS, encode_with_faults
-from bilstm_attention.errors import OFFENDERS_SHOWN, DataError, UserError, join_lines
+from bilstm_attention.errors import OFFENDERS_SHOWN, DataError, join_lines
 
 ROW_GROUP = 50_000  # rows that a reader of the file holds at a time
-CHUNKS_PER_THREAD = 2  # on a cluster: one at work, one waiting
-SECONDS_TO_CONNECT = 20
 
 
 @dataclass
@@ -47,60 +43,17 @@ class SplitStats:
     truncated: int = 0
 
 
-def encode_chunk(chunk: Chunk, data: Data, root: Path = Path()) -> pa.Table:
+def encode_chunk(chunk: Chunk, data: Data) -> pa.Table:
     """The rows of a chunk as `tokens.encode_with_faults` makes them.
-
-    Args:
-        root: folder that the path of its file is relative to.
 
     Raises:
         DataError: the file has changed since it was indexed.
     """
-    rows = read_chunk(chunk, data, root)
+    rows = read_chunk(chunk, data)
     columns = {name: [getattr(row, name) for row in rows] for name in ("id", "text", "label")}
     examples = pd.DataFrame({**columns, "source": [str(row.position) for row in rows]})
     schema = _schema(data).append(pa.field("faults", pa.list_(pa.string()))).remove_metadata()
     return pa.Table.from_pandas(encode_with_faults(examples, data), schema)
-
-
-def encode_on_cluster(address: str, chunks: Sequence[Chunk], data: Data) -> Iterator[pa.Table]:
-    """`encode_chunk` of every chunk, in order, by the workers of a Dask cluster; results ahead of the writer are few.
-
-    Args:
-        address: the scheduler, such as `tcp://HOST:8786`; its workers see the project folder under the same path.
-
-    Raises:
-        DataError: a worker does not see the corpus, or sees a different one.
-        UserError: Dask is not installed, no scheduler answers, it has no workers, or they failed.
-    """
-    try:
-        from distributed import Client, KilledWorker
-    except ImportError:
-        raise UserError("--dask needs the package distributed: pip install 'bilstm-attention[cluster]'.") from None
-    try:
-        client = Client(address, timeout=SECONDS_TO_CONNECT, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--dask {address}: no Dask scheduler answers there ({type(error).__name__}).") from None
-    with client:
-        waiting, rest, root = deque[Any](), iter(chunks), Path.cwd()
-        try:
-            client.wait_for_workers(1, timeout=SECONDS_TO_CONNECT)
-            ahead = CHUNKS_PER_THREAD * sum(client.nthreads().values())
-            while chunk := next(rest, None):
-                waiting.append(client.submit(encode_chunk, chunk, data, root, pure=False))
-                if len(waiting) >= ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except FileNotFoundError as error:
-            message = f"a worker does not see {error.filename}; put the project where all machines see it"
-            raise DataError(f"--dask {address}: {message} under the same path.") from None
-        except TimeoutError:
-            message = f"the scheduler has no workers; start some: dask worker {address}"
-            raise UserError(f"--dask {address}: {message}") from None
-        except (KilledWorker, CancelledError, OSError, RuntimeError) as error:
-            message = "check that every worker has this version of bilstm-attention, or prepare without --dask."
-            raise UserError(f"--dask {address}: the workers failed ({type(error).__name__}); {message}") from None
 
 
 def write_splits(

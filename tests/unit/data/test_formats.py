@@ -72,9 +72,9 @@ def test_kbp37_file_gives_one_row_per_block(tmp_path):
     [
         (SEMEVAL.replace("Comment:\r\n", ""), "train.txt:1: sentence 1 opens a block of 2 lines"),
         (SEMEVAL.replace("Comment:\r\n\r\n", "Comment:\r\n"), "train.txt:1: sentence 1 opens a block of 6 lines"),
-        (SEMEVAL.replace("Comment: a", "Remark: a"), "train.txt:7: found 'Remark: a shed' under sentence 2"),
-        (SEMEVAL.replace('2\t"', "2\t"), "train.txt:5: found '2\\tThe"),
-        (SEMEVAL.replace('2\t"', '2 "'), "train.txt:5: found '2 \"The"),
+        (SEMEVAL.replace("Comment: a", "Remark: a"), "train.txt:7: 'Remark: a shed' stands under sentence 2"),
+        (SEMEVAL.replace('2\t"', "2\t"), "train.txt:5: a block begins with '2\\tThe"),
+        (SEMEVAL.replace('2\t"', '2 "'), "train.txt:5: a block begins with '2 \"The"),
         (SEMEVAL.replace("2\t", "1\t"), "train.txt:5: id 1 is also the id at train.txt:1"),
         (SEMEVAL.replace(SECOND, '2\t" "'), "train.txt:5: sentence 2 is empty"),
         (SEMEVAL.replace("</e1> stood", " stood"), "train.txt:1: sentence 1 has <e1> <e2> </e2> but no </e1>"),
@@ -93,7 +93,7 @@ def test_twenty_faults_are_listed_and_the_rest_counted(tmp_path):
     lines = faults(semeval(tmp_path, good.replace("</e2>", "").replace("3\t", "3 ")))
     assert len(lines) == 21
     assert [line.split(":")[1] for line in lines[:4]] == ["1", "5", "9", "13"]
-    assert "found '3 " in lines[3]
+    assert "begins with '3 " in lines[3]
     assert lines[-1] == "... and 10 more"
 
 
