@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import BaseTrial
+from optuna.trial import BaseTrial, create_trial
 from pydantic import Field, StringConstraints
 
 from bilstm_attention.config import Params, flatten, with_overrides
@@ -21,7 +21,7 @@ SAMPLER_PACKAGES = {"gp": "torch", "cmaes": "cmaes"}
 
 
 class Sampler(Block):
-    """How the parameters of the next trial are overrides; `grid` tries every combination."""
+    """How the parameters of the next trial are drawn; `grid` tries every combination."""
 
     kind: Literal["tpe", "random", "grid", "gp", "cmaes"] = "tpe"
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
@@ -49,7 +49,7 @@ class Sweep(Block):
         metric: the dev score to maximize.
         against: a second objective, to minimize: milliseconds per sentence, or weights besides the word vectors; the
             outcome is then a Pareto front.
-        sampler: how trials are overrides.
+        sampler: how the parameters of trials are drawn.
         pruner: when they end early.
         confirm: what is trained again at the end.
         fixed: parameters that all trials share, by dotted name, over those of `params.yaml`.
@@ -120,16 +120,11 @@ class Dimension:
 
     def contains(self, value: Any) -> bool:
         """Whether a value is one of this parameter's."""
-        if isinstance(self.distribution, CategoricalDistribution):
-            return value in self.distribution.choices
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        try:
+            create_trial(value=0.0, params={self.key: value}, distributions={self.key: self.distribution})
+        except ValueError:
             return False
-        low, high, step = (getattr(self.distribution, name) for name in ("low", "high", "step"))
-        return low <= value <= high and (
-            step is None
-            or math.isclose((value - low) / step % 1, 0, abs_tol=1e-8)
-            or math.isclose((value - low) / step % 1, 1, abs_tol=1e-8)
-        )
+        return True
 
     def values(self) -> list[Any]:
         """All values.
@@ -147,12 +142,6 @@ class Dimension:
                 first, between = Decimal(str(low)), Decimal(str(step))
                 return [float(first + number * between) for number in range(round((high - low) / step) + 1)]
         raise ParamsError(f"space.{self.key}: a grid tries every value; give a list of values, or low, high and step.")
-
-    def bounds(self) -> list[Any]:
-        """Every choice, or both ends of a range."""
-        if isinstance(self.distribution, CategoricalDistribution):
-            return list(self.distribution.choices)
-        return [self.distribution.low, self.distribution.high]  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -210,7 +199,6 @@ def read_sweep(path: Path, params: Params, overrides: Mapping[str, Any]) -> tupl
     """
     sweep = check(read_yaml(path), str(path), Sweep)
     fixed = {**flatten(sweep.fixed), **overrides}
-    # a core does more trials with a worker of its own than as the second thread of another's
     base = with_overrides(params, fixed, where=f"{path}: fixed")
     known = flatten(base)
     faults = [
@@ -317,7 +305,9 @@ def _check_values(space: Space, where: str) -> None:
         for key, values in dimension.when.items():
             conditions |= {**under[key], key: values[0]}
         under[dimension.key] = conditions
-        for value in dimension.bounds():
+        distribution: Any = dimension.distribution
+        choices = isinstance(distribution, CategoricalDistribution)
+        for value in distribution.choices if choices else (distribution.low, distribution.high):
             try:
                 with_overrides(space.base, {**conditions, dimension.key: value}, f"{where}: space.{dimension.key}")
             except ParamsError as error:

@@ -1,5 +1,6 @@
 """The outcome of a sweep: ranks, the confirmed winner, the files, the lines and the runs that tell of it."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,9 @@ from bilstm_attention.search import commands
 from bilstm_attention.search.outcome import confirmation_table, get_outcome, protocol, read_outcome, write_outcome
 from bilstm_attention.search.records import sweep_records, sweep_runs
 from bilstm_attention.search.study import SweepSpec, confirmation_seeds, load_study
-from bilstm_attention.search.sweep import begin_study
+from bilstm_attention.search.sweep import StopRequest, begin_study
+from bilstm_attention.search.trainings import TrainingJob
+from bilstm_attention.search.workers import WorkerCrashed
 
 GOLD = ["a", "b"] * 20
 RIGHT, WRONG = GOLD, ["b", "a"] * 20
@@ -72,6 +75,31 @@ def test_trial_with_a_missing_confirmation_is_not_confirmed(spec: SweepSpec, stu
     # what the trial itself was trained with
     assert outcome.finalists[0].params.train.seeds == [102]
     assert confirmation_table(spec, outcome).empty
+
+
+def test_confirmations_are_read_trained_or_fail_until_a_stop(
+    spec: SweepSpec, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = confirmation_seeds(spec)
+
+    def run_jobs(next_job: Callable[[], TrainingJob | None], *arguments: Any) -> Iterator[tuple[TrainingJob, Any]]:
+        while job := next_job():
+            yield job, WorkerCrashed(1, -9) if job.name == f"trial 2 with seed {second}" else Path(job.name)
+            stop.requested = job.name == f"trial 3 with seed {first}"
+
+    # an earlier start has trained one of them
+    monkeypatch.setattr(commands, "find_record", lambda job: Path("old") if job.name == f"trial 2 with seed {first}" else None)
+    monkeypatch.setattr(commands, "read_record", lambda file: file.name)
+    monkeypatch.setattr(commands, "start_tensorflow", lambda: None)
+    monkeypatch.setattr(commands, "run_jobs", run_jobs)
+    lines: list[str] = []
+    progress, stop = SimpleNamespace(log=lines.append, update=lambda *arguments: None), StopRequest(print)
+    confirmations = commands._confirm(spec, study, 2, stop, progress)
+    assert confirmations == {(2, first): "old", (3, first): f"trial 3 with seed {first}"}
+    assert lines == [
+        f"trial 2 with seed {second} failed: its worker was killed by SIGKILL",
+        f"trial 3 with seed {first} trained",
+    ]
 
 
 def test_written_outcome_reads_back(spec: SweepSpec, study: optuna.Study) -> None:
