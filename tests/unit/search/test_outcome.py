@@ -88,7 +88,9 @@ def test_confirmations_are_read_trained_or_fail_until_a_stop(
             stop.requested = job.name == f"trial 3 with seed {first}"
 
     # an earlier start has trained one of them
-    monkeypatch.setattr(commands, "find_record", lambda job: Path("old") if job.name == f"trial 2 with seed {first}" else None)
+    monkeypatch.setattr(
+        commands, "find_record", lambda job: Path("old") if job.name == f"trial 2 with seed {first}" else None
+    )
     monkeypatch.setattr(commands, "read_record", lambda file: file.name)
     monkeypatch.setattr(commands, "start_tensorflow", lambda: None)
     monkeypatch.setattr(commands, "run_jobs", run_jobs)
