@@ -1,8 +1,34 @@
 """Another clone, a forced rerun and DVC experiments give the same bytes and runs of their own."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.project import Project
+
+TRAINING = """
+from bilstm_attention.config import Model
+from tests.unit.training.test_fit import bits, dropout, fit, train
+print(*bits(fit(train(batch_size=32), Model(lstm_units=40, dropout=dropout(0.3)), seed=5)))
+"""
+
+
+def test_processes_and_threads_change_no_bit() -> None:
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", TRAINING],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "BILSTM_ATTENTION_THREADS": threads},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for threads in ("1", "1", "2")
+    ]
+    first, *others = [child.communicate()[0].strip() for child in children]
+    assert first
+    assert others == [first, first]
 
 
 def test_forced_rerun_and_another_clone_write_the_same_bytes(
@@ -33,6 +59,6 @@ def test_experiments_of_dvc_have_runs_of_their_own(first_repro: tuple[Project, s
     names = {run.info.run_name: run for run in runs}
     assert names.keys() >= {"zhou u=8 seed=0", "zhou u=5 seed=0", "zhou u=6 seed=0"}
     assert "test_official_f1" in names["zhou u=5 seed=0"].data.metrics
-    assert "# U, per direction" in project.read("params.yaml").decode()
+    assert "# U per direction" in project.read("params.yaml").decode()
     project.run("git", "checkout", "-q", "--", ".")
     project.run("dvc", "checkout", "--force")

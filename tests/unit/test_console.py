@@ -70,12 +70,6 @@ def test_environment_wins_over_settings_of_tensorflow(value: str | None, monkeyp
         assert os.environ["TF_CPU_ALLOCATOR_USE_BFC"] == (value or "1")
 
 
-def test_tensorflow_starts_silently() -> None:
-    code = "from bilstm_attention.console import start_tensorflow as start; start(); import tensorflow"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("", "")
-
-
 def test_log_gets_a_line_per_epoch(capfd: pytest.CaptureFixture[str]) -> None:
     with TrainingProgress("seed 3", epochs=9, monitor="accuracy") as progress:
         progress.batch(1, 1, 4)

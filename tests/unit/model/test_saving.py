@@ -2,8 +2,6 @@
 
 import io
 import json
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,20 +10,15 @@ import keras
 import numpy as np
 import pytest
 from tests.unit.model.small_classifier import (
-    CLASSES,
-    LEARNED,
-    SMALL,
     VARIANTS,
     build,
     call,
-    drawn_matrix,
     perturb,
     shared_classifier,
     shared_outputs,
     some_tokens,
 )
 
-from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.errors import DataError
 from bilstm_attention.model.classifier import attention_view, load_classifier, save_classifier
 
@@ -42,39 +35,7 @@ def test_loaded_classifier_is_the_saved_one(variant: str, tmp_path: Path) -> Non
     assert np.abs(loaded(some_tokens, training=True) - shared_outputs(variant)[0]).max() > 1e-3
 
 
-FRESH_PROCESS = """
-import sys
-from pathlib import Path
-import numpy as np
-from bilstm_attention.model.classifier import attention_view, build_classifier, load_classifier, save_classifier
-from bilstm_attention.config import Model
-
-folder = Path(sys.argv[1])
-model = Model.model_validate_json(sys.argv[2])
-classifier = build_classifier(model, np.load(folder / "matrix.npy"), *map(int, sys.argv[3:]))
-save_classifier(classifier, folder / "again.keras")
-probabilities, weights = attention_view(load_classifier(folder / "model.keras"))(np.load(folder / "tokens.npy"))
-np.savez(folder / "outputs.npz", probabilities, weights)
-"""
-
-
-def test_fresh_process_loads_the_same_and_writes_the_same_bytes(tmp_path: Path) -> None:
-    """Built here after many others: what a process built before must not show in the file."""
-    classifier = build("everything", seed=5)
-    save_classifier(classifier, tmp_path / "model.keras")
-    np.save(tmp_path / "tokens.npy", some_tokens)
-    np.save(tmp_path / "matrix.npy", drawn_matrix())
-    model = with_overrides(Params(), {**SMALL, **VARIANTS["everything"]}).model.model_dump_json()
-    command = [sys.executable, "-c", FRESH_PROCESS, str(tmp_path), model, *map(str, (LEARNED, CLASSES, 5))]
-    fresh = subprocess.run(command, capture_output=True, text=True)
-    assert fresh.returncode == 0, fresh.stderr
-    with np.load(tmp_path / "outputs.npz") as outputs:
-        for one, other in zip(outputs.values(), call(attention_view(classifier), some_tokens), strict=True):
-            np.testing.assert_allclose(one, other, rtol=0, atol=1e-7)
-    assert (tmp_path / "again.keras").read_bytes() == (tmp_path / "model.keras").read_bytes()
-
-
-def test_bytes_follow_the_weights_and_not_the_time(tmp_path: Path) -> None:
+def test_bytes_follow_the_weights_alone(tmp_path: Path) -> None:
     classifier, target = build(), tmp_path / "new" / "folder" / "model.keras"
 
     def saved() -> bytes:
@@ -88,6 +49,9 @@ def test_bytes_follow_the_weights_and_not_the_time(tmp_path: Path) -> None:
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert archive.namelist() == ["config.json", "metadata.json", "model.weights.h5"]
         assert json.loads(archive.read("metadata.json")) == {"keras_version": keras.__version__}
+    # what this process built before does not show
+    save_classifier(build(), target)
+    assert target.read_bytes() == first
     perturb(classifier)
     assert saved() != first
 

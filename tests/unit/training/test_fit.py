@@ -1,9 +1,6 @@
 """The training loop, and one step of it against Keras's own."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -155,29 +152,6 @@ def test_adversarial_trainings_with_l2_give_the_same_bytes() -> None:
     """Three gradients are added, which TensorFlow's AddN would do in an order that changes."""
     settings, model = train(adversarial=0.8), SMALL.model_copy(update={"l2": 0.01})
     assert bits(fit(settings, model)) == bits(fit(settings, model))
-
-
-WIDE = Model(lstm_units=40, dropout=dropout(0.3))
-CHILD = """
-from tests.unit.training.test_fit import WIDE, bits, fit, train
-print(*bits(fit(train(batch_size=32), WIDE, seed=5)))
-"""
-
-
-def test_processes_and_threads_change_no_bit() -> None:
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", CHILD],
-            cwd=Path(__file__).parents[3],
-            env={**os.environ, "BILSTM_ATTENTION_THREADS": threads},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for threads in ("1", "1", "2")
-    ]
-    first, *others = [child.communicate()[0].strip() for child in children]
-    assert first
-    assert others == [first, first]
 
 
 @pytest.mark.parametrize("text", ["two", "0"])
