@@ -98,7 +98,8 @@ def read_vectors(
         records = (_binary_records if binary else _text_records)(stream, dimension, source, faults)
         vectors = _collect(records, dimension, words, first, binary, faults)
     if not vectors.read:
-        raise DataError(f"{source}: no line is a word and {dimension} numbers; faults: {_summary(faults)}.")
+        kinds = (f"{fault['count']} x {kind} (from line {fault['lines'][0]})" for kind, fault in faults.items())
+        raise DataError(f"{source}: no line is a word and {dimension} numbers; faults: {', '.join(kinds)}.")
     return vectors
 
 
@@ -286,10 +287,6 @@ def _note(faults: Faults, kind: str, line: int) -> None:
     fault["count"] += 1
     if fault["count"] <= FAULTS_SHOWN:
         fault["lines"].append(line)
-
-
-def _summary(faults: Faults) -> str:
-    return ", ".join(f"{fault['count']} x {kind} (from line {fault['lines'][0]})" for kind, fault in faults.items())
 
 
 @dataclass
