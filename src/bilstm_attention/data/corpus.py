@@ -24,19 +24,12 @@ DIGEST = 16  # bytes; for 10^9 texts, the probability that two share a digest is
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive rows of a file, which can be read without the rows before them.
+    """Consecutive rows of a file, which can be read without the rows before them."""
 
-    Args:
-        split: the split that names the file.
-        start: position of the first row.
-        rows: number of rows.
-        digest: checksum of ids, texts and labels.
-    """
-
-    split: Split
+    split: Split  # that names the file
     start: FilePosition
     rows: int
-    digest: bytes
+    digest: bytes  # checksum of ids, texts and labels
 
 
 @dataclass(frozen=True)
@@ -83,14 +76,7 @@ def index_corpus(data: Data, chunk_rows: int = CHUNK_ROWS) -> Index:
 
 
 def read_chunk(chunk: Chunk, data: Data, root: Path = Path()) -> list[Row]:
-    """Reads the rows of a chunk again.
-
-    Args:
-        root: folder that the path of its file is relative to.
-
-    Raises:
-        DataError: the file has changed since it was indexed.
-    """
+    """Reads the rows of a chunk again, its path relative to `root`; a file changed since then is a `DataError`."""
     rows = list(islice((item for item in read(chunk.start, data, root) if isinstance(item, Row)), chunk.rows))
     if _digest(rows) != chunk.digest:
         raise DataError(f"{chunk.start}: reads differently a second time; leave the corpus alone while it is prepared.")
