@@ -34,21 +34,13 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 class FilePosition(NamedTuple):
-    """Where a row begins in a file; reading can resume there.
+    """Where a row begins in a file; reading can resume there."""
 
-    Args:
-        path: the file, as messages name it.
-        label: the label of every row of the file with `data.format: classes`; otherwise empty.
-        offset: bytes of the file before the row.
-        line: number of the row's first line, from 1.
-        number: number of the record, from 1, in a file without ids; otherwise 1.
-    """
-
-    path: Path
-    label: str = ""
-    offset: int = 0
-    line: int = 1
-    number: int = 1
+    path: Path  # as messages name it
+    label: str = ""  # of every row of the file, with `data.format: classes`
+    offset: int = 0  # bytes of the file before the row
+    line: int = 1  # of the row's beginning, from 1
+    number: int = 1  # of the record, from 1, in a file without ids
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}"

@@ -53,18 +53,12 @@ class Record(NamedTuple):
 
 @dataclass
 class Vectors:
-    """Word vectors in the order of their source, usually by falling frequency.
+    """Word vectors in the order of their source, usually by falling frequency."""
 
-    Attributes:
-        rows: word to row of `matrix`.
-        matrix: float32 `(N, D)`, finite.
-        read: number of words in the source.
-        faults: by kind. The width and the word of every line are checked, numbers and repetition in the rows needed.
-    """
-
-    rows: dict[str, int]
-    matrix: Matrix
-    read: int
+    rows: dict[str, int]  # word to row of `matrix`
+    matrix: Matrix  # float32 (N, D), finite
+    read: int  # words in the source
+    # By kind; the width and the word of every line are checked, numbers and repetition in the rows needed.
     faults: Faults = field(default_factory=dict)
 
 
