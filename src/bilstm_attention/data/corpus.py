@@ -1,6 +1,6 @@
 """Indexes a corpus: checks every row and keeps about 200 bytes of it, enough to make splits and to read it again."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
@@ -23,19 +23,12 @@ DIGEST = 16  # bytes; for 10^9 texts, the probability that two share a digest is
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive rows of a file, which can be read without the rows before them.
+    """Consecutive rows of a file, which can be read without the rows before them."""
 
-    Args:
-        split: the split that names the file.
-        start: position of the first row.
-        rows: number of rows.
-        digest: checksum of ids, texts and labels.
-    """
-
-    split: Split
+    split: Split  # that names the file
     start: FilePosition
     rows: int
-    digest: bytes
+    digest: bytes  # checksum of ids, texts and labels
 
 
 @dataclass(frozen=True)
@@ -82,11 +75,7 @@ def index_corpus(data: Data, chunk_rows: int = CHUNK_ROWS) -> Index:
 
 
 def read_chunk(chunk: Chunk, data: Data) -> list[Row]:
-    """Reads the rows of a chunk again.
-
-    Raises:
-        DataError: the file has changed since it was indexed.
-    """
+    """Reads the rows of a chunk again; a file changed since then is a `DataError`."""
     rows = list(islice((item for item in read(chunk.start, data) if isinstance(item, Row)), chunk.rows))
     if _digest(rows) != chunk.digest:
         raise DataError(f"{chunk.start}: reads differently a second time; leave the corpus alone while it is prepared.")
@@ -99,7 +88,8 @@ def _index_split(
     """Reads and checks the files of one split; the table holds `key` (digests), `label` and `line`."""
     chunks, tables, faults, total = list[Chunk](), list[pa.Table](), list[Fault](), 0
     for start in starts:
-        for items in _batches(read(start, data), chunk_rows):
+        remaining = read(start, data)
+        while items := list(islice(remaining, chunk_rows)):
             rows = [item for item in items if isinstance(item, Row)]
             batch_faults = [item for item in items if isinstance(item, Fault)]
             batch_faults += (fault for row in rows for fault in content_faults(row, data.relational))
@@ -119,12 +109,6 @@ def _index_split(
         files = ", ".join(str(start.path) for start in starts)
         raise DataError(f"{files}: no sentence in it; data.{split} names it.")
     return chunks, pa.concat_tables(tables).drop_columns("id")
-
-
-def _batches(items: Iterable[Row | Fault], size: int) -> Iterator[list[Row | Fault]]:
-    items = iter(items)
-    while batch := list(islice(items, size)):
-        yield batch
 
 
 def _table(rows: list[Row]) -> pa.Table:
@@ -178,5 +162,5 @@ def _repeated_ids(table: pa.Table, chunks: list[Chunk], data: Data) -> tuple[lis
     faults = []
     for number in later[:OFFENDERS_SHOWN].tolist():
         row, first = read_row(number), read_row(int(np.argmax(codes == codes[number])))
-        faults.append(Fault.at(row.position, f"id {row.id} is also the id at {first.position}; ids must differ."))
+        faults.append(Fault(row.position, f"id {row.id} is also the id at {first.position}; ids must differ."))
     return faults, len(later)

@@ -47,11 +47,7 @@ class Rows:
     def from_tokens(
         cls, sentences: Iterable[Sequence[str]], vocabulary: Vocabulary, labels: NDArray[np.int32] | None = None
     ) -> "Rows":
-        """Numbers the tokens of sentences; an unknown token gets the id of `<unk>`.
-
-        Args:
-            labels: class numbers; 0 for every sentence by default.
-        """
+        """Numbers the tokens of sentences, those unknown as `<unk>`; the label of every sentence is 0 by default."""
         return cls.from_ids([vocabulary.encode(tokens) for tokens in sentences], labels)
 
     @classmethod
@@ -144,10 +140,6 @@ class Sentences:
             if "tokens" not in table.schema_arrow.names:
                 raise ValueError(f"no column `tokens` among {table.schema_arrow.names}")
 
-    def __len__(self) -> int:
-        with ParquetFile(self.path) as table:
-            return int(table.metadata.num_rows)
-
     def __iter__(self) -> Iterator[list[str]]:
         for part in _read_parts(self.path, "tokens"):
             # one string object per word of the part, however often the word occurs
@@ -199,8 +191,7 @@ class Dataset:
     """Everything that training reads; the test set is no part of it.
 
     Args:
-        train: training rows.
-        dev: rows that select the epoch.
+        train, dev: rows to fit, and to select the epoch.
         labels: class names, in the order of their numbers.
         matrix: word vectors, float32 `(V, D)`.
         training_words: the first rows of `matrix`, those of words in the training set; the others come from the file

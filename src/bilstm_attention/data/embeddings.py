@@ -25,21 +25,13 @@ COVERED: tuple[Origin, ...] = ("exact", "lower", "hyphen")
 
 @dataclass
 class Embedding:
-    """A vocabulary and one vector for each of its words.
+    """A vocabulary and one vector for each of its words."""
 
-    Attributes:
-        vocabulary: V words, the specials first.
-        matrix: float32 `(V, D)`; row 0, padding, is all zero.
-        origins: of every word but the specials.
-        vectors: the vectors read; their count and faults go into the report.
-        training_words: number of first rows that belong to the specials and the words of the training set.
-    """
-
-    vocabulary: Vocabulary
-    matrix: Matrix
-    origins: dict[str, Origin]
+    vocabulary: Vocabulary  # V words, the specials first
+    matrix: Matrix  # float32 (V, D); row 0, padding, is all zero
+    origins: dict[str, Origin]  # of every word but the specials
     vectors: Vectors
-    training_words: int
+    training_words: int  # first rows, those of the specials and the words of the training set
 
 
 def build_embedding(counts: pd.DataFrame, params: Embeddings, root: Path) -> Embedding:

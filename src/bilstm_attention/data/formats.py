@@ -34,21 +34,13 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 class FilePosition(NamedTuple):
-    """Where a row begins in a file; reading can resume there.
+    """Where a row begins in a file; reading can resume there."""
 
-    Args:
-        path: the file, as messages name it.
-        label: the label of every row of the file with `data.format: classes`; otherwise empty.
-        offset: bytes of the file before the row.
-        line: number of the row's first line, from 1.
-        number: number of the record, from 1, in a file without ids; otherwise 1.
-    """
-
-    path: Path
-    label: str = ""
-    offset: int = 0
-    line: int = 1
-    number: int = 1
+    path: Path  # as messages name it
+    label: str = ""  # of every row of the file, with `data.format: classes`
+    offset: int = 0  # bytes of the file before the row
+    line: int = 1  # of the row's beginning, from 1
+    number: int = 1  # of the record, from 1, in a file without ids
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}"
@@ -119,17 +111,11 @@ class Row(NamedTuple):
 class Fault(NamedTuple):
     """A fault on a line of a file; faults sort by file and line."""
 
-    path: Path
-    line: int
+    position: FilePosition
     message: str
 
-    @classmethod
-    def at(cls, position: FilePosition, message: str) -> "Fault":
-        """A fault of the row that begins at a position."""
-        return cls(position.path, position.line, message)
-
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.message}"
+        return f"{self.position}: {self.message}"
 
 
 def split_files(data: Data, split: str) -> list[FilePosition]:
@@ -207,17 +193,16 @@ def _blocks(lines: Lines, shape: tuple[str, ...]) -> Iterator[Row | Fault]:
 
 
 def _block(position: FilePosition, lines: list[str], size: int, shape: tuple[str, ...]) -> Row | Fault:
-    """Reads the first lines of a block of `size` lines."""
     sentence = SENTENCE.fullmatch(lines[0])
     if not sentence:
-        return Fault.at(position, f"a block begins with {_short(lines[0])}; legal is {shape[0]}.")
+        return Fault(position, f"a block begins with {_short(lines[0])}; legal is {shape[0]}.")
     name = sentence[1]
     if size != len(shape):
         legal = f"a block is {', '.join(shape)}, a blank line"
-        return Fault.at(position, f"sentence {name} opens a block of {size} lines; {legal}.")
+        return Fault(position, f"sentence {name} opens a block of {size} lines; {legal}.")
     if len(shape) == 3 and not lines[2].lstrip().startswith("Comment"):
         message = f"{_short(lines[2])} stands under sentence {name}; legal is {shape[2]}."
-        return Fault(position.path, position.line + 2, message)
+        return Fault(position._replace(line=position.line + 2), message)
     return Row(name, sentence[2].strip(), lines[1].strip(), position)
 
 
@@ -230,12 +215,12 @@ def _records(lines: Lines, data: Data) -> Iterator[Row | Fault]:
     records = _json_records(lines) if kind == ".jsonl" else _csv_records(lines, data, SEPARATORS[kind])
     for number, (position, item) in enumerate(records, lines.start.number):
         if isinstance(item, str):
-            yield Fault.at(position, item)
+            yield Fault(position, item)
         elif message := _missing_columns(item, data):
-            yield Fault.at(position, message)
+            yield Fault(position, message)
         elif wrong := [name for name in (data.text, data.label, "id") if not _is_plain(item.get(name, ""))]:
             value = _short(json.dumps(item[wrong[0]]))
-            yield Fault.at(position, f"{wrong[0]!r} is {value}; legal is a string of Unicode characters.")
+            yield Fault(position, f"{wrong[0]!r} is {value}; legal is a string of Unicode characters.")
         else:
             name, sentence, label = (str(item[key]) if key in item else "" for key in ("id", data.text, data.label))
             yield Row(name.strip() or str(number), sentence.strip(), label.strip(), position._replace(number=number))
@@ -248,7 +233,6 @@ def _is_plain(value: Any) -> bool:
 
 
 def _missing_columns(columns: Iterable[str], data: Data) -> str:
-    """A message about the columns that `data` names and the table lacks, or an empty string."""
     present = list(columns)
     missing = [
         f"no column {name!r}{did_you_mean(name, present) or '.'} Set data.{key} to one of {', '.join(present)}."
@@ -304,12 +288,12 @@ def _json_records(lines: Lines) -> Iterator[Record]:
 def content_faults(row: Row, relational: bool) -> Iterator[Fault]:
     """Faults in the content of a row: no label, no text, or in a relation corpus wrong entity markers."""
     if not row.label:
-        yield Fault.at(row.position, f"sentence {row.id} has no label.")
+        yield Fault(row.position, f"sentence {row.id} has no label.")
     if not row.text:
-        yield Fault.at(row.position, f"sentence {row.id} is empty.")
+        yield Fault(row.position, f"sentence {row.id} is empty.")
     elif relational and (message := marking_fault(row.text)):
         rule = "a relation sentence marks both entities as <e1>..</e1> and <e2>..</e2>"
-        yield Fault.at(row.position, f"sentence {row.id} {message}; {rule}.")
+        yield Fault(row.position, f"sentence {row.id} {message}; {rule}.")
 
 
 def marking_fault(text: str) -> str:

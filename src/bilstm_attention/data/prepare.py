@@ -30,25 +30,15 @@ ROW_GROUP = 50_000  # rows that a reader of the file holds at a time
 
 @dataclass
 class SplitStats:
-    """Counts of a split, taken while it is written.
+    """Counts of a split, taken while it is written."""
 
-    Args:
-        words: counts of tokens after cutting, markers included.
-        lengths: tokens of each row before cutting, int32.
-        truncated: number of rows cut.
-    """
-
-    words: Counter[str] = field(default_factory=Counter)
-    lengths: list[NDArray[np.int32]] = field(default_factory=list)
-    truncated: int = 0
+    words: Counter[str] = field(default_factory=Counter)  # tokens after cutting, markers included
+    lengths: list[NDArray[np.int32]] = field(default_factory=list)  # tokens of each row before cutting, in parts
+    truncated: int = 0  # rows cut
 
 
 def encode_chunk(chunk: Chunk, data: Data) -> pa.Table:
-    """The rows of a chunk as `tokens.encode_with_faults` makes them.
-
-    Raises:
-        DataError: the file has changed since it was indexed.
-    """
+    """The rows of a chunk as `tokens.encode_with_faults` makes them; errors as of `corpus.read_chunk`."""
     rows = read_chunk(chunk, data)
     columns = {name: [getattr(row, name) for row in rows] for name in ("id", "text", "label")}
     examples = pd.DataFrame({**columns, "source": [str(row.position) for row in rows]})

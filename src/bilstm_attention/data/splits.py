@@ -60,21 +60,18 @@ def make_splits(rows: pd.DataFrame, data: Data) -> NDArray[np.int8]:
     known, trained = (np.bincount(codes[part], minlength=len(names)) > 0 for part in (splits <= 0, splits == 0))
     if trained.sum() < 2:
         raise DataError(f"{_source(rows.iloc[0])}: train has only the label {names[trained][0]!r}; two are needed.")
-    _check_labels(rows[~known[codes]], list(names[known]))
+    unknown, legal = rows[~known[codes]], list(names[known])
+    if len(unknown):
+        faults = (
+            f"{_source(row)}: label {row.label!r} is not in train{did_you_mean(str(row.label), legal) or '.'}"
+            for row in unknown[["file", "line", "label"]].itertuples()
+        )
+        raise DataError(f"{join_lines(faults)}\nLabels of train: {', '.join(legal)}.")
     return splits
 
 
 def _source(row: Any) -> str:
     return f"{row.file}:{row.line}"
-
-
-def _check_labels(unknown: pd.DataFrame, labels: list[str]) -> None:
-    if len(unknown):
-        faults = (
-            f"{_source(row)}: label {row.label!r} is not in train{did_you_mean(str(row.label), labels) or '.'}"
-            for row in unknown[["file", "line", "label"]].itertuples()
-        )
-        raise DataError(f"{join_lines(faults)}\nLabels of train: {', '.join(labels)}.")
 
 
 def _split_off(rows: pd.DataFrame, split: str, data: Data) -> NDArray[np.bool_]:

@@ -183,10 +183,8 @@ def count_words(rows: Iterable[Iterable[str]]) -> pd.DataFrame:
 
 def word_table(counts: Mapping[str, int]) -> pd.DataFrame:
     """As `count_words`, for tokens already counted."""
-    words = sorted(
-        ((word, n) for word, n in counts.items() if word not in SPECIALS), key=lambda item: (-item[1], item[0])
-    )
-    return pd.DataFrame({"word": [word for word, _ in words], "count": [n for _, n in words]})
+    words = sorted((-n, word) for word, n in counts.items() if word not in SPECIALS)
+    return pd.DataFrame({"word": [word for _, word in words], "count": [-n for n, _ in words]})
 
 
 def write_words(words: pd.DataFrame, path: Path) -> None:

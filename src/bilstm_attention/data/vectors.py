@@ -53,18 +53,12 @@ class Record(NamedTuple):
 
 @dataclass
 class Vectors:
-    """Word vectors in the order of their source, usually by falling frequency.
+    """Word vectors in the order of their source, usually by falling frequency."""
 
-    Attributes:
-        rows: word to row of `matrix`.
-        matrix: float32 `(N, D)`, finite.
-        read: number of words in the source.
-        faults: by kind. The width and the word of every line are checked, numbers and repetition in the rows needed.
-    """
-
-    rows: dict[str, int]
-    matrix: Matrix
-    read: int
+    rows: dict[str, int]  # word to row of `matrix`
+    matrix: Matrix  # float32 (N, D), finite
+    read: int  # words in the source
+    # By kind; the width and the word of every line are checked, numbers and repetition in the rows needed.
     faults: Faults = field(default_factory=dict)
 
 
@@ -98,7 +92,8 @@ def read_vectors(
         records = (_binary_records if binary else _text_records)(stream, dimension, source, faults)
         vectors = _collect(records, dimension, words, first, binary, faults)
     if not vectors.read:
-        raise DataError(f"{source}: no line is a word and {dimension} numbers; faults: {_summary(faults)}.")
+        kinds = (f"{fault['count']} x {kind} (from line {fault['lines'][0]})" for kind, fault in faults.items())
+        raise DataError(f"{source}: no line is a word and {dimension} numbers; faults: {', '.join(kinds)}.")
     return vectors
 
 
@@ -286,10 +281,6 @@ def _note(faults: Faults, kind: str, line: int) -> None:
     fault["count"] += 1
     if fault["count"] <= FAULTS_SHOWN:
         fault["lines"].append(line)
-
-
-def _summary(faults: Faults) -> str:
-    return ", ".join(f"{fault['count']} x {kind} (from line {fault['lines'][0]})" for kind, fault in faults.items())
 
 
 @dataclass

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.data.tables import read_split
 
 from bilstm_attention.config import Data, Tokens
 from bilstm_attention.data import tokens as module
@@ -220,11 +219,3 @@ def test_vocabulary_file_begins_with_the_specials(tmp_path):
     (tmp_path / "vocabulary.txt").write_text("oak\ndoor\n")
     with pytest.raises(DataError, match=r"vocabulary.txt:1: begins with oak door"):
         Vocabulary.load(tmp_path / "vocabulary.txt")
-
-
-def test_real_sentences_have_the_known_lengths(real_data):
-    corpus = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test=None)
-    lengths = encode_examples(read_split(corpus, "train"), corpus)["length"]
-    assert lengths.mean() == pytest.approx(23, abs=0.5)
-    assert lengths.quantile(0.95) == 38
-    assert lengths.max() == pytest.approx(99, abs=2)

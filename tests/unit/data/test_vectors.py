@@ -263,17 +263,6 @@ def test_trained_vectors_leave_out_rare_words_and_markers():
     assert not np.array_equal(vectors[0].matrix, vectors[1].matrix)
 
 
-def test_words_of_similar_contexts_have_similar_vectors():
-    generator = np.random.default_rng(0)
-    drinks, places = ["tea", "milk"], ["rome", "oslo"]
-    texts = [["we", "drink", "hot", str(generator.choice(drinks)), "now"] for _ in range(400)]
-    texts += [["trains", "leave", "for", str(generator.choice(places)), "daily"] for _ in range(400)]
-    vectors = train_vectors(texts, dimension=10, min_count=1, window=3, epochs=20, seed=0)
-    unit = vectors.matrix / np.linalg.norm(vectors.matrix, axis=1, keepdims=True)
-    tea, milk, rome = (unit[vectors.rows[word]] for word in ("tea", "milk", "rome"))
-    assert tea @ milk > tea @ rome
-
-
 def test_min_count_above_all_counts_is_refused():
     with pytest.raises(DataError, match=r"embeddings\.min_count = 3"):
         train_vectors([["a", "b", "a"]], dimension=4, min_count=3, window=2, epochs=1, seed=0)
