@@ -54,7 +54,7 @@ def comparison_section(
     seeds: Sequence[int],
     table: pd.DataFrame,
     classes: pd.DataFrame | None,
-    errors: Any,
+    errors: pd.DataFrame | None,
     picture: str,
 ) -> str:
     """One table of the page.
@@ -67,7 +67,7 @@ def comparison_section(
         seeds: of the trainings.
         table: from `search.results.tabulate`.
         classes: from `search.results.scores_by_class`; None: not shown.
-        errors: from `search.results.collect_errors`; None: not shown.
+        errors: from `search.results.frequent_confusions`; None: not shown.
         picture: address of the picture, relative to the page.
     """
     parts = [
@@ -114,26 +114,12 @@ def _classes(classes: pd.DataFrame) -> str:
     return f"F1 on test, mean over the seeds; direction counts:\n\n{markdown_table(shown)}"
 
 
-def _errors(errors: Any, reference: str, scored_on: str) -> str:
-    lines = [f"**Errors of `{reference}`** on {scored_on}: {errors.wrong:,} of {errors.answered:,} answers."]
-    if not errors.wrong:
-        return lines[0]
-    if errors.kinds:
-        counts = list(errors.kinds.values())
-        shares = [f"{100 * count / errors.wrong:.0f} %" for count in counts]
-        kinds = pd.DataFrame({"kind": list(errors.kinds), "answers": counts, "of the wrong": shares})
-        lines.append(markdown_table(kinds))
-    right = errors.by_tokens.assign(right=[f"{value:.1f} %" for value in errors.by_tokens["right"]])
-    lines.append(markdown_table(right.rename(columns={"tokens": errors.counted})))
-    examples = errors.examples.assign(
-        answers=list(errors.confusions["answers"]),
-        confidence=[f"{value:.0f} %" for value in errors.examples["confidence"]],
+def _errors(errors: pd.DataFrame, reference: str, scored_on: str) -> str:
+    shown = errors.assign(confidence=[f"{value:.0f} %" for value in errors["confidence"]])
+    return (
+        f"**Confusions of `{reference}`** on {scored_on}, the most frequent; of each the wrong answer with the highest"
+        f" confidence:\n\n{markdown_table(shown)}"
     )
-    lines += [
-        "The most frequent, and of each the wrong answer with the highest confidence (its number in the corpus):",
-        markdown_table(examples),
-    ]
-    return "\n\n".join(lines)
 
 
 def _faithfulness(table: pd.DataFrame) -> str:

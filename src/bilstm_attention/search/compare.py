@@ -120,7 +120,7 @@ def _compared(
     """The table of scores, and its section of the page; draws its picture."""
     from bilstm_attention.reports import comparison_plots
     from bilstm_attention.reports.comparison_page import comparison_section
-    from bilstm_attention.search.results import collect_answers, collect_errors, scores_by_class, tabulate
+    from bilstm_attention.search.results import collect_answers, frequent_confusions, scores_by_class, tabulate
 
     content = comparison.table
     answers = {
@@ -147,7 +147,7 @@ def _compared(
         seeds=content.seeds,
         table=table,
         classes=scores_by_class(answers) if "classes" in content.show else None,
-        errors=collect_errors(answers[content.reference]) if "errors" in content.show else None,
+        errors=frequent_confusions(answers[content.reference].done) if "errors" in content.show else None,
         picture=picture.name,
     )
     return table.assign(table=comparison.name)[["table", *table.columns]], section

@@ -43,8 +43,8 @@ class Table(Block):
             off the rest.
         test: whether the models answer the test set too: for what is final, never for choosing.
         reference: the variant that the others are tested against.
-        show: also `faithfulness` of the attention, test scores by class (`classes`), and the errors of the reference on
-            dev or the folds (`errors`).
+        show: also `faithfulness` of the attention, test scores by class (`classes`), and the reference's most frequent
+            confusions on dev or the folds (`errors`).
         along: a numeric parameter for the x axis of the picture, a curve per base; None: a row per variant.
         variants: by name.
     """

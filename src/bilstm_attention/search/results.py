@@ -1,6 +1,6 @@
-"""Results of a comparison: scores, spread, intervals, significance, and the errors of the reference."""
+"""Results of a comparison: scores, spread, intervals, significance, and the confusions of the reference."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from bilstm_attention.data.dataset import load_split
-from bilstm_attention.data.labels import NONE_LABELS, relation_of
 from bilstm_attention.evaluation import metrics as scoring
 from bilstm_attention.search.comparison import Comparison, PlannedTraining
 from bilstm_attention.search.trainings import TrainingRecord, sample_name
@@ -18,9 +17,6 @@ from bilstm_attention.search.trainings import TrainingRecord, sample_name
 RANKINGS = ("attention", "random", "gradient_input")
 MEASURES = [f"{of}.{by}" for of in ("comprehensiveness", "sufficiency") for by in RANKINGS] + ["entropy"]
 SHARES = ("entities", "entity_markers", "function_words", "punctuation", "other_words")
-# tokens, at most
-DISTANCES = {"0 to 2": 2, "3 to 5": 5, "6 to 9": 9, "10 and more": np.inf}
-LENGTHS = {"1 to 10": 10, "11 to 20": 20, "21 to 30": 30, "31 and more": np.inf}
 
 Done = Sequence[tuple[PlannedTraining, TrainingRecord]]
 
@@ -160,93 +156,29 @@ def scores_by_class(answers: Mapping[str, Answers]) -> pd.DataFrame:
     return pd.DataFrame(columns).reset_index(names="class")
 
 
-@dataclass(frozen=True)
-class Errors:
-    """Errors of one variant on dev or the folds; never on a test file.
+def frequent_confusions(done: Done, shown: int = 12) -> pd.DataFrame:
+    """The most frequent wrong answers of one variant on dev or the folds, all seeds together: at most `shown` rows.
 
-    Args:
-        answered: answers in all.
-        wrong: how many of them were wrong.
-        kinds: these by kind; empty where classes are no relations.
-        confusions: the most frequent: `gold`, `predicted`, `answers`.
-        counted: which tokens `by_tokens` counts: those between the entities, or, without entities, the sentence's.
-        by_tokens: `tokens`, `answers`, `right` in percent.
-        examples: the most certain wrong answer of each of `confusions`: `id`, `gold`, `predicted`, `confidence` in
-            percent, and with entities their words, `first` and `second`.
+    Columns: `gold`, `predicted`, `answers`; and of the most certain of these its `confidence` in percent, the sentence's
+    `id`, and its `words`: those of the entities, or without entities the first ten.
     """
-
-    answered: int
-    wrong: int
-    kinds: dict[str, int]
-    confusions: pd.DataFrame
-    counted: str
-    by_tokens: pd.DataFrame
-    examples: pd.DataFrame
-
-
-def collect_errors(variant: Answers, shown: int = 12) -> Errors:
-    """Counts the errors of one variant, of all seeds and folds.
-
-    Args:
-        shown: confusions, and examples, at most.
-    """
-    table = pd.concat(
-        [
-            load_split(planned.job.scored, root=planned.job.root).assign(
-                predicted=record.predicted, confidence=record.confidence
-            )
-            for planned, record in variant.done
-        ],
-        ignore_index=True,
-    )
-    wrong = table[table["label"] != table["predicted"]]
-    relational = scoring.is_relational(variant.records[0].labels)
-    kinds = Counter(map(_kind, wrong["label"], wrong["predicted"])) if relational else Counter()
-    confusions = wrong.groupby(["label", "predicted"], sort=False).size().sort_values(ascending=False, kind="stable")
-    frequent = confusions.head(shown).rename("answers").reset_index().rename(columns={"label": "gold"})
-    certain = wrong.sort_values("confidence", ascending=False, kind="stable").drop_duplicates(["label", "predicted"])
-    surest = frequent[["gold", "predicted"]].merge(certain.rename(columns={"label": "gold"}), how="left")
-    examples = surest[["id", "gold", "predicted"]].assign(confidence=100 * surest["confidence"])
-    if "e1_start" in table:
-        for entity, name in ((1, "first"), (2, "second")):
-            examples[name] = [_words(row, entity) for row in surest.itertuples()]
-        counted, by_tokens = "tokens between the entities", _by_tokens(table, _between(table), DISTANCES)
-    else:
-        counted, by_tokens = "tokens in the sentence", _by_tokens(table, table["length"], LENGTHS)
-    return Errors(
-        answered=len(table),
-        wrong=len(wrong),
-        kinds=dict(kinds.most_common()),
-        confusions=frequent,
-        counted=counted,
-        by_tokens=by_tokens,
-        examples=examples,
+    splits = [
+        load_split(planned.job.scored, root=planned.job.root).assign(
+            predicted=record.predicted, confidence=record.confidence
+        )
+        for planned, record in done
+    ]
+    answers = pd.concat(splits, ignore_index=True).rename(columns={"label": "gold"})
+    wrong = answers[answers["gold"] != answers["predicted"]]
+    count = wrong.groupby(["gold", "predicted"])["id"].transform("size")
+    surest = wrong.assign(answers=count).sort_values("confidence", ascending=False, kind="stable")
+    surest = surest.drop_duplicates(["gold", "predicted"]).sort_values("answers", ascending=False, kind="stable")
+    table = surest.head(shown)
+    return table[["gold", "predicted", "answers"]].assign(
+        confidence=100 * table["confidence"], id=table["id"], words=[_words(row) for row in table.to_dict("records")]
     )
 
 
-def _kind(gold: str, predicted: str) -> str:
-    if gold in NONE_LABELS:
-        return "a relation where there is none"
-    if predicted in NONE_LABELS:
-        return "no relation where there is one"
-    same = relation_of(gold) == relation_of(predicted)
-    return "the right relation, the wrong direction" if same else "another relation"
-
-
-def _words(row: Any, entity: int) -> str:
-    start, end = (getattr(row, f"e{entity}_{edge}") for edge in ("start", "end"))
-    return " ".join(row.tokens[start:end])
-
-
-def _between(table: pd.DataFrame) -> pd.Series:
-    # a marker stands at either end
-    return table[["e1_start", "e2_start"]].max(axis=1) - table[["e1_end", "e2_end"]].min(axis=1) - 2
-
-
-def _by_tokens(table: pd.DataFrame, tokens: pd.Series, edges: Mapping[str, float]) -> pd.DataFrame:
-    groups = pd.cut(tokens, [-np.inf, *edges.values()], labels=list(edges))
-    right = (table["label"] == table["predicted"]).groupby(groups, observed=True)
-    groups_right = right.agg(["size", "mean"]).reset_index(names="tokens")
-    return pd.DataFrame(
-        {"tokens": groups_right["tokens"], "answers": groups_right["size"], "right": 100 * groups_right["mean"]}
-    )
+def _words(row: Mapping[Any, Any]) -> str:
+    spans = [(row[f"{name}_start"], row[f"{name}_end"]) for name in ("e1", "e2")] if "e1_start" in row else [(0, 10)]
+    return " … ".join(" ".join(row["tokens"][start:end]) for start, end in spans)

@@ -1,4 +1,3 @@
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -12,7 +11,7 @@ def scores(**columns: Any) -> pd.DataFrame:
     return table.assign(p=[1 / 1001, None], **columns)
 
 
-def section(table: pd.DataFrame, errors: Any = None, classes: pd.DataFrame | None = None) -> str:
+def section(table: pd.DataFrame, errors: pd.DataFrame | None = None, classes: pd.DataFrame | None = None) -> str:
     text = comparison_section(
         about="Kinds",
         score="accuracy",
@@ -25,19 +24,6 @@ def section(table: pd.DataFrame, errors: Any = None, classes: pd.DataFrame | Non
         picture="kinds.png",
     )
     return " ".join(text.split())
-
-
-def errors(wrong: int, kinds: dict[str, int], **entities: list[str]) -> Any:
-    example: dict[str, Any] = {"id": ["7"], "gold": ["A"], "predicted": ["B"], "confidence": [99.6], **entities}
-    return SimpleNamespace(
-        answered=5000,
-        wrong=wrong,
-        kinds=kinds,
-        confusions=pd.DataFrame({"gold": ["A"], "predicted": ["B"], "answers": [1234]}),
-        counted="tokens between the entities",
-        by_tokens=pd.DataFrame({"tokens": ["0 to 2"], "answers": [5000], "right": [75.32]}),
-        examples=pd.DataFrame(example),
-    )
 
 
 def test_scores_on_dev_have_mean_seeds_interval_and_p() -> None:
@@ -54,13 +40,11 @@ def test_scores_on_test_have_the_ensemble() -> None:
     assert "| 60.00 ± 1.00 | 70.00 ± 2.00 | 69.0, 71.0 | 66.00–74.00 | 71.00 |" in text
 
 
-def test_errors_have_kinds_and_examples() -> None:
-    text = section(scores(), errors(1234, {"another relation": 1234}, first=["a drawer"], second=["room"]))
-    assert "**Errors of `best`** on 5 folds: 1,234 of 5,000 answers." in text
-    assert "| another relation | 1234 | 100 % |" in text
-    assert "| 0 to 2 | 5000 | 75.3 % |" in text
-    assert "| 7 | A | B | 100 % | a drawer | room | 1234 |" in text
-    assert section(scores(), errors(0, {})).endswith("0 of 5,000 answers.")
+def test_confusions_have_the_confidence_in_percent() -> None:
+    errors = pd.DataFrame({"gold": ["A"], "predicted": ["B"], "answers": [1234], "confidence": [99.6], "id": ["7"]})
+    text = section(scores(), errors)
+    assert "**Confusions of `best`** on 5 folds" in text
+    assert "| A | B | 1234 | 100 % | 7 |" in text
 
 
 def test_classes_have_a_column_per_variant() -> None:

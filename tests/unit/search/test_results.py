@@ -9,7 +9,7 @@ from bilstm_attention import paths
 from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.evaluation.metrics import bootstrap_interval, scores
 from bilstm_attention.search.comparison import Comparison, PlannedTraining, Table, Variant
-from bilstm_attention.search.results import collect_answers, collect_errors, scores_by_class, tabulate
+from bilstm_attention.search.results import collect_answers, frequent_confusions, scores_by_class, tabulate
 from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, sample_name
 
 CAUSE, EFFECT, MEMBER, OTHER = (
@@ -20,7 +20,6 @@ CAUSE, EFFECT, MEMBER, OTHER = (
 )
 LABELS = [CAUSE, EFFECT, MEMBER, OTHER]
 GOLD = [CAUSE, CAUSE, EFFECT, MEMBER, OTHER, OTHER]
-# right, wrong direction, another relation, none where there is one, one where there is none, right
 WRONG = [CAUSE, EFFECT, MEMBER, OTHER, CAUSE, OTHER]
 
 
@@ -139,39 +138,24 @@ def test_scores_by_class_are_those_of_the_relations_on_test(root: Path) -> None:
     assert table.loc[["Cause-Effect", "Member-Collection"], "wrong"].mean() == pytest.approx(official)
 
 
-def test_errors_are_counted_by_kind_and_distance(root: Path) -> None:
+def test_confusions_have_their_most_certain_example(root: Path) -> None:
     better = [CAUSE, EFFECT, EFFECT, OTHER, OTHER, OTHER]
-    errors = collect_errors(collect_answers([trained(root, "a", 0, WRONG, 0.6), trained(root, "a", 1, better)]))
-    assert (errors.answered, errors.wrong) == (12, 6)
-    assert errors.kinds == {
-        "the right relation, the wrong direction": 2,
-        "no relation where there is one": 2,
-        "another relation": 1,
-        "a relation where there is none": 1,
-    }
-    assert errors.counted == "tokens between the entities"
-    right = errors.by_tokens.set_index("tokens")["right"].to_dict()
-    assert right == {"0 to 2": 50.0, "3 to 5": 25.0, "6 to 9": 50.0, "10 and more": 100.0}
-    assert errors.confusions["answers"].tolist() == [2, 2, 1, 1]
-    example = errors.examples.set_index("id").loc["1"]
-    assert example.to_dict() == {
-        "first": "first1",
-        "second": "the second",
-        "gold": CAUSE,
+    done = [trained(root, "a", 0, WRONG, 0.6), trained(root, "a", 1, better)]
+    table = frequent_confusions(done)
+    assert table["answers"].tolist() == [2, 2, 1, 1]
+    assert table.set_index("gold").loc[CAUSE].to_dict() == {
         "predicted": EFFECT,
+        "answers": 2,
         "confidence": 90.0,
+        "id": "1",
+        "words": "first1 … the second",
     }
+    assert len(frequent_confusions(done, shown=3)) == 3
+    assert frequent_confusions([trained(root, "a", 0, GOLD)]).empty
 
 
-def test_errors_of_plain_classes_are_counted_by_length(root: Path) -> None:
-    table = pd.read_parquet(root / paths.PREPARED / "dev.parquet")[["id", "tokens", "label", "length"]]
+def test_example_of_plain_classes_is_the_sentence_start(root: Path) -> None:
+    table = pd.read_parquet(root / paths.PREPARED / "dev.parquet")[["id", "tokens", "label"]]
     table.assign(label=["hot", "cold"] * 3).to_parquet(root / paths.PREPARED / "dev.parquet")
-    errors = collect_errors(collect_answers([trained(root, "a", 0, ["hot"] * 6, labels=["cold", "hot"])]))
-    assert (errors.wrong, errors.kinds) == (3, {})
-    # lengths are 7, 9, 10, 12, 16 and 19; every other answer is right
-    assert errors.counted == "tokens in the sentence"
-    assert errors.by_tokens.astype({"tokens": str}).to_dict("records") == [
-        {"tokens": "1 to 10", "answers": 3, "right": pytest.approx(200 / 3)},
-        {"tokens": "11 to 20", "answers": 3, "right": pytest.approx(100 / 3)},
-    ]
-    assert errors.examples.columns.tolist() == ["id", "gold", "predicted", "confidence"]
+    (row,) = frequent_confusions([trained(root, "a", 0, ["hot"] * 6, labels=["cold", "hot"])]).to_dict("records")
+    assert (row["answers"], row["words"]) == (3, "<e1> first1 </e1> word word <e2> the second </e2>")
