@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from bilstm_attention import paths
-from bilstm_attention.config import Params, flatten
+from bilstm_attention.config import Params
 from bilstm_attention.console import start_tensorflow
 from bilstm_attention.errors import ParamsError, UserError
 from bilstm_attention.search.comparison import Comparison, PlannedTraining, read_page
@@ -118,8 +118,7 @@ def _compared(
     comparison: Comparison, plan: Sequence[PlannedTraining], records: Records, target: Path
 ) -> tuple[pd.DataFrame, str]:
     """The table of scores, and its section of the page; draws its picture."""
-    from bilstm_attention.reports import comparison_plots
-    from bilstm_attention.reports.comparison_page import comparison_section
+    from bilstm_attention.reports.comparison_page import compared_scores, comparison_section, plot_variants
     from bilstm_attention.search.results import collect_answers, frequent_confusions, scores_by_class, tabulate
 
     content = comparison.table
@@ -128,26 +127,17 @@ def _compared(
         for name in comparison.variants
     }
     table = tabulate(comparison, answers)
-    prefix, split = ("test_", "test") if content.test else ("", comparison.scored_on)
-    columns = {f"{prefix}{name}": name for name in ("mean", *(f"seed_{seed}" for seed in content.seeds), "low", "high")}
-    shown = table[["variant", *columns]].rename(columns=columns)
     picture = target.with_name(f"{target.name}-{comparison.name}.png")
-    score = f"{split} {comparison.monitor}"
-    if content.along:
-        bases = [base.stem for base in comparison.bases.values()]
-        values = [flatten(params)[content.along] for params in comparison.variants.values()]
-        comparison_plots.plot_along(shown.assign(curve=bases, value=values), content.along, score, picture)
-    else:
-        comparison_plots.plot_variants(shown, score, picture)
+    split = "test" if content.test else comparison.scored_on
+    plot_variants(compared_scores(table), f"{split} {comparison.monitor}", picture)
     section = comparison_section(
+        table,
         about=content.about,
         score=comparison.monitor,
         scored_on=comparison.scored_on,
         reference=content.reference,
-        seeds=content.seeds,
-        table=table,
+        picture=picture.name,
         classes=scores_by_class(answers) if "classes" in content.show else None,
         errors=frequent_confusions(answers[content.reference].done) if "errors" in content.show else None,
-        picture=picture.name,
     )
     return table.assign(table=comparison.name)[["table", *table.columns]], section

@@ -45,7 +45,6 @@ class Table(Block):
         reference: the variant that the others are tested against.
         show: also `faithfulness` of the attention, test scores by class (`classes`), and the reference's most frequent
             confusions on dev or the folds (`errors`).
-        along: a numeric parameter for the x axis of the picture, a curve per base; None: a row per variant.
         variants: by name.
     """
 
@@ -57,7 +56,6 @@ class Table(Block):
     test: bool = False
     reference: str
     show: list[Part] = Field(default_factory=list)
-    along: str | None = None
     variants: Annotated[dict[str, Variant], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -68,8 +66,6 @@ class Table(Block):
             raise ValueError("folds and test: a model of a fold has not learnt from all of train; leave one out")
         if "classes" in self.show and not self.test:
             raise ValueError("show: classes are of the test set; set test: true")
-        if reserved := {"class", "items"} & set(self.variants):
-            raise ValueError(f"variants: {reserved.pop()!r} is a column of the table of classes; take another name")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: {self.seeds} repeats a seed")
         if self.reference not in self.variants:
@@ -117,14 +113,12 @@ class Comparison:
         name: of the table.
         table: its content.
         variants: by name, all parameters.
-        bases: by variant, its file of `experiments/configs`.
     """
 
     page: str
     name: str
     table: Table
     variants: dict[str, Params]
-    bases: dict[str, Path]
 
     @property
     def monitor(self) -> str:
@@ -175,11 +169,10 @@ def _comparison(path: Path, page: Page, name: str, table: Table) -> Comparison:
     where = f"{path}: {name}"
     shared = {**flatten(page.overrides), **flatten(table.overrides)}
     shared |= {} if table.folds is None else {"data.folds": table.folds}
-    bases = {name: Path(each.base or table.base or page.base) for name, each in table.variants.items()}
     variants = {
         variant: with_overrides(
             Params(),
-            {**read_overrides(bases[variant]), **shared, **flatten(each.set)},
+            {**read_overrides(Path(each.base or table.base or page.base)), **shared, **flatten(each.set)},
             where=f"{where}: {variant}",
         )
         for variant, each in table.variants.items()
@@ -188,7 +181,7 @@ def _comparison(path: Path, page: Page, name: str, table: Table) -> Comparison:
         if fault := _fault(table, params):
             raise ParamsError(f"{where}: {variant}: {fault}.")
     _check_alike(where, variants)
-    return Comparison(path.stem, name, table, variants, bases)
+    return Comparison(path.stem, name, table, variants)
 
 
 def _fault(table: Table, params: Params) -> str | None:
@@ -210,12 +203,6 @@ def _fault(table: Table, params: Params) -> str | None:
         return f"data.fold: {data.fold}: set `folds` of the table instead"
     if params.train.seeds != Train().seeds:
         return f"train.seeds: {params.train.seeds}: set `seeds` of the table instead"
-    if table.along is not None:
-        values = flatten(params)
-        if table.along not in values:
-            return f"along: {table.along} is no parameter"
-        if not isinstance(values[table.along], int | float) or isinstance(values[table.along], bool):
-            return f"along: {table.along}: {values[table.along]!r} is no number, so it has no place on an axis"
     return None
 
 

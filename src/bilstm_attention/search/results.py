@@ -140,9 +140,9 @@ def _significance(variant: Answers, reference: Answers, monitor: str, test: bool
 
 
 def scores_by_class(answers: Mapping[str, Answers]) -> pd.DataFrame:
-    """F1 on test of each relation, or class, in percent, mean over seeds: a row each, its items, a column per variant.
+    """F1 on test of each relation, or class, in percent, mean over seeds: a row each, `items`, a column per variant.
 
-    The none label comes last; it is no part of the official score.
+    The none label comes last; it is no part of the official score. A variant's name is in backticks.
     """
     columns: dict[str, pd.Series] = {}
     for name, variant in answers.items():
@@ -152,15 +152,15 @@ def scores_by_class(answers: Mapping[str, Answers]) -> pd.DataFrame:
             for predicted in variant.test_predicted.values()
         ]
         columns.setdefault("items", tables[0]["support"])
-        columns[name] = pd.concat([table["f1"] for table in tables], axis=1).mean(axis=1)
+        columns[f"`{name}`"] = pd.concat([table["f1"] for table in tables], axis=1).mean(axis=1)
     return pd.DataFrame(columns).reset_index(names="class")
 
 
 def frequent_confusions(done: Done, shown: int = 12) -> pd.DataFrame:
     """The most frequent wrong answers of one variant on dev or the folds, all seeds together: at most `shown` rows.
 
-    Columns: `gold`, `predicted`, `answers`; and of the most certain of these its `confidence` in percent, the sentence's
-    `id`, and its `words`: those of the entities, or without entities the first ten.
+    Columns: `gold`, `predicted`, `answers`; and of the most certain of these its `confidence` in percent, the `id` of
+    its sentence and the `words`: those of the entities, or without entities the first ten.
     """
     splits = [
         load_split(planned.job.scored, root=planned.job.root).assign(

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from bilstm_attention.reports import comparison_plots, plots
+from bilstm_attention.reports import plots
 from bilstm_attention.reports.plots import AttentionExample
 
 RELATIONS = ["Cause-Effect", "Component-Whole", "Content-Container", "Entity-Destination", "Entity-Origin"]
@@ -71,8 +71,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Calls a picture and returns its figure, laid out."""
     figures: list[Figure] = []
     write = plots.write
-    for module in (plots, comparison_plots):
-        monkeypatch.setattr(module, "write", lambda figure, path: (write(figure, path), figures.append(figure)))
+    monkeypatch.setattr(plots, "write", lambda figure, path: (write(figure, path), figures.append(figure)))
 
     def draw(picture, *data) -> Figure:
         picture(*data, tmp_path / "picture.png")
@@ -258,46 +257,3 @@ def test_dollars_and_underscores_are_no_mathematics(drawn) -> None:
     # as mathematics `$x_1$` would be two letters wide
     found = [text for figure in (attention, matrix, bars) for text in figure.findobj(Text) if text.get_text()]
     assert not any(text.get_parse_math() for text in found)
-
-
-def test_score_along_a_parameter_is_drawn_by_curve(tmp_path: Path) -> None:
-    frame = pd.DataFrame(
-        {
-            "curve": ["plain", "plain", "best", "best"],
-            "value": [8000, 1000, 1000, 8000],
-            "mean": [80.0, 60.0, 65.0, 84.0],
-            "seed_0": [79.0, 61.0, 64.0, 83.0],
-            "seed_1": [81.0, 59.0, 66.0, 85.0],
-        }
-    )
-    pictures = [tmp_path / name for name in ("one.png", "two.png")]
-    for picture in pictures:
-        comparison_plots.plot_along(frame, "data.train_rows", "test official_f1", picture)
-    assert pictures[0].read_bytes() == pictures[1].read_bytes()
-    assert pictures[0].read_bytes().startswith(b"\x89PNG")
-
-
-def compared(**columns: list[float]) -> pd.DataFrame:
-    scores = [78.8, 78.5, 78.3, 77.9, 77.6, 59.6]
-    seeds = {"seed_0": [score - 0.5 for score in scores], "seed_1": [score + 0.5 for score in scores]}
-    return pd.DataFrame({"variant": list("abcdef"), "mean": scores, **seeds, **columns})
-
-
-def test_variant_far_below_is_at_the_edge_with_its_mean(drawn) -> None:
-    figure = drawn(comparison_plots.plot_variants, compared(), "dev official_f1")
-    assert figure.axes[0].get_xlim()[0] > 75
-    assert "◂ 59.6" in texts(figure)
-    # as wide as the intervals are, it is not far
-    for near in (compared()[:5], compared(low=[50.0] * 6, high=[90.0] * 6)):
-        assert not any(text.startswith("◂") for text in texts(drawn(comparison_plots.plot_variants, near, "dev loss")))
-
-
-def test_known_intervals_are_drawn(drawn) -> None:
-    known = compared(low=[77.0, 77.5, 76.0, 76.5, 75.5, 57.0], high=[80.0, 79.5, 79.0, 79.4, 78.2, 61.0])
-    figure = drawn(comparison_plots.plot_variants, known, "test official_f1")
-    (bands,) = figure.axes[0].collections
-    assert [(band[0][0], band[1][0]) for band in bands.get_segments()] == [
-        *zip(known["low"][:5], known["high"][:5], strict=True)
-    ]
-    assert "test official F1 in percent; bar: mean, band: 95 % interval" in texts(figure)
-    assert not drawn(comparison_plots.plot_variants, compared(), "dev loss").axes[0].collections

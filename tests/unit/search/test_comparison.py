@@ -45,7 +45,6 @@ def test_block_of_parameters_changes_only_what_it_names(tmp_path: Path, monkeypa
     assert changed["model.dropout.lstm"] == 0.4
     # of the page 2, of the table 3
     assert changed["train.epochs"] == 3
-    assert comparison.bases["mean"].stem == "best"
 
 
 @pytest.mark.parametrize(
@@ -61,8 +60,6 @@ def test_block_of_parameters_changes_only_what_it_names(tmp_path: Path, monkeypa
             "measured on evaluate.faithfulness sentences, here 0",
         ),
         (("[faithfulness]", "[classes]"), "show: classes are of the test set; set test: true"),
-        (("seeds:", "along: model.units\n    seeds:"), "kinds: mean: along: model.units is no parameter"),
-        (("seeds:", "along: model.merge\n    seeds:"), "along: model.merge: 'sum' is no number"),
         (("seeds: [0, 1]", "seeds: [0, 0]"), "two.yaml: tables.kinds: seeds: [0, 0] repeats a seed"),
         (("mean: {set:", "mean: {sets:"), "unknown parameter tables.kinds.variants.mean.sets; did you mean 'set'?"),
         (

@@ -47,7 +47,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[PlannedTra
 
 def comparison(name: str) -> Comparison:
     table = Table.model_validate({"seeds": [3], "reference": "mean", "variants": {"mean": {}}})
-    return Comparison("page", name, table, {"mean": Params()}, {})
+    return Comparison("page", name, table, {"mean": Params()})
 
 
 def test_training_of_two_tables_is_a_run_of_each(planned: tuple[PlannedTraining, dict[str, TrainingRecord]]) -> None:

@@ -85,7 +85,7 @@ def root(tmp_path: Path) -> Path:
 def comparison(*variants: str, show: Sequence[str] = ()) -> Comparison:
     named = {name: Variant() for name in variants}
     table = Table(seeds=[0, 1], reference=variants[0], test=True, show=list(show), variants=named)
-    return Comparison("page", "table", table, {name: Params() for name in variants}, {})
+    return Comparison("page", "table", table, {name: Params() for name in variants})
 
 
 def test_scores_spread_ensemble_and_significance(root: Path) -> None:
@@ -109,7 +109,7 @@ def test_interval_without_test_set_is_of_dev(root: Path, resamples: int) -> None
     answers = collect_answers([trained(root, "a", seed, labels) for seed, labels in ((0, WRONG), (1, GOLD))])
     params = with_overrides(Params(), {"evaluate.bootstrap": resamples, "evaluate.bootstrap_seed": 3})
     table = Table(seeds=[0, 1], reference="a", variants={"a": Variant()})
-    row = tabulate(Comparison("page", "table", table, {"a": params}, {}), {"a": answers}).iloc[0]
+    row = tabulate(Comparison("page", "table", table, {"a": params}), {"a": answers}).iloc[0]
     expected = bootstrap_interval(GOLD, [WRONG, GOLD], "official_f1", resamples, 3)
     assert (row["low"], row["high"]) == pytest.approx(expected)
     assert row["low"] < row["mean"] < row["high"]
@@ -133,9 +133,9 @@ def test_scores_by_class_are_those_of_the_relations_on_test(root: Path) -> None:
     right, wrong = (collect_answers([trained(root, name, 0, answers)]) for name, answers in (("a", GOLD), ("b", WRONG)))
     table = scores_by_class({"right": right, "wrong": wrong}).set_index("class")
     assert table["items"].to_dict() == {"Cause-Effect": 3, "Member-Collection": 1, "Other": 2}
-    assert table["right"].tolist() == [100, 100, 100]
+    assert table["`right`"].tolist() == [100, 100, 100]
     official = scores(GOLD, WRONG, LABELS)["official_f1"]
-    assert table.loc[["Cause-Effect", "Member-Collection"], "wrong"].mean() == pytest.approx(official)
+    assert table.loc[["Cause-Effect", "Member-Collection"], "`wrong`"].mean() == pytest.approx(official)
 
 
 def test_confusions_have_their_most_certain_example(root: Path) -> None:
