@@ -60,8 +60,6 @@ class Table(Block):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "Table":
-        if "\n" in self.about.strip():
-            raise ValueError("about: is one line; longer text belongs in the documentation")
         if self.folds is not None and self.test:
             raise ValueError("folds and test: a model of a fold has not learnt from all of train; leave one out")
         if "classes" in self.show and not self.test:
@@ -90,21 +88,6 @@ class Page(Block):
 
 
 @dataclass(frozen=True)
-class PlannedTraining:
-    """A training of a table.
-
-    Args:
-        variant: its name.
-        fold: of the cross-validation; None: none.
-        job: the training.
-    """
-
-    variant: str
-    fold: int | None
-    job: TrainingJob
-
-
-@dataclass(frozen=True)
 class Comparison:
     """A table of a page, its variants' parameters checked.
 
@@ -130,7 +113,7 @@ class Comparison:
         """Where the score is taken, as the page calls it."""
         return "dev" if self.table.folds is None else f"{self.table.folds} folds"
 
-    def trainings(self) -> list[PlannedTraining]:
+    def trainings(self) -> list[tuple[str, TrainingJob]]:
         """Every variant with every seed on every fold, all variants with the first seed and fold first."""
         from bilstm_attention.training.fit import digest
 
@@ -140,8 +123,8 @@ class Comparison:
                 for name, params in self.variants.items():
                     if fold is not None:
                         params = with_overrides(params, {"data.fold": fold})
-                    key = digest(params.data.model_dump(), params.embeddings.model_dump())[:12]
                     evaluate = params.evaluate
+                    key = digest(params.data.model_dump(), params.embeddings.model_dump())[:12]
                     job = TrainingJob(
                         name=f"{name} seed={seed}" + ("" if fold is None else f" fold={fold}"),
                         params=params,
@@ -151,7 +134,7 @@ class Comparison:
                         test=self.table.test,
                         faithfulness=((evaluate.faithfulness, evaluate.faithfulness_seed),) if measured else (),
                     )
-                    planned.append(PlannedTraining(name, fold, job))
+                    planned.append((name, job))
         return planned
 
 

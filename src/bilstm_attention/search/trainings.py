@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -54,11 +54,6 @@ class TrainingJob:
         """The training itself, whatever is measured of it: equal jobs train the same."""
         settings = self.params.model_dump(exclude={"evaluate": True, "train": {"seeds"}})
         return json.dumps([settings, self.seed, self.scored, str(self.root)], sort_keys=True)
-
-    @property
-    def splits(self) -> list[Split]:
-        """The splits that the model answers."""
-        return ["dev", "test"] if self.test or self.scored == "test" else ["dev"]
 
 
 @dataclass(frozen=True)
@@ -123,15 +118,12 @@ def merge_jobs(jobs: Iterable[TrainingJob]) -> list[TrainingJob]:
     return list(merged.values())
 
 
-def run_trainings(
-    jobs: Sequence[TrainingJob], workers: int, on_done: Callable[[TrainingJob, TrainingRecord], None]
-) -> None:
-    """Runs jobs in worker processes of one thread each, or reads their records if an earlier run wrote them.
+def run_trainings(jobs: Iterable[TrainingJob], workers: int) -> Iterator[tuple[TrainingJob, TrainingRecord]]:
+    """Yields jobs as they end, run in worker processes of one thread each, or read if an earlier run wrote the record.
 
     Args:
         jobs: from `merge_jobs`.
         workers: processes at once.
-        on_done: called with each job as it ends.
 
     Raises:
         UserError: a job failed, or its worker died; records of those that ended stay.
@@ -143,7 +135,7 @@ def run_trainings(
             raise TrainingError(f"{job.name}: {result}; {hint}")
         if isinstance(result, UserError):
             raise type(result)(f"{job.name}: {result}")
-        on_done(job, read_record(result))
+        yield job, read_record(result)
 
 
 def run_job(job: TrainingJob) -> Path:

@@ -1,4 +1,4 @@
-"""Runs of a comparison are built from the files of its trainings, each table with its own tags."""
+"""Runs of a comparison: each training once per table and variant, and logged again from their files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,30 +9,29 @@ import pytest
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params
-from bilstm_attention.paths import write_json
-from bilstm_attention.search.comparison import Comparison, PlannedTraining, Table
-from bilstm_attention.search.comparison_runs import comparison_runs, table_runs, write_table
-from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, read_record
+from bilstm_attention.search.comparison import Comparison, Table
+from bilstm_attention.search.comparison_runs import comparison_runs, write_runs
+from bilstm_attention.search.trainings import TrainingJob, TrainingRecord
 from bilstm_attention.tracking.runs import log_runs
 
-RECORD = {
-    "key": "abc",
-    "dev": {"accuracy": 70.0},
-    "best_epoch": 1,
-    "history": [{"epoch": 1, "loss": 0.5}],
-    "started": 5.0,
-    "made_with": "x",
-    "environment": {"python": "3.11"},
-    "weights": 9,
-    "labels": ["a", "b"],
-    "predicted": ["a"],
-    "confidence": [0.9],
-}
+RECORD = TrainingRecord(
+    key="abc",
+    dev={"accuracy": 70.0},
+    best_epoch=1,
+    history=[{"epoch": 1, "loss": 0.5}],
+    started=5.0,
+    made_with="x",
+    environment={"python": "3.11"},
+    weights=9,
+    labels=["a", "b"],
+    predicted=["a"],
+    confidence=[0.9],
+)
 
 
 @pytest.fixture
-def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[PlannedTraining, dict[str, TrainingRecord]]:
-    """A training with its record and its data on disk."""
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingJob:
+    """A training with its data on disk."""
     monkeypatch.chdir(tmp_path)
     for name in ("dvc.yaml", "params.yaml"):
         (tmp_path / name).touch()
@@ -41,21 +40,21 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[PlannedTra
         file = job.root / paths.PREPARED / f"{split}.parquet"
         file.parent.mkdir(parents=True, exist_ok=True)
         pd.DataFrame({"label": ["a"]}).to_parquet(file)
-    write_json(paths.TRAININGS / "abc.json", RECORD)
-    return PlannedTraining("mean", None, job), {job.work: read_record(paths.TRAININGS / "abc.json")}
+    return job
 
 
-def comparison(name: str) -> Comparison:
-    table = Table.model_validate({"seeds": [3], "reference": "mean", "variants": {"mean": {}}})
-    return Comparison("page", name, table, {"mean": Params()})
+def write(table: str, *variants: str, job: TrainingJob) -> None:
+    content = Table.model_validate(
+        {"seeds": [3], "reference": variants[0], "variants": {name: {} for name in variants}}
+    )
+    comparison = Comparison("page", table, content, dict.fromkeys(variants, Params()))
+    write_runs(comparison, {name: [(job, RECORD)] for name in variants})
 
 
-def test_training_of_two_tables_is_a_run_of_each(planned: tuple[PlannedTraining, dict[str, TrainingRecord]]) -> None:
-    training, records = planned
+def test_training_of_two_tables_is_a_run_of_each(job: TrainingJob) -> None:
     for name in ("one", "two"):
-        write_table(comparison(name), [replace(training, variant=f"of {name}")], records)
-    results, missing = comparison_runs()
-    assert missing == []
+        write(name, f"of {name}", job=job)
+    results = comparison_runs()
     assert [experiment for experiment, _ in results] == ["sample", "sample"]
     one, two = (runs[0] for _, runs in results)
     assert one.identity != two.identity
@@ -66,7 +65,7 @@ def test_training_of_two_tables_is_a_run_of_each(planned: tuple[PlannedTraining,
 
 @pytest.mark.parametrize(("scored", "accuracy"), [("dev", None), ("test", 100.0)])
 def test_shared_training_is_a_run_of_each_table_and_variant(
-    planned: tuple[PlannedTraining, dict[str, TrainingRecord]],
+    job: TrainingJob,
     mlflow_store: str,
     monkeypatch: pytest.MonkeyPatch,
     scored: Literal["dev", "test"],
@@ -75,27 +74,16 @@ def test_shared_training_is_a_run_of_each_table_and_variant(
     from mlflow import MlflowClient
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
-    training, (record,) = planned[0], planned[1].values()
-    job = replace(training.job, scored=scored)
     # a quote ends a query of MLflow
     variants = {"one": ["zhou"], "two": ["zhou", "the snippet's"]}
-    for name, own in [*variants.items()] * 2:
-        plan = [replace(training, variant=variant, job=job) for variant in own]
-        for experiment, runs in table_runs(write_table(comparison(name), plan, {job.work: record})):
-            log_runs(experiment, runs, f"table {name}")
+    for name, own in variants.items():
+        write(name, *own, job=replace(job, scored=scored))
+    for experiment, runs in comparison_runs() * 2:
+        log_runs(experiment, runs, "tables")
     client = MlflowClient(mlflow_store)
-    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    logged = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     places = sorted((name, variant) for name, own in variants.items() for variant in own)
-    assert sorted((run.data.tags["table"], run.data.tags["variant"]) for run in runs) == places
+    assert sorted((run.data.tags["table"], run.data.tags["variant"]) for run in logged) == places
     # the fold that scores a training is test where the corpus has no test file
-    assert [run.data.metrics.get("test_accuracy") for run in runs] == [accuracy] * 3
-    assert {run.data.metrics["best_dev_accuracy"] for run in runs} == {70.0}
-
-
-def test_table_without_its_training_is_missing(planned: tuple[PlannedTraining, dict[str, TrainingRecord]]) -> None:
-    training, records = planned
-    write_table(comparison("one"), [training], records)
-    (paths.TRAININGS / "abc.json").unlink()
-    results, (reason,) = comparison_runs()
-    assert results == []
-    assert reason.startswith("table page.one: ")
+    assert [run.data.metrics.get("test_accuracy") for run in logged] == [accuracy] * 3
+    assert {run.data.metrics["best_dev_accuracy"] for run in logged} == {70.0}

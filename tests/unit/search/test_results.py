@@ -8,8 +8,8 @@ import pytest
 from bilstm_attention import paths
 from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.evaluation.metrics import bootstrap_interval, scores
-from bilstm_attention.search.comparison import Comparison, PlannedTraining, Table, Variant
-from bilstm_attention.search.results import collect_answers, frequent_confusions, scores_by_class, tabulate
+from bilstm_attention.search.comparison import Comparison, Table, Variant
+from bilstm_attention.search.results import frequent_confusions, scores_by_class, tabulate
 from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, sample_name
 
 CAUSE, EFFECT, MEMBER, OTHER = (
@@ -46,7 +46,7 @@ def trained(
     confidence: float = 0.9,
     labels: list[str] = LABELS,
     sample: tuple[int, int] = (6, 0),
-) -> tuple[PlannedTraining, TrainingRecord]:
+) -> tuple[TrainingJob, TrainingRecord]:
     measures = {"attention": 1.0, "random": 0.5, "gradient_input": 2.0}
     record = TrainingRecord(
         key=f"{variant}{seed}",
@@ -71,8 +71,7 @@ def trained(
         },
         test=confidence * np.eye(len(labels))[[labels.index(label) for label in predicted]],
     )
-    job = TrainingJob(f"{variant} seed={seed}", Params(), seed, root, test=True, faithfulness=(sample,))
-    return PlannedTraining(variant, None, job), record
+    return TrainingJob(f"{variant} seed={seed}", Params(), seed, root, test=True, faithfulness=(sample,)), record
 
 
 @pytest.fixture
@@ -89,8 +88,8 @@ def comparison(*variants: str, show: Sequence[str] = ()) -> Comparison:
 
 
 def test_scores_spread_ensemble_and_significance(root: Path) -> None:
-    good = collect_answers([trained(root, "a", 0, WRONG, confidence=0.4), trained(root, "a", 1, GOLD)])
-    bad = collect_answers([trained(root, "bb", 0, WRONG), trained(root, "bb", 1, WRONG)])
+    good = [trained(root, "a", 0, WRONG, confidence=0.4), trained(root, "a", 1, GOLD)]
+    bad = [trained(root, "bb", 0, WRONG), trained(root, "bb", 1, WRONG)]
     table = tabulate(comparison("a", "bb"), {"a": good, "bb": bad}).set_index("variant")
     low = scores(GOLD, WRONG, LABELS)["official_f1"]
     assert table.loc["a", ["seed_0", "seed_1", "mean"]].tolist() == pytest.approx([low, 100, (100 + low) / 2])
@@ -106,7 +105,7 @@ def test_scores_spread_ensemble_and_significance(root: Path) -> None:
 
 @pytest.mark.parametrize("resamples", [100, 1000])
 def test_interval_without_test_set_is_of_dev(root: Path, resamples: int) -> None:
-    answers = collect_answers([trained(root, "a", seed, labels) for seed, labels in ((0, WRONG), (1, GOLD))])
+    answers = [trained(root, "a", seed, labels) for seed, labels in ((0, WRONG), (1, GOLD))]
     params = with_overrides(Params(), {"evaluate.bootstrap": resamples, "evaluate.bootstrap_seed": 3})
     table = Table(seeds=[0, 1], reference="a", variants={"a": Variant()})
     row = tabulate(Comparison("page", "table", table, {"a": params}), {"a": answers}).iloc[0]
@@ -119,8 +118,7 @@ def test_interval_without_test_set_is_of_dev(root: Path, resamples: int) -> None
 def test_faithfulness_is_tabulated_where_shown(root: Path) -> None:
     samples = {"a": (6, 0), "bb": (4, 0)}
     answers = {
-        name: collect_answers([trained(root, name, seed, GOLD, sample=sample) for seed in (0, 1)])
-        for name, sample in samples.items()
+        name: [trained(root, name, seed, GOLD, sample=sample) for seed in (0, 1)] for name, sample in samples.items()
     }
     table = tabulate(comparison("a", "bb", show=["faithfulness"]), answers)
     assert table["comprehensiveness_attention"].tolist() == [1, 1]
@@ -130,7 +128,7 @@ def test_faithfulness_is_tabulated_where_shown(root: Path) -> None:
 
 
 def test_scores_by_class_are_those_of_the_relations_on_test(root: Path) -> None:
-    right, wrong = (collect_answers([trained(root, name, 0, answers)]) for name, answers in (("a", GOLD), ("b", WRONG)))
+    right, wrong = ([trained(root, name, 0, answers)] for name, answers in (("a", GOLD), ("b", WRONG)))
     table = scores_by_class({"right": right, "wrong": wrong}).set_index("class")
     assert table["items"].to_dict() == {"Cause-Effect": 3, "Member-Collection": 1, "Other": 2}
     assert table["`right`"].tolist() == [100, 100, 100]

@@ -118,5 +118,5 @@ def test_error_names_its_training(result: Any, message: str, monkeypatch: pytest
     job = TrainingJob("zhou seed=0", PARAMS, 0, Path("root"))
     monkeypatch.setattr(trainings, "run_jobs", lambda next_job, work, workers: iter([(next_job(), result)]))
     with pytest.raises(UserError) as raised:
-        run_trainings([job], 1, lambda job, record: None)
+        list(run_trainings([job], 1))
     assert str(raised.value).startswith(message)
