@@ -100,9 +100,9 @@ def _faithfulness(done: Done) -> dict[str, float]:
     measured = pd.json_normalize(
         [record.faithfulness[sample_name(sample)] for job, record in done for sample in job.faithfulness]
     ).mean(numeric_only=True)
-    shown = measured.filter(regex="^(rows|comprehensiveness|sufficiency|entropy|attention_share)")
-    names = {"rows": "faithfulness_rows", "attention_share.": "share_", ".": "_"}
-    for old, new in names.items():
+    order = ("rows", "comprehensiveness", "sufficiency", "entropy", "attention_share")
+    shown = pd.concat([measured.filter(regex=f"^{name}") for name in order])
+    for old, new in {"rows": "faithfulness_rows", "attention_share.": "share_", ".": "_"}.items():
         shown.index = shown.index.str.replace(old, new, regex=False)
     return {str(name): value for name, value in shown.items()}
 

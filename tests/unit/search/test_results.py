@@ -21,6 +21,7 @@ CAUSE, EFFECT, MEMBER, OTHER = (
 LABELS = [CAUSE, EFFECT, MEMBER, OTHER]
 GOLD = [CAUSE, CAUSE, EFFECT, MEMBER, OTHER, OTHER]
 WRONG = [CAUSE, EFFECT, MEMBER, OTHER, CAUSE, OTHER]
+MEASURES = {"attention": 1.0, "random": 0.5, "gradient_input": 2.0}
 
 
 def write_split(root: Path, split: str, gold: list[str]) -> None:
@@ -47,7 +48,6 @@ def trained(
     labels: list[str] = LABELS,
     sample: tuple[int, int] = (6, 0),
 ) -> tuple[TrainingJob, TrainingRecord]:
-    measures = {"attention": 1.0, "random": 0.5, "gradient_input": 2.0}
     record = TrainingRecord(
         key=f"{variant}{seed}",
         dev={},
@@ -63,9 +63,10 @@ def trained(
         faithfulness={
             sample_name((rows, 0)): {
                 "rows": rows,
-                "comprehensiveness": measures,
-                "sufficiency": measures,
+                "comprehensiveness": MEASURES,
+                "sufficiency": MEASURES,
                 "entropy": float(rows),
+                "attention_share": {"entity_markers": 7.0},
             }
             for rows in (6, 4)
         },
@@ -121,7 +122,8 @@ def test_faithfulness_is_tabulated_where_shown(root: Path) -> None:
         name: [trained(root, name, seed, GOLD, sample=sample) for seed in (0, 1)] for name, sample in samples.items()
     }
     table = tabulate(comparison("a", "bb", show=["faithfulness"]), answers)
-    assert table["comprehensiveness_attention"].tolist() == [1, 1]
+    measures = [f"{of}_{by}" for of in ("comprehensiveness", "sufficiency") for by in MEASURES]
+    assert list(table)[-9:] == ["faithfulness_rows", *measures, "entropy", "share_entity_markers"]
     assert table["sufficiency_gradient_input"].tolist() == [2, 2]
     # each variant by its own evaluate.faithfulness
     assert table["faithfulness_rows"].tolist() == table["entropy"].tolist() == [6, 4]
