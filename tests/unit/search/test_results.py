@@ -12,31 +12,11 @@ from bilstm_attention.search.comparison import Comparison, Table, Variant
 from bilstm_attention.search.results import frequent_confusions, scores_by_class, tabulate
 from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, sample_name
 
-CAUSE, EFFECT, MEMBER, OTHER = (
-    "Cause-Effect(e1,e2)",
-    "Cause-Effect(e2,e1)",
-    "Member-Collection(e1,e2)",
-    "Other",
-)
-LABELS = [CAUSE, EFFECT, MEMBER, OTHER]
+LABELS = ["Cause-Effect(e1,e2)", "Cause-Effect(e2,e1)", "Member-Collection(e1,e2)", "Other"]
+CAUSE, EFFECT, MEMBER, OTHER = LABELS
 GOLD = [CAUSE, CAUSE, EFFECT, MEMBER, OTHER, OTHER]
 WRONG = [CAUSE, EFFECT, MEMBER, OTHER, CAUSE, OTHER]
 MEASURES = {"attention": 1.0, "random": 0.5, "gradient_input": 2.0}
-
-
-def write_split(root: Path, split: str, gold: list[str]) -> None:
-    between = [0, 2, 3, 5, 9, 12]
-    rows = [
-        {
-            "id": str(number),
-            "tokens": ["<e1>", f"first{number}", "</e1>", *["word"] * gap, "<e2>", "the", "second", "</e2>"],
-            "label": label,
-            **{"e1_start": 1, "e1_end": 2, "e2_start": 4 + gap, "e2_end": 6 + gap, "length": 7 + gap},
-        }
-        for number, (gap, label) in enumerate(zip(between, gold, strict=True))
-    ]
-    (root / paths.PREPARED).mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_parquet(root / paths.PREPARED / f"{split}.parquet")
 
 
 def trained(
@@ -48,28 +28,24 @@ def trained(
     labels: list[str] = LABELS,
     sample: tuple[int, int] = (6, 0),
 ) -> tuple[TrainingJob, TrainingRecord]:
+    measured = {
+        sample_name((rows, 0)): {
+            "rows": rows,
+            "comprehensiveness": MEASURES,
+            "sufficiency": MEASURES,
+            "entropy": float(rows),
+            "attention_share": {"entity_markers": 7.0},
+        }
+        for rows in (6, 4)
+    }
+    values = {"key": "", "dev": {}, "best_epoch": 1, "history": [], "started": 0.0, "made_with": "", "environment": {}}
     record = TrainingRecord(
-        key=f"{variant}{seed}",
-        dev={},
-        best_epoch=1,
-        history=[],
-        started=0.0,
-        made_with="",
-        environment={},
+        **values,
         weights=10 * (1 + len(variant)),
         labels=labels,
         predicted=predicted,
         confidence=[confidence] * len(predicted),
-        faithfulness={
-            sample_name((rows, 0)): {
-                "rows": rows,
-                "comprehensiveness": MEASURES,
-                "sufficiency": MEASURES,
-                "entropy": float(rows),
-                "attention_share": {"entity_markers": 7.0},
-            }
-            for rows in (6, 4)
-        },
+        faithfulness=measured,
         test=confidence * np.eye(len(labels))[[labels.index(label) for label in predicted]],
     )
     return TrainingJob(f"{variant} seed={seed}", Params(), seed, root, test=True, faithfulness=(sample,)), record
@@ -77,8 +53,13 @@ def trained(
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    write_split(tmp_path, "dev", GOLD)
-    write_split(tmp_path, "test", GOLD)
+    """Folder of data whose dev and test are the same sentences."""
+    tokens = [["<e1>", f"first{number}", "</e1>", "<e2>", "the", "second", "</e2>"] for number in range(len(GOLD))]
+    spans = {"e1_start": 1, "e1_end": 2, "e2_start": 4, "e2_end": 6}
+    split = pd.DataFrame({"id": [*map(str, range(len(GOLD)))], "tokens": tokens, "label": GOLD}).assign(**spans)
+    (tmp_path / paths.PREPARED).mkdir(parents=True)
+    for name in ("dev", "test"):
+        split.to_parquet(tmp_path / paths.PREPARED / f"{name}.parquet")
     return tmp_path
 
 
@@ -158,4 +139,4 @@ def test_example_of_plain_classes_is_the_sentence_start(root: Path) -> None:
     table = pd.read_parquet(root / paths.PREPARED / "dev.parquet")[["id", "tokens", "label"]]
     table.assign(label=["hot", "cold"] * 3).to_parquet(root / paths.PREPARED / "dev.parquet")
     (row,) = frequent_confusions([trained(root, "a", 0, ["hot"] * 6, labels=["cold", "hot"])]).to_dict("records")
-    assert (row["answers"], row["words"]) == (3, "<e1> first1 </e1> word word <e2> the second </e2>")
+    assert (row["answers"], row["words"]) == (3, "<e1> first1 </e1> <e2> the second </e2>")
