@@ -4,7 +4,6 @@ import json
 import sqlite3
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from tests.unit.search.test_comparison import COMPARISON
 
 from bilstm_attention import paths
 from bilstm_attention.errors import UserError
-from bilstm_attention.evaluation.metrics import scores
 
 # The variant `mean`.
 MEAN = (
@@ -33,7 +31,6 @@ AGAIN = """  again:
       average: {set: {model.attention.kind: mean, train.epochs: 3}}
       mean: {set: {model.attention.kind: mean}}
 """
-LAST_EPOCH = ("{train.epochs", "{train.restore_best_weights: false, train.epochs")
 
 
 def compare(project: Project, name: str) -> None:
@@ -127,42 +124,6 @@ def test_second_run_trains_only_what_is_missing(project: Project) -> None:
     assert project.read("experiments/results/two.md") == page
     assert len(runs_of(project.root / "experiments/mlflow.db")) == 8
     assert list((project.root / "experiments/trainings").glob("data/*/checkpoints/*")) == []
-
-
-def test_folds_are_scored_together_by_models_that_did_not_learn_from_them(project: Project) -> None:
-    data, earlier = project.root / "experiments/trainings/data", records_of(project)
-    folders = set(data.iterdir())
-    write(project, "halves", LAST_EPOCH, ("seeds: [0, 1]", "seeds: [0]\n    folds: 2"), ("[faithfulness]", "[errors]"))
-    compare(project, "halves")
-    held_out, learnt = (
-        [pd.read_parquet(folder / f"data/prepared/{split}.parquet") for folder in sorted(set(data.iterdir()) - folders)]
-        for split in ("dev", "train")
-    )
-    # each half is held out from the model of the other
-    assert [sorted(fold["id"]) for fold in held_out] == [sorted(half["id"]) for half in reversed(learnt)]
-    records = [record for file, record in records_of(project).items() if file not in earlier]
-    # mean pooling has fewer weights than two hops
-    fewest = min(record["weights"] for record in records)
-    gold, predicted = list[str](), list[str]()
-    for fold in held_out:
-        (answers,) = (
-            record["predicted"]
-            for record in records
-            if record["weights"] == fewest
-            and record["dev"]["official_f1"] == official_f1(fold["label"], record["predicted"], record["labels"])
-        )
-        gold += list(fold["label"])
-        predicted += answers
-    expected = official_f1(gold, predicted, records[0]["labels"])
-    assert results_of(project, "halves").loc[("kinds", "mean"), "mean"] == pytest.approx(expected, abs=1e-4)
-    wrong = Counter(pair for pair in zip(gold, predicted, strict=True) if pair[0] != pair[1])
-    (pair, count), *_ = wrong.most_common()
-    page = " ".join((project.root / "experiments/results/halves.md").read_text().split())
-    assert f"| {pair[0]} | {pair[1]} | {count} |" in page
-
-
-def official_f1(gold: Any, predicted: list[str], labels: list[str]) -> float:
-    return scores(list(gold), predicted, labels)["official_f1"]
 
 
 def test_test_scores_are_those_of_the_pipeline(project: Project) -> None:

@@ -51,16 +51,20 @@ def trained(
     return TrainingJob(f"{variant} seed={seed}", Params(), seed, root, test=True, faithfulness=(sample,)), record
 
 
+def write_data(root: Path, gold: list[str]) -> Path:
+    """Writes the same sentences as dev and test."""
+    tokens = [["<e1>", f"first{number}", "</e1>", "<e2>", "the", "second", "</e2>"] for number in range(len(gold))]
+    spans = {"e1_start": 1, "e1_end": 2, "e2_start": 4, "e2_end": 6}
+    split = pd.DataFrame({"id": [*map(str, range(len(gold)))], "tokens": tokens, "label": gold}).assign(**spans)
+    (root / paths.PREPARED).mkdir(parents=True)
+    for name in ("dev", "test"):
+        split.to_parquet(root / paths.PREPARED / f"{name}.parquet")
+    return root
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Folder of data whose dev and test are the same sentences."""
-    tokens = [["<e1>", f"first{number}", "</e1>", "<e2>", "the", "second", "</e2>"] for number in range(len(GOLD))]
-    spans = {"e1_start": 1, "e1_end": 2, "e2_start": 4, "e2_end": 6}
-    split = pd.DataFrame({"id": [*map(str, range(len(GOLD)))], "tokens": tokens, "label": GOLD}).assign(**spans)
-    (tmp_path / paths.PREPARED).mkdir(parents=True)
-    for name in ("dev", "test"):
-        split.to_parquet(tmp_path / paths.PREPARED / f"{name}.parquet")
-    return tmp_path
+    return write_data(tmp_path, GOLD)
 
 
 def comparison(*variants: str, show: Sequence[str] = ()) -> Comparison:
@@ -95,6 +99,14 @@ def test_interval_without_test_set_is_of_dev(root: Path, resamples: int) -> None
     assert (row["low"], row["high"]) == pytest.approx(expected)
     assert row["low"] < row["mean"] < row["high"]
     assert not [column for column in row.index if column.startswith("test")]
+
+
+def test_folds_are_scored_together(tmp_path: Path) -> None:
+    folds = [write_data(tmp_path / name, gold) for name, gold in (("first", GOLD), ("second", GOLD[:3]))]
+    done = [trained(folds[0], "a", 0, WRONG), trained(folds[1], "a", 0, [OTHER, EFFECT, EFFECT])]
+    table = Table(seeds=[0], folds=2, reference="a", variants={"a": Variant()})
+    (score,) = tabulate(Comparison("page", "table", table, {"a": Params()}), {"a": done})["mean"]
+    assert score == scores(GOLD + GOLD[:3], [*WRONG, OTHER, EFFECT, EFFECT], LABELS)["official_f1"]
 
 
 def test_faithfulness_is_tabulated_where_shown(root: Path) -> None:
