@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 from bilstm_attention.reports.plots import BAR, INK, house_style, write
 from bilstm_attention.reports.tables import markdown_table
 
-SMALLEST_P = 0.001  # what a thousand random exchanges can show
 FAITHFULNESS = (
     "**Faithfulness of the attention** on dev sentences, means of all trainings; percentage points of the predicted"
     " class's probability. Comprehensiveness: the loss when the tokens on top of a ranking are deleted (higher: they"
@@ -38,9 +36,9 @@ def comparison_page(
         title: one line.
         command: that made it.
         sections: one for each table.
-        missing: names of tables that are still in training.
+        missing: names of the tables that are not trained yet.
         name: of the page, a tag of each run.
-        made_with: what the trainings were made with, each once.
+        made_with: date, code, machine and versions of the trainings.
     """
     parts = [
         f"# {title.strip()}",
@@ -82,19 +80,19 @@ def comparison_section(
     parts = [f"## {about.strip()}"] if about else []
     parts += [_scores(table, score, scored_on, reference), f"![{score}]({picture})"]
     if classes is not None:
-        parts += ["F1 on test, mean over the seeds; direction counts:", markdown_table(_texts(classes))]
+        parts += ["F1 on test, mean over the seeds; direction counts:", markdown_table(_one_digit(classes))]
     if errors is not None:
-        parts.append(
-            f"**Confusions of `{reference}`** on {scored_on}, the most frequent; of each the wrong answer with the"
-            " highest confidence:"
-        )
-        parts.append(markdown_table(errors.assign(confidence=errors["confidence"].map("{:.0f} %".format))))
+        about_errors = "the most frequent; of each the wrong answer with the highest confidence:"
+        shown = errors.assign(confidence=errors["confidence"].map("{:.0f} %".format))
+        parts += [f"**Confusions of `{reference}`** on {scored_on}, {about_errors}", markdown_table(shown)]
     if "entropy" in table:
         measures = table.loc[:, "comprehensiveness_attention":]
         for name, title in FAITHFULNESS_COLUMNS.items():
             measures.columns = measures.columns.str.replace(name, title)
         sentences = table["faithfulness_rows"].map("{:.0f}".format)
-        shown = pd.DataFrame({"variant": _code(table["variant"]), "sentences": sentences}).join(_texts(measures))
+        shown = pd.DataFrame({"variant": "`" + table["variant"] + "`", "sentences": sentences}).join(
+            _one_digit(measures)
+        )
         parts += [FAITHFULNESS, markdown_table(shown)]
     return "\n\n".join(parts)
 
@@ -110,7 +108,7 @@ def _scores(table: pd.DataFrame, score: str, scored_on: str, reference: str) -> 
     test, compared = "test_mean" in table, compared_scores(table)
     shown = pd.DataFrame(
         {
-            "variant": _code(table["variant"]),
+            "variant": "`" + table["variant"] + "`",
             "weights added": table["weights_added"].map("{:,}".format),
             f"{scored_on} {score}": _mean_and_sd(table),
         }
@@ -126,29 +124,19 @@ def _scores(table: pd.DataFrame, score: str, scored_on: str, reference: str) -> 
     return markdown_table(shown)
 
 
-def _code(names: "pd.Series[str]") -> "pd.Series[str]":
-    return "`" + names + "`"
-
-
 def _mean_and_sd(table: pd.DataFrame) -> "pd.Series[str]":
     sd = table["sd"].map(lambda sd: "" if pd.isna(sd) else f" ± {sd:.2f}")
     return table["mean"].map("{:.2f}".format) + sd
 
 
-def _texts(table: pd.DataFrame) -> pd.DataFrame:
-    """Floats with one digit; an unknown number is empty."""
-
-    def text(value: Any) -> str:
-        if isinstance(value, float):
-            return "" if pd.isna(value) else f"{value:.1f}"
-        return str(value)
-
-    return table.map(text)
+def _one_digit(table: pd.DataFrame) -> pd.DataFrame:
+    """Floats with one digit as text; an unknown number is empty."""
+    return table.map(lambda value: f"{value:.1f}" if isinstance(value, float) else str(value)).replace("nan", "")
 
 
 def _p(p: float) -> str:
-    """A bound if none of the random exchanges made as much difference."""
-    return "" if pd.isna(p) else f"≤ {SMALLEST_P:.3f}" if p < SMALLEST_P else f"{p:.3f}"
+    """A bound if none of a thousand random exchanges made as much difference."""
+    return "" if pd.isna(p) else "≤ 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 @house_style
@@ -163,11 +151,10 @@ def plot_variants(frame: pd.DataFrame, metric: str, path: Path) -> None:
         path: the PNG to write.
     """
     ordered = frame.sort_values("mean", ascending=False, kind="stable")
-    places = np.arange(len(ordered))
+    places, far = np.arange(len(ordered)), _far(ordered)
+    drawn, rows = ordered[~far], places[~far]
     figure = Figure(figsize=(8, 0.8 + 0.27 * len(ordered)), layout="constrained")
     axes = figure.subplots()
-    far = _far(ordered)
-    drawn, rows = ordered[~far], places[~far]
     axes.hlines(rows, drawn["low"], drawn["high"], color=BAR, linewidth=6)
     axes.plot(drawn.filter(regex="^seed_"), rows, "o", color=INK, markerfacecolor="white", markersize=5)
     axes.plot(drawn["mean"], rows, "|", color=INK, markersize=13, markeredgewidth=2)

@@ -10,12 +10,7 @@ from bilstm_attention import paths
 from bilstm_attention.config import Params
 from bilstm_attention.console import JobProgress, start_tensorflow
 from bilstm_attention.errors import UserError
-from bilstm_attention.reports.comparison_page import (
-    compared_scores,
-    comparison_page,
-    comparison_section,
-    plot_variants,
-)
+from bilstm_attention.reports.comparison_page import compared_scores, comparison_page, comparison_section, plot_variants
 from bilstm_attention.search.comparison import Comparison, read_page
 from bilstm_attention.search.comparison_runs import read_runs, write_runs
 from bilstm_attention.search.results import frequent_confusions, scores_by_class, tabulate

@@ -160,11 +160,23 @@ def _comparison(path: Path, page: Page, name: str, table: Table) -> Comparison:
         )
         for variant, each in table.variants.items()
     }
-    for variant, params in variants.items():
-        if fault := _fault(table, params):
-            raise ParamsError(f"{where}: {variant}: {fault}.")
-    _check_alike(where, variants)
+    _check_variants(where, table, variants)
     return Comparison(path.stem, name, table, variants)
+
+
+def _check_variants(where: str, table: Table, variants: Mapping[str, Params]) -> None:
+    """Checks that variants fit their table, differ, and are compared by one score."""
+    names: dict[str, str] = {}
+    for name, params in variants.items():
+        if fault := _fault(table, params):
+            raise ParamsError(f"{where}: {name}: {fault}.")
+        if (same := names.setdefault(params.model_dump_json(), name)) != name:
+            raise ParamsError(f"{where}: {same} and {name} have the same parameters; leave one out.")
+    monitors = {params.train.monitor for params in variants.values()}
+    if monitors == {"loss"}:
+        raise ParamsError(f"{where}: train.monitor: loss compares no labels; name a score, for instance accuracy.")
+    if len(monitors) > 1:
+        raise ParamsError(f"{where}: train.monitor: variants have different scores; name one.")
 
 
 def _fault(table: Table, params: Params) -> str | None:
@@ -187,16 +199,3 @@ def _fault(table: Table, params: Params) -> str | None:
     if params.train.seeds != Train().seeds:
         return f"train.seeds: {params.train.seeds}: set `seeds` of the table instead"
     return None
-
-
-def _check_alike(where: str, variants: Mapping[str, Params]) -> None:
-    """Checks that variants differ, and are compared by one score."""
-    names: dict[str, str] = {}
-    for name, params in variants.items():
-        if (same := names.setdefault(params.model_dump_json(), name)) != name:
-            raise ParamsError(f"{where}: {same} and {name} have the same parameters; leave one out.")
-    monitors = {params.train.monitor for params in variants.values()}
-    if monitors == {"loss"}:
-        raise ParamsError(f"{where}: train.monitor: loss compares no labels; name a score, for instance accuracy.")
-    if len(monitors) > 1:
-        raise ParamsError(f"{where}: train.monitor: variants have different scores; name one.")
