@@ -93,13 +93,11 @@ def test_page_has_the_dev_scores_of_the_trainings(project: Project) -> None:
     assert (rows.loc["mean", "weights_added"], rows["p"].isna().tolist()) == (0, [True, False])
     # W1 (4, 100) and W2 (100, 2), and a second state of 4 for each of 19 classes
     assert rows.loc["two hops", "weights_added"] == 4 * 100 + 100 * 2 + 4 * 19
-    folder = project.root / "experiments/results"
-    page = (folder / "two.md").read_text()
+    page = project.read("experiments/results/two.md").decode()
     assert page.startswith("# Of two\n\n```sh\nbilstm-attention compare experiments/comparisons/two.yaml --workers 2\n")
-    assert page.count("| `two hops` ") == 2
     assert "![official_f1](two-kinds.png)" in page
     assert "Incomplete" not in page
-    assert (folder / "two-kinds.png").read_bytes().startswith(b"\x89PNG")
+    assert project.read("experiments/results/two-kinds.png").startswith(b"\x89PNG")
 
 
 def test_every_training_of_a_table_is_a_run_and_sync_logs_it(project: Project) -> None:

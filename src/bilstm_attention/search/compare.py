@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -43,8 +44,9 @@ def compare(file: Path, workers: int, prepare: Callable[[Params, Path], None]) -
         for root, params in {job.root: job.params for plan in plans for _, job in plan}.items():
             prepare(params, root)
         jobs = merge_jobs(job for plan in plans for _, job in plan)
-        with JobProgress() as progress:
-            for job, record in run_trainings(jobs, workers):
+        # closed, since an error or Ctrl-C in the loop would else wait for the trainings that run
+        with JobProgress() as progress, closing(run_trainings(jobs, workers)) as trainings:
+            for job, record in trainings:
                 records[job.work] = record
                 scores = "  ".join(f"{name} {value:.2f}" for name, value in record.dev.items())
                 progress.log(f"{job.name}: dev {scores}")
@@ -55,11 +57,11 @@ def compare(file: Path, workers: int, prepare: Callable[[Params, Path], None]) -
                     table, section = _finish_table(comparison, trained, target)
                     tables.append(table)
                     sections.append(section)
-                    made_with = sorted({record.made_with for record in records.values()})
-                    missing = [comparison.name for comparison, _ in waiting]
-                    text = comparison_page(page.about, command, sections, missing, target.name, made_with)
                     with paths.atomic_write(target.with_name(f"{target.name}.csv")) as path:
                         pd.concat(tables, ignore_index=True).to_csv(path, index=False, float_format="%.4f")
+                    missing = [comparison.name for comparison, _ in waiting]
+                    made_with = sorted({record.made_with for record in records.values()})
+                    text = comparison_page(page.about, command, sections, missing, target.name, made_with)
                     with paths.atomic_write(target.with_name(f"{target.name}.md")) as path:
                         path.write_text(text, encoding="utf-8")
     print(f"{target}.md: {len(comparisons)} tables; all scores are in {target.name}.csv")

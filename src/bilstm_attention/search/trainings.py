@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -111,7 +111,7 @@ def merge_jobs(jobs: Iterable[TrainingJob]) -> list[TrainingJob]:
     return list(merged.values())
 
 
-def run_trainings(jobs: Iterable[TrainingJob], workers: int) -> Iterator[tuple[TrainingJob, TrainingRecord]]:
+def run_trainings(jobs: Iterable[TrainingJob], workers: int) -> Generator[tuple[TrainingJob, TrainingRecord]]:
     """Yields jobs as they end, run in worker processes of one thread each, or read if an earlier run wrote the record.
 
     Args:

@@ -1,5 +1,5 @@
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,16 +67,15 @@ def root(tmp_path: Path) -> Path:
     return write_data(tmp_path, GOLD)
 
 
-def comparison(*variants: str, show: Sequence[str] = ()) -> Comparison:
-    named = {name: Variant() for name in variants}
-    table = Table(seeds=[0, 1], reference=variants[0], test=True, show=list(show), variants=named)
-    return Comparison("page", "table", table, {name: Params() for name in variants})
+def comparison(*variants: str, params: Params | None = None, **options: Any) -> Comparison:
+    table = Table(seeds=[0, 1], reference=variants[0], variants={name: Variant() for name in variants}, **options)
+    return Comparison("page", "table", table, dict.fromkeys(variants, params or Params()))
 
 
 def test_scores_spread_ensemble_and_significance(root: Path) -> None:
     good = [trained(root, "a", 0, WRONG, confidence=0.4), trained(root, "a", 1, GOLD)]
     bad = [trained(root, "bb", 0, WRONG), trained(root, "bb", 1, WRONG)]
-    table = tabulate(comparison("a", "bb"), {"a": good, "bb": bad}).set_index("variant")
+    table = tabulate(comparison("a", "bb", test=True), {"a": good, "bb": bad}).set_index("variant")
     low = scores(GOLD, WRONG, LABELS)["official_f1"]
     assert table.loc["a", ["seed_0", "seed_1", "mean"]].tolist() == pytest.approx([low, 100, (100 + low) / 2])
     assert table.loc["a", "test_mean"] == pytest.approx((100 + low) / 2)
@@ -89,13 +88,11 @@ def test_scores_spread_ensemble_and_significance(root: Path) -> None:
     assert not [column for column in table if "comprehensiveness" in column]
 
 
-@pytest.mark.parametrize("resamples", [100, 1000])
-def test_interval_without_test_set_is_of_dev(root: Path, resamples: int) -> None:
+def test_interval_without_test_set_is_of_dev(root: Path) -> None:
     answers = [trained(root, "a", seed, labels) for seed, labels in ((0, WRONG), (1, GOLD))]
-    params = with_overrides(Params(), {"evaluate.bootstrap": resamples, "evaluate.bootstrap_seed": 3})
-    table = Table(seeds=[0, 1], reference="a", variants={"a": Variant()})
-    row = tabulate(Comparison("page", "table", table, {"a": params}), {"a": answers}).iloc[0]
-    expected = bootstrap_interval(GOLD, [WRONG, GOLD], "official_f1", resamples, 3)
+    params = with_overrides(Params(), {"evaluate.bootstrap": 100, "evaluate.bootstrap_seed": 3})
+    row = tabulate(comparison("a", params=params), {"a": answers}).iloc[0]
+    expected = bootstrap_interval(GOLD, [WRONG, GOLD], "official_f1", 100, 3)
     assert (row["low"], row["high"]) == pytest.approx(expected)
     assert row["low"] < row["mean"] < row["high"]
     assert not [column for column in row.index if column.startswith("test")]
@@ -104,8 +101,7 @@ def test_interval_without_test_set_is_of_dev(root: Path, resamples: int) -> None
 def test_folds_are_scored_together(tmp_path: Path) -> None:
     folds = [write_data(tmp_path / name, gold) for name, gold in (("first", GOLD), ("second", GOLD[:3]))]
     done = [trained(folds[0], "a", 0, WRONG), trained(folds[1], "a", 0, [OTHER, EFFECT, EFFECT])]
-    table = Table(seeds=[0], folds=2, reference="a", variants={"a": Variant()})
-    (score,) = tabulate(Comparison("page", "table", table, {"a": Params()}), {"a": done})["mean"]
+    (score,) = tabulate(comparison("a", folds=2), {"a": done})["mean"]
     assert score == scores(GOLD + GOLD[:3], [*WRONG, OTHER, EFFECT, EFFECT], LABELS)["official_f1"]
 
 
