@@ -1,7 +1,7 @@
 """The command `compare`: trains what a file of comparisons plans, logs it, and writes its page of results."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -53,8 +53,7 @@ def compare(file: Path, workers: int, prepare: Callable[[Params, Path], None]) -
                 progress.update(file.stem, len(records), len(jobs))
                 while waiting and all(job.work in records for _, job in waiting[0][1]):
                     comparison, plan = waiting.popleft()
-                    trained = [(variant, job, records[job.work]) for variant, job in plan]
-                    table, section = _finish_table(comparison, trained, target)
+                    table, section = _finish_table(comparison, plan, records, target)
                     tables.append(table)
                     sections.append(section)
                     with paths.atomic_write(target.with_name(f"{target.name}.csv")) as path:
@@ -68,11 +67,11 @@ def compare(file: Path, workers: int, prepare: Callable[[Params, Path], None]) -
 
 
 def _finish_table(
-    comparison: Comparison, trained: Sequence[tuple[str, TrainingJob, TrainingRecord]], target: Path
+    comparison: Comparison, plan: Sequence[tuple[str, TrainingJob]], records: Mapping[str, TrainingRecord], target: Path
 ) -> tuple[pd.DataFrame, str]:
     """Logs the runs of a table and draws its picture; returns its scores and its section of the page."""
     done = {
-        name: [(job, record) for variant, job, record in trained if variant == name] for name in comparison.variants
+        name: [(job, records[job.work]) for variant, job in plan if variant == name] for name in comparison.variants
     }
     for experiment, runs in read_runs(write_runs(comparison, done)):
         log_runs(experiment, runs, f"table {comparison.name}")

@@ -36,9 +36,8 @@ class Answers:
         by_seed = {seed: scoring.scores(self.gold, each, self.labels)[metric] for seed, each in self.predicted.items()}
         spread = scoring.spread_over_seeds(by_seed)
         summary = {f"seed_{seed}": score for seed, score in by_seed.items()}
-        return {
-            f"{prefix}{key}": value for key, value in (summary | {key: spread[key] for key in ("mean", "sd")}).items()
-        }
+        summary |= {"mean": spread["mean"], "sd": spread["sd"]}
+        return {f"{prefix}{key}": value for key, value in summary.items()}
 
 
 def scored_answers(done: Done) -> Answers:
