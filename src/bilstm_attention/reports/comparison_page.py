@@ -18,7 +18,14 @@ FAITHFULNESS = (
     " 2020 (arXiv:1911.03429), mean of 1, 5, 10, 20 and 50 % of the tokens. Entropy: percent of that of uniform"
     " weights. Then where the weight lies, in percent."
 )
-FAITHFULNESS_COLUMNS = {"comprehensiveness_": "comp.: ", "sufficiency_": "suff.: ", "share_": "on "}
+# parts of the names of columns, replaced in this order
+TITLES = {
+    "comprehensiveness_": "comp.: ",
+    "sufficiency_": "suff.: ",
+    "gradient_input": "gradient x input",
+    "share_": "on ",
+    "_": " ",
+}
 
 
 def comparison_page(
@@ -81,7 +88,7 @@ def comparison_section(
         parts += [f"**Confusions of `{reference}`** on {scored_on}, {about_errors}", markdown_table(shown)]
     if "entropy" in table:
         measures = table.loc[:, "comprehensiveness_attention":]
-        for name, title in (FAITHFULNESS_COLUMNS | {"gradient_input": "gradient x input", "_": " "}).items():
+        for name, title in TITLES.items():
             measures.columns = measures.columns.str.replace(name, title)
         sentences = table["faithfulness_rows"].map("{:.0f}".format)
         shown = pd.DataFrame({"variant": "`" + table["variant"] + "`", "sentences": sentences}).join(
