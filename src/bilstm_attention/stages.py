@@ -190,9 +190,9 @@ def sync() -> None:
     except UserError as error:
         records, missing = [], [f"the pipeline: {error}"]
     sources = [(corpus_name(params), records)]
-    for results, absent in (sweep_runs(), comparison_runs()):
-        sources += results
-        missing += absent
+    results, absent = sweep_runs()
+    sources += results + comparison_runs()
+    missing += absent
     logged = total = 0
     with report_store_errors():
         for experiment, records in sources:

@@ -1,21 +1,31 @@
-"""Results of a comparison as Markdown: the table of scores, and what else its file asks for."""
+"""Results of a comparison: the page in Markdown, and the picture of its scores."""
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
+from bilstm_attention.reports.plots import BAR, INK, house_style, write
 from bilstm_attention.reports.tables import markdown_table
 
-SMALLEST_P = 0.001  # what a thousand random exchanges can show
-RANKINGS = {"attention": "attention", "random": "random", "gradient_input": "gradient x input"}
 FAITHFULNESS = (
-    "**Faithfulness of the attention** on {rows} dev sentences of each training, means of all; percentage points of the"
-    " predicted class's probability. Comprehensiveness: the loss when the tokens on top of a ranking are deleted"
-    " (higher: they were needed). Sufficiency: the loss when they alone are left (lower: they were enough). Both after"
-    " DeYoung et al. 2020 (arXiv:1911.03429), mean of 1, 5, 10, 20 and 50 % of the tokens. Entropy: percent of that of"
-    " uniform weights. Then where the weight lies, in percent."
+    "**Faithfulness of the attention** on dev sentences, means of all trainings; percentage points of the predicted"
+    " class's probability. Comprehensiveness: the loss when the tokens on top of a ranking are deleted (higher: they"
+    " were needed). Sufficiency: the loss when they alone are left (lower: they were enough). Both after DeYoung et al."
+    " 2020 (arXiv:1911.03429), mean of 1, 5, 10, 20 and 50 % of the tokens. Entropy: percent of that of uniform"
+    " weights. Then where the weight lies, in percent."
 )
+# parts of the names of columns, replaced in this order
+TITLES = {
+    "comprehensiveness_": "comp.: ",
+    "sufficiency_": "suff.: ",
+    "gradient_input": "gradient x input",
+    "share_": "on ",
+    "_": " ",
+}
 
 
 def comparison_page(
@@ -27,9 +37,9 @@ def comparison_page(
         title: one line.
         command: that made it.
         sections: one for each table.
-        missing: names of tables that are still in training.
+        missing: names of the tables that are not trained yet.
         name: of the page, a tag of each run.
-        made_with: what the trainings were made with, each once.
+        made_with: date, code, machine and versions of the trainings.
     """
     parts = [
         f"# {title.strip()}",
@@ -46,113 +56,125 @@ def comparison_page(
 
 
 def comparison_section(
+    table: pd.DataFrame,
     *,
     about: str,
     score: str,
     scored_on: str,
     reference: str,
-    seeds: Sequence[int],
-    table: pd.DataFrame,
-    classes: pd.DataFrame | None,
-    errors: Any,
     picture: str,
+    classes: pd.DataFrame | None = None,
+    errors: pd.DataFrame | None = None,
 ) -> str:
     """One table of the page.
 
     Args:
+        table: from `search.results.tabulate`.
         about: one line above it.
         score: name of the score.
         scored_on: `dev`, or the folds.
         reference: the variant that the others are tested against.
-        seeds: of the trainings.
-        table: from `search.results.tabulate`.
-        classes: from `search.results.scores_by_class`; None: not shown.
-        errors: from `search.results.collect_errors`; None: not shown.
         picture: address of the picture, relative to the page.
+        classes: from `search.results.scores_by_class`; None: not shown.
+        errors: from `search.results.frequent_confusions`; None: not shown.
     """
-    parts = [
-        f"## {about.strip()}" if about else "",
-        _scores(table, score, scored_on, reference, seeds),
-        f"![{score}]({picture})",
-        "" if classes is None else _classes(classes),
-        "" if errors is None else _errors(errors, reference, scored_on),
-        _faithfulness(table) if "entropy" in table else "",
-    ]
-    return "\n\n".join(part for part in parts if part)
+    parts = [f"## {about.strip()}"] if about else []
+    parts += [_scores(table, score, scored_on, reference), f"![{score}]({picture})"]
+    if classes is not None:
+        parts += ["F1 on test, mean over the seeds; direction counts:", markdown_table(_one_digit(classes))]
+    if errors is not None:
+        about_errors = "the most frequent; of each the wrong answer with the highest confidence:"
+        shown = errors.assign(confidence=errors["confidence"].map("{:.0f} %".format))
+        parts += [f"**Confusions of `{reference}`** on {scored_on}, {about_errors}", markdown_table(shown)]
+    if "entropy" in table:
+        measures = table.loc[:, "comprehensiveness_attention":]
+        for name, title in TITLES.items():
+            measures.columns = measures.columns.str.replace(name, title)
+        sentences = table["faithfulness_rows"].map("{:.0f}".format)
+        shown = pd.DataFrame({"variant": "`" + table["variant"] + "`", "sentences": sentences}).join(
+            _one_digit(measures)
+        )
+        parts += [FAITHFULNESS, markdown_table(shown)]
+    return "\n\n".join(parts)
 
 
-def _scores(table: pd.DataFrame, score: str, scored_on: str, reference: str, seeds: Sequence[int]) -> str:
-    test = "test_mean" in table
-    prefix = "test_" if test else ""
-    columns: dict[str, Any] = {
-        "variant": [f"`{name}`" for name in table["variant"]],
-        "weights added": [f"{count:,}" for count in table["weights_added"]],
-        f"{scored_on} {score}": _means(table, ""),
-    }
-    if test:
-        columns[f"test {score}"] = _means(table, "test_")
-    columns["by seed"] = [
-        ", ".join(f"{row[f'{prefix}seed_{seed}']:.1f}" for seed in seeds) for row in table.to_dict("records")
-    ]
-    limits = zip(table[f"{prefix}low"], table[f"{prefix}high"], strict=True)
-    columns["95 % interval"] = [f"{low:.2f}–{high:.2f}" for low, high in limits]
-    if test:
-        columns["ensemble"] = [f"{value:.2f}" for value in table["test_ensemble"]]
-    if len(table) > 1:
-        columns[f"p against {reference}"] = [_p(value) for value in table["p"]]
-    return markdown_table(pd.DataFrame(columns))
+def compared_scores(table: pd.DataFrame) -> pd.DataFrame:
+    """`variant`, `mean`, `sd`, `low`, `high` and a column `seed_N` per seed: of test where the models answer it."""
+    prefix = "test_" if "test_mean" in table else ""
+    scores = table.filter(regex=f"^{prefix}(mean|sd|low|high|seed_.*)$")
+    return table[["variant"]].join(scores.rename(columns=lambda name: name.removeprefix(prefix)))
 
 
-def _means(table: pd.DataFrame, prefix: str) -> list[str]:
-    pairs = zip(table[f"{prefix}mean"], table[f"{prefix}sd"], strict=True)
-    return [f"{mean:.2f}" if pd.isna(sd) else f"{mean:.2f} ± {sd:.2f}" for mean, sd in pairs]
-
-
-def _classes(classes: pd.DataFrame) -> str:
-    shown = classes.rename(columns={name: f"`{name}`" for name in classes if name not in ("class", "items")})
-    shown = shown.map(lambda value: f"{value:.1f}" if isinstance(value, float) else str(value))
-    return f"F1 on test, mean over the seeds; direction counts:\n\n{markdown_table(shown)}"
-
-
-def _errors(errors: Any, reference: str, scored_on: str) -> str:
-    lines = [f"**Errors of `{reference}`** on {scored_on}: {errors.wrong:,} of {errors.answered:,} answers."]
-    if not errors.wrong:
-        return lines[0]
-    if errors.kinds:
-        counts = list(errors.kinds.values())
-        shares = [f"{100 * count / errors.wrong:.0f} %" for count in counts]
-        kinds = pd.DataFrame({"kind": list(errors.kinds), "answers": counts, "of the wrong": shares})
-        lines.append(markdown_table(kinds))
-    right = errors.by_tokens.assign(right=[f"{value:.1f} %" for value in errors.by_tokens["right"]])
-    lines.append(markdown_table(right.rename(columns={"tokens": errors.counted})))
-    examples = errors.examples.assign(
-        answers=list(errors.confusions["answers"]),
-        confidence=[f"{value:.0f} %" for value in errors.examples["confidence"]],
-    )
-    lines += [
-        "The most frequent, and of each the wrong answer with the highest confidence (its number in the corpus):",
-        markdown_table(examples),
-    ]
-    return "\n\n".join(lines)
-
-
-def _faithfulness(table: pd.DataFrame) -> str:
-    rows = " to ".join(f"{count:.0f}" for count in sorted({*table["faithfulness_rows"].agg(["min", "max"])}))
-    columns: dict[str, Any] = {"variant": [f"`{name}`" for name in table["variant"]]}
-    for measure in ("comprehensiveness", "sufficiency"):
-        columns |= {
-            f"{measure[:4]}.: {title}": _one_digit(table[f"{measure}_{ranking}"]) for ranking, title in RANKINGS.items()
+def _scores(table: pd.DataFrame, score: str, scored_on: str, reference: str) -> str:
+    test, compared = "test_mean" in table, compared_scores(table)
+    shown = pd.DataFrame(
+        {
+            "variant": "`" + table["variant"] + "`",
+            "weights added": table["weights_added"].map("{:,}".format),
+            f"{scored_on} {score}": _mean_and_sd(table),
         }
-    columns["entropy"] = _one_digit(table["entropy"])
-    for column in [name for name in table if str(name).startswith("share_")]:
-        columns[f"on {str(column).removeprefix('share_').replace('_', ' ')}"] = _one_digit(table[column])
-    return f"{FAITHFULNESS.format(rows=rows)}\n\n{markdown_table(pd.DataFrame(columns))}"
+    )
+    if test:
+        shown[f"test {score}"] = _mean_and_sd(compared)
+    shown["by seed"] = [", ".join(map("{:.1f}".format, row)) for row in compared.filter(regex="^seed_").to_numpy()]
+    shown["95 % interval"] = compared["low"].map("{:.2f}".format) + "–" + compared["high"].map("{:.2f}".format)
+    if test:
+        shown["ensemble"] = table["test_ensemble"].map("{:.2f}".format)
+    if len(table) > 1:
+        shown[f"p against {reference}"] = table["p"].map(_p)
+    return markdown_table(shown)
 
 
-def _one_digit(values: "pd.Series[float]") -> list[str]:
-    return ["" if pd.isna(value) else f"{value:.1f}" for value in values]
+def _mean_and_sd(table: pd.DataFrame) -> "pd.Series[str]":
+    sd = table["sd"].map(lambda sd: "" if pd.isna(sd) else f" ± {sd:.2f}")
+    return table["mean"].map("{:.2f}".format) + sd
+
+
+def _one_digit(table: pd.DataFrame) -> pd.DataFrame:
+    """Floats with one digit as text; an unknown number is empty."""
+    return table.map(lambda value: f"{value:.1f}" if isinstance(value, float) else str(value)).replace("nan", "")
 
 
 def _p(p: float) -> str:
-    """A bound if none of the random exchanges made as much difference."""
-    return "" if pd.isna(p) else f"≤ {SMALLEST_P:.3f}" if p < SMALLEST_P else f"{p:.3f}"
+    """A bound if none of a thousand random exchanges made as much difference."""
+    return "" if pd.isna(p) else "≤ 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+@house_style
+def plot_variants(frame: pd.DataFrame, metric: str, path: Path) -> None:
+    """A score (percent) of several variants, the best on top: a dot per seed, their mean as a bar, and its interval.
+
+    A variant so far below the rest that they would get half of the width is left out: its mean stands at the edge.
+
+    Args:
+        frame: from `compared_scores`.
+        metric: name of the score.
+        path: the PNG to write.
+    """
+    ordered = frame.sort_values("mean", ascending=False, kind="stable")
+    places, far = np.arange(len(ordered)), _far(ordered)
+    drawn, rows = ordered[~far], places[~far]
+    figure = Figure(figsize=(8, 0.8 + 0.27 * len(ordered)), layout="constrained")
+    axes = figure.subplots()
+    axes.hlines(rows, drawn["low"], drawn["high"], color=BAR, linewidth=6)
+    axes.plot(drawn.filter(regex="^seed_"), rows, "o", color=INK, markerfacecolor="white", markersize=5)
+    axes.plot(drawn["mean"], rows, "|", color=INK, markersize=13, markeredgewidth=2)
+    for place, mean in zip(places[far], ordered["mean"][far], strict=True):
+        axes.annotate(f"◂ {mean:.1f}", (0, place), (3, 0), axes.get_yaxis_transform(), "offset points", va="center")
+    axes.set_yticks(places, ordered["variant"])
+    axes.set_ylim(len(ordered) - 0.4, -0.6)
+    # of the figure, since beside long names the axes are narrow
+    score = metric.replace("_f1", " F1")
+    figure.supxlabel(f"{score} in percent; dot: a seed, bar: mean, band: 95 % interval", size=9)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=True)
+    write(figure, path)
+
+
+def _far(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which variants are further below the rest than the rest is wide, among those beyond Tukey's outer fence."""
+    means = frame["mean"].to_numpy(np.float64)
+    first, third = np.quantile(means, [0.25, 0.75])
+    near = means >= first - 3 * (third - first)
+    rest = frame[near].drop(columns=["variant", "sd"]).to_numpy(np.float64)
+    return np.asarray(~near & (means < rest.min() - np.ptp(rest)))

@@ -43,9 +43,8 @@ class Table(Block):
             off the rest.
         test: whether the models answer the test set too: for what is final, never for choosing.
         reference: the variant that the others are tested against.
-        show: also `faithfulness` of the attention, test scores by class (`classes`), and the errors of the reference on
-            dev or the folds (`errors`).
-        along: a numeric parameter for the x axis of the picture, a curve per base; None: a row per variant.
+        show: also `faithfulness` of the attention, test scores by class (`classes`), and the reference's most frequent
+            confusions on dev or the folds (`errors`).
         variants: by name.
     """
 
@@ -57,19 +56,14 @@ class Table(Block):
     test: bool = False
     reference: str
     show: list[Part] = Field(default_factory=list)
-    along: str | None = None
     variants: Annotated[dict[str, Variant], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "Table":
-        if "\n" in self.about.strip():
-            raise ValueError("about: is one line; longer text belongs in the documentation")
         if self.folds is not None and self.test:
             raise ValueError("folds and test: a model of a fold has not learnt from all of train; leave one out")
         if "classes" in self.show and not self.test:
             raise ValueError("show: classes are of the test set; set test: true")
-        if reserved := {"class", "items"} & set(self.variants):
-            raise ValueError(f"variants: {reserved.pop()!r} is a column of the table of classes; take another name")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: {self.seeds} repeats a seed")
         if self.reference not in self.variants:
@@ -94,21 +88,6 @@ class Page(Block):
 
 
 @dataclass(frozen=True)
-class PlannedTraining:
-    """A training of a table.
-
-    Args:
-        variant: its name.
-        fold: of the cross-validation; None: none.
-        job: the training.
-    """
-
-    variant: str
-    fold: int | None
-    job: TrainingJob
-
-
-@dataclass(frozen=True)
 class Comparison:
     """A table of a page, its variants' parameters checked.
 
@@ -117,14 +96,12 @@ class Comparison:
         name: of the table.
         table: its content.
         variants: by name, all parameters.
-        bases: by variant, its file of `experiments/configs`.
     """
 
     page: str
     name: str
     table: Table
     variants: dict[str, Params]
-    bases: dict[str, Path]
 
     @property
     def monitor(self) -> str:
@@ -136,7 +113,7 @@ class Comparison:
         """Where the score is taken, as the page calls it."""
         return "dev" if self.table.folds is None else f"{self.table.folds} folds"
 
-    def trainings(self) -> list[PlannedTraining]:
+    def trainings(self) -> list[tuple[str, TrainingJob]]:
         """Every variant with every seed on every fold, all variants with the first seed and fold first."""
         from bilstm_attention.training.fit import digest
 
@@ -146,8 +123,8 @@ class Comparison:
                 for name, params in self.variants.items():
                     if fold is not None:
                         params = with_overrides(params, {"data.fold": fold})
-                    key = digest(params.data.model_dump(), params.embeddings.model_dump())[:12]
                     evaluate = params.evaluate
+                    key = digest(params.data.model_dump(), params.embeddings.model_dump())[:12]
                     job = TrainingJob(
                         name=f"{name} seed={seed}" + ("" if fold is None else f" fold={fold}"),
                         params=params,
@@ -157,7 +134,7 @@ class Comparison:
                         test=self.table.test,
                         faithfulness=((evaluate.faithfulness, evaluate.faithfulness_seed),) if measured else (),
                     )
-                    planned.append(PlannedTraining(name, fold, job))
+                    planned.append((name, job))
         return planned
 
 
@@ -175,20 +152,31 @@ def _comparison(path: Path, page: Page, name: str, table: Table) -> Comparison:
     where = f"{path}: {name}"
     shared = {**flatten(page.overrides), **flatten(table.overrides)}
     shared |= {} if table.folds is None else {"data.folds": table.folds}
-    bases = {name: Path(each.base or table.base or page.base) for name, each in table.variants.items()}
     variants = {
         variant: with_overrides(
             Params(),
-            {**read_overrides(bases[variant]), **shared, **flatten(each.set)},
+            {**read_overrides(Path(each.base or table.base or page.base)), **shared, **flatten(each.set)},
             where=f"{where}: {variant}",
         )
         for variant, each in table.variants.items()
     }
-    for variant, params in variants.items():
+    _check_variants(where, table, variants)
+    return Comparison(path.stem, name, table, variants)
+
+
+def _check_variants(where: str, table: Table, variants: Mapping[str, Params]) -> None:
+    """Checks that variants fit their table, differ, and are compared by one score."""
+    names: dict[str, str] = {}
+    for name, params in variants.items():
         if fault := _fault(table, params):
-            raise ParamsError(f"{where}: {variant}: {fault}.")
-    _check_alike(where, variants)
-    return Comparison(path.stem, name, table, variants, bases)
+            raise ParamsError(f"{where}: {name}: {fault}.")
+        if (same := names.setdefault(params.model_dump_json(), name)) != name:
+            raise ParamsError(f"{where}: {same} and {name} have the same parameters; leave one out.")
+    monitors = {params.train.monitor for params in variants.values()}
+    if monitors == {"loss"}:
+        raise ParamsError(f"{where}: train.monitor: loss compares no labels; name a score, for instance accuracy.")
+    if len(monitors) > 1:
+        raise ParamsError(f"{where}: train.monitor: variants have different scores; name one.")
 
 
 def _fault(table: Table, params: Params) -> str | None:
@@ -210,23 +198,4 @@ def _fault(table: Table, params: Params) -> str | None:
         return f"data.fold: {data.fold}: set `folds` of the table instead"
     if params.train.seeds != Train().seeds:
         return f"train.seeds: {params.train.seeds}: set `seeds` of the table instead"
-    if table.along is not None:
-        values = flatten(params)
-        if table.along not in values:
-            return f"along: {table.along} is no parameter"
-        if not isinstance(values[table.along], int | float) or isinstance(values[table.along], bool):
-            return f"along: {table.along}: {values[table.along]!r} is no number, so it has no place on an axis"
     return None
-
-
-def _check_alike(where: str, variants: Mapping[str, Params]) -> None:
-    """Checks that variants differ, and are compared by one score."""
-    names: dict[str, str] = {}
-    for name, params in variants.items():
-        if (same := names.setdefault(params.model_dump_json(), name)) != name:
-            raise ParamsError(f"{where}: {same} and {name} have the same parameters; leave one out.")
-    monitors = {params.train.monitor for params in variants.values()}
-    if monitors == {"loss"}:
-        raise ParamsError(f"{where}: train.monitor: loss compares no labels; name a score, for instance accuracy.")
-    if len(monitors) > 1:
-        raise ParamsError(f"{where}: train.monitor: variants have different scores; name one.")

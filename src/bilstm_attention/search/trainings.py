@@ -2,11 +2,11 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +14,12 @@ from numpy.typing import NDArray
 from bilstm_attention import paths
 from bilstm_attention.config import Params
 from bilstm_attention.console import start_tensorflow
-from bilstm_attention.data.dataset import existing
+from bilstm_attention.data.dataset import Dataset, Rows, encode, existing, load_dataset, load_split, load_vocabulary
 from bilstm_attention.data.splits import Split
 from bilstm_attention.errors import TrainingError, UserError
 from bilstm_attention.search.workers import WorkerCrashed, run_jobs
 
-if TYPE_CHECKING:
-    from bilstm_attention.data.dataset import Dataset, Rows
-
-
+CHECKPOINTS = paths.TRAININGS / "checkpoints"
 # How many dev sentences measure the faithfulness of attention, and the seed of their choice.
 Sample = tuple[int, int]
 
@@ -55,11 +52,6 @@ class TrainingJob:
         settings = self.params.model_dump(exclude={"evaluate": True, "train": {"seeds"}})
         return json.dumps([settings, self.seed, self.scored, str(self.root)], sort_keys=True)
 
-    @property
-    def splits(self) -> list[Split]:
-        """The splits that the model answers."""
-        return ["dev", "test"] if self.test or self.scored == "test" else ["dev"]
-
 
 @dataclass(frozen=True)
 class TrainingRecord:
@@ -79,7 +71,6 @@ class TrainingRecord:
         confidence: probability of each.
         faithfulness: by `sample_name`, `faithfulness.measure` on dev.
         test: probabilities of the test set, `(M, C)`, in a file beside the record; None: not requested.
-        file: of the record.
     """
 
     key: str
@@ -95,7 +86,6 @@ class TrainingRecord:
     confidence: list[float]
     faithfulness: dict[str, dict[str, Any]] = field(default_factory=dict)
     test: NDArray[np.float32] | None = field(default=None, compare=False)
-    file: Path | None = None
 
 
 def sample_name(sample: Sample) -> str:
@@ -108,9 +98,8 @@ def predicted_on_test(job: TrainingJob, record: TrainingRecord) -> list[str]:
     # of a corpus without a test file, test is the fold that scores the training
     if job.scored == "test":
         return record.predicted
-    if not job.test or record.test is None:
-        return []
-    return [record.labels[number] for number in record.test.argmax(axis=1)]
+    numbers = record.test.argmax(axis=1) if job.test and record.test is not None else []
+    return [record.labels[number] for number in numbers]
 
 
 def merge_jobs(jobs: Iterable[TrainingJob]) -> list[TrainingJob]:
@@ -123,15 +112,12 @@ def merge_jobs(jobs: Iterable[TrainingJob]) -> list[TrainingJob]:
     return list(merged.values())
 
 
-def run_trainings(
-    jobs: Sequence[TrainingJob], workers: int, on_done: Callable[[TrainingJob, TrainingRecord], None]
-) -> None:
-    """Runs jobs in worker processes of one thread each, or reads their records if an earlier run wrote them.
+def run_trainings(jobs: Iterable[TrainingJob], workers: int) -> Generator[tuple[TrainingJob, TrainingRecord]]:
+    """Yields jobs as they end, run in worker processes of one thread each, or read if an earlier run wrote the record.
 
     Args:
         jobs: from `merge_jobs`.
         workers: processes at once.
-        on_done: called with each job as it ends.
 
     Raises:
         UserError: a job failed, or its worker died; records of those that ended stay.
@@ -143,7 +129,7 @@ def run_trainings(
             raise TrainingError(f"{job.name}: {result}; {hint}")
         if isinstance(result, UserError):
             raise type(result)(f"{job.name}: {result}")
-        on_done(job, read_record(result))
+        yield job, read_record(result)
 
 
 def run_job(job: TrainingJob) -> Path:
@@ -154,9 +140,8 @@ def run_job(job: TrainingJob) -> Path:
     start_tensorflow()
     from bilstm_attention.training.fit import training_checkpoint
 
-    dataset, checkpoints = _dataset(job.root), paths.TRAININGS / "checkpoints"
-    file = find_record(job) or _train(job, dataset, checkpoints)
-    training_checkpoint(checkpoints, job.params, dataset, job.seed).remove()
+    file = find_record(job) or _train(job)
+    training_checkpoint(CHECKPOINTS, job.params, _dataset(job.root), job.seed).remove()
     return file
 
 
@@ -167,18 +152,19 @@ def find_record(job: TrainingJob) -> Path | None:
     return next((file for file in files if {*measured} <= {*file.stem.split("+")}), None)
 
 
-def _train(job: TrainingJob, dataset: "Dataset", checkpoints: Path) -> Path:
-    from bilstm_attention.data.dataset import load_split, load_vocabulary
+def _train(job: TrainingJob) -> Path:
     from bilstm_attention.evaluation.faithfulness import measure
     from bilstm_attention.model.predict import predict, to_labels
     from bilstm_attention.tracking.environment import environment_tags, made_with
     from bilstm_attention.training.fit import run_training, training_key
 
-    started, made, environment = time.time(), made_with(), environment_tags()
-    result = run_training(job.params, dataset, job.seed, checkpoints=checkpoints)
-    labels, vocabulary = dataset.labels, load_vocabulary(job.root)
+    started, made = time.time(), made_with()
+    # the process that logs the run states its own
+    environment = {name: tag for name, tag in environment_tags().items() if name not in ("host", "process")}
+    dataset = _dataset(job.root)
+    result = run_training(job.params, dataset, job.seed, checkpoints=CHECKPOINTS)
     scored = predict(result.model, _rows(job.root, job.scored))
-    dev = load_split("dev", root=job.root)
+    labels, vocabulary, dev = list(dataset.labels), load_vocabulary(job.root), load_split("dev", root=job.root)
     record = TrainingRecord(
         key=training_key(job.params, dataset, job.seed),
         dev=result.dev,
@@ -186,10 +172,9 @@ def _train(job: TrainingJob, dataset: "Dataset", checkpoints: Path) -> Path:
         history=[{str(name): value for name, value in row.items()} for row in result.history.to_dict("records")],
         started=started,
         made_with=made,
-        # the process that logs the run states its own
-        environment={name: tag for name, tag in environment.items() if name not in ("host", "process")},
+        environment=environment,
         weights=sum(variable.numpy().size for variable in result.model.trainable_variables),
-        labels=list(labels),
+        labels=labels,
         predicted=to_labels(scored, labels),
         confidence=[round(float(each), 4) for each in scored.max(axis=1)],
         faithfulness={
@@ -201,7 +186,7 @@ def _train(job: TrainingJob, dataset: "Dataset", checkpoints: Path) -> Path:
         probabilities = predict(result.model, _rows(job.root, "test"))
         with paths.atomic_write(file.with_suffix(".npy")) as target, target.open("wb") as stream:
             np.save(stream, probabilities, allow_pickle=False)
-    paths.write_json(file, {name: value for name, value in asdict(record).items() if name not in ("test", "file")})
+    paths.write_json(file, {name: value for name, value in asdict(record).items() if name != "test"})
     return file
 
 
@@ -213,19 +198,15 @@ def _record_parts(job: TrainingJob) -> list[str]:
     from bilstm_attention.training.fit import digest, training_key
 
     key = training_key(job.params, _dataset(job.root), job.seed)
-    parts = [digest(key, *_arrays(_rows(job.root, job.scored)))]
+    scored = _rows(job.root, job.scored)
+    parts = [digest(key, scored.tokens, scored.starts, scored.labels)]
     if job.test:
-        parts.append(f"test-{digest(*_arrays(_rows(job.root, 'test')))[:12]}")
+        test = _rows(job.root, "test")
+        parts.append(f"test-{digest(test.tokens, test.starts, test.labels)[:12]}")
     return parts + sorted(map(sample_name, job.faithfulness))
 
 
-def _arrays(rows: "Rows") -> list[NDArray[Any]]:
-    return [rows.tokens, rows.starts, rows.labels]
-
-
-def _rows(root: Path, split: Split) -> "Rows":
-    from bilstm_attention.data.dataset import encode, load_split, load_vocabulary
-
+def _rows(root: Path, split: Split) -> Rows:
     dataset = _dataset(root)
     if split == "dev":
         return dataset.dev
@@ -240,11 +221,9 @@ def read_record(file: Path) -> TrainingRecord:
     """
     content, answers = json.loads(existing(file).read_text(encoding="utf-8")), file.with_suffix(".npy")
     test = np.load(answers, allow_pickle=False) if answers.exists() else None
-    return TrainingRecord(**content, test=test, file=file)
+    return TrainingRecord(**content, test=test)
 
 
 @lru_cache(maxsize=4)
-def _dataset(root: Path) -> "Dataset":
-    from bilstm_attention.data.dataset import load_dataset
-
+def _dataset(root: Path) -> Dataset:
     return load_dataset(root)

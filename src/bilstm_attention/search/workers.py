@@ -69,9 +69,8 @@ def run_jobs(
 
     Args:
         next_job: called whenever a worker is free; None: there is no job now.
-        work: called with a job in a worker. Both are pickled. A `UserError` that it raises is the job's result. Results
-            are small, at most 16 kB pickled, and written at once: half of one that a killed worker wrote would be
-            waited for without end. What is larger goes through a file.
+        work: called with a job in a worker. Both are pickled. A `UserError` that it raises is the job's result. A
+            result has at most 16 kB pickled, since half of one would be waited for without end if its worker is killed.
         workers: processes at once.
 
     Raises:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from bilstm_attention.reports import comparison_plots, plots
+from bilstm_attention.reports import plots
 from bilstm_attention.reports.plots import AttentionExample
 
 RELATIONS = ["Cause-Effect", "Component-Whole", "Content-Container", "Entity-Destination", "Entity-Origin"]
@@ -52,16 +52,7 @@ def example(tokens: str, weights: list[float], predicted: str = "neg", gold: str
     return AttentionExample(tokens.split(), np.array([weights], dtype=np.float32), gold, [(predicted, 0.875)])
 
 
-ALONG = pd.DataFrame(
-    {
-        "curve": ["plain", "plain", "best"],
-        "value": [8000, 1000, 1000],
-        "mean": [80.0, 60.0, 65.0],
-        "seed_0": [79.0, 61, 64],
-    }
-)
 PICTURES = {
-    "along": (comparison_plots.plot_along, ALONG, "data.train_rows", "test official_f1"),
     "curves of five seeds": (plots.learning_curves, {s: history([50, 60, 55 + s]) for s in range(5)}, "official_f1"),
     "curves of many seeds": (plots.learning_curves, {s: history([50.0] * 200) for s in range(12)}, "official_f1"),
     "curves of one epoch": (plots.learning_curves, {3: history([50], "loss")}, "loss"),
@@ -258,29 +249,3 @@ def test_dollars_and_underscores_are_no_mathematics(drawn) -> None:
     # as mathematics `$x_1$` would be two letters wide
     found = [text for figure in (attention, matrix, bars) for text in figure.findobj(Text) if text.get_text()]
     assert not any(text.get_parse_math() for text in found)
-
-
-def compared(**columns: list[float]) -> pd.DataFrame:
-    scores = [78.8, 78.5, 78.3, 77.9, 77.6, 59.6]
-    seeds = {"seed_0": [score - 0.5 for score in scores], "seed_1": [score + 0.5 for score in scores]}
-    return pd.DataFrame({"variant": list("abcdef"), "mean": scores, **seeds, **columns})
-
-
-def test_variant_far_below_is_at_the_edge_with_its_mean(drawn) -> None:
-    figure = drawn(comparison_plots.plot_variants, compared(), "dev official_f1")
-    assert figure.axes[0].get_xlim()[0] > 75
-    assert "◂ 59.6" in texts(figure)
-    # as wide as the intervals are, it is not far
-    for near in (compared()[:5], compared(low=[50.0] * 6, high=[90.0] * 6)):
-        assert not any(text.startswith("◂") for text in texts(drawn(comparison_plots.plot_variants, near, "dev loss")))
-
-
-def test_known_intervals_are_drawn(drawn) -> None:
-    known = compared(low=[77.0, 77.5, 76.0, 76.5, 75.5, 57.0], high=[80.0, 79.5, 79.0, 79.4, 78.2, 61.0])
-    figure = drawn(comparison_plots.plot_variants, known, "test official_f1")
-    (bands,) = figure.axes[0].collections
-    assert [(band[0][0], band[1][0]) for band in bands.get_segments()] == [
-        *zip(known["low"][:5], known["high"][:5], strict=True)
-    ]
-    assert "test official F1 in percent; bar: mean, band: 95 % interval" in texts(figure)
-    assert not drawn(comparison_plots.plot_variants, compared(), "dev loss").axes[0].collections

@@ -1,11 +1,11 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bilstm_attention.config import flatten
 from bilstm_attention.errors import ParamsError
-from bilstm_attention.search.comparison import PlannedTraining, read_page
-from bilstm_attention.search.trainings import merge_jobs
+from bilstm_attention.search.comparison import Comparison, read_page
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,109 +33,72 @@ def test_shipped_comparison_is_legal(file: Path, monkeypatch: pytest.MonkeyPatch
     assert all(len(comparison.trainings()) >= len(comparison.variants) > 1 for comparison in comparisons)
 
 
-def test_block_of_parameters_changes_only_what_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Comparison]:
+    """Reads the table of `COMPARISON` after changes of its text."""
     monkeypatch.chdir(ROOT)
-    text = COMPARISON.replace("{model.attention.kind: mean}", "{model: {dropout: {embedding: 0.25}}}")
-    text = text.replace("sample.yaml", "best.yaml").replace("seeds:", "overrides: {train.epochs: 3}\n    seeds:")
-    (tmp_path / "two.yaml").write_text(text)
-    _, (comparison,) = read_page(tmp_path / "two.yaml")
+
+    def changed(*changes: tuple[str, str]) -> Comparison:
+        text = COMPARISON
+        for old, new in changes:
+            text = text.replace(old, new)
+        (tmp_path / "two.yaml").write_text(text)
+        _, (comparison,) = read_page(tmp_path / "two.yaml")
+        return comparison
+
+    return changed
+
+
+def test_block_of_parameters_changes_only_what_it_names(read: Callable[..., Comparison]) -> None:
+    block = ("{model.attention.kind: mean}", "{model: {dropout: {embedding: 0.25}}}")
+    comparison = read(block, ("sample.yaml", "best.yaml"), ("seeds:", "overrides: {train.epochs: 3}\n    seeds:"))
     usual, changed = (flatten(comparison.variants[name]) for name in ("two hops", "mean"))
     differing = {key for key, value in usual.items() if changed[key] != value}
     assert differing == {"model.dropout.embedding", "model.attention.kind", "model.attention.hops"}
     assert changed["model.dropout.lstm"] == 0.4
     # of the page 2, of the table 3
     assert changed["train.epochs"] == 3
-    assert comparison.bases["mean"].stem == "best"
+
+
+FOLDS = ("seeds:", "folds: 5\n    seeds:")
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("changes", "message"),
     [
-        (("reference: mean", "reference: median"), "reference: 'median' is none of the variants, mean, two hops"),
-        (("seeds:", "folds: 2\n    test: true\n    seeds:"), "a model of a fold has not learnt from all of train"),
-        (("seeds:", "fold: 2\n    seeds:"), "unknown parameter tables.kinds.fold; did you mean 'folds'?"),
-        (("seeds:", "test: 'no'\n    seeds:"), "tables.kinds.test: Input should be a valid boolean; received 'no'"),
-        (("Two kinds", '"two\\nlines"'), "about: is one line"),
-        (
-            ("{train.epochs", "{evaluate.faithfulness: 0, train.epochs"),
-            "measured on evaluate.faithfulness sentences, here 0",
-        ),
-        (("[faithfulness]", "[classes]"), "show: classes are of the test set; set test: true"),
-        (("seeds:", "along: model.units\n    seeds:"), "kinds: mean: along: model.units is no parameter"),
-        (("seeds:", "along: model.merge\n    seeds:"), "along: model.merge: 'sum' is no number"),
-        (("seeds: [0, 1]", "seeds: [0, 0]"), "two.yaml: tables.kinds: seeds: [0, 0] repeats a seed"),
-        (("mean: {set:", "mean: {sets:"), "unknown parameter tables.kinds.variants.mean.sets; did you mean 'set'?"),
-        (
-            ("kind: mean}", "kind: mean, data.fold: 1}"),
-            "mean: data.fold: 1: set `folds` of the table instead",
-        ),
-        (("kind: mean}", "kind: mean, train.seeds: [3]}"), "train.seeds: [3]: set `seeds` of the table instead"),
-        (("kind: mean}", "kind: structured, model.attention.hops: 2}"), "mean and two hops have the same parameters"),
-        (("{train.epochs", "{train.monitor: loss, train.epochs"), "train.monitor: loss compares no labels"),
-        (("kind: mean}", "kind: mean, train.monitor: accuracy}"), "variants have different scores; name one"),
-        (
-            ("{train.epochs: 2", "{data.dev: test.txt, train.epochs: 2"),
-            "kinds: mean: folds are of train where the base names no dev file, and in all variants 5",
-        ),
-        (
-            ("seeds:", "folds: 5\n    seeds:"),
-            "kinds: mean: train.restore_best_weights: true: the fold is dev, and would pick the epoch whose answers",
-        ),
+        ([("reference: mean", "reference: median")], "reference: 'median' is none of the variants, mean, two hops"),
+        ([FOLDS, ("folds:", "test: true\n    folds:")], "a model of a fold has not learnt from all of train"),
+        ([("2, train.l", "2, evaluate.faithfulness: 0, train.l")], "on evaluate.faithfulness sentences, here 0"),
+        ([("[faithfulness]", "[classes]")], "show: classes are of the test set; set test: true"),
+        ([("seeds: [0, 1]", "seeds: [0, 0]")], "two.yaml: tables.kinds: seeds: [0, 0] repeats a seed"),
+        ([("kind: mean}", "kind: mean, data.fold: 1}")], "mean: data.fold: 1: set `folds` of the table instead"),
+        ([("kind: mean}", "kind: mean, train.seeds: [3]}")], "train.seeds: [3]: set `seeds` of the table instead"),
+        ([("kind: mean}", "kind: structured, model.attention.hops: 2}")], "mean and two hops have the same parameters"),
+        ([("{train.epochs", "{train.monitor: loss, train.epochs")], "train.monitor: loss compares no labels"),
+        ([("kind: mean}", "kind: mean, train.monitor: accuracy}")], "variants have different scores; name one"),
+        ([FOLDS, ("2, train.l", "2, data.dev: test.txt, train.l")], "folds are of train where the base names no dev"),
+        ([FOLDS], "kinds: mean: train.restore_best_weights: true: the fold is dev, and would pick the epoch"),
     ],
 )
 def test_illegal_comparison_is_refused_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], message: str
+    read: Callable[..., Comparison], changes: list[tuple[str, str]], message: str
 ) -> None:
-    monkeypatch.chdir(ROOT)
-    text = COMPARISON.replace(*change)
-    if "data.dev" in change[1]:
-        text = text.replace("seeds:", "folds: 5\n    seeds:")
-    (tmp_path / "two.yaml").write_text(text)
     with pytest.raises(ParamsError) as raised:
-        read_page(tmp_path / "two.yaml")
+        read(*changes)
     assert message in str(raised.value)
 
 
-def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *changes: tuple[str, str]) -> list[PlannedTraining]:
-    monkeypatch.chdir(ROOT)
-    text = COMPARISON
-    for old, new in changes:
-        text = text.replace(old, new)
-    (tmp_path / "two.yaml").write_text(text)
-    return [each for comparison in read_page(tmp_path / "two.yaml")[1] for each in comparison.trainings()]
-
-
-def test_trainings_cover_variants_seeds_and_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [each.job.name for each in planned(tmp_path, monkeypatch)]
+def test_trainings_cover_variants_seeds_and_folds(read: Callable[..., Comparison]) -> None:
+    names = [job.name for _, job in read().trainings()]
     assert names == ["mean seed=0", "two hops seed=0", "mean seed=1", "two hops seed=1"]
     last = ("{train.epochs", "{train.restore_best_weights: false, train.epochs")
-    folds = planned(tmp_path, monkeypatch, last, ("seeds: [0, 1]", "seeds: [0]\n    folds: 2"))
-    assert [each.job.name for each in folds][:3] == [
-        "mean seed=0 fold=0",
-        "two hops seed=0 fold=0",
-        "mean seed=0 fold=1",
-    ]
-    assert len({each.job.root for each in folds}) == 2
-    assert {each.job.scored for each in folds} == {"dev"}
+    folds = [job for _, job in read(last, ("seeds: [0, 1]", "seeds: [0]\n    folds: 2")).trainings()]
+    assert [job.name for job in folds[1:3]] == ["two hops seed=0 fold=0", "mean seed=0 fold=1"]
+    assert [job.params.data.fold for job in folds] == [0, 0, 1, 1]
+    assert len({job.root for job in folds}) == 2
+    assert {job.scored for job in folds} == {"dev"}
 
 
-def test_shared_training_is_one_job_with_all_that_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    again = """  again:
-    seeds: [0]
-    test: true
-    reference: mean
-    variants:
-      other: {set: {model.attention.kind: max}}
-      mean: {set: {model.attention.kind: mean}}
-"""
-    plan = planned(tmp_path, monkeypatch, ("hops: 2}}\n", "hops: 2}}\n" + again))
-    jobs = merge_jobs(each.job for each in plan)
-    assert (len(plan), len(jobs)) == (6, 5)
-    (shared,) = (job for job in jobs if job.test and job.faithfulness)
-    assert (shared.params.model.attention.kind, shared.seed) == ("mean", 0)
-
-
-def test_each_variant_has_its_own_sample_of_faithfulness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    change = ("kind: mean}", "kind: mean, evaluate.faithfulness: 50, evaluate.faithfulness_seed: 3}")
-    plan = planned(tmp_path, monkeypatch, change)
-    assert {(each.variant, each.job.faithfulness) for each in plan} == {("mean", ((50, 3),)), ("two hops", ((200, 0),))}
+def test_each_variant_has_its_own_sample_of_faithfulness(read: Callable[..., Comparison]) -> None:
+    plan = read(("kind: mean}", "kind: mean, evaluate.faithfulness: 50, evaluate.faithfulness_seed: 3}")).trainings()
+    assert {(variant, job.faithfulness) for variant, job in plan} == {("mean", ((50, 3),)), ("two hops", ((200, 0),))}

@@ -1,5 +1,5 @@
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,35 +8,15 @@ import pytest
 from bilstm_attention import paths
 from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.evaluation.metrics import bootstrap_interval, scores
-from bilstm_attention.search.comparison import Comparison, PlannedTraining, Table, Variant
-from bilstm_attention.search.results import collect_answers, collect_errors, scores_by_class, tabulate
+from bilstm_attention.search.comparison import Comparison, Table, Variant
+from bilstm_attention.search.results import frequent_confusions, scores_by_class, tabulate
 from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, sample_name
 
-CAUSE, EFFECT, MEMBER, OTHER = (
-    "Cause-Effect(e1,e2)",
-    "Cause-Effect(e2,e1)",
-    "Member-Collection(e1,e2)",
-    "Other",
-)
-LABELS = [CAUSE, EFFECT, MEMBER, OTHER]
+LABELS = ["Cause-Effect(e1,e2)", "Cause-Effect(e2,e1)", "Member-Collection(e1,e2)", "Other"]
+CAUSE, EFFECT, MEMBER, OTHER = LABELS
 GOLD = [CAUSE, CAUSE, EFFECT, MEMBER, OTHER, OTHER]
-# right, wrong direction, another relation, none where there is one, one where there is none, right
 WRONG = [CAUSE, EFFECT, MEMBER, OTHER, CAUSE, OTHER]
-
-
-def write_split(root: Path, split: str, gold: list[str]) -> None:
-    between = [0, 2, 3, 5, 9, 12]
-    rows = [
-        {
-            "id": str(number),
-            "tokens": ["<e1>", f"first{number}", "</e1>", *["word"] * gap, "<e2>", "the", "second", "</e2>"],
-            "label": label,
-            **{"e1_start": 1, "e1_end": 2, "e2_start": 4 + gap, "e2_end": 6 + gap, "length": 7 + gap},
-        }
-        for number, (gap, label) in enumerate(zip(between, gold, strict=True))
-    ]
-    (root / paths.PREPARED).mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_parquet(root / paths.PREPARED / f"{split}.parquet")
+MEASURES = {"attention": 1.0, "random": 0.5, "gradient_input": 2.0}
 
 
 def trained(
@@ -47,52 +27,55 @@ def trained(
     confidence: float = 0.9,
     labels: list[str] = LABELS,
     sample: tuple[int, int] = (6, 0),
-) -> tuple[PlannedTraining, TrainingRecord]:
-    measures = {"attention": 1.0, "random": 0.5, "gradient_input": 2.0}
+) -> tuple[TrainingJob, TrainingRecord]:
+    measured = {
+        sample_name((rows, 0)): {
+            "rows": rows,
+            "comprehensiveness": MEASURES,
+            "sufficiency": MEASURES,
+            "entropy": float(rows),
+            "attention_share": {"entity_markers": 7.0},
+        }
+        for rows in (6, 4)
+    }
+    values = {"key": "", "dev": {}, "best_epoch": 1, "history": [], "started": 0.0, "made_with": "", "environment": {}}
     record = TrainingRecord(
-        key=f"{variant}{seed}",
-        dev={},
-        best_epoch=1,
-        history=[],
-        started=0.0,
-        made_with="",
-        environment={},
+        **values,
         weights=10 * (1 + len(variant)),
         labels=labels,
         predicted=predicted,
         confidence=[confidence] * len(predicted),
-        faithfulness={
-            sample_name((rows, 0)): {
-                "rows": rows,
-                "comprehensiveness": measures,
-                "sufficiency": measures,
-                "entropy": float(rows),
-            }
-            for rows in (6, 4)
-        },
+        faithfulness=measured,
         test=confidence * np.eye(len(labels))[[labels.index(label) for label in predicted]],
     )
-    job = TrainingJob(f"{variant} seed={seed}", Params(), seed, root, test=True, faithfulness=(sample,))
-    return PlannedTraining(variant, None, job), record
+    return TrainingJob(f"{variant} seed={seed}", Params(), seed, root, test=True, faithfulness=(sample,)), record
+
+
+def write_data(root: Path, gold: list[str]) -> Path:
+    """Writes the same sentences as dev and test."""
+    tokens = [["<e1>", f"first{number}", "</e1>", "<e2>", "the", "second", "</e2>"] for number in range(len(gold))]
+    spans = {"e1_start": 1, "e1_end": 2, "e2_start": 4, "e2_end": 6}
+    split = pd.DataFrame({"id": [*map(str, range(len(gold)))], "tokens": tokens, "label": gold}).assign(**spans)
+    (root / paths.PREPARED).mkdir(parents=True)
+    for name in ("dev", "test"):
+        split.to_parquet(root / paths.PREPARED / f"{name}.parquet")
+    return root
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    write_split(tmp_path, "dev", GOLD)
-    write_split(tmp_path, "test", GOLD)
-    return tmp_path
+    return write_data(tmp_path, GOLD)
 
 
-def comparison(*variants: str, show: Sequence[str] = ()) -> Comparison:
-    named = {name: Variant() for name in variants}
-    table = Table(seeds=[0, 1], reference=variants[0], test=True, show=list(show), variants=named)
-    return Comparison("page", "table", table, {name: Params() for name in variants}, {})
+def comparison(*variants: str, params: Params | None = None, **options: Any) -> Comparison:
+    table = Table(seeds=[0, 1], reference=variants[0], variants={name: Variant() for name in variants}, **options)
+    return Comparison("page", "table", table, dict.fromkeys(variants, params or Params()))
 
 
 def test_scores_spread_ensemble_and_significance(root: Path) -> None:
-    good = collect_answers([trained(root, "a", 0, WRONG, confidence=0.4), trained(root, "a", 1, GOLD)])
-    bad = collect_answers([trained(root, "bb", 0, WRONG), trained(root, "bb", 1, WRONG)])
-    table = tabulate(comparison("a", "bb"), {"a": good, "bb": bad}).set_index("variant")
+    good = [trained(root, "a", 0, WRONG, confidence=0.4), trained(root, "a", 1, GOLD)]
+    bad = [trained(root, "bb", 0, WRONG), trained(root, "bb", 1, WRONG)]
+    table = tabulate(comparison("a", "bb", test=True), {"a": good, "bb": bad}).set_index("variant")
     low = scores(GOLD, WRONG, LABELS)["official_f1"]
     assert table.loc["a", ["seed_0", "seed_1", "mean"]].tolist() == pytest.approx([low, 100, (100 + low) / 2])
     assert table.loc["a", "test_mean"] == pytest.approx((100 + low) / 2)
@@ -105,73 +88,63 @@ def test_scores_spread_ensemble_and_significance(root: Path) -> None:
     assert not [column for column in table if "comprehensiveness" in column]
 
 
-@pytest.mark.parametrize("resamples", [100, 1000])
-def test_interval_without_test_set_is_of_dev(root: Path, resamples: int) -> None:
-    answers = collect_answers([trained(root, "a", seed, labels) for seed, labels in ((0, WRONG), (1, GOLD))])
-    params = with_overrides(Params(), {"evaluate.bootstrap": resamples, "evaluate.bootstrap_seed": 3})
-    table = Table(seeds=[0, 1], reference="a", variants={"a": Variant()})
-    row = tabulate(Comparison("page", "table", table, {"a": params}, {}), {"a": answers}).iloc[0]
-    expected = bootstrap_interval(GOLD, [WRONG, GOLD], "official_f1", resamples, 3)
+def test_interval_without_test_set_is_of_dev(root: Path) -> None:
+    answers = [trained(root, "a", seed, labels) for seed, labels in ((0, WRONG), (1, GOLD))]
+    params = with_overrides(Params(), {"evaluate.bootstrap": 100, "evaluate.bootstrap_seed": 3})
+    row = tabulate(comparison("a", params=params), {"a": answers}).iloc[0]
+    expected = bootstrap_interval(GOLD, [WRONG, GOLD], "official_f1", 100, 3)
     assert (row["low"], row["high"]) == pytest.approx(expected)
     assert row["low"] < row["mean"] < row["high"]
     assert not [column for column in row.index if column.startswith("test")]
 
 
+def test_folds_are_scored_together(tmp_path: Path) -> None:
+    folds = [write_data(tmp_path / name, gold) for name, gold in (("first", GOLD), ("second", GOLD[:3]))]
+    done = [trained(folds[0], "a", 0, WRONG), trained(folds[1], "a", 0, [OTHER, EFFECT, EFFECT])]
+    (score,) = tabulate(comparison("a", folds=2), {"a": done})["mean"]
+    assert score == scores(GOLD + GOLD[:3], [*WRONG, OTHER, EFFECT, EFFECT], LABELS)["official_f1"]
+
+
 def test_faithfulness_is_tabulated_where_shown(root: Path) -> None:
     samples = {"a": (6, 0), "bb": (4, 0)}
     answers = {
-        name: collect_answers([trained(root, name, seed, GOLD, sample=sample) for seed in (0, 1)])
-        for name, sample in samples.items()
+        name: [trained(root, name, seed, GOLD, sample=sample) for seed in (0, 1)] for name, sample in samples.items()
     }
     table = tabulate(comparison("a", "bb", show=["faithfulness"]), answers)
-    assert table["comprehensiveness_attention"].tolist() == [1, 1]
+    measures = [f"{of}_{by}" for of in ("comprehensiveness", "sufficiency") for by in MEASURES]
+    assert list(table)[-9:] == ["faithfulness_rows", *measures, "entropy", "share_entity_markers"]
     assert table["sufficiency_gradient_input"].tolist() == [2, 2]
     # each variant by its own evaluate.faithfulness
     assert table["faithfulness_rows"].tolist() == table["entropy"].tolist() == [6, 4]
 
 
 def test_scores_by_class_are_those_of_the_relations_on_test(root: Path) -> None:
-    right, wrong = (collect_answers([trained(root, name, 0, answers)]) for name, answers in (("a", GOLD), ("b", WRONG)))
+    right, wrong = ([trained(root, name, 0, answers)] for name, answers in (("a", GOLD), ("b", WRONG)))
     table = scores_by_class({"right": right, "wrong": wrong}).set_index("class")
     assert table["items"].to_dict() == {"Cause-Effect": 3, "Member-Collection": 1, "Other": 2}
-    assert table["right"].tolist() == [100, 100, 100]
+    assert table["`right`"].tolist() == [100, 100, 100]
     official = scores(GOLD, WRONG, LABELS)["official_f1"]
-    assert table.loc[["Cause-Effect", "Member-Collection"], "wrong"].mean() == pytest.approx(official)
+    assert table.loc[["Cause-Effect", "Member-Collection"], "`wrong`"].mean() == pytest.approx(official)
 
 
-def test_errors_are_counted_by_kind_and_distance(root: Path) -> None:
+def test_confusions_have_their_most_certain_example(root: Path) -> None:
     better = [CAUSE, EFFECT, EFFECT, OTHER, OTHER, OTHER]
-    errors = collect_errors(collect_answers([trained(root, "a", 0, WRONG, 0.6), trained(root, "a", 1, better)]))
-    assert (errors.answered, errors.wrong) == (12, 6)
-    assert errors.kinds == {
-        "the right relation, the wrong direction": 2,
-        "no relation where there is one": 2,
-        "another relation": 1,
-        "a relation where there is none": 1,
-    }
-    assert errors.counted == "tokens between the entities"
-    right = errors.by_tokens.set_index("tokens")["right"].to_dict()
-    assert right == {"0 to 2": 50.0, "3 to 5": 25.0, "6 to 9": 50.0, "10 and more": 100.0}
-    assert errors.confusions["answers"].tolist() == [2, 2, 1, 1]
-    example = errors.examples.set_index("id").loc["1"]
-    assert example.to_dict() == {
-        "first": "first1",
-        "second": "the second",
-        "gold": CAUSE,
+    done = [trained(root, "a", 0, WRONG, 0.6), trained(root, "a", 1, better)]
+    table = frequent_confusions(done)
+    assert table["answers"].tolist() == [2, 2, 1, 1]
+    assert table.set_index("gold").loc[CAUSE].to_dict() == {
         "predicted": EFFECT,
+        "answers": 2,
         "confidence": 90.0,
+        "id": "1",
+        "words": "first1 … the second",
     }
+    assert len(frequent_confusions(done, shown=3)) == 3
+    assert frequent_confusions([trained(root, "a", 0, GOLD)]).empty
 
 
-def test_errors_of_plain_classes_are_counted_by_length(root: Path) -> None:
-    table = pd.read_parquet(root / paths.PREPARED / "dev.parquet")[["id", "tokens", "label", "length"]]
+def test_example_of_plain_classes_is_the_sentence_start(root: Path) -> None:
+    table = pd.read_parquet(root / paths.PREPARED / "dev.parquet")[["id", "tokens", "label"]]
     table.assign(label=["hot", "cold"] * 3).to_parquet(root / paths.PREPARED / "dev.parquet")
-    errors = collect_errors(collect_answers([trained(root, "a", 0, ["hot"] * 6, labels=["cold", "hot"])]))
-    assert (errors.wrong, errors.kinds) == (3, {})
-    # lengths are 7, 9, 10, 12, 16 and 19; every other answer is right
-    assert errors.counted == "tokens in the sentence"
-    assert errors.by_tokens.astype({"tokens": str}).to_dict("records") == [
-        {"tokens": "1 to 10", "answers": 3, "right": pytest.approx(200 / 3)},
-        {"tokens": "11 to 20", "answers": 3, "right": pytest.approx(100 / 3)},
-    ]
-    assert errors.examples.columns.tolist() == ["id", "gold", "predicted", "confidence"]
+    (row,) = frequent_confusions([trained(root, "a", 0, ["hot"] * 6, labels=["cold", "hot"])]).to_dict("records")
+    assert (row["answers"], row["words"]) == (3, "<e1> first1 </e1> <e2> the second </e2>")

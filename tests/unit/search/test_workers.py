@@ -51,23 +51,20 @@ def from_list(jobs: list[Any]) -> Callable[[], Any]:
     return lambda: next(remaining, None)
 
 
-def test_every_job_returns_with_its_result() -> None:
-    assert dict(run_jobs(from_list([1, 2, 3, 4, 5]), work, 2)) == {1: 1, 2: 4, 3: 9, 4: 16, 5: 25}
-    assert active_children() == []
-
-
 def test_as_many_processes_as_workers_and_no_more() -> None:
     processes = [process for _, process in run_jobs(from_list([0.3] * 6), sleep_and_return_process, 2)]
+    assert len(processes) == 6
     assert len(set(processes)) == 2
+    assert active_children() == []
 
 
 def test_dead_worker_costs_its_own_job_alone() -> None:
     results = dict(run_jobs(from_list([2, "kill", 3, "exit", 4, 5]), work, 2))
-    assert {job: results[job] for job in (2, 3, 4, 5)} == {2: 4, 3: 9, 4: 16, 5: 25}
-    assert isinstance(results["kill"], WorkerCrashed)
-    assert (results["kill"].exit_code, results["exit"].exit_code) == (-signal.SIGKILL, 3)
-    assert str(results["kill"]) == "its worker was killed by SIGKILL"
-    assert str(results["exit"]) == "its worker ended with exit code 3"
+    killed, ended = results.pop("kill"), results.pop("exit")
+    assert results == {2: 4, 3: 9, 4: 16, 5: 25}
+    assert isinstance(killed, WorkerCrashed)
+    assert str(killed) == "its worker was killed by SIGKILL"
+    assert str(ended) == "its worker ended with exit code 3"
 
 
 def test_worker_that_died_idle_is_replaced() -> None:
@@ -115,19 +112,10 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(program, encoding="utf-8")
     root = Path(__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}"}
-    with subprocess.Popen(
-        [sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, text=True, env=environment
-    ) as parent:
+    command = [sys.executable, tmp_path / "parent.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout is not None
-        processes = [int(parent.stdout.readline()) for _ in range(2)]
+        assert int(parent.stdout.readline()) != int(parent.stdout.readline())
         parent.kill()
         # the pipe is closed when its last writer, a worker, has ended
         assert parent.stdout.read() == ""
-    assert not any(Path(f"/proc/{process}/stat").exists() and not _zombie(process) for process in processes)
-
-
-def _zombie(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
