@@ -71,8 +71,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Calls a picture and returns its figure, laid out."""
     figures: list[Figure] = []
     write = plots.write
-    for module in (plots, comparison_plots):
-        monkeypatch.setattr(module, "write", lambda figure, path: (write(figure, path), figures.append(figure)))
+    monkeypatch.setattr(plots, "write", lambda figure, path: (write(figure, path), figures.append(figure)))
 
     def draw(picture, *data) -> Figure:
         picture(*data, tmp_path / "picture.png")
