@@ -69,7 +69,7 @@ def test_checkpoint_is_removed_after_the_record_is_written(job: TrainingJob, mon
         patch.setattr(paths, "write_json", disk_full)
         with pytest.raises(OSError, match="no space left"):
             run_job(job)
-    (checkpoint,) = (job.root / "checkpoints").iterdir()
+    (checkpoint,) = trainings.CHECKPOINTS.iterdir()
     run_job(job)
     assert not checkpoint.exists()
     # left by a process that was killed between the two
@@ -78,7 +78,7 @@ def test_checkpoint_is_removed_after_the_record_is_written(job: TrainingJob, mon
     assert not checkpoint.exists()
 
 
-def test_merged_jobs_measure_what_each_of_them_asks() -> None:
+def test_merged_jobs_measure_what_each_of_them_needs() -> None:
     job = TrainingJob("a", PARAMS, 0, Path("root"))
     shorter = with_overrides(PARAMS, {"evaluate.faithfulness": 5, "train.seeds": [7]})
     others = [replace(job, name="b", test=True), replace(job, params=shorter, faithfulness=((5, 0),))]
