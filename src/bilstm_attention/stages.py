@@ -240,9 +240,9 @@ def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | Non
         examples, rows = TextClassifier(model, vocabulary, labels, params.data).examples(texts)
     table = attention_table(model, examples, *read_attention(model, rows), labels)
     shown = read_examples(table)
-    attention_page(shown, output, title=f"seed {seed}", source=split or "given text")
-    verdicts = [example.verdict for example in shown]
-    counts = {verdict: verdicts.count(verdict) for verdict in ("right", "wrong")} if split else {}
+    attention_page(shown, output, title=f"seed {seed}", source=split or "text")
+    outcomes = [example.outcome for example in shown]
+    counts = {outcome: outcomes.count(outcome) for outcome in ("right", "wrong")} if split else {}
     print_summary(f"explain {output}", {"sentences": len(shown), **counts})
 
 

@@ -59,7 +59,7 @@ class AttentionExample:
         return mean
 
     @property
-    def verdict(self) -> str:
+    def outcome(self) -> str:
         """`right`, `wrong`, or empty if the gold label is not known."""
         if self.gold is None:
             return ""
@@ -82,8 +82,8 @@ def read_examples(table: pd.DataFrame) -> list[AttentionExample]:
 
 def select_examples(examples: Sequence[AttentionExample]) -> list[AttentionExample]:
     """A few for a picture: the first correct ones, then up to two wrong ones."""
-    wrong = [example for example in examples if example.verdict == "wrong"][:WRONG_SHOWN]
-    right = [example for example in examples if example.verdict == "right"]
+    wrong = [example for example in examples if example.outcome == "wrong"][:WRONG_SHOWN]
+    right = [example for example in examples if example.outcome == "right"]
     return [*right[: SHOWN - len(wrong)], *wrong]
 
 
@@ -103,7 +103,7 @@ def attention_page(examples: Sequence[AttentionExample], path: Path, *, title: s
         weights=[_integer_weights(example) for example in examples],
         distributions=len(examples[0].weights) if examples else 1,
         axis=next((example.axis for example in examples if example.axis), "distribution"),
-        verdicts=Counter(example.verdict for example in examples if example.verdict),
+        outcomes=Counter(example.outcome for example in examples if example.outcome),
         gold=sorted({example.gold for example in examples if example.gold is not None}),
         predicted=sorted({example.predicted for example in examples}),
         markers=MARKERS,

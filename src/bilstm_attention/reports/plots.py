@@ -191,7 +191,7 @@ def attention_picture(examples: Sequence[AttentionExample], path: Path) -> None:
     If a mechanism has several distributions, their mean is shown.
 
     Raises:
-        ValueError: an example has not as many weights as tokens.
+        ValueError: an example has more or fewer weights than tokens.
     """
     # set in points from the upper left corner: a caption over each sentence, the digits under its tokens
     means = [example.mean_weights for example in examples]
@@ -225,9 +225,9 @@ def _caption(axes: Axes, example: AttentionExample, top: float, tall: float) -> 
     """The labels; a cross, bold letters and a bar at the edge mark a wrong prediction, visible without colour."""
     text = f"{_short(example.predicted, 40)} ({100 * example.probability:.0f} %)"
     look: dict[str, Any] = {"color": DIM}
-    if example.verdict == "right":
+    if example.outcome == "right":
         text = f"✓ {text}"
-    elif example.verdict == "wrong":
+    elif example.outcome == "wrong":
         text, look = f"✗ predicted {text}, gold {_short(str(example.gold), 40)}", {"weight": "bold"}
         axes.add_patch(Rectangle((EDGE - 8, top), 3, tall - 10, color=INK))
     axes.text(EDGE + 2.5, top + 6, text, size=8.5, va="center", **look)

@@ -228,5 +228,5 @@ def _write_table(path: Path, target: Path, tables: Iterator[pa.Table]) -> None:
 
 
 def _to_json(value: Any) -> str:
-    # dates and the like, which JSON has not, as text
+    # dates and the like, which JSON lacks, as text
     return json.dumps(value, ensure_ascii=False, default=str)

@@ -59,7 +59,7 @@ def test_examples_come_back_from_their_table(weights: list[np.ndarray], axis: st
     assert first.probability == pytest.approx(0.6)
     # ties in the order of the labels
     assert [label for label, _ in second.best] == ["neg", "pos", "neutral"]
-    assert (first.verdict, second.verdict) == ("right", "")
+    assert (first.outcome, second.outcome) == ("right", "")
 
 
 def test_picture_shows_the_first_examples_and_two_wrong_ones() -> None:
@@ -133,22 +133,22 @@ def test_page_of_several_distributions_holds_all_and_shows_their_mean(written: C
     assert [text for _, text in page.all("option") if "head" in text] == ["mean of 2 heads", "head 1", "head 2"]
 
 
-def test_labels_and_verdicts_are_in_words(written: Callable[..., str]) -> None:
+def test_labels_and_outcomes_are_in_words(written: Callable[..., str]) -> None:
     page = Page(written(two_heads()))
     right, wrong = (text for _, text in page.all("p", **{"class": "facts"}))
     others = "; then Cause-Effect(e1,e2) 20.0 %, <b> 4.0 %"
     assert right == f"1 ✓ right, predicted Other 75.0 %{others}"
     assert wrong == f"2 ✗ wrong, predicted Other 75.0 %, gold Cause-Effect(e1,e2){others}"
     assert page.all("p")[0][1] == "dev: 2 sentences, 1 right, 1 wrong."
-    assert [attributes["data-verdict"] for attributes, _ in page.all("li")] == ["right", "wrong"]
+    assert [attributes["data-outcome"] for attributes, _ in page.all("li")] == ["right", "wrong"]
 
 
-def test_sentence_without_a_gold_label_has_no_verdict(written: Callable[..., str]) -> None:
-    page = Page(written([example(["a"], gold=None)], source="given text"))
+def test_sentence_without_a_gold_label_has_no_outcome(written: Callable[..., str]) -> None:
+    page = Page(written([example(["a"], gold=None)], source="text"))
     ((_, text),) = page.all("p", **{"class": "facts"})
     assert text.startswith("1 predicted Other 75.0 %")
-    assert page.all("p")[0][1] == "given text: 1 sentence."
-    assert not {"data-gold", "data-verdict", "class"} & set(page.all("li")[0][0])
+    assert page.all("p")[0][1] == "text: 1 sentence."
+    assert not {"data-gold", "data-outcome", "class"} & set(page.all("li")[0][0])
     assert [attributes["name"] for attributes, _ in page.all("select")] == ["predicted", "order"]
     empty = Page(written([]))
     assert empty.all("p")[0][1] == "dev: 0 sentences."
