@@ -17,7 +17,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from bilstm_attention.errors import ParamsError, did_you_mean
 from bilstm_attention.paths import atomic_write
-from bilstm_attention.schema import PLAIN, Block, check, read_yaml
+from bilstm_attention.yaml_files import PLAIN, Block, check, read_yaml
 
 # Mechanisms of model/attention.py; a list here, since importing them takes TensorFlow. A test holds the two equal.
 ATTENTION_KINDS = (

@@ -17,7 +17,7 @@ PACKAGE = Path(bilstm_attention.__file__).parent
 NAME = "bilstm_attention"
 # Each may import those before it, and its neighbours.
 ORDER = (
-    {"errors", "paths", "console", "schema", "config"},
+    {"errors", "paths", "console", "yaml_files", "config"},
     *({name} for name in ("data", "model", "evaluation", "training", "reports", "tracking", "search", "serving")),
     {"stages"},
     {"cli"},

@@ -221,7 +221,7 @@ def load_dataset(root: Path = paths.PROJECT) -> Dataset:
 def load_split(split: str, columns: list[str] | None = None, root: Path = paths.PROJECT) -> pd.DataFrame:
     """A prepared split, or some of its columns; see `tokens.encode_examples` for these.
 
-    Only `evaluate` may load `test`, and `explain` when a user names it.
+    Only `evaluate` may load `test`, a comparison with `test: true`, and `explain` when a user names it.
     """
     return pd.read_parquet(_split_file(split, root), columns=columns)
 

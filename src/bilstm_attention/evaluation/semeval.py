@@ -1,7 +1,7 @@
 """The official SemEval-2010 Task 8 scorer: answer files, the three evaluations, and their report.
 
 Written from the task's description and held to its published example results (Hendrickx et al. 2010). It fits any
-corpus whose labels are `Name(e1,e2)`, `Name(e2,e1)` or a none label, such as KBP37.
+corpus whose labels are `Name(e1,e2)`, `Name(e2,e1)` or a none label, such as KBP37. Models are scored by `metrics.py`.
 """
 
 from collections import Counter

@@ -28,12 +28,12 @@ from bilstm_attention.search.outcome import (
     write_outcome,
 )
 from bilstm_attention.search.records import experiment_name, parent_record, sweep_records, trial_record
+from bilstm_attention.search.retries import finished_trials
 from bilstm_attention.search.space import read_sweep
 from bilstm_attention.search.study import (
     SweepSpec,
     best_trials,
     confirmation_seeds,
-    finished_trials,
     local_url,
     open_storage,
     state_counts,

@@ -13,7 +13,7 @@ from bilstm_attention.console import JobProgress, start_tensorflow
 from bilstm_attention.errors import UserError
 from bilstm_attention.reports.comparison_page import compared_scores, comparison_page, comparison_section, plot_variants
 from bilstm_attention.search.comparison import Comparison, read_page
-from bilstm_attention.search.comparison_runs import read_runs, write_runs
+from bilstm_attention.search.comparison_runs import load_runs, save_runs
 from bilstm_attention.search.results import frequent_confusions, scores_by_class, tabulate
 from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, merge_jobs, run_trainings
 from bilstm_attention.tracking.runs import log_runs
@@ -73,7 +73,7 @@ def _finish_table(
     done = {
         name: [(job, records[job.work]) for variant, job in plan if variant == name] for name in comparison.variants
     }
-    for experiment, runs in read_runs(write_runs(comparison, done)):
+    for experiment, runs in load_runs(save_runs(comparison, done)):
         log_runs(experiment, runs, f"table {comparison.name}")
     content, table = comparison.table, tabulate(comparison, done)
     picture = target.with_name(f"{target.name}-{comparison.name}.png")

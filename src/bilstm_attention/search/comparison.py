@@ -10,8 +10,8 @@ from pydantic import Field, StringConstraints, model_validator
 from bilstm_attention import paths
 from bilstm_attention.config import Params, Train, flatten, read_overrides, with_overrides
 from bilstm_attention.errors import ParamsError
-from bilstm_attention.schema import Block, check, read_yaml
 from bilstm_attention.search.trainings import TrainingJob
+from bilstm_attention.yaml_files import Block, check, read_yaml
 
 # names files
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]

@@ -19,7 +19,7 @@ from bilstm_attention.tracking.runs import RunRecord, fingerprints
 RUNS = paths.TRAININGS / "runs"
 
 
-def write_runs(comparison: Comparison, done: Mapping[str, Done]) -> Path:
+def save_runs(comparison: Comparison, done: Mapping[str, Done]) -> Path:
     """Writes the runs of a table by MLflow experiment; returns the file.
 
     A training of several tables is a run of each.
@@ -33,7 +33,7 @@ def write_runs(comparison: Comparison, done: Mapping[str, Done]) -> Path:
     return file
 
 
-def read_runs(file: Path) -> list[tuple[str, list[RunRecord]]]:
+def load_runs(file: Path) -> list[tuple[str, list[RunRecord]]]:
     """The runs of a table, by MLflow experiment."""
     return [
         (experiment, [RunRecord(**{**run, "identity": tuple(run["identity"])}) for run in runs])
@@ -43,7 +43,7 @@ def read_runs(file: Path) -> list[tuple[str, list[RunRecord]]]:
 
 def comparison_runs() -> list[tuple[str, list[RunRecord]]]:
     """The runs of all tables, by MLflow experiment."""
-    return [runs for file in sorted(RUNS.glob("*.json")) for runs in read_runs(file)]
+    return [runs for file in sorted(RUNS.glob("*.json")) for runs in load_runs(file)]
 
 
 def _run(comparison: Comparison, variant: str, job: TrainingJob, record: TrainingRecord) -> dict[str, Any]:

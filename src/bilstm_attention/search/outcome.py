@@ -14,7 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 from bilstm_attention.config import Params, config_text, flatten, with_overrides
 from bilstm_attention.evaluation.metrics import compare, spread_over_seeds
 from bilstm_attention.paths import atomic_write, write_json
-from bilstm_attention.search.study import SweepSpec, best_trials, confirmation_seeds, finished_trials
+from bilstm_attention.search.retries import finished_trials
+from bilstm_attention.search.study import SweepSpec, best_trials, confirmation_seeds
 from bilstm_attention.search.sweep import failure_reason
 from bilstm_attention.search.trainings import TrainingRecord
 

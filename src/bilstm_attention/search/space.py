@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints
 
 from bilstm_attention.config import Params, flatten, with_overrides
 from bilstm_attention.errors import ParamsError, did_you_mean, join_lines
-from bilstm_attention.schema import Block, check, read_yaml
+from bilstm_attention.yaml_files import Block, check, read_yaml
 
 # Packages that samplers need and this project does not install.
 SAMPLER_PACKAGES = {"gp": "torch", "cmaes": "cmaes"}

@@ -13,21 +13,23 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bilstm_attention.errors import SweepError, UserError
 from bilstm_attention.paths import file_lock
-from bilstm_attention.search.study import (
+from bilstm_attention.search.retries import (
     JOB,
-    POLL_SECONDS,
     REASON,
-    SAMPLERS,
-    SweepSpec,
     allow_experimental,
     counted_trials,
+    finished_trials,
+    recover,
+    retry_trials,
+)
+from bilstm_attention.search.study import (
+    POLL_SECONDS,
+    SAMPLERS,
+    SweepSpec,
     create_study,
     derived_seed,
-    finished_trials,
     hide_password,
-    recover,
     report_outages,
-    retry_trials,
 )
 from bilstm_attention.search.trial import TrialJob, run_trial
 from bilstm_attention.search.workers import WorkerCrashed, run_jobs

@@ -10,24 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.console import start_tensorflow
 from bilstm_attention.errors import TrainingError
-from bilstm_attention.search.study import (
+from bilstm_attention.search.retries import (
     JOB,
     REASON,
-    SweepSpec,
     counted_trials,
-    derived_seed,
     finished_trials,
     first_attempt,
-    is_outage,
-    load_study,
-    report_outages,
-    retry_callback,
+    retry_if_cut_off,
 )
+from bilstm_attention.search.study import SweepSpec, derived_seed, is_outage, load_study, report_outages
 
 if TYPE_CHECKING:
     from bilstm_attention.data.dataset import Dataset, Rows
@@ -114,18 +110,13 @@ def run_trial(job: TrialJob, train: Train = train_trial) -> int | None:
             return None
         objective = _Objective(job, study, train)
         try:
-            study.optimize(objective, n_trials=1, catch=(Exception,), callbacks=[_retry_if_cut_off])
+            study.optimize(objective, n_trials=1, catch=(Exception,), callbacks=[retry_if_cut_off])
         except (ValueError, UpdateFinishedTrialError):
             # this machine slept or was cut off from the database, and another has ended the trial and retries it
             if objective.lost:
                 return None
             raise
         return objective.number
-
-
-def _retry_if_cut_off(study: optuna.Study, trial: FrozenTrial) -> None:
-    if trial.state == TrialState.FAIL and REASON not in trial.user_attrs:
-        retry_callback()(study, trial)
 
 
 class _Objective:

@@ -10,7 +10,7 @@ from tests.small import begin_project
 from bilstm_attention import paths
 from bilstm_attention.config import Params
 from bilstm_attention.search.comparison import Comparison, Table
-from bilstm_attention.search.comparison_runs import comparison_runs, write_runs
+from bilstm_attention.search.comparison_runs import comparison_runs, save_runs
 from bilstm_attention.search.trainings import TrainingJob, TrainingRecord
 from bilstm_attention.tracking.runs import log_runs
 
@@ -50,7 +50,7 @@ def test_shared_training_is_a_run_of_each_table_and_variant(
     for name, variants in tables.items():
         content = {"seeds": [3], "reference": "zhou", "variants": {variant: {} for variant in variants}}
         comparison = Comparison("page", name, Table.model_validate(content), dict.fromkeys(variants, Params()))
-        write_runs(comparison, {variant: [(job, RECORD)] for variant in variants})
+        save_runs(comparison, {variant: [(job, RECORD)] for variant in variants})
     for experiment, runs in comparison_runs() * 2:
         assert (experiment, runs[0].name, runs[0].started) == ("sample", "mean seed=3", 5.0)
         assert set(runs[0].datasets) - {"test"} == {"train", "dev"}

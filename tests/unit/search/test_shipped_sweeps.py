@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from bilstm_attention.config import Params, flatten, load_params, with_overrides
-from bilstm_attention.schema import PLAIN, read_yaml
 from bilstm_attention.search.space import read_sweep
+from bilstm_attention.yaml_files import PLAIN, read_yaml
 
 ROOT = Path(__file__).parents[3]
 SWEEPS = sorted((ROOT / "experiments/sweeps").glob("*.yaml"))

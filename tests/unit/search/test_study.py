@@ -13,19 +13,15 @@ from tests.unit.search.studies import AGAINST, GRID, SWEEP, UNITS, add_trial, ma
 
 from bilstm_attention.errors import SweepError
 from bilstm_attention.search import sweep
+from bilstm_attention.search.retries import MAX_RETRIES, finished_trials, first_attempt, recover, retry_trials
 from bilstm_attention.search.study import (
-    MAX_RETRIES,
     SweepSpec,
     best_trials,
     create_study,
     derived_seed,
-    finished_trials,
-    first_attempt,
     hide_password,
     load_study,
     open_storage,
-    recover,
-    retry_trials,
     state_counts,
 )
 from bilstm_attention.search.trial import TrialJob, TrialScores, run_trial
