@@ -1,7 +1,9 @@
 """Scores of predictions, in percent: metrics, tables by class, intervals, significance tests, baselines.
 
 Everything rests on confusion counts `(..., C, C)`, gold by predicted: one definition of a metric serves one set of
-predictions and thousands of resamples. `official_f1` is the score of `semeval.py`. Shape letters: N items, S seeds, C labels, G groups of labels.
+predictions and thousands of resamples. `official_f1` is the score of `semeval.py`.
+
+Shape letters: N items, S seeds, C labels, G groups of labels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
