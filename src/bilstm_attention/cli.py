@@ -5,7 +5,7 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,10 +13,12 @@ from bilstm_attention import paths
 from bilstm_attention.console import THREADS, print_table
 from bilstm_attention.errors import ParamsError, UserError
 
+if TYPE_CHECKING:
+    from bilstm_attention.config import Params
+
 app = typer.Typer(
     help="Bidirectional-LSTM text classifiers with attention: the DVC stages, corpora, scores and runs.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 STAGE, CORPUS, RUNS, MODELS = "Stages of dvc.yaml", "Corpora", "Experiments", "Models"
@@ -142,27 +144,48 @@ def fetch(
     folder = paths.project_root() / paths.EXTERNAL
     for name in names:
         catalog.fetch(name, folder, mirror, progress=sys.stderr.isatty())
+    print("now: bilstm-attention apply CONFIG, a file of experiments/configs, then dvc repro")
 
 
 @app.command(rich_help_panel=RUNS)
 def apply(
     config: Annotated[
-        Path | None, typer.Argument(help="A named experiment, e.g. experiments/configs/zhou2016.yaml.")
+        Path | None,
+        typer.Argument(help="A named experiment: a file, or the name of one in experiments/configs, e.g. zhou2016."),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Sets params.yaml to the defaults plus CONFIG, or single parameters with -S; comments stay."""
-    from bilstm_attention.config import apply_overrides, parse_override, read_overrides
+    from bilstm_attention.config import apply_overrides, flatten, load_params, parse_override, read_overrides
 
     if not config and not overrides:
         raise ParamsError("nothing to apply: name a file of experiments/configs, or parameters as -S KEY=VALUE.")
+    file = paths.project_root() / paths.PARAMS
+    if (
+        config
+        and not config.exists()
+        and (named := paths.project_root() / f"experiments/configs/{config}.yaml").exists()
+    ):
+        config = named
     requested = read_overrides(config) if config else {}
     requested |= dict(parse_override(text) for text in overrides or ())
-    changed = apply_overrides(paths.project_root() / paths.PARAMS, requested)
+    before = flatten(load_params(file))
+    changed = apply_overrides(file, requested)
     for key, value in changed.items():
-        print(f"{key} = {value}")
+        print(f"{key}: {before[key]} -> {value}")
     if not changed:
         print("params.yaml is unchanged.")
+    print(f"now: {_next_step(load_params(file))}")
+
+
+def _next_step(params: "Params") -> str:
+    """The commands that run the parameters: downloads of what is not there, then `dvc repro`."""
+    from bilstm_attention.data.download import CATALOG
+
+    vectors = [params.embeddings.path] if params.embeddings.source == "file" else []
+    absent = [Path(name) for name in (params.data.folder, *vectors) if not (paths.project_root() / name).exists()]
+    fetched = [name for name in CATALOG if any(path.is_relative_to(paths.EXTERNAL / name) for path in absent)]
+    return " && ".join([*([f"bilstm-attention fetch {' '.join(fetched)}"] if fetched else []), "dvc repro"])
 
 
 @app.command(rich_help_panel=RUNS)

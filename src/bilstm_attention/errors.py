@@ -44,6 +44,7 @@ def join_lines(offenders: Iterable[str], shown: int = OFFENDERS_SHOWN, more: int
 
 
 def did_you_mean(name: str, legal: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` if a legal name is close, else an empty string."""
-    close = get_close_matches(name, list(legal), n=1)
+    """`"; did you mean 'x'?"` if a legal name is close or holds the name whole, else an empty string."""
+    names = list(legal)
+    close = get_close_matches(name, names, n=1) or [each for each in names if len(name) > 2 and name in each]
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -99,6 +99,9 @@ def train(seed: int) -> None:
     dataset = load_dataset()
     _warn_of_first_weights(params.train, steps_per_epoch(dataset.train, params.train.batch_size))
     checkpoints = paths.main_root() / paths.CHECKPOINTS
+    checkpoint = training_checkpoint(checkpoints, params, dataset, seed)
+    if saved := checkpoint.load():
+        print(f"seed {seed} resumes after epoch {len(saved.history)} of {params.train.epochs}", flush=True)
     with TrainingProgress(f"seed {seed}", params.train.epochs, params.train.monitor) as progress:
         result = run_training(
             params, dataset, seed, checkpoints=checkpoints, on_batch=progress.batch, on_epoch=progress.epoch
@@ -112,7 +115,7 @@ def train(seed: int) -> None:
     print_summary(f"train seed {seed}", {"best epoch": result.best_epoch, **shown})
     log_training(params, seed, started)
     # last, since DVC deletes the outputs of a stage that was killed before its end
-    training_checkpoint(checkpoints, params, dataset, seed).remove()
+    checkpoint.remove()
 
 
 def _warn_of_first_weights(train: Train, steps: int) -> None:

@@ -4,7 +4,7 @@ Parameters (`config.py`), sweeps and comparisons are read by it.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -65,8 +65,10 @@ def _explain(fault: Any, where: str, schema: type[BaseModel]) -> str:
     key = ".".join(location)
     if fault["type"] == "extra_forbidden":
         siblings = _fields_at(schema, location[:-1])
+        # a name without its block
+        hint = did_you_mean(location[-1], siblings) or did_you_mean(f".{location[-1]}", _names(schema))
         return (
-            f"{where}: unknown parameter {key}{did_you_mean(location[-1], siblings) or '.'}"
+            f"{where}: unknown parameter {key}{hint or '.'}"
             f" Legal{' in ' + '.'.join(location[:-1]) if location[1:] else ''}: {', '.join(siblings)}."
         )
     message = fault["msg"].removeprefix("Value error, ")
@@ -74,10 +76,20 @@ def _explain(fault: Any, where: str, schema: type[BaseModel]) -> str:
         # our own checks name the parameter in full
         names_key = not location or message.startswith(f"{location[0]}.")
         return f"{where}: {message}." if names_key else f"{where}: {key}: {message}."
-    hint = (
-        did_you_mean(str(fault["input"]), re.findall(r"'([^']*)'", message)) if fault["type"] == "literal_error" else ""
-    )
+    hint = ""
+    if fault["type"] == "literal_error":
+        hint = did_you_mean(str(fault["input"]), re.findall(r"'([^']*)'", message))
+    elif fault["type"] == "list_type":
+        hint = f"; write [{fault['input']}]."
     return f"{where}: {key}: {message}; received {fault['input']!r}{hint or '.'}"
+
+
+def _names(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The dotted names of all parameters."""
+    for name, info in schema.model_fields.items():
+        yield f"{prefix}{name}"
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from _names(info.annotation, f"{prefix}{name}.")
 
 
 def _fields_at(schema: type[BaseModel], location: Iterable[str]) -> list[str]:

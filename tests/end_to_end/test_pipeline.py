@@ -151,6 +151,7 @@ def test_killed_training_resumes_and_ends_with_the_same_bytes(project: Project) 
     killed_at(project, "epoch 1/3", *command)
     assert not (project.root / folder / "model.keras").exists()
     printed = project.run(*command)
+    assert "seed 0 resumes after epoch" in printed
     assert "epoch 1/3" not in printed
     assert "epoch 3/3" in printed
     assert {file.name: file.read_bytes() for file in (project.root / folder).iterdir()} == before

@@ -154,6 +154,9 @@ def test_outside_a_project_a_stage_says_where_to_run(run: Run, tmp_path: Path, m
         (["explain", "--text", "a", "--split", "dev"], "both of --text and --split"),
         (["predict", "--input", "a.csv"], "a table is --input TABLE --output TABLE"),
         (["fetch", "semeval2010-task9"], "did you mean 'semeval2010-task8'?"),
+        (["fetch", "semeval"], "did you mean 'semeval2010-task8'?"),
+        (["apply", "-S", "lstm_units=64"], "unknown parameter lstm_units; did you mean 'model.lstm_units'?"),
+        (["apply", "-S", "train.seeds=0"], "received 0; write [0]."),
     ],
 )
 def test_command_says_what_is_missing(arguments: list[object], part: str, run: Run, project: Path) -> None:
@@ -167,10 +170,22 @@ def test_apply_sets_a_named_experiment_and_single_parameters(run: Run, project: 
     config = ROOT / "experiments/configs/zhou2016.yaml"
     code, out, err = run("apply", config, "-S", "train.seeds=[0, 1]", "--set", "train.epochs=3")
     assert (code, err) == (0, "")
-    assert {"train.optimizer = adadelta", "train.seeds = [0, 1]", "train.epochs = 3"} <= set(out.splitlines())
+    lines = out.splitlines()
+    assert {"train.optimizer: adam -> adadelta", "train.seeds: [0] -> [0, 1]", "train.epochs: 20 -> 3"} <= set(lines)
+    # what the parameters name is not there
+    assert lines[-1] == "now: bilstm-attention fetch semeval2010-task8 glove-6b && dvc repro"
     params = load_params(project / "params.yaml")
     assert (params.train.optimizer, params.train.seeds, params.train.epochs) == ("adadelta", [0, 1], 3)
-    assert run("apply", "-S", "train.epochs=3") == (0, "params.yaml is unchanged.\n", "")
+    for folder in ("semeval2010-task8", "glove-6b"):
+        (project / "data/external" / folder).mkdir(parents=True)
+    assert run("apply", "-S", "train.epochs=3") == (0, "params.yaml is unchanged.\nnow: dvc repro\n", "")
+
+
+def test_apply_takes_the_name_of_a_configuration(run: Run, project: Path) -> None:
+    (project / "experiments/configs").mkdir(parents=True)
+    shutil.copy(ROOT / "experiments/configs/mr.yaml", project / "experiments/configs")
+    assert run("apply", "mr")[0] == 0
+    assert load_params(project / "params.yaml").data.format == "classes"
 
 
 @pytest.mark.parametrize("override", ["model.lstm_unit=3", "model.lstm_units=0", "model.lstm_units", "train.seeds=["])

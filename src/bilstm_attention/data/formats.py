@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from bilstm_attention.config import Data
+from bilstm_attention.data.download import CATALOG
 from bilstm_attention.data.tokens import MARKER, MARKERS
 from bilstm_attention.errors import DataError, did_you_mean, join_lines
 from bilstm_attention.paths import EXTERNAL
@@ -138,7 +139,8 @@ def _missing_file(path: Path, split: str) -> str:
     folder = path.parent
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     holds = f"holds {', '.join(names[:20])}{', ...' * (len(names) > 20)}" if names else "is empty or does not exist"
-    fetch = " `bilstm-attention fetch NAME` fetches a known corpus." * (EXTERNAL.as_posix() in path.as_posix())
+    known = [name for name in CATALOG if path.is_relative_to(EXTERNAL / name)]
+    fetch = f" `bilstm-attention fetch {known[0]}` fetches it." if known else ""
     return (
         f"{path}: no such file{did_you_mean(path.name, names) or '.'} Its folder {holds};"
         f" change data.folder or data.{split} in params.yaml.{fetch}"

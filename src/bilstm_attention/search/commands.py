@@ -222,6 +222,7 @@ def _print_outcome(spec: SweepSpec, outcome: Outcome, trials: int) -> None:
         print(f"{len(outcome.leaderboard)} of {trials} trials have finished; the same command goes on.")
     confirmed = confirmation_table(spec, outcome)
     print(winner_line(spec.sweep.metric, outcome.leaderboard, confirmed, outcome.p).replace("**", ""))
+    print(f"{spec.folder}/report.md has all tables, {spec.folder}/figures/figures.html the figures.")
     for finalist in outcome.finalists[:1]:
         apply = f"bilstm-attention apply {spec.folder}/best.yaml && dvc repro"
         print(f"{apply} gives dev {spec.sweep.metric} {finalist.score:.2f}")

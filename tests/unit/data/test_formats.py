@@ -119,15 +119,13 @@ def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path):
 
 
 def test_missing_file_names_its_neighbours_and_the_fetch_command(tmp_path):
-    folder = tmp_path / "data/external/mill"
-    folder.mkdir(parents=True)
-    (folder / "train.txt").write_text(SEMEVAL)
-    (line,) = faults(Data(folder=str(folder), train="trian.txt", test=None))
+    (tmp_path / "train.txt").write_text(SEMEVAL)
+    (line,) = faults(Data(folder=str(tmp_path), train="trian.txt", test=None))
     assert "did you mean 'train.txt'" in line
-    assert "`bilstm-attention fetch NAME`" in line
-    (line,) = faults(Data(folder=str(tmp_path / "nowhere"), train="train.txt", test=None))
-    assert "does not exist" in line
     assert "fetch" not in line
+    (line,) = faults(Data(folder="data/external/mr", train="train.txt", test=None))
+    assert "does not exist" in line
+    assert "`bilstm-attention fetch mr` fetches it." in line
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
