@@ -26,7 +26,9 @@ class Project:
 
     def environment(self, **extra: str) -> dict[str, str]:
         bin_folder = str(Path(sys.executable).parent)
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_"))}
+        # as from a user's shell: this process has set TensorFlow's variables for itself
+        own_settings = ("MLFLOW_", "DVC_", "TF_")
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(own_settings)}
         own = {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(self.root / "src")}
         return inherited | own | {"GIT_CONFIG_GLOBAL": os.devnull, "BILSTM_ATTENTION_THREADS": "1"} | extra
 

@@ -1,4 +1,4 @@
-"""Trainings of comparisons: each runs once, is measured, and is read again from its record on disk."""
+"""Trainings of comparisons and confirmations: each runs once, is measured, and is read again from its record."""
 
 import json
 import time
