@@ -160,7 +160,7 @@ def _write_picture(axes: Any, function: str, path: Path) -> None:
         axes.set(xlabel="epoch", ylabel="dev score")
     if function == "plot_slice":
         for each in several:
-            each.tick_params(axis="x", rotation=45)
+            each.tick_params(axis="x", which="both", rotation=45)
     with atomic_write(path) as temporary:
         # left to itself, matplotlib writes its version into the file
         figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
