@@ -6,10 +6,10 @@ They run in the project root, as DVC runs them.
 import json
 import math
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +92,6 @@ def train(seed: int) -> None:
     from bilstm_attention.tracking.pipeline import log_training
     from bilstm_attention.training.fit import run_training, training_checkpoint
 
-    started = time.time()
     params = load_params(paths.PARAMS)
     if seed not in params.train.seeds:
         raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; add it to them first.")
@@ -100,20 +99,26 @@ def train(seed: int) -> None:
     _warn_of_first_weights(params.train, steps_per_epoch(dataset.train, params.train.batch_size))
     checkpoints = paths.main_root() / paths.CHECKPOINTS
     checkpoint = training_checkpoint(checkpoints, params, dataset, seed)
-    if saved := checkpoint.load():
-        print(f"seed {seed} resumes after epoch {len(saved.history)} of {params.train.epochs}", flush=True)
-    with TrainingProgress(f"seed {seed}", params.train.epochs, params.train.monitor) as progress:
-        result = run_training(
-            params, dataset, seed, checkpoints=checkpoints, on_batch=progress.batch, on_epoch=progress.epoch
-        )
-    folder = paths.seed_folder(seed)
-    save_classifier(result.model, folder / "model.keras")
-    with atomic_write(folder / "history.csv") as path:
-        result.history.to_csv(path, index=False)
-    write_json(folder / "dev.json", {"best_epoch": result.best_epoch, "epochs": len(result.history), "dev": result.dev})
-    shown = {f"dev {name}": result.dev[name] for name in (params.train.monitor, "accuracy", "macro_f1")}
-    print_summary(f"train seed {seed}", {"best epoch": result.best_epoch, **shown})
-    log_training(params, seed, started)
+    history = saved.history if (saved := checkpoint.load()) else []
+    if history:
+        print(f"seed {seed} resumes after epoch {len(history)} of {params.train.epochs}", flush=True)
+    with log_training(params, seed, checkpoint.path.stem, history) as log_epoch:
+        with TrainingProgress(f"seed {seed}", params.train.epochs, params.train.monitor) as progress:
+
+            def on_epoch(row: dict[str, Any]) -> None:
+                progress.epoch(row)
+                log_epoch(row)
+
+            result = run_training(
+                params, dataset, seed, checkpoints=checkpoints, on_batch=progress.batch, on_epoch=on_epoch
+            )
+        folder, epochs = paths.seed_folder(seed), len(result.history)
+        save_classifier(result.model, folder / "model.keras")
+        with atomic_write(folder / "history.csv") as path:
+            result.history.to_csv(path, index=False)
+        write_json(folder / "dev.json", {"best_epoch": result.best_epoch, "epochs": epochs, "dev": result.dev})
+        shown = {f"dev {name}": result.dev[name] for name in (params.train.monitor, "accuracy", "macro_f1")}
+        print_summary(f"train seed {seed}", {"best epoch": result.best_epoch, **shown})
     # last, since DVC deletes the outputs of a stage that was killed before its end
     checkpoint.remove()
 
