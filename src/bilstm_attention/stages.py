@@ -90,7 +90,7 @@ def train(seed: int) -> None:
     from bilstm_attention.data.dataset import load_dataset, steps_per_epoch
     from bilstm_attention.model.classifier import save_classifier
     from bilstm_attention.tracking.pipeline import log_training
-    from bilstm_attention.training.fit import run_training, training_checkpoint
+    from bilstm_attention.training.fit import run_training, training_checkpoint, training_key
 
     params = load_params(paths.PARAMS)
     if seed not in params.train.seeds:
@@ -102,7 +102,8 @@ def train(seed: int) -> None:
     history = saved.history if (saved := checkpoint.load()) else []
     if history:
         print(f"seed {seed} resumes after epoch {len(history)} of {params.train.epochs}", flush=True)
-    with log_training(params, seed, checkpoint.path.stem, history) as log_epoch:
+    key = training_key(params, dataset, seed)
+    with log_training(params, seed, key, history) as log_epoch:
         with TrainingProgress(f"seed {seed}", params.train.epochs, params.train.monitor) as progress:
 
             def on_epoch(row: dict[str, Any]) -> None:
@@ -112,11 +113,11 @@ def train(seed: int) -> None:
             result = run_training(
                 params, dataset, seed, checkpoints=checkpoints, on_batch=progress.batch, on_epoch=on_epoch
             )
-        folder, epochs = paths.seed_folder(seed), len(result.history)
+        folder, ended = paths.seed_folder(seed), {"best_epoch": result.best_epoch, "epochs": len(result.history)}
         save_classifier(result.model, folder / "model.keras")
         with atomic_write(folder / "history.csv") as path:
             result.history.to_csv(path, index=False)
-        write_json(folder / "dev.json", {"best_epoch": result.best_epoch, "epochs": epochs, "dev": result.dev})
+        write_json(folder / "dev.json", {**ended, "dev": result.dev, "key": key})
         shown = {f"dev {name}": result.dev[name] for name in (params.train.monitor, "accuracy", "macro_f1")}
         print_summary(f"train seed {seed}", {"best epoch": result.best_epoch, **shown})
     # last, since DVC deletes the outputs of a stage that was killed before its end

@@ -36,7 +36,7 @@ def log_sweep(study: optuna.Study, folder: Path) -> Iterator[Callable[[FrozenTri
     def log(*trials: FrozenTrial) -> None:
         # here and not in the thread: warnings of Optuna can be silenced in one alone
         records = [running(), *(trial_record(study, trial) for trial in trials)]
-        submit(lambda: records)
+        submit(lambda tracker: [tracker.write(record) for record in records])
 
     about = f"the sweep {study.study_name}"
     with live_runs(experiment_name(study), about, running, lambda: sweep_records(study, folder)) as submit:

@@ -25,7 +25,6 @@ from bilstm_attention.reports.tables import describe_evaluation, describe_seed, 
 from bilstm_attention.tracking.environment import input_digests, made_with, sha256, stages_of_other_params
 from bilstm_attention.tracking.registry import DEV_ANSWERS, DEV_DIGEST, MODEL_DIGEST, LoggedModel, dev_digest
 from bilstm_attention.tracking.runs import (
-    Identity,
     RunRecord,
     epoch_metrics,
     fingerprints,
@@ -80,30 +79,18 @@ def log_training(
     Yields:
         a function to call with each new row.
     """
-    rows = [epoch_metrics(row) for row in history]
+    started, epochs = time.time(), [epoch_metrics(row) for row in history]
 
     @cache
     def begun() -> RunRecord:
-        # the parameters, since those of data and evaluation are not in the key
-        digest = hashlib.sha256(json.dumps([key, flatten(params)]).encode()).hexdigest()
-        return replace(_seed_record(params, seed), identity=(TRAINING_KEY, digest), started=started, status="RUNNING")
-
-    def running() -> RunRecord:
-        return replace(begun(), history=tuple(rows))
+        return replace(_seed_record(params, seed, key), started=started, history=epochs, status="RUNNING")
 
     def finished() -> list[RunRecord]:
-        record = training_record(params, seed)
-        tags = {**record.tags, record.identity[0]: record.identity[1]}
-        return [replace(record, identity=begun().identity, tags=tags)]
+        return [training_record(params, seed)]
 
-    def on_epoch(row: Mapping[str, Any]) -> None:
-        rows.append(epoch_metrics(row))
-        submit(lambda: [running()])
-
-    started = time.time()
-    with live_runs(corpus_name(params), f"the training of seed {seed}", running, finished) as submit:
-        submit(lambda: [running()])
-        yield on_epoch
+    with live_runs(corpus_name(params), f"the training of seed {seed}", begun, finished) as submit:
+        submit(lambda tracker: tracker.write(begun()))
+        yield lambda row: submit(lambda tracker: tracker.log_epoch(begun().identity, epoch_metrics(row)))
 
 
 def log_evaluation(params: Params) -> None:
@@ -144,11 +131,15 @@ def _is_evaluated(seeds: Sequence[int]) -> bool:
     )
 
 
-def _seed_record(params: Params, seed: int) -> RunRecord:
+def _seed_record(params: Params, seed: int, key: str) -> RunRecord:
     """What the run of a seed has before its training."""
+    settings: list[Any] = [key, params.model_dump(exclude={"evaluate": True, "train": {"seeds"}})]
+    if len(params.train.seeds) == 1:
+        # it is the run of the evaluation too
+        settings += _scoring(params)
     return RunRecord(
         name=run_name(params, [seed]),
-        identity=("", ""),
+        identity=(TRAINING_KEY, _digest(settings)),
         params=flatten(params),
         tags={**input_digests(), "seed": str(seed)},
         datasets=fingerprints({split: paths.PREPARED / f"{split}.parquet" for split in ("train", "dev")}),
@@ -158,14 +149,15 @@ def _seed_record(params: Params, seed: int) -> RunRecord:
 def training_record(params: Params, seed: int) -> RunRecord:
     """The run of one trained seed, from its files."""
     model, report = seed_file(seed, "model.keras"), read_json(seed_file(seed, "dev.json"))
-    history, digest, begun = read_histories([seed])[seed], sha256(model), _seed_record(params, seed)
+    history, digest = read_histories([seed])[seed].to_dict("records"), sha256(model)
+    # a model of an earlier version has no key
+    begun = _seed_record(params, seed, report.get("key", digest))
     return replace(
         begun,
-        identity=_pipeline_identity(params) if len(params.train.seeds) == 1 else (MODEL_DIGEST, digest),
         started=model.stat().st_mtime,
         tags={**begun.tags, MODEL_DIGEST: digest},
         description=describe_training(params, report["dev"], report["best_epoch"], report["epochs"]),
-        **training_metrics(history.to_dict("records"), report["dev"], report["best_epoch"]),
+        **training_metrics(history, report["dev"], report["best_epoch"]),
     )
 
 
@@ -202,7 +194,7 @@ def evaluation_records(params: Params) -> list[RunRecord]:
         return [replace(scored[0], **whole, metrics={**scored[0].metrics, **_headline(scores)})]
     parent = RunRecord(
         name=run_name(params, seeds),
-        identity=_pipeline_identity(params),
+        identity=(PIPELINE_DIGEST, _digest([each.tags[MODEL_DIGEST] for each in scored] + _scoring(params))),
         params=flatten(params),
         started=min(each.started or 0.0 for each in scored),
         datasets=test,
@@ -269,8 +261,10 @@ def _best_model(params: Params, dev: float) -> LoggedModel | None:
     return LoggedModel(files, example, model_name(params), tags | {DEV_DIGEST: dev_digest(predictions)})
 
 
-def _pipeline_identity(params: Params) -> Identity:
-    """Digest of what the run of an evaluation rests on: the models, the test set, how they are scored."""
-    files = [*(paths.seed_folder(seed) / "model.keras" for seed in params.train.seeds), paths.PREPARED / "test.parquet"]
-    parts = [*map(sha256, files), params.evaluate.model_dump_json(exclude={"register_as"})]
-    return PIPELINE_DIGEST, hashlib.sha256("".join(parts).encode()).hexdigest()
+def _scoring(params: Params) -> list[Any]:
+    """What test scores rest on beside the models."""
+    return [sha256(paths.PREPARED / "test.parquet"), params.evaluate.model_dump(exclude={"register_as"})]
+
+
+def _digest(parts: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -75,7 +75,7 @@ class RunRecord:
     replaces: bool = False
 
 
-Build = Callable[[], Sequence[RunRecord]]
+Action = Callable[["Tracker"], object]
 
 
 def epoch_metrics(row: Mapping[Any, float]) -> dict[str, float]:
@@ -139,45 +139,48 @@ def missing_runs(experiment: str, records: Sequence[RunRecord]) -> list[RunRecor
 
 @contextmanager
 def live_runs(
-    experiment: str, about: str, running: Callable[[], RunRecord], finished: Build, wait: float = WAIT_SECONDS
-) -> Iterator[Callable[[Build], None]]:
+    experiment: str,
+    about: str,
+    running: Callable[[], RunRecord],
+    finished: Callable[[], Sequence[RunRecord]],
+    wait: float = WAIT_SECONDS,
+) -> Iterator[Callable[[Action], None]]:
     """Logs from a thread of its own while work goes on, which never waits for the store.
 
     Args:
         experiment: name of the experiment.
         about: what is logged, for the one warning that a failing store costs; what comes later is dropped.
-        running: the main run so far, logged as KILLED or FAILED if the work ends by an exception.
-        finished: the complete runs, logged when the work has ended well.
+        running: the main run, logged as KILLED or FAILED if the work ends by an exception.
+        finished: the complete runs, logged if it ends well.
         wait: seconds at the end, at most.
 
     Yields:
-        a function that logs records, which it builds in the thread.
+        a function that has the thread do something with the store.
     """
-    queue, warnings = SimpleQueue[Build | None](), list[str]()
+    queue, warned = SimpleQueue[Action | None](), Event()
 
     def warn(reason: str) -> None:
-        if not warnings:
-            warnings.append(reason)
+        if not warned.is_set():
+            warned.set()
             _warn(about, reason)
 
-    def write() -> None:
+    def work() -> None:
         try:
             tracker = Tracker(experiment)
-            while build := queue.get():
-                for record in build():
-                    tracker.write(record)
+            while action := queue.get():
+                action(tracker)
         except Exception as error:
             warn(error_line(error))
 
-    # at the end of the process nothing waits for a daemon
-    thread = Thread(target=write, name="mlflow", daemon=True)
+    # a daemon: the process does not wait for it
+    thread = Thread(target=work, name="mlflow", daemon=True)
     thread.start()
     try:
         yield queue.put
-        queue.put(finished)
+        queue.put(lambda tracker: [tracker.write(record) for record in finished()])
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        queue.put(lambda: [replace(running(), status=status)])
+        queue.put(lambda tracker: tracker.write(replace(running(), status=status)))
         raise
     finally:
         queue.put(None)
@@ -194,35 +197,13 @@ def _warn(about: str, reason: str) -> None:
     )
 
 
-@dataclass
-class _StoredRun:
-    """What the store has of a run; `steps` of a metric are read when they are first needed."""
-
-    id: str
-    status: str
-    params: dict[str, str]
-    tags: dict[str, str]
-    metrics: dict[str, float]
-    datasets: set[tuple[str, str]]
-    steps: dict[str, set[int]] = field(default_factory=dict)
-
-
-def _stored(run: "Run") -> _StoredRun:
-    data, inputs = run.data, run.inputs.dataset_inputs if run.inputs else ()
-    datasets = {(each.dataset.name, each.dataset.digest) for each in inputs}
-    return _StoredRun(run.info.run_id, run.info.status, data.params, data.tags, data.metrics, datasets)
-
-
 class Tracker:
-    """The tracking store, opened at one experiment, which it creates if it is not there.
-
-    It remembers what it has written, so that a point of a curve is one request.
-    """
+    """The tracking store, opened at one experiment, which it creates if it is not there."""
 
     def __init__(self, experiment: str):
         self.client = open_store()
         self.experiment = self._experiment(experiment)
-        self._runs: dict[Identity, _StoredRun] = {}
+        self._ids: dict[Identity, str] = {}
         self._close_abandoned()
 
     def find(self, identity: Identity) -> "Run | None":
@@ -246,95 +227,88 @@ class Tracker:
         from mlflow.entities import Param, RunTag
 
         run, tags = self._open(record), dict(record.tags)
-        if record.status == "RUNNING" and run.status != "RUNNING":
+        run_id, status = str(run.info.run_id), run.info.status
+        self._ids[record.identity] = run_id
+        if record.status == "RUNNING" and status != "RUNNING":
             # it goes on in this process
-            self.client.update_run(run.id, status="RUNNING")
-            run.status, tags = "RUNNING", tags | environment_tags()
-        if record.description and (record.final or NOTE not in run.tags):
-            tags[NOTE] = self._with_links(record.description, run.id)
-        if record.parent and (parent := self._known(record.parent)):
-            tags[PARENT] = parent.id
-        tags = {name: value for name, value in tags.items() if run.tags.get(name) != value}
-        params = {} if run.params else {name: str(value) for name, value in record.params.items()}
-        if tags or params:
-            new_tags = [RunTag(name, value) for name, value in tags.items()]
-            self.client.log_batch(run.id, (), [Param(name, value) for name, value in params.items()], new_tags)
-            run.tags.update(tags)
-            run.params.update(params)
-        self._write_datasets(run, record.datasets)
+            self.client.update_run(run_id, status="RUNNING")
+            tags |= environment_tags()
+        if record.description and (record.final or NOTE not in run.data.tags):
+            tags[NOTE] = self._with_links(record.description, run_id)
+        if record.parent and (parent := self.find(record.parent)):
+            tags[PARENT] = parent.info.run_id
+        new_tags = [RunTag(name, value) for name, value in tags.items() if run.data.tags.get(name) != value]
+        params = [] if run.data.params else [Param(name, str(value)) for name, value in record.params.items()]
+        if new_tags or params:
+            self.client.log_batch(run_id, params=params, tags=new_tags)
+        self._write_datasets(run_id, record.datasets)
         for folder, files in record.artifacts.items():
             for file in files:
-                (self.client.log_artifacts if file.is_dir() else self.client.log_artifact)(run.id, str(file), folder)
+                (self.client.log_artifacts if file.is_dir() else self.client.log_artifact)(run_id, str(file), folder)
         if record.model:
-            log_model(self.client, self.experiment, run.id, record.model)
+            log_model(self.client, self.experiment, run_id, record.model)
         self._write_metrics(run, record)
-        if run.status != record.status:
-            self.client.set_terminated(run.id, record.status)
-            run.status = record.status
-        return run.id
+        if record.status not in ("RUNNING", status):
+            self.client.set_terminated(run_id, record.status)
+        return run_id
 
-    def _known(self, identity: Identity) -> _StoredRun | None:
-        found = None if identity in self._runs else self.find(identity)
-        return _stored(found) if found else self._runs.get(identity)
+    def log_epoch(self, identity: Identity, row: Mapping[str, float]) -> None:
+        """Adds a new step to a run that this tracker has written; `row` as in the history of a `RunRecord`."""
+        from mlflow.entities import Metric
 
-    def _open(self, record: RunRecord) -> _StoredRun:
-        run = self._known(record.identity)
-        if run and record.status == "RUNNING" and run.status == "FINISHED" and not record.history:
-            # done before, and now begun anew
-            run = None
-        if run and record.replaces and any(run.params.get(name, str(p)) != str(p) for name, p in record.params.items()):
-            self.client.delete_run(run.id)
-            run = None
-        if run is None:
-            tags = {**environment_tags(), **record.tags, record.identity[0]: record.identity[1]}
-            started = time.time() if record.started is None else record.started
-            run = _stored(self.client.create_run(self.experiment, int(started * 1000), tags, record.name))
-        self._runs[record.identity] = run
-        return run
+        step, now = int(row["epoch"]), int(time.time() * 1000)
+        points = [Metric(name, value, now, step) for name, value in row.items() if name != "epoch"]
+        self.client.log_batch(self._ids[identity], points)
 
-    def _write_metrics(self, run: _StoredRun, record: RunRecord) -> None:
+    def _open(self, record: RunRecord) -> "Run":
+        """The run of a record, created if there is none that it can go on in."""
+        run = self.find(record.identity)
+        if run and record.replaces:
+            logged = run.data.params
+            if any(logged.get(name, str(value)) != str(value) for name, value in record.params.items()):
+                self.client.delete_run(run.info.run_id)
+                run = None
+        # a training that is done and begins anew has a new run
+        anew = record.status == "RUNNING" and not record.history
+        if run and not (anew and run.info.status == "FINISHED"):
+            return run
+        tags = {**environment_tags(), **record.tags, record.identity[0]: record.identity[1]}
+        started = time.time() if record.started is None else record.started
+        return self.client.create_run(self.experiment, int(started * 1000), tags, record.name)
+
+    def _write_metrics(self, run: "Run", record: RunRecord) -> None:
         """The points of curves that are not there, then the final values that are not the last ones."""
         from mlflow.entities import Metric
 
-        points, now = list[Metric](), int(time.time() * 1000)
-        for row in record.history:
-            step, names = int(row["epoch"]), [name for name in row if name != "epoch"]
-            points += [Metric(name, row[name], now, step) for name in names if step not in self._steps(run, name)]
-        last = run.metrics | {point.key: point.value for point in points}
-        ends = {name: int(row["epoch"]) for row in record.history for name in row}
-        for name, value in record.metrics.items():
-            if last.get(name) != value:
-                # later, since of one step MLflow shows the latest
-                points.append(Metric(name, value, now + 1, ends.get(name, 0)))
+        last, now, points = dict(run.data.metrics), int(time.time() * 1000), list[Metric]()
+        ends = {name: int(row["epoch"]) for row in record.history for name in row if name != "epoch"}
+        for name in ends:
+            logged = self.client.get_metric_history(run.info.run_id, name) if name in last else ()
+            steps = {point.step for point in logged}
+            rows = [row for row in record.history if name in row and row["epoch"] not in steps]
+            points += [Metric(name, row[name], now, int(row["epoch"])) for row in rows]
+        last |= {point.key: point.value for point in points}
+        points.sort(key=lambda point: point.step)
+        # later, since of one step MLflow shows the latest
+        finals = [(name, value) for name, value in record.metrics.items() if last.get(name) != value]
+        points += [Metric(name, value, now + 1, ends.get(name, 0)) for name, value in finals]
         for start in range(0, len(points), METRICS_PER_REQUEST):
-            self.client.log_batch(run.id, points[start : start + METRICS_PER_REQUEST])
-        for point in points:
-            run.metrics[point.key] = point.value
-            self._steps(run, point.key).add(point.step)
+            self.client.log_batch(run.info.run_id, points[start : start + METRICS_PER_REQUEST])
 
-    def _steps(self, run: _StoredRun, name: str) -> set[int]:
-        """The steps of a metric that the store has."""
-        if name not in run.steps:
-            logged = self.client.get_metric_history(run.id, name) if name in run.metrics else ()
-            run.steps[name] = {metric.step for metric in logged}
-        return run.steps[name]
-
-    def _write_datasets(self, run: _StoredRun, datasets: Mapping[str, tuple[str, str]]) -> None:
+    def _write_datasets(self, run_id: str, datasets: Mapping[str, tuple[str, str]]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        # 36 characters is what the store keeps of a digest
-        new = {(role, digest[:36]): path for role, (path, digest) in datasets.items()}
+        # logged again, the store has each once
         inputs = [
             DatasetInput(
-                Dataset(role, digest, source_type="local", source=json.dumps({"uri": path})),
+                # 36 characters is what the store keeps of a digest
+                Dataset(role, digest[:36], source_type="local", source=json.dumps({"uri": path})),
                 [InputTag("mlflow.data.context", role)],
             )
-            for (role, digest), path in new.items()
-            if (role, digest) not in run.datasets
+            for role, (path, digest) in datasets.items()
         ]
         if inputs:
-            self.client.log_inputs(run.id, inputs)
-            run.datasets |= set(new)
+            self.client.log_inputs(run_id, inputs)
 
     def _with_links(self, markdown: str, run_id: str) -> str:
         """Addresses `artifact:NAME` become those of the run's files."""

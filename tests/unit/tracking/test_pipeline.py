@@ -1,5 +1,6 @@
 """Runs of the pipeline: one per seed, which its test scores join, and a parent of several; built from files alone."""
 
+import hashlib
 import json
 from pathlib import Path
 from statistics import fmean
@@ -13,7 +14,7 @@ from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.tracking import pipeline
 from bilstm_attention.tracking.environment import environment_tags
 from bilstm_attention.tracking.pipeline import (
-    PIPELINE_DIGEST,
+    TRAINING_KEY,
     attention_metrics,
     corpus_name,
     evaluation_records,
@@ -54,7 +55,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for seed, dev in DEV.items():
         folder = str(paths.seed_folder(seed))
         write(tmp_path, f"{folder}/model.keras", f"model {seed}")
-        write(tmp_path, f"{folder}/dev.json", {"best_epoch": 2, "epochs": 2, "dev": dev})
+        write(tmp_path, f"{folder}/dev.json", {"best_epoch": 2, "epochs": 2, "dev": dev, "key": f"key {seed}"})
         write(tmp_path, f"{folder}/history.csv", pd.DataFrame(history(seed)).to_csv(index=False))
     return tmp_path
 
@@ -94,7 +95,8 @@ def evaluate(project: Path, *seeds: int) -> None:
 
 def test_run_of_a_training_has_its_scores_and_curves() -> None:
     record = training_record(params(0, 1), 1)
-    assert (record.name, record.identity[0]) == ("zhou monitor=accuracy seed=1", MODEL_DIGEST)
+    assert (record.name, record.identity[0]) == ("zhou monitor=accuracy seed=1", TRAINING_KEY)
+    assert record.tags[MODEL_DIGEST] == hashlib.sha256(b"model 1").hexdigest()
     assert record.started == (paths.seed_folder(1) / "model.keras").stat().st_mtime
     assert record.metrics == {"dev/loss": 0.5, "dev/accuracy": 70.0, "loss": 1 / 3, "best_epoch": 2}
     assert record.history[0] == {"epoch": 1, "learning_rate": 0.1, "loss": 1.0, "dev/loss": 0.95, "dev/accuracy": 56.0}
@@ -107,7 +109,6 @@ def test_one_seed_has_one_run(project: Path) -> None:
     evaluate(project, 0)
     (run,) = evaluation_records(params(0))
     assert run.identity == training_record(params(0), 0).identity
-    assert run.identity[0] == PIPELINE_DIGEST
     assert run.parent is None
     scores = {"dev/accuracy": 60.0, "test/accuracy": 50.0, "test/accuracy/low": 40.0, "baseline/majority": 20.0}
     assert run.metrics.items() >= scores.items()
@@ -160,7 +161,7 @@ def test_training_is_logged_live_and_goes_on_in_its_run(store: str) -> None:
     settings, rows = params(0), history(0)
 
     def press_ctrl_c() -> None:
-        with log_training(settings, 0, "key", []) as log_epoch:
+        with log_training(settings, 0, "key 0", []) as log_epoch:
             log_epoch(rows[0])
             raise KeyboardInterrupt
 
@@ -169,7 +170,7 @@ def test_training_is_logged_live_and_goes_on_in_its_run(store: str) -> None:
     tracker = Tracker("sample")
     (killed,) = tracker.client.search_runs([tracker.experiment])
     assert (killed.info.status, killed.data.metrics["dev/accuracy"]) == ("KILLED", 55.0)
-    with log_training(settings, 0, "key", rows[:1]) as log_epoch:
+    with log_training(settings, 0, "key 0", rows[:1]) as log_epoch:
         log_epoch(rows[1])
     (run,) = tracker.client.search_runs([tracker.experiment])
     assert (run.info.run_id, run.info.status) == (killed.info.run_id, "FINISHED")
@@ -177,16 +178,17 @@ def test_training_is_logged_live_and_goes_on_in_its_run(store: str) -> None:
     assert [(point.step, point.value) for point in points] == [(1, 55.0), (2, 60.0), (3, 60.0)]
     # the same from the files on disk
     assert tracker.has(training_record(settings, 0))
-    with log_training(params(0, **{"evaluate.bootstrap": 200}), 0, "key", rows):
+    with log_training(params(0, **{"evaluate.bootstrap": 200}), 0, "key 0", rows):
         pass
     assert len(tracker.client.search_runs([tracker.experiment])) == 2
 
 
-@pytest.mark.parametrize("change", ["model", "test", "evaluate"])
-def test_other_models_test_set_or_scoring_are_another_run(change: str, project: Path) -> None:
+@pytest.mark.parametrize("change", ["training", "test", "evaluate"])
+def test_other_trainings_test_set_or_scoring_are_another_run(change: str, project: Path) -> None:
     before = training_record(params(0), 0).identity
-    if change == "model":
-        (project / paths.seed_folder(0) / "model.keras").write_text("other")
+    if change == "training":
+        report = {"best_epoch": 2, "epochs": 2, "dev": DEV[0], "key": "other"}
+        write(project, f"{paths.seed_folder(0)}/dev.json", report)
     elif change == "test":
         (project / "data/prepared/test.parquet").write_text("other")
     settings = params(0, **({"evaluate.bootstrap": 200} if change == "evaluate" else {}))

@@ -137,7 +137,7 @@ def live(name: str, **more: Any) -> Iterator[Callable[[Any], None]]:
         return [record(history=[{"epoch": epoch, "loss": 2.0 / epoch} for epoch in (1, 2)])]
 
     with live_runs(name, "the training", running, finished, **more) as submit:
-        submit(lambda: [running()])
+        submit(lambda tracker: tracker.write(running()))
         yield submit
 
 
@@ -155,7 +155,7 @@ def test_run_is_there_while_work_goes_on(tracker: Tracker) -> None:
         run = tracker.find(("id", "a"))
         assert run
         assert (run.info.status, run.data.params["model.lstm_units"]) == ("RUNNING", "100")
-        submit(lambda: [record(history=[{"epoch": 2, "loss": 1.5}], status="RUNNING")])
+        submit(lambda tracker: tracker.log_epoch(("id", "a"), {"epoch": 2, "loss": 1.5}))
         wait_for(lambda: tracker.client.get_run(run.info.run_id).data.metrics == {"loss": 1.5})
     assert tracker.client.get_run(run.info.run_id).info.status == "FINISHED"
     assert steps(tracker, run.info.run_id, "loss") == {1: 2.0, 2: 1.5}
@@ -186,7 +186,7 @@ def test_store_that_hangs_costs_one_warning(
     hanging = threading.Event()
     monkeypatch.setattr(runs, "open_store", hanging.wait)
     with live("corpus", wait=0.01) as submit:
-        submit(lambda: [])
+        submit(lambda tracker: None)
     hanging.set()
     wait_for(lambda: all(thread.name != "mlflow" for thread in threading.enumerate()))
     (warning,) = capsys.readouterr().err.splitlines()
@@ -206,7 +206,7 @@ def test_store_that_fails_drops_the_rest(
     monkeypatch.setattr(MlflowClient, "log_batch", fail)
     with live(tracker.client.get_experiment(tracker.experiment).name) as submit:
         assert begun.wait(120)
-        submit(lambda: built.append("later") or [])
+        submit(lambda tracker: built.append("later"))
     assert built == []
     (warning,) = capsys.readouterr().err.splitlines()
     assert "ConnectionError: cut off" in warning
