@@ -58,7 +58,6 @@ def _parent(page: str) -> RunRecord:
         identity=("comparison.page", page),
         artifacts={"": files},
         description=re.sub(rf"\]\(({page}[^/)]*[.](?:png|csv)\))", r"](artifact:\1", text),
-        final=True,
     )
 
 

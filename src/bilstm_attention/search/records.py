@@ -132,7 +132,6 @@ def parent_record(study: optuna.Study, folder: Path, running: bool = False) -> R
         artifacts=_artifacts(folder),
         # its pictures become files of the run
         description=text.replace("](figures/", "](artifact:figures/"),
-        final=True,
         status="FINISHED",
         # after a later start another trial may have won
         replaces=True,

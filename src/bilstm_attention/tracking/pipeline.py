@@ -175,7 +175,6 @@ def evaluation_records(params: Params) -> list[RunRecord]:
                 datasets={**training.datasets, **test},
                 artifacts={"attention": [page]},
                 description=describe_seed(params, scores, seed, page.name),
-                final=True,
             )
         )
     pages = [paths.attention_page(seed) for seed in seeds]
@@ -187,7 +186,6 @@ def evaluation_records(params: Params) -> list[RunRecord]:
             "attention": pages,
         },
         "description": describe_evaluation(params, scores, made_with(), [page.name for page in pages]),
-        "final": True,
         "model": _best_model(params, scores["dev"][params.train.monitor]["mean"]),
     }
     if len(seeds) == 1:

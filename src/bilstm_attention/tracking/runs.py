@@ -51,7 +51,6 @@ class RunRecord:
         datasets: from `fingerprints`.
         artifacts: files and folders by folder in the run.
         description: Markdown on the run's page; `artifact:NAME` links to a file of the run.
-        final: whether the description replaces an earlier one.
         parent: identity of the parent run.
         model: to log with the run.
         status: `RUNNING`, `FINISHED`, `KILLED` or `FAILED`.
@@ -68,7 +67,6 @@ class RunRecord:
     datasets: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     description: str = ""
-    final: bool = False
     parent: Identity | None = None
     model: LoggedModel | None = None
     status: str = "FINISHED"
@@ -139,11 +137,7 @@ def missing_runs(experiment: str, records: Sequence[RunRecord]) -> list[RunRecor
 
 @contextmanager
 def live_runs(
-    experiment: str,
-    about: str,
-    running: Callable[[], RunRecord],
-    finished: Callable[[], Sequence[RunRecord]],
-    wait: float = WAIT_SECONDS,
+    experiment: str, about: str, running: Callable[[], RunRecord], finished: Callable[[], Sequence[RunRecord]]
 ) -> Iterator[Callable[[Action], None]]:
     """Logs from a thread of its own while work goes on, which never waits for the store.
 
@@ -152,7 +146,6 @@ def live_runs(
         about: what is logged, for the one warning that a failing store costs; what comes later is dropped.
         running: the main run, logged as KILLED or FAILED if the work ends by an exception.
         finished: the complete runs, logged if it ends well.
-        wait: seconds at the end, at most.
 
     Yields:
         a function that has the thread do something with the store.
@@ -184,9 +177,9 @@ def live_runs(
         raise
     finally:
         queue.put(None)
-        thread.join(wait)
+        thread.join(WAIT_SECONDS)
         if thread.is_alive():
-            warn(f"no answer for {wait:g} s")
+            warn(f"no answer for {WAIT_SECONDS:g} s")
 
 
 def _warn(about: str, reason: str) -> None:
@@ -233,7 +226,7 @@ class Tracker:
             # it goes on in this process
             self.client.update_run(run_id, status="RUNNING")
             tags |= environment_tags()
-        if record.description and (record.final or NOTE not in run.data.tags):
+        if record.description:
             tags[NOTE] = self._with_links(record.description, run_id)
         if record.parent and (parent := self.find(record.parent)):
             tags[PARENT] = parent.info.run_id
