@@ -33,7 +33,7 @@ from bilstm_attention.tracking.runs import (
     training_metrics,
 )
 
-SCORES = paths.CURRENT / "metrics.json"
+SCORES = paths.CURRENT / "scores.json"
 # Identities: of a run of a training, from its start; and of the run of an evaluation.
 TRAINING_KEY, PIPELINE_DIGEST = "training.key", "pipeline.sha256"
 NAME_LENGTH = 120

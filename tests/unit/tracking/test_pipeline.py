@@ -75,7 +75,7 @@ def evaluate(project: Path, *seeds: int) -> None:
     several = len(seeds) > 1
     test = {"mean": fmean(50.0 + seed for seed in seeds), "sd": 1.0 if several else None, "low": 40.0, "high": 60.0}
     dev = {name: {str(seed): DEV[seed][name] for seed in seeds} for name in ("loss", "accuracy")}
-    metrics = {
+    scores = {
         "test": {"accuracy": {**test, "by_seed": {str(seed): 50.0 + seed for seed in seeds}}},
         "dev": {
             name: {"mean": fmean(scores.values()), "sd": test["sd"], "by_seed": scores} for name, scores in dev.items()
@@ -86,7 +86,7 @@ def evaluate(project: Path, *seeds: int) -> None:
         "test_coverage": {"types": 90.0, "tokens": 99.0},
         "dev_faithfulness": FAITHFULNESS,
     }
-    write(project, "experiments/current/metrics.json", metrics)
+    write(project, "experiments/current/scores.json", scores)
     write(project, "experiments/current/dev_predictions.csv", "id,gold,seed_0\n1,NA,NA\n")
     write(project, "experiments/current/plots/overview.png", "png")
     for name in ("answers/gold.txt", *(f"attention/seed-{seed}.html" for seed in seeds)):
