@@ -190,7 +190,7 @@ def sync() -> None:
     from bilstm_attention.search.comparison_runs import comparison_runs
     from bilstm_attention.search.records import sweep_runs
     from bilstm_attention.tracking.pipeline import corpus_name, pipeline_records
-    from bilstm_attention.tracking.runs import missing_runs, write_runs
+    from bilstm_attention.tracking.runs import complete_runs
     from bilstm_attention.tracking.store import report_store_errors, shown_uri
 
     params = load_params(paths.PARAMS)
@@ -205,9 +205,8 @@ def sync() -> None:
     logged = total = 0
     with report_store_errors():
         for experiment, records in sources:
-            lacking = missing_runs(experiment, records) if records else []
-            write_runs(experiment, lacking)
-            logged, total = logged + len(lacking), total + len(records)
+            logged += complete_runs(experiment, records)
+            total += len(records)
     print(f"{shown_uri()}: {logged} runs logged, {total - logged} were there.")
     for reason in missing:
         print(f"not logged: {reason}")

@@ -31,7 +31,7 @@ Identity = tuple[str, str]
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 
 METRICS_PER_REQUEST = 1000
-WAIT_SECONDS = 60.0  # at the end of a training or a sweep, for a store that is slow
+WAIT_SECONDS = 120.0  # at the end of a training or a sweep, for a store that is slow
 # without it the UI opens an experiment at its page for traces of language models
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
@@ -117,22 +117,20 @@ def log_runs(experiment: str, records: Sequence[RunRecord], about: str) -> dict[
         by identity, the id of each run; empty if the store failed.
     """
     try:
-        return write_runs(experiment, records)
+        tracker = Tracker(experiment)
+        return {record.identity: tracker.write(record) for record in records}
     except Exception as error:
         _warn(about, error_line(error))
         return {}
 
 
-def write_runs(experiment: str, records: Sequence[RunRecord]) -> dict[Identity, str]:
-    """As `log_runs`; raises whatever the store raises."""
+def complete_runs(experiment: str, records: Sequence[RunRecord]) -> int:
+    """Writes the records that the store does not have whole; returns how many. Raises whatever the store raises."""
     tracker = Tracker(experiment)
-    return {record.identity: tracker.write(record) for record in records}
-
-
-def missing_runs(experiment: str, records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The records that the store does not have whole; raises whatever the store raises."""
-    tracker = Tracker(experiment)
-    return [record for record in records if not tracker.has(record)]
+    lacking = [record for record in records if not tracker.has(record)]
+    for record in lacking:
+        tracker.write(record)
+    return len(lacking)
 
 
 @contextmanager

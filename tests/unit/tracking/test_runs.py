@@ -32,10 +32,10 @@ from bilstm_attention.tracking.runs import (
     PARENT,
     RunRecord,
     Tracker,
+    complete_runs,
     fingerprints,
     live_runs,
     log_runs,
-    missing_runs,
     training_metrics,
 )
 from bilstm_attention.tracking.store import artifact_uri, open_store, open_ui, report_store_errors, shown_uri, store_uri
@@ -268,11 +268,10 @@ def test_run_cut_off_at_any_call_is_completed(
     with monkeypatch.context() as outage:
         outage.setattr(MlflowClient, call, fail_at_second)
         assert log_runs(name, [whole], "the training") == {}
-    assert missing_runs(name, [whole]) == [whole]
-    ids = log_runs(name, [whole], "the training")
-    assert missing_runs(name, [whole]) == []
+    assert complete_runs(name, [whole]) == 1
+    assert complete_runs(name, [whole]) == 0
     (run,) = tracker.client.search_runs([tracker.experiment])
-    assert (run.info.run_id, run.info.status) == (ids[whole.identity], "FINISHED")
+    assert run.info.status == "FINISHED"
     assert run.data.params["model.lstm_units"] == "100"
     for metric, points in {"dev": 1, "loss": 2, "dev/loss": 2}.items():
         assert len(tracker.client.get_metric_history(run.info.run_id, metric)) == points
@@ -284,9 +283,8 @@ def test_run_cut_off_at_any_call_is_completed(
 def test_run_without_its_scores_is_missing(inside: Path, request: pytest.FixtureRequest) -> None:
     name, tested = request.node.name, record(metrics={"dev": 1.0, "test": 3.0})
     log_runs(name, [record(metrics={"dev": 1.0})], "the training")
-    assert missing_runs(name, [tested, record("b")]) == [tested, record("b")]
-    log_runs(name, [tested], "the evaluation")
-    assert missing_runs(name, [tested]) == []
+    assert complete_runs(name, [tested, record("b")]) == 2
+    assert complete_runs(name, [tested, record("b")]) == 0
 
 
 def test_run_of_a_dead_process_is_closed(tracker: Tracker, request: pytest.FixtureRequest) -> None:
