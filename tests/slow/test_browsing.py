@@ -121,6 +121,9 @@ def test_page_of_a_sweep(recorded: Recorded, browser: Browser, tmp_path: Path) -
     for picture in pictures.all():
         expect(picture).not_to_have_js_property("naturalWidth", 0, timeout=MILLISECONDS)
     looked_at(page, tmp_path / "sweep.png", "On fresh seeds")
+    with page.context.expect_page() as tab:
+        page.get_by_role("link", name="All figures").click()
+    expect(tab.value.frame_locator("iframe").get_by_text("Study units")).to_be_visible(timeout=MILLISECONDS)
 
 
 def test_training_is_seen_while_it_runs(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def parent_record(study: optuna.Study, folder: Path, running: bool = False) -> R
     values = {score: outcome.get("score"), f"{score}/searched": outcome.get("searched"), "p": outcome.get("p")}
     text = report.read_text(encoding="utf-8") if report.is_file() else ""
     if (folder / "figures/figures.html").is_file():
-        text = text.replace("\n## ", "\n[All figures](figures/figures.html), to point at\n\n## ", 1)
+        text = text.replace("\n## ", "\n[All figures, interactive](figures/figures.html)\n\n## ", 1)
     won = outcome.get("trial") is not None
     return replace(
         record,
