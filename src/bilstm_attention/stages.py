@@ -6,10 +6,10 @@ They run in the project root, as DVC runs them.
 import json
 import math
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -90,9 +90,8 @@ def train(seed: int) -> None:
     from bilstm_attention.data.dataset import load_dataset, steps_per_epoch
     from bilstm_attention.model.classifier import save_classifier
     from bilstm_attention.tracking.pipeline import log_training
-    from bilstm_attention.training.fit import run_training, training_checkpoint
+    from bilstm_attention.training.fit import run_training, training_checkpoint, training_key
 
-    started = time.time()
     params = load_params(paths.PARAMS)
     if seed not in params.train.seeds:
         raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; add it to them first.")
@@ -100,20 +99,27 @@ def train(seed: int) -> None:
     _warn_of_first_weights(params.train, steps_per_epoch(dataset.train, params.train.batch_size))
     checkpoints = paths.main_root() / paths.CHECKPOINTS
     checkpoint = training_checkpoint(checkpoints, params, dataset, seed)
-    if saved := checkpoint.load():
-        print(f"seed {seed} resumes after epoch {len(saved.history)} of {params.train.epochs}", flush=True)
-    with TrainingProgress(f"seed {seed}", params.train.epochs, params.train.monitor) as progress:
-        result = run_training(
-            params, dataset, seed, checkpoints=checkpoints, on_batch=progress.batch, on_epoch=progress.epoch
-        )
-    folder = paths.seed_folder(seed)
-    save_classifier(result.model, folder / "model.keras")
-    with atomic_write(folder / "history.csv") as path:
-        result.history.to_csv(path, index=False)
-    write_json(folder / "dev.json", {"best_epoch": result.best_epoch, "epochs": len(result.history), "dev": result.dev})
-    shown = {f"dev {name}": result.dev[name] for name in (params.train.monitor, "accuracy", "macro_f1")}
-    print_summary(f"train seed {seed}", {"best epoch": result.best_epoch, **shown})
-    log_training(params, seed, started)
+    history = saved.history if (saved := checkpoint.load()) else []
+    if history:
+        print(f"seed {seed} resumes after epoch {len(history)} of {params.train.epochs}", flush=True)
+    key = training_key(params, dataset, seed)
+    with log_training(params, seed, key, history) as log_epoch:
+        with TrainingProgress(f"seed {seed}", params.train.epochs, params.train.monitor) as progress:
+
+            def on_epoch(row: dict[str, Any]) -> None:
+                progress.epoch(row)
+                log_epoch(row)
+
+            result = run_training(
+                params, dataset, seed, checkpoints=checkpoints, on_batch=progress.batch, on_epoch=on_epoch
+            )
+        folder, ended = paths.seed_folder(seed), {"best_epoch": result.best_epoch, "epochs": len(result.history)}
+        save_classifier(result.model, folder / "model.keras")
+        with atomic_write(folder / "history.csv") as path:
+            result.history.to_csv(path, index=False)
+        write_json(folder / "dev.json", {**ended, "dev": result.dev, "key": key})
+        shown = {f"dev {name}": result.dev[name] for name in (params.train.monitor, "accuracy", "macro_f1")}
+        print_summary(f"train seed {seed}", {"best epoch": result.best_epoch, **shown})
     # last, since DVC deletes the outputs of a stage that was killed before its end
     checkpoint.remove()
 
@@ -184,7 +190,7 @@ def sync() -> None:
     from bilstm_attention.search.comparison_runs import comparison_runs
     from bilstm_attention.search.records import sweep_runs
     from bilstm_attention.tracking.pipeline import corpus_name, pipeline_records
-    from bilstm_attention.tracking.runs import missing_runs, write_runs
+    from bilstm_attention.tracking.runs import complete_runs
     from bilstm_attention.tracking.store import report_store_errors, shown_uri
 
     params = load_params(paths.PARAMS)
@@ -199,9 +205,8 @@ def sync() -> None:
     logged = total = 0
     with report_store_errors():
         for experiment, records in sources:
-            lacking = missing_runs(experiment, records) if records else []
-            write_runs(experiment, lacking)
-            logged, total = logged + len(lacking), total + len(records)
+            logged += complete_runs(experiment, records)
+            total += len(records)
     print(f"{shown_uri()}: {logged} runs logged, {total - logged} were there.")
     for reason in missing:
         print(f"not logged: {reason}")

@@ -154,7 +154,7 @@ def test_folds_without_a_test_file_are_those_of_the_pipeline(project: Project) -
     assert expected > 10
     runs = json.loads(project.read("experiments/trainings/runs/thirds.kinds.json"))["sample"]
     assert runs[1]["tags"]["fold"] == "1"
-    assert runs[1]["metrics"]["test_official_f1"] == pytest.approx(expected)
+    assert runs[1]["metrics"]["test/official_f1"] == pytest.approx(expected)
     predicted = pd.read_csv(project.root / "experiments/current/predictions.csv")["predicted"].tolist()
     assert len([record for record in records_of(project).values() if record["predicted"] == predicted]) == 1
 

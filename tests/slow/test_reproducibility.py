@@ -56,9 +56,12 @@ def test_experiments_of_dvc_have_runs_of_their_own(first_repro: tuple[Project, s
         project.run("dvc", "exp", "run", *options, "--set-param", f"model.lstm_units={units}")
     client = MlflowClient(f"sqlite:///{project.root}/experiments/mlflow.db")
     runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
-    names = {run.info.run_name: run for run in runs}
-    assert names.keys() >= {"zhou u=8 seed=0", "zhou u=5 seed=0", "zhou u=6 seed=0"}
-    assert "test_official_f1" in names["zhou u=5 seed=0"].data.metrics
+    by_units = {run.data.params["model.lstm_units"]: run for run in runs}
+    assert by_units.keys() == {"8", "5", "6"}
+    for units in ("5", "6"):
+        run = by_units[units]
+        assert run.data.tags["dvc.experiment"] in run.info.run_name
+        assert (run.info.status, "test/official_f1" in run.data.metrics) == ("FINISHED", True)
     assert "# U per direction" in project.read("params.yaml").decode()
     project.run("git", "checkout", "-q", "--", ".")
     project.run("dvc", "checkout", "--force")

@@ -103,9 +103,11 @@ def test_mlflow_has_a_child_for_every_trial(swept: tuple[Project, str]) -> None:
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert {run.info.status for run in runs} == {"FINISHED"}
     best = leaderboard(project).iloc[0]
-    assert parent.data.metrics["best_dev_official_f1"] == best["confirmed_mean"]
+    assert parent.data.metrics["dev/official_f1"] == best["confirmed_mean"]
     assert parent.data.tags["winner"] == f"trial {best['trial']}"
-    assert [len(client.get_metric_history(run.info.run_id, "dev_official_f1")) for run in children] == [2] * 4
+    # two epochs, and the one that is kept once more
+    assert [len(client.get_metric_history(run.info.run_id, "dev/official_f1")) for run in children] == [3] * 4
+    assert [point.value for point in client.get_metric_history(parent.info.run_id, "trials")] == [1, 2, 3, 4]
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"leaderboard.csv", "best.yaml", "report.md", "sweep.yaml", "figures"} <= files
 

@@ -1,9 +1,8 @@
 """The commands `sweep`, which runs a study and confirms its best trials, and `sweeps`, which lists studies."""
 
 import math
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from bilstm_attention.search.outcome import (
     read_outcome,
     write_outcome,
 )
-from bilstm_attention.search.records import experiment_name, parent_record, sweep_records, trial_record
+from bilstm_attention.search.records import log_sweep
 from bilstm_attention.search.retries import finished_trials
 from bilstm_attention.search.space import read_sweep
 from bilstm_attention.search.study import (
@@ -43,7 +42,6 @@ from bilstm_attention.search.trainings import TrainingJob, find_record, merge_jo
 from bilstm_attention.search.trial import trial_params
 from bilstm_attention.search.workers import run_jobs
 from bilstm_attention.tracking.environment import check_up_to_date, made_with
-from bilstm_attention.tracking.runs import log_runs
 
 
 def sweep(
@@ -82,47 +80,17 @@ def sweep(
     seconds = math.inf if hours is None else 3600 * hours
     with (
         lock_study(spec),
-        Recorder() as recorder,
+        ExitStack() as runs,
         JobProgress() as progress,
         StopRequest(progress.log) as stop,
     ):
         limit = "" if hours is None else f", new ones for {hours:g} h"
-        on_trial = _trial_printer(progress, recorder, trials, limit)
+        on_trial = _trial_printer(progress, runs, spec.folder, trials, limit)
         study = search(spec, trials, workers, seconds, stop, on_trial)
         confirmations = _confirm(spec, study, workers, stop, progress)
         outcome = get_outcome(spec, study, confirmations, load_split("dev", ["label"])["label"].tolist())
         _write(spec, study, outcome, file, shown_command(file, trials, workers, storage, overrides))
-        recorder.submit(study, spec.folder)
     _print_outcome(spec, outcome, trials)
-
-
-class Recorder:
-    """Writes runs to MLflow in a thread of its own, so that no worker waits for it."""
-
-    def __enter__(self) -> "Recorder":
-        self._thread = ThreadPoolExecutor(max_workers=1)
-        self._submitted: list[Future[None]] = []
-        return self
-
-    def submit(self, study: optuna.Study, folder: Path, trial: FrozenTrial | None = None) -> None:
-        """One trial under its parent, or all with the outcome."""
-        self._submitted.append(self._thread.submit(_record, study, folder, trial))
-
-    def __exit__(self, *exception: object) -> None:
-        self._thread.shutdown()
-        for future in self._submitted:
-            # a store that fails costs a warning; anything else is a fault of the program
-            future.result()
-
-
-def _record(study: optuna.Study, folder: Path, trial: FrozenTrial | None) -> None:
-    if trial:
-        # the outcome of an earlier start is logged anew at the end alone
-        parent = replace(parent_record(study, folder), artifacts={}, description="")
-        records = [parent, trial_record(study, trial)]
-    else:
-        records = sweep_records(study, folder)
-    log_runs(experiment_name(study), records, f"trial {trial.number}" if trial else "the sweep")
 
 
 def _confirm(
@@ -151,14 +119,19 @@ def _confirm(
     return {place: records[job.work] for place, job in jobs.items() if job.work in records}
 
 
-def _trial_printer(progress: JobProgress, recorder: Recorder, budget: int, limit: str) -> OnTrial:
+def _trial_printer(progress: JobProgress, runs: ExitStack, folder: Path, budget: int, limit: str) -> OnTrial:
+    """Shows trials as they finish, and logs their runs until `runs` is left."""
+    log = list[Callable[[FrozenTrial], None]]()
+
     def on_trial(study: optuna.Study, trial: FrozenTrial | None) -> None:
         finished, counts = len(finished_trials(study)), state_counts(study)
         others = "".join(f", {counts[state]} {state}" for state in ("pruned", "failed") if counts.get(state))
         progress.update("trials", finished, budget, f"best {best_line(best_trials(study))}{others}{limit}")
         if trial:
             progress.log(trial_line(trial, finished, budget))
-            recorder.submit(study, Path(paths.STUDIES / study.study_name), trial)
+            log[0](trial)
+        else:
+            log.append(runs.enter_context(log_sweep(study, folder)))
 
     return on_trial
 

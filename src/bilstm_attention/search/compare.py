@@ -13,7 +13,7 @@ from bilstm_attention.console import JobProgress, start_tensorflow
 from bilstm_attention.errors import UserError
 from bilstm_attention.reports.comparison_page import compared_scores, comparison_page, comparison_section, plot_variants
 from bilstm_attention.search.comparison import Comparison, read_page
-from bilstm_attention.search.comparison_runs import load_runs, save_runs
+from bilstm_attention.search.comparison_runs import comparison_runs, save_runs
 from bilstm_attention.search.results import frequent_confusions, scores_by_class, tabulate
 from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, merge_jobs, run_trainings
 from bilstm_attention.tracking.runs import log_runs
@@ -63,18 +63,19 @@ def compare(file: Path, workers: int, prepare: Callable[[Params, Path], None]) -
                     text = comparison_page(page.about, command, sections, missing, target.name, made_with)
                     with paths.atomic_write(target.with_name(f"{target.name}.md")) as path:
                         path.write_text(text, encoding="utf-8")
+                    for experiment, runs in comparison_runs(f"{comparison.page}.{comparison.name}"):
+                        log_runs(experiment, runs, f"table {comparison.name}")
     print(f"{target}.md: {len(comparisons)} tables; all scores are in {target.name}.csv")
 
 
 def _finish_table(
     comparison: Comparison, plan: Sequence[tuple[str, TrainingJob]], records: Mapping[str, TrainingRecord], target: Path
 ) -> tuple[pd.DataFrame, str]:
-    """Logs the runs of a table and draws its picture; returns its scores and its section of the page."""
+    """Saves the runs of a table and draws its picture; returns its scores and its section of the page."""
     done = {
         name: [(job, records[job.work]) for variant, job in plan if variant == name] for name in comparison.variants
     }
-    for experiment, runs in load_runs(save_runs(comparison, done)):
-        log_runs(experiment, runs, f"table {comparison.name}")
+    save_runs(comparison, done)
     content, table = comparison.table, tabulate(comparison, done)
     picture = target.with_name(f"{target.name}-{comparison.name}.png")
     split = "test" if content.test else comparison.scored_on

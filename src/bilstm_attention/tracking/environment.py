@@ -35,8 +35,9 @@ def environment_tags() -> dict[str, str]:
         "device": "gpu" if tensorflow and tensorflow.config.list_physical_devices("GPU") else "cpu",
         **{f"version.{name}": importlib.metadata.version(name) for name in PACKAGES},
     }
-    commit = _git("rev-parse", "HEAD")
-    if commit:
+    if experiment := os.environ.get("DVC_EXP_NAME"):
+        tags["dvc.experiment"] = experiment
+    if commit := _git("rev-parse", "HEAD"):
         tags["mlflow.source.git.commit"] = commit
         tags["git.dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
     return tags

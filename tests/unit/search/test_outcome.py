@@ -14,11 +14,12 @@ from bilstm_attention import paths
 from bilstm_attention.config import flatten, load_params
 from bilstm_attention.search import commands
 from bilstm_attention.search.outcome import confirmation_table, get_outcome, protocol, read_outcome, write_outcome
-from bilstm_attention.search.records import sweep_records, sweep_runs
+from bilstm_attention.search.records import log_sweep, sweep_records, sweep_runs
 from bilstm_attention.search.study import SweepSpec, confirmation_seeds, load_study
 from bilstm_attention.search.sweep import StopRequest, begin_study
 from bilstm_attention.search.trainings import TrainingJob
 from bilstm_attention.search.workers import WorkerCrashed
+from bilstm_attention.tracking.runs import PARENT, Tracker
 
 GOLD = ["a", "b"] * 20
 RIGHT, WRONG = GOLD, ["b", "a"] * 20
@@ -150,9 +151,12 @@ def test_runs_hold_the_trials_and_the_winner(
 ) -> None:
     write_outcome(spec, get_outcome(spec, study, confirmed(spec, {3: (78.0, 80.0)}), GOLD))
     parent, *trials = sweep_records(study, spec.folder)
-    assert parent.metrics == {"trials": 4, "best_dev_accuracy": 79.0, "searched_dev_accuracy": 80.0}
-    assert (parent.tags["winner"], parent.tags[f"winner.{UNITS}"]) == ("trial 3", "30")
-    assert UNITS not in parent.params
+    assert parent.metrics == {"dev/accuracy": 79.0, "dev/accuracy/searched": 80.0}
+    assert [row["dev/accuracy"] for row in parent.history] == [70.0, 90.0, 90.0, 90.0]
+    assert [row["trials"] for row in parent.history] == [1, 2, 3, 4]
+    assert parent.tags["winner"] == "trial 3"
+    assert parent.params == flatten(load_params(spec.folder / "best.yaml"))
+    assert parent.params[UNITS] == 30
     assert {file.name for file in parent.artifacts[""]} == {"leaderboard.csv", "best.yaml"}
     assert [trial.parent for trial in trials] == [parent.identity] * 4
     assert trials[1].params[UNITS] == 20
@@ -162,13 +166,49 @@ def test_runs_hold_the_trials_and_the_winner(
     assert sweep_runs() == ([("sample", [parent, *trials])], [])
 
 
-def test_fault_of_the_recorder_is_raised(spec: SweepSpec, study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*arguments: object) -> None:
-        raise ZeroDivisionError
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (ZeroDivisionError, "FAILED")])
+def test_sweep_is_logged_live_and_has_the_params_of_its_winner(
+    error: type[BaseException],
+    status: str,
+    spec: SweepSpec,
+    study: optuna.Study,
+    mlflow_store: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
 
-    monkeypatch.setattr("bilstm_attention.search.commands.log_runs", fail)
-    with pytest.raises(ZeroDivisionError), commands.Recorder() as recorder:
-        recorder.submit(study, spec.folder)
+    def break_off() -> None:
+        with log_sweep(study, spec.folder) as log_trial:
+            log_trial(study.trials[1])
+            raise error
+
+    with pytest.raises(error):
+        break_off()
+    tracker = Tracker("sample")
+
+    def runs() -> tuple[Any, list[Any]]:
+        found = tracker.client.search_runs([tracker.experiment])
+        (parent,) = (run for run in found if PARENT not in run.data.tags)
+        return parent, [run for run in found if run is not parent]
+
+    broken, (trial,) = runs()
+    assert (broken.info.status, broken.data.params) == (status, {})
+    assert broken.data.metrics == {"trials": 4, "dev/accuracy": 90.0}
+    assert trial.data.tags[PARENT] == broken.info.run_id
+    ids = []
+    for scores, units in (({3: (78.0, 80.0)}, "30"), ({3: (78.0, 80.0)}, "30"), ({2: (88.0, 89.0)}, "20")):
+        with log_sweep(study, spec.folder):
+            write_outcome(spec, get_outcome(spec, study, confirmed(spec, scores), GOLD))
+        parent, trials = runs()
+        ids.append(parent.info.run_id)
+        best = flatten(load_params(spec.folder / "best.yaml"))
+        assert parent.data.params == {key: str(value) for key, value in best.items()}
+        assert (parent.info.status, parent.data.params[UNITS]) == ("FINISHED", units)
+        assert {run.data.tags[PARENT] for run in trials} == {parent.info.run_id}
+        assert len(trials) == 4
+    # another winner, whose parameters the earlier run cannot take
+    assert ids[0] == ids[1] == broken.info.run_id != ids[2]
+    assert parent.data.metrics["dev/accuracy"] == 88.5
 
 
 def test_studies_are_listed_with_their_winners(
