@@ -1,4 +1,7 @@
-"""A sweep that loses a worker, its parent or all at any moment loses no trial, doubles none, and meets its budget."""
+"""A sweep that loses a worker, its parent or all at any moment loses no trial, doubles none, and meets its budget.
+
+Each victim is killed at three moments of the sweep; `KILL_MOMENTS=7` in the environment tries seven.
+"""
 
 import contextlib
 import os
@@ -23,6 +26,9 @@ from bilstm_attention.search.space import read_sweep
 from bilstm_attention.search.study import SweepSpec, load_study
 
 BUDGET = 12
+MOMENTS = int(os.environ.get("KILL_MOMENTS", "3"))
+HEARTBEAT = 3  # seconds; twice as long without one, and a trial counts as dead
+SECONDS = 600  # until a process counts as hung, on a busy machine
 # A sweep whose training is a pause, so that kills come at every moment of a trial; the rest is the real thing.
 PROGRAM = """
 import math, sys, time
@@ -44,7 +50,7 @@ if __name__ == "__main__":
     from bilstm_attention.search.study import SweepSpec
     sweep.POLL_SECONDS = 0.5
     content, space = read_sweep(Path("sweep.yaml"), Params(), {})
-    spec = SweepSpec(content, space, Path("study"), sys.argv[1] or None, heartbeat=1)
+    spec = SweepSpec(content, space, Path("study"), sys.argv[1] or None, heartbeat=int(sys.argv[4]))
     print_line = partial(print, flush=True)
     on_trial = lambda study, trial: trial and print_line(f"trial {trial.number}")
     try:
@@ -84,7 +90,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def start(folder: Path, storage: str = "", budget: int = BUDGET, workers: int = 2) -> subprocess.Popen:
-    command = [sys.executable, "program.py", storage, str(budget), str(workers)]
+    command = [sys.executable, "program.py", storage, str(budget), str(workers), str(HEARTBEAT)]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -111,7 +117,7 @@ def wait_for_trial(process: subprocess.Popen) -> None:
 def output_of(process: subprocess.Popen) -> str:
     """What it prints until it ends by itself."""
     try:
-        printed, _ = process.communicate(timeout=120)
+        printed, _ = process.communicate(timeout=SECONDS)
     finally:
         process.kill()
     assert process.returncode == 0, printed
@@ -120,7 +126,7 @@ def output_of(process: subprocess.Popen) -> str:
 
 def load(folder: Path, storage: str | None = None) -> optuna.Study:
     sweep, space = read_sweep(folder / "sweep.yaml", Params(), {})
-    return load_study(SweepSpec(sweep, space, folder / "study", storage, heartbeat=1))
+    return load_study(SweepSpec(sweep, space, folder / "study", storage, HEARTBEAT))
 
 
 def results(study: optuna.Study) -> dict[int, Any]:
@@ -143,19 +149,19 @@ def check(study: optuna.Study, budget: int = BUDGET) -> None:
 
 
 @pytest.mark.parametrize("victim", ["worker", "parent", "all"])
-@pytest.mark.parametrize("moment", range(7))
+@pytest.mark.parametrize("moment", range(MOMENTS))
 def test_kill_loses_and_doubles_nothing(victim: str, moment: int, folder: Path) -> None:
     draw = random.Random(f"{victim} {moment}")
     process = start(folder)
     wait_for_trial(process)
-    time.sleep(draw.uniform(0, 1.5))
+    time.sleep(1.5 * (moment + draw.random()) / MOMENTS)
     workers = workers_of(process.pid)
     before = results(load(folder))
     if victim == "worker":
         kill(*workers[:1] if draw.random() < 0.5 else workers[-1:])
     else:
         kill(process.pid, *(workers if victim == "all" else ()))
-    process.communicate(timeout=120)
+    process.communicate(timeout=SECONDS)
     output_of(start(folder))
     study = load(folder)
     check(study)
@@ -169,7 +175,7 @@ def test_kill_after_kill_meets_the_budget(folder: Path) -> None:
         process = start(folder, workers=3)
         time.sleep(draw.uniform(1, 4))
         kill(process.pid, *(workers_of(process.pid) if draw.random() < 0.5 else ()))
-        process.communicate(timeout=60)
+        process.communicate(timeout=SECONDS)
     output_of(start(folder, workers=3))
     study = load(folder)
     trials = finished_trials(study)
@@ -185,15 +191,16 @@ def test_eight_workers_share_one_sqlite_file(folder: Path) -> None:
 
 
 def test_ctrl_c_lets_running_trials_end(folder: Path) -> None:
-    process = start(folder)
+    process = start(folder, budget=1000)
     wait_for_trial(process)
     process.send_signal(signal.SIGINT)
     assert "stopping when the running trials have ended" in output_of(process)
     study = load(folder)
-    assert len(finished_trials(study)) < BUDGET
+    finished = len(finished_trials(study))
+    assert finished < 1000
     assert {trial.state.name for trial in study.get_trials()} <= {"COMPLETE", "WAITING"}
-    output_of(start(folder))
-    check(study)
+    output_of(start(folder, budget=finished + 2))
+    check(study, finished + 2)
 
 
 # --- two machines, that is two folders, with a database between them
@@ -232,8 +239,10 @@ def test_two_machines_spend_one_budget(two: TwoMachines) -> None:
     # both may see the last trial free at the same moment
     assert len(trials) in (BUDGET, BUDGET + 1)
     check(two.study, len(trials))
-    # one alone enqueued the first
-    assert [trial.number for trial in trials if trial.params == {"model.lstm_units": 100}] == [0]
+    # one alone enqueued the first, which others may draw by chance
+    assert trials[0].params == {"model.lstm_units": 100}
+    enqueued = [trial for trial in trials if trial.system_attrs.get("fixed_params") == trials[0].params]
+    assert len(enqueued) == 1
 
 
 @pytest.mark.parametrize("moment", range(3))
@@ -244,7 +253,7 @@ def test_other_machine_spends_the_budget_of_a_dead_one(moment: int, two: TwoMach
     time.sleep(random.Random(moment).uniform(0, 0.4))
     before = results(two.study)
     kill(victim.pid, *workers_of(victim.pid))
-    victim.communicate(timeout=60)
+    victim.communicate(timeout=SECONDS)
     output_of(other)
     trials, after = finished_trials(two.study), results(two.study)
     # both may have seen the last trial free; a trial that the dead one began then is nobody's to end
@@ -258,8 +267,10 @@ def test_two_machines_try_each_cell_of_a_grid_once(two: TwoMachines) -> None:
     for process in [two.start(machine) for machine in (0, 1)]:
         output_of(process)
     cells = [tuple(trial.params.values()) for trial in finished_trials(two.study)]
-    assert sorted(cells) == sorted((units, merge) for units in range(10, 61, 10) for merge in ("sum", "concat"))
-    check(two.study)
+    assert set(cells) == {(units, merge) for units in range(10, 61, 10) for merge in ("sum", "concat")}
+    # both may see the last trial free at the same moment; one of them then repeats a cell
+    assert len(cells) in (BUDGET, BUDGET + 1)
+    check(two.study, len(cells))
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
