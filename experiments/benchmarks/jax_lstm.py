@@ -81,11 +81,8 @@ def training_step(state: Any, tokens: Any, labels: Any, setup: Setup, dropping: 
     key, now = jax.random.split(key)
     gradient, loss = jax.grad(objective, has_aux=True)(weights, tokens, labels, now, setup, dropping)
     norm = jnp.sqrt(sum(jnp.sum(value**2) for value in gradient.values()))
-    gradient = {
-        name: value * setup.params.train.clip_norm / jnp.maximum(norm, setup.clip_norm)
-        for name, value in gradient.items()
-    }
-    count += 1
+    limit, count = setup.params.train.clip_norm, count + 1
+    gradient = jax.tree.map(lambda g: g * limit / jnp.maximum(norm, limit), gradient)
     rate = setup.params.train.learning_rate * jnp.sqrt(1 - BETA_2**count) / (1 - BETA_1**count)
     means = jax.tree.map(lambda m, g: m + (1 - BETA_1) * (g - m), means, gradient)
     squares = jax.tree.map(lambda v, g: v + (1 - BETA_2) * (g * g - v), squares, gradient)

@@ -68,7 +68,7 @@ def pipeline_metrics(project: Project, *overrides: str) -> dict[str, Any]:
     """What the pipeline says of these parameters."""
     project.run("bilstm-attention", "apply", "experiments/configs/sample.yaml")
     project.apply(*MEAN, *overrides)
-    project.run("dvc", "repro")
+    project.run("dvc", "repro", "evaluate")
     return dict(json.loads(project.read("experiments/current/scores.json")))
 
 
@@ -171,7 +171,7 @@ def test_killed_comparison_goes_on(project: Project) -> None:
     command = ["bilstm-attention", "compare", "experiments/comparisons/long.yaml", "--workers", "2"]
     with (project.root / "long.log").open("w") as log:
         killed = subprocess.Popen(command, cwd=project.root, env=project.environment(), stdout=log, stderr=log)
-    while len(list(checkpoints.glob("*.npz"))) < 2:
+    while not list(checkpoints.glob("*.npz")):
         assert killed.poll() is None
         time.sleep(0.1)
     killed.kill()

@@ -58,19 +58,19 @@ def started(project: Project, *options: str) -> Iterator[subprocess.Popen]:
 
 
 def kill_in_training(spec: SweepSpec, victim: subprocess.Popen) -> int:
-    """Kills a command while it trains and another trial has finished; returns the number of its trial."""
-    end = time.monotonic() + 240
+    """Kills a command in a trial, once another has finished; returns the number of its trial."""
+    end = time.monotonic() + 600
     while time.monotonic() < end:
         try:
             study = load_study(spec)
         except KeyError:
             time.sleep(0.2)
             continue
-        trials = study.get_trials(states=(TrialState.RUNNING,))
-        own = [t.number for t in trials if f":{victim.pid}:" in str(t.user_attrs.get("job")) and t.intermediate_values]
-        if own and finished_trials(study):
-            os.killpg(victim.pid, signal.SIGKILL)
-            return own[0]
+        for trial in study.get_trials(states=(TrialState.RUNNING,)):
+            own = f":{victim.pid}:" in str(trial.user_attrs.get("job")) and "overrides" in trial.user_attrs
+            if own and finished_trials(study):
+                os.killpg(victim.pid, signal.SIGKILL)
+                return trial.number
         time.sleep(0.05)
     raise AssertionError("the trial did not begin in time")
 
@@ -82,7 +82,7 @@ def test_other_command_goes_on_when_one_is_killed(prepared: NewProject, database
     options = ("--storage", database, "--workers", "1")
     with started(first, *options) as victim, started(second, *options) as survivor:
         killed = kill_in_training(spec, victim)
-        printed, _ = survivor.communicate(timeout=400)
+        printed, _ = survivor.communicate(timeout=1200)
     assert survivor.returncode == 0, printed
     study = load_study(spec)
     finished = finished_trials(study)

@@ -54,7 +54,7 @@ def test_trial_applied_gives_the_same_score(swept: tuple[Project, str]) -> None:
     settings = [*(f"{key}={trial[key]}" for key in keys), f"train.seeds=[{trial['seed']}]", "train.epochs=2"]
     hops = trial["model.attention.hops"]
     project.apply(*settings, *([] if pd.isna(hops) else [f"model.attention.hops={hops:.0f}"]))
-    project.run("dvc", "repro")
+    project.run("dvc", "repro", "evaluate")
     dev = json.loads(project.read("experiments/current/scores.json"))["dev"]["official_f1"]
     assert dev["mean"] == trial["score"]
     project.run("git", "checkout", "-q", "--", "params.yaml")
