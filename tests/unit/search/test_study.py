@@ -166,9 +166,15 @@ def test_crashed_worker_has_its_trial_retried_at_once(spec: SweepSpec, run: Call
     assert retried.user_attrs["seed"] == derived_seed(3, lost[0])
 
 
-def test_trial_killed_before_it_had_a_job_is_retried(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
+@pytest.mark.parametrize(("database", "job"), [(False, None), (True, None), (True, "elsewhere:0")])
+def test_trial_killed_before_its_first_heartbeat_is_retried(
+    tmp_path: Path, run: Callable[..., optuna.Study], monkeypatch: pytest.MonkeyPatch, database: bool, job: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = make_spec(tmp_path, storage=f"sqlite:///{tmp_path}/studies.db" if database else None)
     run(spec, 1)
-    number = start_and_die(load_study(spec))
+    number = start_and_die(load_study(spec), job)
+    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.2)
     study = run(spec, 3)
     assert len(finished_trials(study)) == 3
     assert study.trials[number].state == TrialState.FAIL
