@@ -59,7 +59,7 @@ def bidirectional(words: Any, mask: Any, weights: Any) -> Any:
 
 def objective(weights: Any, tokens: Any, labels: Any, key: Any, setup: Setup, dropping: bool) -> Any:
     """The loss with its penalty, and without it."""
-    rates, keys = setup.dropout, jax.random.split(key, 3)
+    rates, keys = [*setup.params.model.dropout.model_dump().values()], jax.random.split(key, 3)
 
     def drop(values: Any, rate: float, key: Any) -> Any:
         kept = jax.random.bernoulli(key, 1 - rate, values.shape)
