@@ -166,6 +166,7 @@ def test_crashed_worker_has_its_trial_retried_at_once(spec: SweepSpec, run: Call
     assert retried.user_attrs["seed"] == derived_seed(3, lost[0])
 
 
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 @pytest.mark.parametrize(("database", "job"), [(False, None), (True, None), (True, "elsewhere:0")])
 def test_trial_killed_before_its_first_heartbeat_is_retried(
     tmp_path: Path, run: Callable[..., optuna.Study], monkeypatch: pytest.MonkeyPatch, database: bool, job: str | None
