@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -223,16 +224,29 @@ def test_trial_that_finished_before_it_could_be_retried_stays(spec: SweepSpec) -
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"]
 
 
-def test_trial_that_another_machine_took_over_is_dropped(spec: SweepSpec) -> None:
-    begin(spec)
-
-    def lose(*arguments: Any) -> TrialScores:
+@pytest.mark.parametrize("moment", ["in training", "before its value is stored", "by another worker"])
+def test_trial_that_another_process_ended_is_dropped(
+    moment: str, spec: SweepSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take_over(*_: object) -> None:
+        # which ends the trial without calling this again
+        monkeypatch.setattr(optuna.samplers.RandomSampler, "after_trial", Mock())
         study = load_study(spec)
         retry_trials(study, study.get_trials(states=(TrialState.RUNNING,)))
+
+    def train(*arguments: Any) -> TrialScores:
+        if moment == "in training":
+            take_over()
+        elif moment == "by another worker":
+            load_study(spec).tell(0, 5.0)
         return train_units(*arguments)
 
-    assert run_trial(TrialJob(spec, "job", 0, 5), lose) is None
-    assert [trial.state.name for trial in load_study(spec).trials] == ["FAIL", "WAITING"]
+    begin(spec)
+    if moment == "before its value is stored":
+        monkeypatch.setattr(optuna.samplers.RandomSampler, "after_trial", take_over)
+    assert run_trial(TrialJob(spec, "job", 0, 5), train) is None
+    states = [trial.state.name for trial in load_study(spec).trials]
+    assert states == (["COMPLETE"] if moment == "by another worker" else ["FAIL", "WAITING"])
 
 
 def test_no_trial_begins_once_others_fill_the_budget(spec: SweepSpec) -> None:
