@@ -24,10 +24,9 @@ def test_page_is_written_relative_to_the_working_directory(tmp_path: Path, monke
     assert Path.cwd() == tmp_path
 
 
-def test_page_of_a_split_counts_right_and_wrong(first_repro: tuple[Project, str], tmp_path: Path) -> None:
-    project, _ = first_repro
+def test_page_of_a_split_counts_right_and_wrong(first_repro: Project, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    printed = project.run("bilstm-attention", "explain", "--split", "dev", "--limit", "7", "--output", str(page))
+    printed = first_repro.run("bilstm-attention", "explain", "--split", "dev", "--limit", "7", "--output", str(page))
     counts = re.fullmatch(rf"explain {page}: sentences 7  right (\d+)  wrong (\d+)\n", printed)
     assert counts
     assert sum(map(int, counts.groups())) == 7
@@ -37,11 +36,10 @@ def test_page_of_a_split_counts_right_and_wrong(first_repro: tuple[Project, str]
     assert "<h1>seed 0</h1>" in text
 
 
-def test_text_is_tokenised_as_in_training(first_repro: tuple[Project, str], tmp_path: Path) -> None:
-    project, _ = first_repro
+def test_text_is_tokenised_as_in_training(first_repro: Project, tmp_path: Path) -> None:
     page = tmp_path / "attention.html"
     sentences = ("--text", SENTENCE, "--text", "<e1>Wires</e1> cause <e2>fires</e2>")
-    printed = project.run("bilstm-attention", "explain", *sentences, "--seed", "0", "--output", str(page))
+    printed = first_repro.run("bilstm-attention", "explain", *sentences, "--seed", "0", "--output", str(page))
     assert printed == f"explain {page}: sentences 2\n"
     tokens = re.findall(r'title="([^"]*): weight 0\.\d{4}, token', page.read_text(encoding="utf-8"))
     text = " ".join(tokens).replace("&lt;", "<").replace("&gt;", ">")
@@ -56,11 +54,10 @@ def test_text_is_tokenised_as_in_training(first_repro: tuple[Project, str], tmp_
     ],
 )
 def test_user_error_is_one_message_and_no_page(
-    options: tuple[str, ...], message: str, first_repro: tuple[Project, str], tmp_path: Path
+    options: tuple[str, ...], message: str, first_repro: Project, tmp_path: Path
 ) -> None:
-    project, _ = first_repro
     page = tmp_path / "attention.html"
-    printed = project.run("bilstm-attention", "explain", *options, "--output", str(page), check=False)
+    printed = first_repro.run("bilstm-attention", "explain", *options, "--output", str(page), check=False)
     assert message in printed
     assert "Traceback" not in printed
     assert not page.exists()

@@ -1,6 +1,5 @@
-"""A sweep on the sample corpus: goes on, applies, is reported, listed and logged; two objectives; refusals."""
+"""A sweep on the sample corpus: goes on, is reported, listed and logged; two objectives; refusals."""
 
-import json
 from collections.abc import Callable
 
 import pandas as pd
@@ -45,19 +44,6 @@ def test_second_start_goes_on_and_third_trains_nothing(swept: tuple[Project, str
     assert (first["model.lstm_units"], first["model.attention.kind"]) == (8, "zhou")
     assert "  trial " not in project.run(*COMMAND)
     assert leaderboard(project).equals(rows)
-
-
-def test_trial_applied_gives_the_same_score(swept: tuple[Project, str]) -> None:
-    project, _ = swept
-    trial = leaderboard(project).iloc[-1]
-    keys = ("model.lstm_units", "model.attention.kind")
-    settings = [*(f"{key}={trial[key]}" for key in keys), f"train.seeds=[{trial['seed']}]", "train.epochs=2"]
-    hops = trial["model.attention.hops"]
-    project.apply(*settings, *([] if pd.isna(hops) else [f"model.attention.hops={hops:.0f}"]))
-    project.run("dvc", "repro")
-    dev = json.loads(project.read("experiments/current/scores.json"))["dev"]["official_f1"]
-    assert dev["mean"] == trial["score"]
-    project.run("git", "checkout", "-q", "--", "params.yaml")
 
 
 def test_report_shows_the_leaderboard_and_figures(swept: tuple[Project, str]) -> None:
@@ -112,10 +98,7 @@ def test_mlflow_has_a_child_for_every_trial(swept: tuple[Project, str]) -> None:
     assert {"leaderboard.csv", "best.yaml", "report.md", "sweep.yaml", "figures"} <= files
 
 
-def test_stale_data_or_other_params_are_refused(swept: tuple[Project, str]) -> None:
+def test_stale_data_is_refused(swept: tuple[Project, str]) -> None:
     project, _ = swept
     project.apply("data.split_seed=3")
     assert "prepare: changed since it was prepared; `dvc repro embed` first" in project.run(*COMMAND, check=False)
-    project.apply("data.split_seed=0")
-    assert "begun with another params" in project.run(*COMMAND, "-S", "train.batch_size=16", check=False)
-    assert "received 0" in project.run(*COMMAND, "-S", "train.batch_size=0", check=False)

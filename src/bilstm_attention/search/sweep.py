@@ -30,6 +30,7 @@ from bilstm_attention.search.study import (
     derived_seed,
     hide_password,
     report_outages,
+    study_storage,
 )
 from bilstm_attention.search.trial import TrialJob, run_trial
 from bilstm_attention.search.workers import WorkerCrashed, run_jobs
@@ -153,7 +154,7 @@ class _Driver:
         self.job_count = 0
         self.started = len([trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING])
         self.idle_crashes = 0
-        self.first_seen: dict[int, float] = {}
+        self.seen: set[int] = set()
 
     def run(self, workers: int, work: Work) -> None:
         try:
@@ -216,13 +217,14 @@ class _Driver:
         if self.spec.local:
             retry_trials(self.study, self._running())
             return
+        storage = study_storage(self.spec)
+        study_id = storage.get_study_id_from_name(self.study.study_name)
+        for number in {trial.number for trial in self._running()} - self.seen:
+            # Optuna takes a trial for alive that was killed before its first heartbeat, so it gets one here
+            storage.record_heartbeat(storage.get_trial_id_from_study_id_trial_number(study_id, number))
+            self.seen.add(number)
         with allow_experimental():
             optuna.storages.fail_stale_trials(self.study)
-        # Optuna takes a trial for alive that was killed before its first heartbeat; it has no job, see `Storage`
-        now = time.monotonic()
-        nameless = [trial for trial in self._running() if not _job(trial)]
-        silent = [t for t in nameless if now - self.first_seen.setdefault(t.number, now) > 2 * self.spec.heartbeat]
-        retry_trials(self.study, silent)
 
 
 def _job(trial: FrozenTrial) -> str:

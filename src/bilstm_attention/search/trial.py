@@ -111,11 +111,11 @@ def run_trial(job: TrialJob, train: Train = train_trial) -> int | None:
         objective = _Objective(job, study, train)
         try:
             study.optimize(objective, n_trials=1, catch=(Exception,), callbacks=[retry_if_cut_off])
-        except (ValueError, UpdateFinishedTrialError):
-            # this machine slept or was cut off from the database, and another has ended the trial and retries it
-            if objective.lost:
-                return None
-            raise
+        except (AssertionError, ValueError, UpdateFinishedTrialError):
+            # Another has ended the trial. It took this process for dead, or SQLite let both take it from the queue.
+            if objective.number is None or not study.trials[objective.number].state.is_finished():
+                raise
+            return None
         return objective.number
 
 
@@ -125,17 +125,9 @@ class _Objective:
     def __init__(self, job: TrialJob, study: optuna.Study, train: Train):
         self.job, self.study, self.train = job, study, train
         self.number: int | None = None
-        self.lost = False
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, float]:
         self.number = trial.number
-        try:
-            return self._run(trial)
-        except UpdateFinishedTrialError:
-            self.lost = True
-            raise
-
-    def _run(self, trial: optuna.Trial) -> float | tuple[float, float]:
         spec, started = self.job.spec, time.monotonic()
         # with its number, since a retried trial inherits the attributes of the one before
         trial.set_user_attr(JOB, [trial.number, self.job.name])
