@@ -7,9 +7,10 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,26 +87,36 @@ def prepare_data(params: Params, root: Path) -> None:
 
 def train(seed: int) -> None:
     """One seed's model to `experiments/current/models/seed-N`, and its run to MLflow."""
+    started = time.time()
+    params = load_params(paths.PARAMS)
+    if seed not in params.train.seeds:
+        raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; add it to them first.")
     start_tensorflow()
     from bilstm_attention.data.dataset import load_dataset, steps_per_epoch
     from bilstm_attention.model.classifier import save_classifier
     from bilstm_attention.tracking.pipeline import log_training
     from bilstm_attention.training.fit import run_training, training_checkpoint
 
-    started = time.time()
-    params = load_params(paths.PARAMS)
-    if seed not in params.train.seeds:
-        raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; add it to them first.")
     dataset = load_dataset()
     _warn_of_first_weights(params.train, steps_per_epoch(dataset.train, params.train.batch_size))
     checkpoints = paths.main_root() / paths.CHECKPOINTS
     checkpoint = training_checkpoint(checkpoints, params, dataset, seed)
+    live, history = paths.live_folder(seed), list[dict[str, Any]]()
     if saved := checkpoint.load():
         print(f"seed {seed} resumes after epoch {len(saved.history)} of {params.train.epochs}", flush=True)
+        history += saved.history
+        _write_live(live, history)
     with TrainingProgress(f"seed {seed}", params.train.epochs, params.train.monitor) as progress:
+
+        def on_epoch(row: dict[str, Any]) -> None:
+            progress.epoch(row)
+            history.append(row)
+            _write_live(live, history)
+
         result = run_training(
-            params, dataset, seed, checkpoints=checkpoints, on_batch=progress.batch, on_epoch=progress.epoch
+            params, dataset, seed, checkpoints=checkpoints, on_batch=progress.batch, on_epoch=on_epoch
         )
+        progress.end(len(result.history), result.best_epoch)
     folder = paths.seed_folder(seed)
     save_classifier(result.model, folder / "model.keras")
     with atomic_write(folder / "history.csv") as path:
@@ -116,6 +127,16 @@ def train(seed: int) -> None:
     log_training(params, seed, started)
     # last, since DVC deletes the outputs of a stage that was killed before its end
     checkpoint.remove()
+
+
+def _write_live(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """The epochs so far in the files of DVCLive, which `dvc exp show` and the DVC extension of VS Code read."""
+    *_, last = history
+    for name in last.keys() - {"epoch"}:
+        rows = "".join(f"{row['epoch']}\t{row[name]}\n" for row in history)
+        with atomic_write(folder / f"plots/metrics/{name}.tsv") as path:
+            path.write_text(f"step\t{name}\n{rows}", encoding="utf-8")
+    write_json(folder / "metrics.json", {"step" if name == "epoch" else name: value for name, value in last.items()})
 
 
 def _warn_of_first_weights(train: Train, steps: int) -> None:
@@ -133,12 +154,12 @@ def _warn_of_first_weights(train: Train, steps: int) -> None:
 
 def evaluate() -> None:
     """Every seed's model scored on test: metrics, predictions, and the data of plots and attention pages."""
+    params = load_params(paths.PARAMS)
     start_tensorflow()
     from bilstm_attention.evaluation.evaluate import evaluate_models
     from bilstm_attention.evaluation.results import write_results
     from bilstm_attention.training.fit import use_threads
 
-    params = load_params(paths.PARAMS)
     use_threads()
     result = evaluate_models(params.train.seeds, params.evaluate)
     write_results(result)
