@@ -105,13 +105,13 @@ def train(seed: int) -> None:
     if saved := checkpoint.load():
         print(f"seed {seed} resumes after epoch {len(saved.history)} of {params.train.epochs}", flush=True)
         history += saved.history
-        _write_live(live, history)
+        _write_live(live, history, params.train.monitor)
     with TrainingProgress(f"seed {seed}", params.train.epochs, params.train.monitor) as progress:
 
         def on_epoch(row: dict[str, Any]) -> None:
             progress.epoch(row)
             history.append(row)
-            _write_live(live, history)
+            _write_live(live, history, params.train.monitor)
 
         result = run_training(
             params, dataset, seed, checkpoints=checkpoints, on_batch=progress.batch, on_epoch=on_epoch
@@ -129,14 +129,15 @@ def train(seed: int) -> None:
     checkpoint.remove()
 
 
-def _write_live(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """The epochs so far in the files of DVCLive, which `dvc exp show` and the DVC extension of VS Code read."""
-    *_, last = history
-    for name in last.keys() - {"epoch"}:
+def _write_live(folder: Path, history: Sequence[Mapping[str, Any]], monitor: str) -> None:
+    """The losses and the monitored score so far, as DVCLive writes them for `dvc exp show` and for VS Code."""
+    summary = {"step": history[-1]["epoch"]}
+    for name in ("loss", "dev_loss", f"dev_{monitor}"):
+        summary[name] = history[-1][name]
         rows = "".join(f"{row['epoch']}\t{row[name]}\n" for row in history)
         with atomic_write(folder / f"plots/metrics/{name}.tsv") as path:
             path.write_text(f"step\t{name}\n{rows}", encoding="utf-8")
-    write_json(folder / "metrics.json", {"step" if name == "epoch" else name: value for name, value in last.items()})
+    write_json(folder / "metrics.json", summary)
 
 
 def _warn_of_first_weights(train: Train, steps: int) -> None:

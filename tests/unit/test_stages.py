@@ -25,16 +25,17 @@ def test_wrong_parameter_is_an_error_before_tensorflow(
         stage()
 
 
-def test_live_files_hold_every_epoch_in_the_layout_of_dvclive(tmp_path: Path) -> None:
+def test_live_files_have_the_layout_of_dvclive(tmp_path: Path) -> None:
     history: list[dict[str, Any]] = []
     for epoch, loss in ((1, 0.1 + 0.2), (2, 1e-05)):
-        history.append({"epoch": epoch, "loss": loss, "dev_accuracy": 50.0})
-        _write_live(tmp_path, history)
+        history.append({"epoch": epoch, "loss": loss, "dev_loss": 1.0, "dev_accuracy": 50.0, "dev_macro_f1": 40.0})
+        _write_live(tmp_path, history, "accuracy")
     files = {str(file.relative_to(tmp_path)): file.read_text() for file in tmp_path.rglob("*") if file.is_file()}
     assert files == {
         "plots/metrics/loss.tsv": "step\tloss\n1\t0.30000000000000004\n2\t1e-05\n",
+        "plots/metrics/dev_loss.tsv": "step\tdev_loss\n1\t1.0\n2\t1.0\n",
         "plots/metrics/dev_accuracy.tsv": "step\tdev_accuracy\n1\t50.0\n2\t50.0\n",
-        "metrics.json": '{\n  "step": 2,\n  "loss": 1e-05,\n  "dev_accuracy": 50.0\n}\n',
+        "metrics.json": '{\n  "step": 2,\n  "loss": 1e-05,\n  "dev_loss": 1.0,\n  "dev_accuracy": 50.0\n}\n',
     }
 
 
