@@ -168,7 +168,7 @@ class Model(Block):
     frozen_copy: bool = False
     lstm_units: Annotated[int, Field(ge=1, le=4096)] = 100
     lstm_layers: Annotated[int, Field(ge=1, le=8)] = 1
-    lstm_kernel: Literal["auto", "fused", "keras"] = "auto"
+    lstm_kernel: Literal["auto", "keras"] = "auto"
     merge: Literal["concat", "sum"] = "sum"
     attention: Attention = Attention()
     positions: Positions = Positions()

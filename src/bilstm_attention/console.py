@@ -56,10 +56,16 @@ def suppress_native_stderr() -> Iterator[None]:
 
 def start_tensorflow() -> None:
     """Imports Keras and TensorFlow and lets them look for devices, quietly."""
+    # Keras imports these for its galleries and wrappers, if they are there: a third of its start
+    unused = [name for name in ("matplotlib", "sklearn") if name not in sys.modules]
     with suppress_native_stderr():
-        import keras
-        import tensorflow as tf
-
+        sys.modules.update(dict.fromkeys(unused))  # type: ignore[arg-type]
+        try:
+            import keras
+            import tensorflow as tf
+        finally:
+            for name in unused:
+                del sys.modules[name]
         tf.config.list_physical_devices()
         keras.config.disable_interactive_logging()
 
@@ -84,7 +90,7 @@ class TrainingProgress:
     def __init__(self, title: str, epochs: int, monitor: str):
         self._title, self._epochs, self._monitor = title, epochs, monitor
         self._progress = _progress(Console(), MofNCompleteColumn())
-        self._task = self._progress.add_task(title, total=None)
+        self._task = self._progress.add_task(f"{title} epoch 1/{epochs}", total=None)
         self._scores = ""
 
     def __enter__(self) -> "TrainingProgress":
@@ -101,14 +107,24 @@ class TrainingProgress:
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Shows the loss and the dev score of a finished epoch, from its row of the history."""
         self._scores = f"  loss {row['loss']:.3f}  dev {self._monitor} {row[f'dev_{self._monitor}']:.2f}"
-        description = self._describe(row["epoch"])
         if self._progress.disable:
-            print(description, flush=True)
+            print(f"{self._title} epoch {row['epoch']}/{self._epochs}{self._scores}", flush=True)
+        # the next one is running now
+        self._describe(min(row["epoch"] + 1, self._epochs))
 
-    def _describe(self, epoch: int, completed: int | None = None, total: int | None = None) -> str:
+    def end(self, epochs: int, best: int) -> None:
+        """Says that training stopped after `epochs` if more were allowed; `best` is the epoch that is kept."""
+        if epochs == self._epochs:
+            return
+        line = f"{self._title} stopped early after epoch {epochs} of {self._epochs}, best {best}"
+        # a full bar, for nothing is left to do
+        self._progress.update(self._task, description=line, total=self._progress.tasks[0].completed)
+        if self._progress.disable:
+            print(line, flush=True)
+
+    def _describe(self, epoch: int, completed: int | None = None, total: int | None = None) -> None:
         description = f"{self._title} epoch {epoch}/{self._epochs}{self._scores}"
         self._progress.update(self._task, description=description, completed=completed, total=total)
-        return description
 
 
 class JobProgress:

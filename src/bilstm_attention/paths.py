@@ -63,6 +63,11 @@ def seed_folder(seed: int) -> Path:
     return MODELS / f"seed-{seed}"
 
 
+def live_folder(seed: int) -> Path:
+    """Numbers of each epoch that `train` writes while it trains, in the files of DVCLive."""
+    return CURRENT / f"live/seed-{seed}"
+
+
 def attention_page(seed: int) -> Path:
     """Page that `report` writes of the model of one seed."""
     return CURRENT / f"attention/seed-{seed}.html"

@@ -6,7 +6,7 @@ They run in the project root, as DVC runs them.
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -86,33 +86,37 @@ def prepare_data(params: Params, root: Path) -> None:
 
 def train(seed: int) -> None:
     """One seed's model to `experiments/current/models/seed-N`, and its run to MLflow."""
+    params = load_params(paths.PARAMS)
+    if seed not in params.train.seeds:
+        raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; add it to them first.")
     start_tensorflow()
     from bilstm_attention.data.dataset import load_dataset, steps_per_epoch
     from bilstm_attention.model.classifier import save_classifier
     from bilstm_attention.tracking.pipeline import log_training
     from bilstm_attention.training.fit import run_training, training_checkpoint, training_key
 
-    params = load_params(paths.PARAMS)
-    if seed not in params.train.seeds:
-        raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; add it to them first.")
     dataset = load_dataset()
     _warn_of_first_weights(params.train, steps_per_epoch(dataset.train, params.train.batch_size))
     checkpoints = paths.main_root() / paths.CHECKPOINTS
     checkpoint = training_checkpoint(checkpoints, params, dataset, seed)
-    history = saved.history if (saved := checkpoint.load()) else []
+    history = list(saved.history) if (saved := checkpoint.load()) else []
+    live, key = paths.live_folder(seed), training_key(params, dataset, seed)
     if history:
         print(f"seed {seed} resumes after epoch {len(history)} of {params.train.epochs}", flush=True)
-    key = training_key(params, dataset, seed)
+        _write_live(live, history, params.train.monitor)
     with log_training(params, seed, key, history) as log_epoch:
         with TrainingProgress(f"seed {seed}", params.train.epochs, params.train.monitor) as progress:
 
             def on_epoch(row: dict[str, Any]) -> None:
                 progress.epoch(row)
                 log_epoch(row)
+                history.append(row)
+                _write_live(live, history, params.train.monitor)
 
             result = run_training(
                 params, dataset, seed, checkpoints=checkpoints, on_batch=progress.batch, on_epoch=on_epoch
             )
+            progress.end(len(result.history), result.best_epoch)
         folder, ended = paths.seed_folder(seed), {"best_epoch": result.best_epoch, "epochs": len(result.history)}
         save_classifier(result.model, folder / "model.keras")
         with atomic_write(folder / "history.csv") as path:
@@ -122,6 +126,17 @@ def train(seed: int) -> None:
         print_summary(f"train seed {seed}", {"best epoch": result.best_epoch, **shown})
     # last, since DVC deletes the outputs of a stage that was killed before its end
     checkpoint.remove()
+
+
+def _write_live(folder: Path, history: Sequence[Mapping[str, Any]], monitor: str) -> None:
+    """The losses and the monitored score so far, as DVCLive writes them for `dvc exp show` and for VS Code."""
+    summary = {"step": history[-1]["epoch"]}
+    for name in ("loss", "dev_loss", f"dev_{monitor}"):
+        summary[name] = history[-1][name]
+        rows = "".join(f"{row['epoch']}\t{row[name]}\n" for row in history)
+        with atomic_write(folder / f"plots/metrics/{name}.tsv") as path:
+            path.write_text(f"step\t{name}\n{rows}", encoding="utf-8")
+    write_json(folder / "metrics.json", summary)
 
 
 def _warn_of_first_weights(train: Train, steps: int) -> None:
@@ -139,12 +154,12 @@ def _warn_of_first_weights(train: Train, steps: int) -> None:
 
 def evaluate() -> None:
     """Every seed's model scored on test: scores, predictions, and the data of plots and attention pages."""
+    params = load_params(paths.PARAMS)
     start_tensorflow()
     from bilstm_attention.evaluation.evaluate import evaluate_models
     from bilstm_attention.evaluation.results import write_results
     from bilstm_attention.training.fit import use_threads
 
-    params = load_params(paths.PARAMS)
     use_threads()
     result = evaluate_models(params.train.seeds, params.evaluate)
     write_results(result, params.train.monitor)

@@ -6,6 +6,7 @@ that the pipeline is run once and not ten times. Run the whole file, not single 
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -141,18 +142,17 @@ def test_change_of_parameter_reruns_its_stages_alone(project: Project) -> None:
 
 
 def test_killed_training_resumes_and_ends_with_the_same_bytes(project: Project) -> None:
-    folder = f"{CURRENT}/models/seed-0"
-    before = {file.name: file.read_bytes() for file in (project.root / folder).iterdir()}
-    for file in (project.root / folder).iterdir():
-        file.unlink()
+    before = project.outputs()
+    for folder in ("models", "live"):
+        shutil.rmtree(project.root / CURRENT / folder / "seed-0")
     command = ("bilstm-attention", "train", "--seed", "0")
     killed_at(project, "epoch 1/3", *command)
-    assert not (project.root / folder / "model.keras").exists()
+    assert not (project.root / CURRENT / "models/seed-0").exists()
     printed = project.run(*command)
     assert "seed 0 resumes after epoch" in printed
     assert "epoch 1/3" not in printed
     assert "epoch 3/3" in printed
-    assert {file.name: file.read_bytes() for file in (project.root / folder).iterdir()} == before
+    assert project.outputs() == before
     assert not list((project.root / "experiments/checkpoints").iterdir())
     assert {run.info.status for run in runs_of(project)} == {"FINISHED"}
 

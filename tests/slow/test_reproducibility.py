@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from ruamel.yaml import YAML
 from tests.project import Project
 
 TRAINING = """
@@ -39,6 +41,20 @@ def test_forced_rerun_in_another_folder_writes_the_same_bytes(first_repro: Proje
     assert [name for name, content in outputs.items() if before[name] != content] == []
     # dvc.lock is the same too
     assert first_repro.run("git", "status", "--porcelain") == ""
+
+
+def test_seeds_trained_at_once_give_the_same_bytes(new_project: Callable[[], Project]) -> None:
+    """By `make repro`, whose processes of DVC write `dvc.lock` at the same time."""
+    one, other = new_project(), new_project()
+    for project in (one, other):
+        project.apply("train.seeds=[0,1,2]")
+    one.run("dvc", "repro")
+    venv = Path(sys.prefix)
+    printed = other.run("make", "repro", "JOBS=3", f"VENV={venv}", f"--old-file={venv / '.installed'}")
+    assert "Stage 'train@2' didn't change, skipping" in printed
+    assert other.outputs() == one.outputs()
+    # the order in `dvc.lock` is that in which the trainings ended
+    assert YAML(typ="safe").load(other.read("dvc.lock")) == YAML(typ="safe").load(one.read("dvc.lock"))
 
 
 def test_experiments_of_dvc_have_runs_of_their_own(first_repro: Project) -> None:

@@ -61,6 +61,13 @@ def test_chatter_is_shown_when_the_start_fails() -> None:
     assert shown[-1] == "RuntimeError: no device"
 
 
+def test_tensorflow_starts_without_libraries_it_can_do_without() -> None:
+    """Neither is imported, and both can be imported afterwards."""
+    start = "import sys; from bilstm_attention.console import start_tensorflow; start_tensorflow()"
+    loaded = "print({'matplotlib', 'sklearn'} & set(sys.modules), file=sys.stderr)"
+    assert errors_of(f"{start}; {loaded}; import matplotlib.pyplot, sklearn") == ["set()"]
+
+
 @pytest.mark.parametrize("value", [None, "0"])
 def test_environment_wins_over_settings_of_tensorflow(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_CPU_ALLOCATOR_USE_BFC", raising=False)
@@ -82,10 +89,26 @@ def test_terminal_shows_the_running_epoch_and_the_last_scores(screen: io.StringI
     with TrainingProgress("seed 3", epochs=9, monitor="accuracy") as progress:
         progress.batch(2, 4, 4)
         progress.epoch(ROW)
-        progress.batch(3, 2, 4)
+    assert lines_of(screen.getvalue())[0].startswith("seed 3 epoch 1/9")
     last = lines_of(screen.getvalue())[-1]
     assert last.startswith("seed 3 epoch 3/9 loss 0.512 dev accuracy 81.46")
-    assert " 10/36 " in last
+    assert " 8/36 " in last
+
+
+def test_terminal_says_when_training_stops_early(screen: io.StringIO) -> None:
+    with TrainingProgress("seed 3", epochs=9, monitor="accuracy") as progress:
+        progress.batch(5, 4, 4)
+        progress.end(epochs=5, best=2)
+    last = lines_of(screen.getvalue())[-1]
+    assert last.startswith("seed 3 stopped early after epoch 5 of 9, best 2")
+    assert " 20/20 " in last
+
+
+@pytest.mark.parametrize(("epochs", "line"), [(5, "seed 3 stopped early after epoch 5 of 9, best 2\n"), (9, "")])
+def test_log_says_when_training_stops_early(epochs: int, line: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with TrainingProgress("seed 3", epochs=9, monitor="accuracy") as progress:
+        progress.end(epochs, best=2)
+    assert capfd.readouterr().out == line
 
 
 def test_bar_is_shown_on_a_terminal_alone(capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> None:
