@@ -151,21 +151,27 @@ def evaluate() -> None:
 
 def report() -> None:
     """Plots and attention pages of the last evaluation, and its scores to MLflow."""
-    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_histories, read_results
+    import pandas as pd
+
+    from bilstm_attention.data.dataset import existing
+    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_histories, read_json, read_table
     from bilstm_attention.reports import plots
     from bilstm_attention.reports.attention_page import attention_page, read_examples, select_examples
     from bilstm_attention.tracking.pipeline import log_evaluation
 
     params = load_params(paths.PARAMS)
     seeds, monitor = params.train.seeds, params.train.monitor
-    result, pictures = read_results(seeds), paths.CURRENT / "plots"
+    pictures, weights = paths.CURRENT / "plots", paths.CURRENT / "attention_weights"
     histories = {f"seed {seed}": history for seed, history in read_histories(seeds).items()}
     plots.learning_curves(histories, monitor, pictures / "learning_curves.png", params.train.restore_best_weights)
-    plots.confusion_matrix(result.confusion, pictures / "confusion.png")
-    plots.scores_by_class(result.classes, pictures / "classes.png")
-    if result.faithfulness:
-        plots.faithfulness_curves(result.faithfulness["curves"], pictures / "faithfulness.png")
-    examples = {seed: read_examples(result.attention[seed]) for seed in seeds}
+    plots.confusion_matrix(read_table("confusion").set_index("gold").astype(int), pictures / "confusion.png")
+    plots.scores_by_class(
+        read_table("classes").astype({"precision": float, "recall": float, "f1": float, "support": int}),
+        pictures / "classes.png",
+    )
+    if faithfulness := read_json(paths.CURRENT / "faithfulness.json"):
+        plots.faithfulness_curves(faithfulness["curves"], pictures / "faithfulness.png")
+    examples = {seed: read_examples(pd.read_parquet(existing(weights / f"seed-{seed}.parquet"))) for seed in seeds}
     for seed in seeds:
         # of dev: whoever looks for what to change next must not look at test
         attention_page(examples[seed], paths.attention_page(seed), title=f"seed {seed}", source="dev")

@@ -65,8 +65,9 @@ def headline_metrics(scores: Mapping[str, Any], monitor: str) -> dict[str, Any]:
     }
 
 
-def write_results(result: EvaluationResult, monitor: str, folder: Path = paths.CURRENT) -> None:
+def write_results(result: EvaluationResult, monitor: str) -> None:
     """Writes every output of the stage `evaluate`, each whole or not at all; `monitor` is `train.monitor`."""
+    folder = paths.CURRENT
     paths.write_json(folder / "metrics.json", headline_metrics(result.scores, monitor))
     paths.write_json(folder / "scores.json", result.scores)
     paths.write_json(folder / "test_coverage.json", result.coverage)
@@ -83,27 +84,9 @@ def write_results(result: EvaluationResult, monitor: str, folder: Path = paths.C
             table.to_parquet(path, index=False)
 
 
-def read_results(seeds: Sequence[int], folder: Path = paths.CURRENT) -> EvaluationResult:
-    """Reads what `write_results` wrote; DataError if a file is not there."""
-    attention = {seed: pd.read_parquet(existing(folder / f"attention_weights/seed-{seed}.parquet")) for seed in seeds}
-    confusion = _read_text(folder / "confusion.csv").set_index("gold").astype(int)
-    types = {"precision": float, "recall": float, "f1": float, "support": int}
-    return EvaluationResult(
-        scores=read_json(folder / "scores.json"),
-        predictions=_read_text(folder / "predictions.csv"),
-        dev_predictions=_read_text(folder / "dev_predictions.csv"),
-        confusion=confusion.rename_axis("predicted", axis=1),
-        classes=_read_text(folder / "classes.csv").astype(types),
-        learning_curves=pd.read_csv(existing(folder / "learning_curves.csv")),
-        coverage=read_json(folder / "test_coverage.json"),
-        faithfulness=read_json(folder / "faithfulness.json"),
-        attention=attention,
-    )
-
-
-def _read_text(path: Path) -> pd.DataFrame:
-    # a label may be NA or None
-    return pd.read_csv(existing(path), dtype=str, keep_default_na=False)
+def read_table(name: str) -> pd.DataFrame:
+    """A CSV file that `evaluate` wrote, all as text, since a label may be NA or None; DataError if it is not there."""
+    return pd.read_csv(existing(paths.CURRENT / f"{name}.csv"), dtype=str, keep_default_na=False)
 
 
 def seed_file(seed: int, name: str) -> Path:

@@ -22,7 +22,7 @@ from bilstm_attention.evaluation.results import (  # noqa: E402
     best_seed,
     headline_metrics,
     read_dev_scores,
-    read_results,
+    read_table,
     write_results,
 )
 from bilstm_attention.model.classifier import load_classifier, save_classifier  # noqa: E402
@@ -189,16 +189,19 @@ def test_faithfulness_is_measured_on_dev_unless_turned_off(result: EvaluationRes
     assert (without.faithfulness, "dev_faithfulness" in without.scores) == ({}, False)
 
 
-def test_results_come_back_from_their_files(result: EvaluationResult, tmp_path: Path) -> None:
-    write_results(result, "loss", tmp_path)
-    read = read_results(SEEDS, tmp_path)
-    assert (read.scores, read.coverage, read.faithfulness) == (result.scores, result.coverage, result.faithfulness)
-    for name in ("dev_predictions", "confusion", "classes", "learning_curves"):
-        pd.testing.assert_frame_equal(getattr(read, name), getattr(result, name), check_dtype=False)
-    table = read.attention[8]
-    assert [list(tokens) for tokens in table["tokens"]] == result.attention[8]["tokens"].tolist()
-    assert [list(weights[0]) for weights in table["weights"]] == [row[0] for row in result.attention[8]["weights"]]
-    assert (tmp_path / "answers/seed_3.txt").read_text().startswith("1\t")
+def test_results_come_back_from_their_files(
+    result: EvaluationResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_results(result, "loss")
+    for file, content in (("scores", result.scores), ("faithfulness", result.faithfulness)):
+        assert json.loads((paths.CURRENT / f"{file}.json").read_text()) == content
+    pd.testing.assert_frame_equal(read_table("dev_predictions"), result.dev_predictions, check_dtype=False)
+    confusion = read_table("confusion").set_index("gold").astype(int)
+    pd.testing.assert_frame_equal(confusion.rename_axis(columns="predicted"), result.confusion, check_dtype=False)
+    weights = pd.read_parquet(paths.CURRENT / "attention_weights/seed-8.parquet")["weights"]
+    assert [list(row[0]) for row in weights] == [row[0] for row in result.attention[8]["weights"]]
+    assert (paths.CURRENT / "answers/seed_3.txt").read_text().startswith("1\t")
 
 
 @pytest.mark.parametrize(
