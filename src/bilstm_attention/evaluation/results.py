@@ -55,13 +55,13 @@ def headline_metrics(scores: Mapping[str, Any], monitor: str) -> dict[str, Any]:
     test, dev = scores["test"], scores["dev"][monitor]
     name = monitor if monitor in test else next(iter(test))
     return {
+        "dev": {monitor: dev["mean"], "sd": dev["sd"]},
         "test": {
             name: test[name]["mean"],
             **{key: test[name][key] for key in ("sd", "low", "high")},
             **{other: test[other]["mean"] for other in ("accuracy", "macro_f1")},
+            "best_baseline": max((baseline[name] for baseline in scores["baselines"].values()), default=None),
         },
-        "dev": {monitor: dev["mean"], "sd": dev["sd"]},
-        "best_baseline": max((baseline[name] for baseline in scores["baselines"].values()), default=None),
     }
 
 

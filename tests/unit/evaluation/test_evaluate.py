@@ -215,7 +215,7 @@ def test_headline_shows_the_monitored_score_first(monitor: str, name: str, resul
         test[name][key] for key in ("sd", "low", "high")
     ]
     assert headline["dev"] == {monitor: dev[monitor]["mean"], "sd": dev[monitor]["sd"]}
-    assert headline["best_baseline"] == max(scores[name] for scores in result.scores["baselines"].values())
+    assert headline["test"]["best_baseline"] == max(scores[name] for scores in result.scores["baselines"].values())
 
 
 @pytest.mark.parametrize(("monitor", "best"), [("accuracy", 8), ("loss", 5)])
