@@ -169,6 +169,8 @@ def report() -> None:
         read_table("classes").astype({"precision": float, "recall": float, "f1": float, "support": int}),
         pictures / "classes.png",
     )
+    reliability = read_table("reliability").astype({"confidence": float, "accuracy": float})
+    plots.reliability_curves(reliability, pictures / "reliability.png")
     if faithfulness := read_json(paths.CURRENT / "faithfulness.json"):
         plots.faithfulness_curves(faithfulness["curves"], pictures / "faithfulness.png")
     examples = {seed: read_examples(pd.read_parquet(existing(weights / f"seed-{seed}.parquet"))) for seed in seeds}

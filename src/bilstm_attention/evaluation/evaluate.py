@@ -15,6 +15,7 @@ from bilstm_attention.data.dataset import encode, load_labels, load_sentences, l
 from bilstm_attention.data.embeddings import coverage, read_origins
 from bilstm_attention.data.tokens import count_words
 from bilstm_attention.evaluation import faithfulness, metrics
+from bilstm_attention.evaluation.calibration import calibration_errors, fit_temperature, reliability, scale
 from bilstm_attention.evaluation.results import EvaluationResult, read_dev_scores, read_histories, read_json, seed_file
 from bilstm_attention.model.classifier import load_classifier
 from bilstm_attention.model.predict import predict, read_attention, to_labels
@@ -33,11 +34,12 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
     labels, vocabulary = load_labels(), load_vocabulary()
     test, dev = load_split("test"), load_split("dev")
     test_rows, dev_rows = (encode(split, vocabulary, labels) for split in (test, dev))
-    probabilities, dev_labels, measured, attention = {}, {}, {}, {}
+    probabilities, dev_labels, measured, attention, temperatures = {}, {}, {}, {}, {}
     for seed in track(seeds, "scoring on test", transient=True, disable=not sys.stdout.isatty()):
         model = load_classifier(seed_file(seed, "model.keras"))
         probabilities[seed] = predict(model, test_rows)
         dev_probabilities, weights = read_attention(model, dev_rows, ATTENTION_ROWS)
+        temperatures[seed] = fit_temperature(dev_probabilities, dev_rows.labels)
         dev_labels[f"seed_{seed}"] = to_labels(dev_probabilities, labels)
         attention[seed] = attention_table(model, dev[:ATTENTION_ROWS], dev_probabilities, weights, labels)
         if params.faithfulness:
@@ -66,6 +68,14 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
         "baseline_sentences": len(baseline_labels),
         "test_coverage": {kind: test_coverage[kind]["percent"] for kind in ("types", "tokens")},
     }
+    scaled = {seed: scale(values, temperatures[seed]) for seed, values in probabilities.items()}
+    kinds = {"raw": probabilities, "scaled": scaled}
+    scores["test_calibration"] = {
+        "temperature": metrics.spread_over_seeds(temperatures),
+        **{kind: _calibration(values, test_rows.labels) for kind, values in kinds.items()},
+    }
+    pooled = np.tile(test_rows.labels, len(seeds))
+    bins = {kind: reliability(np.concatenate(list(values.values())), pooled) for kind, values in kinds.items()}
     merged = faithfulness.merge_seeds(measured) if measured else {}
     if merged:
         scores["dev_faithfulness"] = {name: value for name, value in merged.items() if name != "curves"}
@@ -77,6 +87,8 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
         classes=metrics.per_relation(gold, ensemble, labels),
         learning_curves=pd.concat(read_histories(seeds).values()).groupby("epoch", as_index=False).mean(),
         coverage=test_coverage,
+        reliability=pd.concat(bins, names=["probabilities"]).reset_index("probabilities"),
+        temperatures=temperatures,
         faithfulness=merged,
         attention=attention,
     )
@@ -114,6 +126,14 @@ def _baseline_sentences() -> tuple[list[list[str]], list[str]]:
     labels = load_split("train", ["label"])["label"]
     step = -(-len(labels) // BASELINE_SENTENCES)
     return list(islice(load_sentences("train"), 0, None, step)), labels[::step].tolist()
+
+
+def _calibration(probabilities: Mapping[int, Any], gold: Any) -> dict[str, Any]:
+    errors = {seed: calibration_errors(values, gold) for seed, values in probabilities.items()}
+    return {
+        name: metrics.spread_over_seeds({seed: values[name] for seed, values in errors.items()})
+        for name in ("nll", "brier", "ece")
+    }
 
 
 def _test_scores(

@@ -1,5 +1,6 @@
 """Results of the stages train and evaluate as files: written and read without TensorFlow."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from bilstm_attention.data.dataset import existing
 from bilstm_attention.evaluation.metrics import signed_score
 from bilstm_attention.evaluation.semeval import write_answers
 
-TABLES = ("predictions", "dev_predictions", "confusion", "classes", "learning_curves")
+TABLES = ("predictions", "dev_predictions", "confusion", "classes", "learning_curves", "reliability")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class EvaluationResult:
         confusion: counts `(C, C)` of the ensemble, gold rows by predicted columns.
         classes: precision, recall, F1 and support of the ensemble by relation, or by class.
         learning_curves: mean of the seeds' histories by epoch, over the seeds that got so far.
+        reliability: `calibration.reliability` on test of all seeds together, of `probabilities` raw and scaled.
+        temperatures: by seed, fitted on dev.
         coverage: share of test with word vectors, as `coverage.json` has it of train and dev.
         faithfulness: `faithfulness.merge_seeds` of the attention on dev; empty if not measured.
         attention: by seed, a row for each of the first dev sentences: `tokens`, `gold`, `labels` and `probabilities` of
@@ -40,6 +43,8 @@ class EvaluationResult:
     confusion: pd.DataFrame
     classes: pd.DataFrame
     learning_curves: pd.DataFrame
+    reliability: pd.DataFrame
+    temperatures: dict[int, float]
     coverage: dict[str, Any]
     faithfulness: dict[str, Any]
     attention: dict[int, pd.DataFrame]
@@ -79,6 +84,9 @@ def write_results(result: EvaluationResult, monitor: str) -> None:
     for column in ("gold", "predicted", *(f"seed_{seed}" for seed in result.attention)):
         with paths.atomic_write(folder / f"answers/{column}.txt") as path:
             write_answers(path, predictions["id"], predictions[column])
+    for seed, temperature in result.temperatures.items():
+        content = {"temperature": temperature, "model": _digest(seed_file(seed, "model.keras"))}
+        paths.write_json(folder / f"calibration/seed-{seed}.json", content)
     for seed, table in result.attention.items():
         with paths.atomic_write(folder / f"attention_weights/seed-{seed}.parquet") as path:
             table.to_parquet(path, index=False)
@@ -92,6 +100,18 @@ def read_table(name: str) -> pd.DataFrame:
 def seed_file(seed: int, name: str) -> Path:
     """A file that `train` wrote for one seed; DataError if it is not there."""
     return existing(paths.seed_folder(seed) / name)
+
+
+def read_temperature(seed: int) -> float:
+    """The temperature that `evaluate` fitted to a seed's model; 1 if it has not seen this model."""
+    file = paths.CURRENT / f"calibration/seed-{seed}.json"
+    saved = read_json(file) if file.is_file() else {}
+    return float(saved["temperature"] if saved.get("model") == _digest(seed_file(seed, "model.keras")) else 1)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_dev_scores(seeds: Sequence[int]) -> dict[int, dict[str, float]]:

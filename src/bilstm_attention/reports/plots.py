@@ -180,6 +180,28 @@ def faithfulness_curves(curves: Mapping[str, Any], path: Path) -> None:
 
 
 @house_style
+def reliability_curves(table: pd.DataFrame, path: Path) -> None:
+    """Accuracy by the probability of the predicted label, raw and scaled by the temperature; the diagonal is ideal.
+
+    Args:
+        table: columns `probabilities`, raw or scaled, `confidence` and `accuracy` in percent; a row per bin.
+        path: the PNG to write.
+    """
+    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 100], [0, 100], color=DIM, linewidth=0.8)
+    labels = {"raw": "raw", "scaled": "scaled by the temperature of dev"}
+    for (kind, label), look in zip(labels.items(), LOOKS, strict=False):
+        rows = table[table["probabilities"] == kind]
+        axes.plot(rows["confidence"], rows["accuracy"], **look, label=label)
+    axes.set(xlabel="probability of the predicted label (percent)", ylabel="correct on test (percent)")
+    axes.set(xlim=(0, 102), ylim=(0, 102), aspect="equal")
+    axes.grid(visible=True)
+    axes.legend(loc="upper left")
+    write(figure, path)
+
+
+@house_style
 def attention_picture(examples: Sequence[AttentionExample], path: Path) -> None:
     """Sentences with each token shaded by its weight relative to the heaviest of its sentence.
 

@@ -106,11 +106,12 @@ def evaluation_records(params: Params) -> list[RunRecord]:
     for seed in seeds:
         training, page = training_record(params, seed), paths.attention_page(seed)
         scores = flatten_metrics(metrics["test"], "test", str(seed))
-        attention = flatten_metrics(metrics.get("dev_faithfulness"), "dev_faithfulness", str(seed))
+        for part in ("dev_faithfulness", "test_calibration"):
+            scores |= flatten_metrics(metrics.get(part), part, str(seed))
         scored.append(
             replace(
                 training,
-                metrics=training.metrics | scores | attention,
+                metrics=training.metrics | scores,
                 datasets=training.datasets | test,
                 artifacts={"attention": [page]},
                 description=describe_seed(params, metrics, seed, page.name),
@@ -155,6 +156,7 @@ def _best_model(params: Params, dev: float) -> LoggedModel | None:
         "vocabulary.txt": paths.EMBEDDINGS / "vocabulary.txt",
         "labels.json": paths.PREPARED / "labels.json",
         "params.yaml": paths.PARAMS,
+        "calibration.json": paths.CURRENT / f"calibration/seed-{best}.json",
     }
     # a label may be NA or None
     predictions = pd.read_csv(paths.CURRENT / DEV_ANSWERS, dtype=str, keep_default_na=False)
@@ -189,7 +191,8 @@ def _pipeline_identity(params: Params) -> Identity:
 def _summary_metrics(metrics: Mapping[str, Any], several: bool) -> dict[str, float]:
     """Metrics of a whole beside those of its seeds; of one seed neither mean nor ensemble."""
     summary = flatten_metrics(metrics["ensemble"], "ensemble_test", "") if several else {}
-    summary |= flatten_metrics(metrics.get("dev_faithfulness"), "dev_faithfulness", "mean")
+    for part in ("dev_faithfulness", "test_calibration"):
+        summary |= flatten_metrics(metrics.get(part), part, "mean")
     for key in ("mean", "sd", "low", "high") if several else ("low", "high"):
         for split in ("test", "dev"):
             values = flatten_metrics(metrics[split], split, key)

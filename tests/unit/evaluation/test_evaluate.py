@@ -1,5 +1,6 @@
 import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from bilstm_attention.evaluation.metrics import metric_names, scores
 start_tensorflow()
 from bilstm_attention.evaluation import evaluate as evaluation  # noqa: E402
 from bilstm_attention.evaluation import faithfulness  # noqa: E402
+from bilstm_attention.evaluation.calibration import calibration_errors, fit_temperature, scale  # noqa: E402
 from bilstm_attention.evaluation.evaluate import evaluate_models  # noqa: E402
 from bilstm_attention.evaluation.results import (  # noqa: E402
     EvaluationResult,
@@ -23,10 +25,11 @@ from bilstm_attention.evaluation.results import (  # noqa: E402
     headline_metrics,
     read_dev_scores,
     read_table,
+    read_temperature,
     write_results,
 )
 from bilstm_attention.model.classifier import load_classifier, save_classifier  # noqa: E402
-from bilstm_attention.model.predict import read_attention, to_labels  # noqa: E402
+from bilstm_attention.model.predict import predict, read_attention, to_labels  # noqa: E402
 from bilstm_attention.tracking import pipeline  # noqa: E402
 from bilstm_attention.training.fit import run_training  # noqa: E402
 
@@ -189,10 +192,26 @@ def test_faithfulness_is_measured_on_dev_unless_turned_off(result: EvaluationRes
     assert (without.faithfulness, "dev_faithfulness" in without.scores) == ({}, False)
 
 
-def test_results_come_back_from_their_files(
-    result: EvaluationResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_temperature_is_fitted_on_dev_and_is_of_its_model(
+    result: EvaluationResult, relations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    shutil.copytree(relations, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    write_results(result, "loss")
+    rows = {split: encode(load_split(split), load_vocabulary(), load_labels()) for split in ("dev", "test")}
+    model = paths.seed_folder(8) / "model.keras"
+    dev, test = (predict(load_classifier(model), rows[split]) for split in ("dev", "test"))
+    temperature = read_temperature(8)
+    assert temperature == pytest.approx(fit_temperature(dev, rows["dev"].labels))
+    ours = {name: each["by_seed"]["8"] for name, each in result.scores["test_calibration"]["scaled"].items()}
+    assert ours == pytest.approx(calibration_errors(scale(test, temperature), rows["test"].labels))
+    assert result.reliability.groupby("probabilities")["sentences"].sum().tolist() == [len(SEEDS) * len(test)] * 2
+    # a model that evaluate has not seen
+    shutil.copy(paths.seed_folder(3) / "model.keras", model)
+    assert read_temperature(8) == 1
+
+
+def test_results_come_back_from_their_files(result: EvaluationResult, inside: Path) -> None:
     write_results(result, "loss")
     for file, content in (("scores", result.scores), ("faithfulness", result.faithfulness)):
         assert json.loads((paths.CURRENT / f"{file}.json").read_text()) == content
@@ -268,7 +287,14 @@ def test_report_reads_no_undeclared_params(
         return {file.name: file.read_bytes() for file in files}
 
     before = drawn()
-    assert {"seed-3.html", "seed-8.html", "learning_curves.png", "confusion.png", "attention.png"} <= set(before)
+    assert {
+        "seed-3.html",
+        "seed-8.html",
+        "learning_curves.png",
+        "confusion.png",
+        "reliability.png",
+        "attention.png",
+    } <= set(before)
     text = paths.PARAMS.read_text()
     monkeypatch.setattr(paths, "PARAMS", inside / "other.yaml")
     paths.PARAMS.write_text(text.replace("lstm_units: 3", "lstm_units: 5").replace("folder: corpus", "folder: other"))

@@ -47,6 +47,11 @@ def drops(percents: list[float]) -> dict:
     }
 
 
+def reliability() -> pd.DataFrame:
+    columns = {"confidence": [40.0, 90.0, 50.0], "accuracy": [30.0, 70.0, 55.0]}
+    return pd.DataFrame({"probabilities": ["raw", "raw", "scaled"], **columns})
+
+
 def example(tokens: str, weights: list[float], predicted: str = "neg", gold: str | None = "neg") -> AttentionExample:
     return AttentionExample(tokens.split(), np.array([weights], dtype=np.float32), gold, [(predicted, 0.875)])
 
@@ -60,6 +65,7 @@ PICTURES = {
     "classes, 10": (plots.scores_by_class, by_class([*RELATIONS, "Other"])),
     "classes, 2": (plots.scores_by_class, by_class(["neg", "pos"])),
     "faithfulness": (plots.faithfulness_curves, drops([1, 5, 10, 20, 50])),
+    "reliability": (plots.reliability_curves, reliability()),
     "attention": (plots.attention_picture, [example("<e1> a </e1> b", [0.1, 0.5, 0.3, 0.1]), example("a", [1], "pos")]),
     "attention to nothing": (plots.attention_picture, []),
 }
@@ -188,6 +194,15 @@ def test_rankings_are_distinct_without_colour(drawn) -> None:
         looks = {(line.get_marker(), line.get_linestyle()) for line in lines.values()}
         assert len(looks) == len({marker for marker, _ in looks}) == len({style for _, style in looks}) == 3
         assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "5", "10"]
+
+
+def test_reliability_has_a_raw_and_a_scaled_curve(drawn) -> None:
+    diagonal, *curves = drawn(plots.reliability_curves, reliability()).axes[0].lines
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
+    assert {line.get_label(): line.get_xydata().tolist() for line in curves} == {
+        "raw": [[40, 30], [90, 70]],
+        "scaled by the temperature of dev": [[50, 55]],
+    }
 
 
 def test_attention_is_shaded_and_its_heaviest_weights_written(drawn) -> None:

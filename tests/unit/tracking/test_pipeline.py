@@ -128,7 +128,7 @@ def test_best_model_is_logged_with_the_whole(project: Path) -> None:
     model = evaluation_records(params(0, 1))[0].model
     assert model is not None
     assert model.files["model.keras"] == paths.seed_folder(1) / "model.keras"
-    assert set(model.files) == {"model.keras", "vocabulary.txt", "labels.json", "params.yaml"}
+    assert set(model.files) == {"model.keras", "vocabulary.txt", "labels.json", "params.yaml", "calibration.json"}
     assert (model.name, model.tags["dev"], model.tags["monitor"]) == ("sample", "65.0", "accuracy")
     assert len(model.tags[DEV_DIGEST]) == 64
     assert "<e1>" in model.example
