@@ -3,7 +3,6 @@
 They run in the project root, as DVC runs them.
 """
 
-import json
 import math
 import sys
 import time
@@ -141,7 +140,7 @@ def evaluate() -> None:
     params = load_params(paths.PARAMS)
     use_threads()
     result = evaluate_models(params.train.seeds, params.evaluate)
-    write_results(result, params.train.monitor)
+    write_results(result, Path(params.data.folder).name, params.train.monitor)
     name, summary = next(iter(result.scores["test"].items()))
     baselines = {model: scores[name] for model, scores in result.scores["baselines"].items()}
     print_summary(
@@ -216,25 +215,24 @@ def sync() -> None:
 
 
 def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | None, output: Path) -> None:
-    """Writes the attention page of sentences, or of the first `limit` of a split, 0 for all, as one model reads them.
+    """Writes the attention page of `texts`, or of the first `limit` sentences of a split, 0 for all.
 
-    Args:
-        texts: sentences, if no split is named.
-        split: `train`, `dev` or `test`.
-        limit: sentences of the split.
-        seed: whose model; None: the best on dev, ties go to the first.
-        output: the page to write.
+    Texts are shown in the terminal too. The model is that of `seed`, by default the best on dev, ties go to the first.
     """
     params = load_params(paths.PARAMS)
     if seed is not None and seed not in params.train.seeds:
         raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; no model has it.")
     start_tensorflow()
+    from rich.console import Console
+
     from bilstm_attention.data.dataset import encode, load_labels, load_split, load_vocabulary
+    from bilstm_attention.evaluation.calibration import scale
     from bilstm_attention.evaluation.evaluate import attention_table
-    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, seed_file
+    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_temperature, seed_file
     from bilstm_attention.model.classifier import load_classifier
     from bilstm_attention.model.predict import read_attention
     from bilstm_attention.reports.attention_page import attention_page, read_examples
+    from bilstm_attention.reports.tables import shaded_text
     from bilstm_attention.serving.classifier import TextClassifier
     from bilstm_attention.tracking.environment import warn_if_stale
     from bilstm_attention.training.fit import use_threads
@@ -249,10 +247,14 @@ def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | Non
         rows = encode(examples, vocabulary, labels)
     else:
         examples, rows = TextClassifier(model, vocabulary, labels, params.data).examples(texts)
-    table = attention_table(model, examples, *read_attention(model, rows), labels)
+    probabilities, weights = read_attention(model, rows)
+    table = attention_table(model, examples, scale(probabilities, read_temperature(seed)), weights, labels)
     shown = read_examples(table)
     attention_page(shown, output, title=f"seed {seed}", source=split or "text")
     outcomes = [example.outcome for example in shown]
+    for example in () if split else shown:
+        # a terminal has colours; elsewhere a sentence stays on its line
+        Console(highlight=False).print(shaded_text(example), soft_wrap=True, end="\n\n")
     counts = {outcome: outcomes.count(outcome) for outcome in ("right", "wrong")} if split else {}
     print_summary(f"explain {output}", {"sentences": len(shown), **counts})
 
@@ -261,13 +263,13 @@ def show_scores(markdown: bool = False) -> None:
     """Prints the scores that `evaluate` wrote, as a table or as a Markdown page with the protocol."""
     from rich.console import Console
 
-    from bilstm_attention.data.dataset import existing
+    from bilstm_attention.evaluation.results import read_json
     from bilstm_attention.reports.tables import score_document, score_table
     from bilstm_attention.tracking.environment import check_up_to_date, made_with
 
-    metrics = json.loads(existing(paths.CURRENT / "scores.json").read_text(encoding="utf-8"))
+    scores = read_json(paths.CURRENT / "scores.json")
     if markdown:
         check_up_to_date("the last evaluation")
-        print(score_document(metrics, load_params(paths.PARAMS), made_with()))
+        print(score_document(scores, load_params(paths.PARAMS), made_with()))
     else:
-        Console().print(score_table(metrics))
+        Console().print(score_table(scores))

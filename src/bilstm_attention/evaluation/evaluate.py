@@ -20,7 +20,7 @@ from bilstm_attention.evaluation.results import EvaluationResult, read_dev_score
 from bilstm_attention.model.classifier import load_classifier
 from bilstm_attention.model.predict import predict, read_attention, to_labels
 
-BASELINE_SENTENCES = 100_000  # of train; with more, the baselines' solver takes longer than the training
+BASELINE_SENTENCES = 100_000  # of train, evenly spaced; with more, the baselines' solver takes longer than the training
 ATTENTION_ROWS = 400  # dev sentences of each attention page
 TOP_LABELS = 3  # shown with each sentence
 
@@ -55,13 +55,14 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
     )
     origins = read_origins(vocabulary, read_json(paths.EMBEDDINGS / "coverage.json"))
     test_coverage = coverage(count_words(test["tokens"]), origins)
-    baseline_tokens, baseline_labels = _baseline_sentences()
-    dev_scores = read_dev_scores(seeds)
+    train_labels = load_split("train", ["label"])["label"]
+    step = -(-len(train_labels) // BASELINE_SENTENCES)
+    baseline_tokens, baseline_labels = (
+        list(islice(load_sentences("train"), 0, None, step)),
+        train_labels[::step].tolist(),
+    )
     scores: dict[str, Any] = {
-        "dev": {
-            name: metrics.spread_over_seeds({seed: scores[name] for seed, scores in dev_scores.items()})
-            for name in dev_scores[seeds[0]]
-        },
+        "dev": _spreads(read_dev_scores(seeds)),
         "test": _test_scores(gold, by_seed, labels, params),
         "ensemble": metrics.scores(gold, ensemble, labels),
         "baselines": metrics.baselines(baseline_tokens, baseline_labels, list(map(list, test["tokens"])), gold),
@@ -72,7 +73,10 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
     kinds = {"raw": probabilities, "scaled": scaled}
     scores["test_calibration"] = {
         "temperature": metrics.spread_over_seeds(temperatures),
-        **{kind: _calibration(values, test_rows.labels) for kind, values in kinds.items()},
+        **{
+            kind: _spreads({seed: calibration_errors(each, test_rows.labels) for seed, each in values.items()})
+            for kind, values in kinds.items()
+        },
     }
     pooled = np.tile(test_rows.labels, len(seeds))
     bins = {kind: reliability(np.concatenate(list(values.values())), pooled) for kind, values in kinds.items()}
@@ -97,14 +101,10 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
 def attention_table(
     model: Any, examples: pd.DataFrame, probabilities: Any, weights: Sequence[Any], labels: Sequence[str]
 ) -> pd.DataFrame:
-    """A row of predictions and attention for each sentence, see `EvaluationResult.attention`.
+    """A row of predictions and attention for each of N sentences, see `EvaluationResult.attention`.
 
-    Args:
-        model: the classifier.
-        examples: N sentences, columns `tokens` and `label`; an empty label is not known.
-        probabilities: `(N, C)`; further rows are ignored.
-        weights: N arrays `(T,)` or `(K, T)`.
-        labels: class names in the order of their numbers.
+    `examples` have the columns `tokens` and `label`, empty if not known; `probabilities` are `(N, C)`, further rows are
+    ignored; `weights` are N arrays `(T,)` or `(K, T)`.
     """
     tokens = [list(row) for row in examples["tokens"]]
     rows = probabilities[: len(tokens)]
@@ -121,30 +121,24 @@ def attention_table(
     )
 
 
-def _baseline_sentences() -> tuple[list[list[str]], list[str]]:
-    """Tokens and labels of the training sentences of the baselines, evenly spaced if there are many."""
-    labels = load_split("train", ["label"])["label"]
-    step = -(-len(labels) // BASELINE_SENTENCES)
-    return list(islice(load_sentences("train"), 0, None, step)), labels[::step].tolist()
-
-
-def _calibration(probabilities: Mapping[int, Any], gold: Any) -> dict[str, Any]:
-    errors = {seed: calibration_errors(values, gold) for seed, values in probabilities.items()}
+def _spreads(by_seed: Mapping[int, Mapping[str, float]], **limits: Mapping[str, float]) -> dict[str, Any]:
+    """Each score of a table by seed as `metrics.spread_over_seeds` has it, with its own `limits`."""
     return {
-        name: metrics.spread_over_seeds({seed: values[name] for seed, values in errors.items()})
-        for name in ("nll", "brier", "ece")
+        name: metrics.spread_over_seeds(
+            {seed: values[name] for seed, values in by_seed.items()},
+            **{limit: values[name] for limit, values in limits.items()},
+        )
+        for name in next(iter(by_seed.values()))
     }
 
 
 def _test_scores(
     gold: Sequence[str], by_seed: Mapping[int, list[str]], labels: Sequence[str], params: Evaluate
 ) -> dict[str, Any]:
-    scores = {seed: metrics.scores(gold, predicted, labels) for seed, predicted in by_seed.items()}
-    summaries = {}
+    predictions, low, high = list(by_seed.values()), {}, {}
     for name in metrics.metric_names(labels):
-        low, high = metrics.bootstrap_interval(
-            gold, list(by_seed.values()), name, repeats=params.bootstrap, seed=params.bootstrap_seed
+        low[name], high[name] = metrics.bootstrap_interval(
+            gold, predictions, name, repeats=params.bootstrap, seed=params.bootstrap_seed
         )
-        by_name = {seed: values[name] for seed, values in scores.items()}
-        summaries[name] = metrics.spread_over_seeds(by_name, low=low, high=high)
-    return summaries
+    scores = {seed: metrics.scores(gold, predicted, labels) for seed, predicted in by_seed.items()}
+    return _spreads(scores, low=low, high=high)

@@ -160,15 +160,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """95 % percentile bootstrap interval (Efron 1979) of the mean over seeds of a metric, in percent.
 
-    The N test items are drawn with replacement, `repeats` times, the same draw for every seed: the interval tells of
-    the choice of items for these trained models, the spread between seeds is the `sd` of `spread_over_seeds`.
-
-    Args:
-        gold: `(N,)`.
-        predictions: `(S, N)`, the predicted labels of each seed.
-        metric: one of `metric_names`.
-        repeats: resamples.
-        seed: of the draws.
+    The N test items, gold `(N,)` and predicted `(S, N)`, are drawn with replacement, `repeats` times, the same draw for
+    every seed: the interval tells of the choice of items for these trained models, the spread between seeds is `sd`.
     """
     labels = tuple(none_last({*gold, *chain(*predictions)}))
     cells = _cells(gold, predictions, labels)
@@ -193,13 +186,7 @@ def compare(
     Paired approximate randomisation (Noreen 1989; Yeh 2000): if the systems were alike, exchanging their answers to an
     item, in all seeds at once, would not matter. p is the share of random exchanges, the observed one counted among
     them, whose absolute difference is at least the observed one; it cannot be below `1 / (repeats + 1)`.
-
-    Args:
-        gold: `(N,)`.
-        first: `(S, N)`, the predicted labels of each seed of one system; `second`, of the other.
-        metric: one of `metric_names`.
-        repeats: random exchanges.
-        seed: of the exchanges.
+    Gold labels are `(N,)`, the predicted labels of each system `(S, N)`.
 
     Raises:
         DataError: the systems do not have the same number of seeds.

@@ -53,9 +53,7 @@ class EvaluationResult:
 def headline_metrics(scores: Mapping[str, Any], monitor: str) -> dict[str, Any]:
     """The few numbers of `metrics.json`, for the tables of DVC: means over seeds, and the best baseline, in percent.
 
-    Args:
-        scores: the content of `scores.json`.
-        monitor: `train.monitor`, the score shown of dev and, unless it is the loss, of test.
+    The score of dev is `monitor`, that of test too unless it is the loss.
     """
     test, dev = scores["test"], scores["dev"][monitor]
     name = monitor if monitor in test else next(iter(test))
@@ -70,11 +68,11 @@ def headline_metrics(scores: Mapping[str, Any], monitor: str) -> dict[str, Any]:
     }
 
 
-def write_results(result: EvaluationResult, monitor: str) -> None:
+def write_results(result: EvaluationResult, corpus: str, monitor: str) -> None:
     """Writes every output of the stage `evaluate`, each whole or not at all; `monitor` is `train.monitor`."""
     folder = paths.CURRENT
     paths.write_json(folder / "metrics.json", headline_metrics(result.scores, monitor))
-    paths.write_json(folder / "scores.json", result.scores)
+    paths.write_json(folder / "scores.json", {"corpus": corpus, **result.scores})
     paths.write_json(folder / "test_coverage.json", result.coverage)
     paths.write_json(folder / "faithfulness.json", result.faithfulness)
     for name in TABLES:

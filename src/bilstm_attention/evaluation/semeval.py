@@ -77,9 +77,8 @@ class OfficialResult:
 def read_answers(path: Path | str, labels: Collection[str] | None = None) -> dict[str, str]:
     """Reads the official answer format, one `ID<TAB>label` a line in any order, into a label for each id.
 
-    Args:
-        path: a UTF-8 file; blank lines are ignored, LF and CRLF both end a line.
-        labels: the legal labels; None: every relation with a direction, and the none labels.
+    The file is UTF-8, its blank lines are ignored. Legal are `labels`, by default every relation with a direction, and
+    the none labels.
 
     Raises:
         DataError: the file cannot be read, or lines are malformed, hold an unknown label, or answer an id again.
@@ -127,11 +126,7 @@ def write_answers(path: Path | str, ids: Iterable[object], labels: Iterable[str]
 
 
 def evaluate_official(gold: Mapping[str, str], answers: Mapping[str, str]) -> OfficialResult:
-    """Scores answers against the key by the three evaluations of the official scorer.
-
-    Args:
-        gold: the key, a label for each id.
-        answers: a label for each id; ids may be left out.
+    """Scores answers, a label for each id or for some, against the key by the three evaluations of the scorer.
 
     Raises:
         DataError: an empty key, an answer to an id that the key lacks, or a label that is no relation.

@@ -60,13 +60,9 @@ house_style = style.context(
 
 @house_style
 def learning_curves(histories: Mapping[str, pd.DataFrame], monitor: str, path: Path, best: bool = True) -> None:
-    """Losses and the monitored dev score by epoch, one colour per training, the kept epoch marked.
+    """Losses and the dev score `monitor` by epoch, one colour per training; the `best` or the last epoch is marked.
 
-    Args:
-        histories: by name, for instance `seed 0`; columns epoch, loss, dev_loss and `dev_<monitor>`, scores in percent.
-        monitor: `train.monitor`; the best epoch has the lowest `loss`, or the highest of any other score.
-        path: the PNG to write.
-        best: whether the best epoch is kept, ties go to the first; else the last is.
+    `histories`, by name such as `seed 0`, have the columns epoch, loss, dev_loss and `dev_<monitor>`.
     """
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     losses, scores = figure.subplots(1, 2)
@@ -131,12 +127,7 @@ def confusion_matrix(counts: pd.DataFrame, path: Path) -> None:
 
 @house_style
 def scores_by_class(frame: pd.DataFrame, path: Path) -> None:
-    """F1, precision and recall (percent) by class, the best on top.
-
-    Args:
-        frame: the class in the first column, whatever its name; precision, recall, f1, and support in items.
-        path: the PNG to write.
-    """
+    """F1, precision and recall (percent) by the class in the first column, the best on top, with support in items."""
     ordered = frame.sort_values("f1", ascending=False, kind="stable")
     places = np.arange(len(ordered))
     figure = Figure(figsize=(8, 1.1 + 0.32 * len(ordered)), layout="constrained")
@@ -157,13 +148,7 @@ def scores_by_class(frame: pd.DataFrame, path: Path) -> None:
 
 @house_style
 def faithfulness_curves(curves: Mapping[str, Any], path: Path) -> None:
-    """The drop of the predicted class's probability without the top tokens of a ranking, and with them alone.
-
-    Args:
-        curves: `percent`, of the tokens of a sentence; `comprehensiveness` and `sufficiency`, each by ranking, in
-            percentage points for every percent; see `evaluation.faithfulness.measure`.
-        path: the PNG to write.
-    """
+    """The `curves` of `evaluation.faithfulness.measure`: the drop without the top tokens, and with them alone."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     percents = [f"{percent:g}" for percent in curves["percent"]]
     panels = {"comprehensiveness": ("higher", "deleted"), "sufficiency": ("lower", "kept")}
@@ -181,12 +166,7 @@ def faithfulness_curves(curves: Mapping[str, Any], path: Path) -> None:
 
 @house_style
 def reliability_curves(table: pd.DataFrame, path: Path) -> None:
-    """Accuracy by the probability of the predicted label, raw and scaled by the temperature; the diagonal is ideal.
-
-    Args:
-        table: columns `probabilities`, raw or scaled, `confidence` and `accuracy` in percent; a row per bin.
-        path: the PNG to write.
-    """
+    """Accuracy by the probability of the predicted label, from `EvaluationResult.reliability`; a diagonal is ideal."""
     figure = Figure(figsize=(4.6, 4.4), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 100], [0, 100], color=DIM, linewidth=0.8)

@@ -197,7 +197,7 @@ def test_temperature_is_fitted_on_dev_and_is_of_its_model(
 ) -> None:
     shutil.copytree(relations, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
-    write_results(result, "loss")
+    write_results(result, "corpus", "loss")
     rows = {split: encode(load_split(split), load_vocabulary(), load_labels()) for split in ("dev", "test")}
     model = paths.seed_folder(8) / "model.keras"
     dev, test = (predict(load_classifier(model), rows[split]) for split in ("dev", "test"))
@@ -212,8 +212,8 @@ def test_temperature_is_fitted_on_dev_and_is_of_its_model(
 
 
 def test_results_come_back_from_their_files(result: EvaluationResult, inside: Path) -> None:
-    write_results(result, "loss")
-    for file, content in (("scores", result.scores), ("faithfulness", result.faithfulness)):
+    write_results(result, "corpus", "loss")
+    for file, content in (("scores", {"corpus": "corpus", **result.scores}), ("faithfulness", result.faithfulness)):
         assert json.loads((paths.CURRENT / f"{file}.json").read_text()) == content
     pd.testing.assert_frame_equal(read_table("dev_predictions"), result.dev_predictions, check_dtype=False)
     confusion = read_table("confusion").set_index("gold").astype(int)
@@ -279,7 +279,7 @@ def test_report_reads_no_undeclared_params(
     result: EvaluationResult, inside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "log_evaluation", lambda params: None)
-    write_results(result, "official_f1")
+    write_results(result, "corpus", "official_f1")
 
     def drawn() -> dict[str, bytes]:
         stages.report()
