@@ -137,8 +137,7 @@ def _test_scores(
 ) -> dict[str, Any]:
     predictions, low, high = list(by_seed.values()), {}, {}
     for name in metrics.metric_names(labels):
-        low[name], high[name] = metrics.bootstrap_interval(
-            gold, predictions, name, repeats=params.bootstrap, seed=params.bootstrap_seed
-        )
+        interval = metrics.bootstrap_interval(gold, predictions, name, params.bootstrap, params.bootstrap_seed)
+        low[name], high[name] = interval
     scores = {seed: metrics.scores(gold, predicted, labels) for seed, predicted in by_seed.items()}
     return _spreads(scores, low=low, high=high)

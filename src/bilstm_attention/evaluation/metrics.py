@@ -46,11 +46,6 @@ def is_relational(labels: Sequence[str]) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _relations(labels: Labels) -> Labels:
-    return tuple(map(relation_of, labels))
-
-
-@lru_cache(maxsize=64)
 def _membership(names: Labels, with_none: bool) -> tuple[list[str], Floats]:
     """The groups that C labels form by name, the none label last or left out; and their members as 0 or 1 `(C, G)`."""
     groups = [name for name in none_last(set(names)) if with_none or name not in NONE_LABELS]
@@ -71,7 +66,7 @@ def _mean_f1(present: NDArray[np.bool_], correct: Floats, predicted: Floats, gol
 
 
 def _official_f1(counts: Counts, labels: Labels, whole: Counts) -> Any:
-    names = _relations(labels)
+    names = tuple(map(relation_of, labels))
     present = _group_counts(whole, names, with_none=False)[2] > 0
     return _mean_f1(present, *_group_counts(counts, names, with_none=False))
 
@@ -123,11 +118,8 @@ def scores(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str])
 
 
 def per_relation(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
-    """Precision, recall, F1 (percent) and support (items) by relation, direction counted, or by class.
-
-    A row for each relation or class of `labels`, the none label last; columns relation, precision, recall, f1, support.
-    """
-    names = _relations(tuple(labels)) if is_relational(labels) else tuple(labels)
+    """Columns relation, precision, recall, f1 (percent), support (items) by relation or class, the none label last."""
+    names = tuple(map(relation_of, labels)) if is_relational(labels) else tuple(labels)
     counts = _group_counts(_confusion_counts(gold, predicted, labels), names, with_none=True)
     columns = dict(zip(("precision", "recall", "f1"), precision_recall_f1(*counts), strict=True))
     return pd.DataFrame({"relation": _membership(names, True)[0], **columns, "support": counts[2].astype(np.int64)})

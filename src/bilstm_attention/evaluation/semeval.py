@@ -54,11 +54,6 @@ class View:
     macro: Average
     shares: dict[str, tuple[int, int]]
 
-    @property
-    def labels(self) -> list[str]:
-        """The labels of the key, the none label last."""
-        return list(self.confusion.index)
-
 
 @dataclass(frozen=True)
 class OfficialResult:
@@ -201,13 +196,13 @@ def _section(view: View) -> str:
 
 def _matrix(view: View) -> list[str]:
     names = [f"{position:>2} {name}" for position, name in enumerate(view.confusion.columns, start=1)]
-    matrix = view.confusion.set_axis(names[: len(view.labels)])
+    matrix = view.confusion.set_axis(names[: len(view.confusion)])
     matrix.columns = pd.Index([str(position) for position in range(1, len(names) + 1)])
     matrix["sum"] = matrix.sum(axis=1)
     for column, name in (("wrong way", "wrong_direction"), ("skipped", "skipped"), ("gold", "gold")):
         matrix[column] = view.per_relation[name].to_numpy()
     matrix.loc["all"] = matrix.sum()
-    absent = ", ".join(name.strip() for name in names[len(view.labels) :])
+    absent = ", ".join(name.strip() for name in names[len(view.confusion) :])
     return [
         "Items by gold label (rows) and answer (columns)",
         matrix.to_string(),

@@ -107,8 +107,7 @@ def attention_page(examples: Sequence[AttentionExample], path: Path, *, title: s
 
 def _integer_weights(example: AttentionExample) -> list[list[int]]:
     """The mean and then each distribution, `(1 + K, T)`, in multiples of `1 / UNIT`."""
-    rows: list[list[int]] = np.rint(UNIT * np.vstack([example.mean_weights, example.weights])).astype(int).tolist()
-    return rows
+    return list(np.rint(UNIT * np.vstack([example.mean_weights, example.weights])).astype(int).tolist())
 
 
 def _shaded(weights: Sequence[int]) -> list[int]:

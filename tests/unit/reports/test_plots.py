@@ -58,16 +58,12 @@ def example(tokens: str, weights: list[float], predicted: str = "neg", gold: str
 
 PICTURES = {
     "curves of five seeds": (plots.learning_curves, {s: history([50, 60, 55 + s]) for s in range(5)}, "official_f1"),
-    "curves of many seeds": (plots.learning_curves, {s: history([50.0] * 200) for s in range(12)}, "official_f1"),
     "curves of one epoch": (plots.learning_curves, {3: history([50], "loss")}, "loss"),
     "confusion of 19": (plots.confusion_matrix, counts(DIRECTED)),
-    "confusion of 2": (plots.confusion_matrix, counts(["neg", "pos"])),
-    "classes, 10": (plots.scores_by_class, by_class([*RELATIONS, "Other"])),
-    "classes, 2": (plots.scores_by_class, by_class(["neg", "pos"])),
+    "classes": (plots.scores_by_class, by_class(["neg", "pos"])),
     "faithfulness": (plots.faithfulness_curves, drops([1, 5, 10, 20, 50])),
     "reliability": (plots.reliability_curves, reliability()),
     "attention": (plots.attention_picture, [example("<e1> a </e1> b", [0.1, 0.5, 0.3, 0.1]), example("a", [1], "pos")]),
-    "attention to nothing": (plots.attention_picture, []),
 }
 
 
@@ -104,7 +100,7 @@ def test_picture_has_the_same_bytes_and_a_readable_size(name: str, tmp_path: Pat
 
 
 def test_settings_of_matplotlib_neither_enter_nor_leave(tmp_path: Path) -> None:
-    picture, *data = PICTURES["classes, 2"]
+    picture, *data = PICTURES["classes"]
     picture(*data, tmp_path / "plain.png")
     with mpl.rc_context({"font.size": 20, "axes.facecolor": "red", "savefig.bbox": "tight"}):
         before = dict(mpl.rcParams)
