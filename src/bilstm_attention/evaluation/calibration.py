@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 BINS = 15  # of equal width, as in the paper
+TINY = np.finfo(np.float32).tiny
 LIMITS = (0.05, 20.0)  # of the temperature: without a wrong prediction on dev the best one is 0
 
 
@@ -20,7 +21,7 @@ def scale(probabilities: NDArray[Any], temperature: float) -> NDArray[Any]:
     """
     if temperature == 1:
         return probabilities
-    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny), dtype=np.float64) / temperature
+    logits = np.log(np.maximum(probabilities, TINY), dtype=np.float64) / temperature
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
@@ -29,9 +30,7 @@ def fit_temperature(probabilities: NDArray[Any], gold: NDArray[Any]) -> float:
     """The T, within `LIMITS`, whose scaled probabilities `(N, C)` have the lowest NLL on gold label numbers `(N,)`."""
     from scipy.optimize import minimize_scalar
 
-    best = minimize_scalar(
-        lambda log_t: _nll(scale(probabilities, np.exp(log_t)), gold), bounds=np.log(LIMITS), method="bounded"
-    )
+    best = minimize_scalar(lambda log_t: _nll(scale(probabilities, np.exp(log_t)), gold), bounds=np.log(LIMITS))
     return float(np.exp(best.x))
 
 
@@ -62,5 +61,5 @@ def reliability(probabilities: NDArray[Any], gold: NDArray[Any]) -> pd.DataFrame
 
 
 def _nll(probabilities: NDArray[Any], gold: NDArray[Any]) -> float:
-    chosen = np.maximum(probabilities[np.arange(len(gold)), gold], np.finfo(np.float32).tiny)
-    return float(-np.log(chosen, dtype=np.float64).mean())
+    chosen = probabilities[np.arange(len(gold)), gold]
+    return float(-np.log(np.maximum(chosen, TINY), dtype=np.float64).mean())

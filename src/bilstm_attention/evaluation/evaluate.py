@@ -57,29 +57,21 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
     test_coverage = coverage(count_words(test["tokens"]), origins)
     train_labels = load_split("train", ["label"])["label"]
     step = -(-len(train_labels) // BASELINE_SENTENCES)
-    baseline_tokens, baseline_labels = (
-        list(islice(load_sentences("train"), 0, None, step)),
-        train_labels[::step].tolist(),
-    )
+    baseline_tokens, baseline_labels = islice(load_sentences("train"), 0, None, step), train_labels[::step].tolist()
     scores: dict[str, Any] = {
         "dev": _spreads(read_dev_scores(seeds)),
         "test": _test_scores(gold, by_seed, labels, params),
         "ensemble": metrics.scores(gold, ensemble, labels),
-        "baselines": metrics.baselines(baseline_tokens, baseline_labels, list(map(list, test["tokens"])), gold),
+        "baselines": metrics.baselines(list(baseline_tokens), baseline_labels, list(map(list, test["tokens"])), gold),
         "baseline_sentences": len(baseline_labels),
         "test_coverage": {kind: test_coverage[kind]["percent"] for kind in ("types", "tokens")},
     }
-    scaled = {seed: scale(values, temperatures[seed]) for seed, values in probabilities.items()}
-    kinds = {"raw": probabilities, "scaled": scaled}
-    scores["test_calibration"] = {
-        "temperature": metrics.spread_over_seeds(temperatures),
-        **{
-            kind: _spreads({seed: calibration_errors(each, test_rows.labels) for seed, each in values.items()})
-            for kind, values in kinds.items()
-        },
-    }
-    pooled = np.tile(test_rows.labels, len(seeds))
-    bins = {kind: reliability(np.concatenate(list(values.values())), pooled) for kind, values in kinds.items()}
+    scores["test_calibration"] = {"temperature": metrics.spread_over_seeds(temperatures)}
+    scaled, bins = {seed: scale(values, temperatures[seed]) for seed, values in probabilities.items()}, {}
+    for kind, each in (("raw", probabilities), ("scaled", scaled)):
+        errors = {seed: calibration_errors(values, test_rows.labels) for seed, values in each.items()}
+        scores["test_calibration"][kind] = _spreads(errors)
+        bins[kind] = reliability(np.concatenate(list(each.values())), np.tile(test_rows.labels, len(seeds)))
     merged = faithfulness.merge_seeds(measured) if measured else {}
     if merged:
         scores["dev_faithfulness"] = {name: value for name, value in merged.items() if name != "curves"}
@@ -92,7 +84,6 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
         learning_curves=pd.concat(read_histories(seeds).values()).groupby("epoch", as_index=False).mean(),
         coverage=test_coverage,
         reliability=pd.concat(bins, names=["probabilities"]).reset_index("probabilities"),
-        temperatures=temperatures,
         faithfulness=merged,
         attention=attention,
     )

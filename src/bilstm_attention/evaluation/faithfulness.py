@@ -45,10 +45,9 @@ FUNCTION_WORDS = frozenset(_CLOSED_CLASSES.split())
 
 
 def merge_seeds(measured: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """Merges the results of `measure` for several seeds, by seed, into one of the same form.
+    """Merges the results of `measure` by seed: numbers become `spread_over_seeds`, curves their mean.
 
-    Numbers become `mean`, `sd` and `by_seed`, curves their mean. An `sd` of one seed is None, and so is a correlation
-    that no seed has. `rows` and `token_share` do not depend on the seed.
+    A correlation that no seed has is None. `rows` and `token_share` do not depend on the seed.
     """
     first = next(iter(measured.values()))
     return {**_merge(measured), **{name: first[name] for name in ("rows", "token_share")}}

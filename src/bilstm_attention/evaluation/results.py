@@ -30,7 +30,6 @@ class EvaluationResult:
         classes: precision, recall, F1 and support of the ensemble by relation, or by class.
         learning_curves: mean of the seeds' histories by epoch, over the seeds that got so far.
         reliability: `calibration.reliability` on test of all seeds together, of `probabilities` raw and scaled.
-        temperatures: by seed, fitted on dev.
         coverage: share of test with word vectors, as `coverage.json` has it of train and dev.
         faithfulness: `faithfulness.merge_seeds` of the attention on dev; empty if not measured.
         attention: by seed, a row for each of the first dev sentences: `tokens`, `gold`, `labels` and `probabilities` of
@@ -44,17 +43,13 @@ class EvaluationResult:
     classes: pd.DataFrame
     learning_curves: pd.DataFrame
     reliability: pd.DataFrame
-    temperatures: dict[int, float]
     coverage: dict[str, Any]
     faithfulness: dict[str, Any]
     attention: dict[int, pd.DataFrame]
 
 
 def headline_metrics(scores: Mapping[str, Any], monitor: str) -> dict[str, Any]:
-    """The few numbers of `metrics.json`, for the tables of DVC: means over seeds, and the best baseline, in percent.
-
-    The score of dev is `monitor`, that of test too unless it is the loss.
-    """
+    """The few numbers of `metrics.json`, for DVC; the first of test is `monitor` unless it is the loss."""
     test, dev = scores["test"], scores["dev"][monitor]
     name = monitor if monitor in test else next(iter(test))
     return {
@@ -82,8 +77,8 @@ def write_results(result: EvaluationResult, corpus: str, monitor: str) -> None:
     for column in ("gold", "predicted", *(f"seed_{seed}" for seed in result.attention)):
         with paths.atomic_write(folder / f"answers/{column}.txt") as path:
             write_answers(path, predictions["id"], predictions[column])
-    for seed, temperature in result.temperatures.items():
-        content = {"temperature": temperature, "model": _digest(seed_file(seed, "model.keras"))}
+    for seed, temperature in result.scores["test_calibration"]["temperature"]["by_seed"].items():
+        content = {"temperature": temperature, "model": _digest(seed_file(int(seed), "model.keras"))}
         paths.write_json(folder / f"calibration/seed-{seed}.json", content)
     for seed, table in result.attention.items():
         with paths.atomic_write(folder / f"attention_weights/seed-{seed}.parquet") as path:

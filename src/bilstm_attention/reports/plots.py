@@ -170,14 +170,13 @@ def reliability_curves(table: pd.DataFrame, path: Path) -> None:
     figure = Figure(figsize=(4.6, 4.4), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 100], [0, 100], color=DIM, linewidth=0.8)
-    labels = {"raw": "raw", "scaled": "scaled by the temperature of dev"}
-    for (kind, label), look in zip(labels.items(), LOOKS, strict=False):
-        rows = table[table["probabilities"] == kind]
+    for (kind, rows), look in zip(table.groupby("probabilities"), LOOKS, strict=False):
+        label = str(kind).replace("scaled", "scaled by the temperature of dev")
         axes.plot(rows["confidence"], rows["accuracy"], **look, label=label)
     axes.set(xlabel="probability of the predicted label (percent)", ylabel="correct on test (percent)")
     axes.set(xlim=(0, 102), ylim=(0, 102), aspect="equal")
     axes.grid(visible=True)
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside upper center", ncols=2)
     write(figure, path)
 
 

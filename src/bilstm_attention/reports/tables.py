@@ -55,13 +55,14 @@ def score_document(scores: Mapping[str, Any], params: Params, made_with: str) ->
     for name, model in _other_models(scores, len(seeds) > 1).items():
         rows.append([name, "", *(f"{model[metric]:.2f}" for metric in test)])
     epoch = f"Dev {monitor} selects the epoch" if params.train.restore_best_weights else "The last epoch is kept"
+    raw, scaled = (scores["test_calibration"][kind]["ece"]["mean"] for kind in ("raw", "scaled"))
     coverage, defaults = scores["test_coverage"], flatten(Params())
     changed = [f"`{name}={value}`" for name, value in flatten(params).items() if value != defaults[name]]
     return "\n\n".join(
         [
             f"Test scores on {scores['corpus']} in percent. {epoch}; test selects nothing.",
             markdown_table(pd.DataFrame(rows, columns=["model", f"dev {monitor}", *test])),
-            f"Calibration of the test probabilities: {_calibration(scores['test_calibration'])}.",
+            f"Expected calibration error on test {raw:.2f} %; {scaled:.2f} % with the temperature of dev.",
             f"Word vectors cover {coverage['tokens']:.2f} % of the tokens of test, {coverage['types']:.2f} % of its"
             " types.",
             f"Parameters that differ from the defaults: {', '.join(changed) or 'none'}.",
@@ -121,14 +122,6 @@ def shaded_text(example: AttentionExample) -> Text:
             " "
         )
     return text
-
-
-def _calibration(errors: Mapping[str, Any]) -> str:
-    raw, scaled = (
-        f"ECE {kind['ece']['mean']:.2f} %, NLL {kind['nll']['mean']:.3f}, Brier score {kind['brier']['mean']:.3f}"
-        for kind in (errors["raw"], errors["scaled"])
-    )
-    return f"{raw}; after scaling by the temperature of dev, {errors['temperature']['mean']:.2f}: {scaled}"
 
 
 def _other_models(scores: Mapping[str, Any], several: bool) -> dict[str, Mapping[str, float]]:

@@ -26,10 +26,9 @@ def metrics(**by_seed: float) -> dict[str, Any]:
     sd = None if len(scores) == 1 else 1.5
     mean = sum(scores.values()) / len(scores)
     summary = {"mean": mean, "sd": sd, "low": 70.123, "high": 80.456, "by_seed": scores}
-    errors = {name: {"mean": value} for name, value in (("ece", 4.321), ("nll", 0.5), ("brier", 0.25))}
     return {
         "corpus": "jokes",
-        "test_calibration": {"temperature": {"mean": 1.5}, "raw": errors, "scaled": errors},
+        "test_calibration": {"raw": {"ece": {"mean": 4.321}}, "scaled": {"ece": {"mean": 1.2}}},
         "test": {"official_f1": summary, "accuracy": {**summary, "mean": 33.333}},
         "dev": {"official_f1": {"mean": 78.25, "sd": sd, "by_seed": dict.fromkeys(scores, 78.25)}},
         "ensemble": {"official_f1": 81.119, "accuracy": 82.0},
@@ -69,7 +68,7 @@ def test_document_shows_every_seed_and_the_protocol() -> None:
         ["majority", "", "0.00", "16.71"],
     ]
     assert lines[0] == "Test scores on jokes in percent. Dev official_f1 selects the epoch; test selects nothing."
-    assert any(line.startswith("Calibration of the test probabilities: ECE 4.32 %, NLL 0.500, Br") for line in lines)
+    assert "Expected calibration error on test 4.32 %; 1.20 % with the temperature of dev." in lines
     assert "Word vectors cover 98.76 % of the tokens of test, 95.50 % of its types." in lines
     assert "Parameters that differ from the defaults: `train.seeds=[0, 3]`." in lines
     assert lines[-1] == "Made with a machine."

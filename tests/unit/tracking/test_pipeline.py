@@ -71,6 +71,8 @@ def evaluate(project: Path, *seeds: int) -> None:
         "baseline_sentences": 9,
         "test_coverage": {"types": 90.0, "tokens": 99.0},
         "dev_faithfulness": FAITHFULNESS,
+        "test_calibration": {"raw": {"ece": ATTENTION}, "scaled": {"ece": ATTENTION}},
+        "corpus": "sample",
     }
     write(project, "experiments/current/scores.json", scores)
     write(project, "experiments/current/dev_predictions.csv", "id,gold,seed_0\n1,NA,NA\n")
@@ -106,6 +108,8 @@ def test_several_seeds_have_a_parent_with_mean_and_ensemble(project: Path) -> No
     assert [child.parent for child in children] == [parent.identity] * 2
     assert [child.metrics["test_accuracy"] for child in children] == [50.0, 51.0]
     assert [child.metrics["dev_faithfulness_comprehensiveness_attention"] for child in children] == [30.0, 32.0]
+    assert [child.metrics["test_calibration_scaled_ece"] for child in children] == [30.0, 32.0]
+    assert parent.metrics["test_calibration_raw_ece"] == 31.0
     scores = {"test_accuracy_mean": 51.0, "ensemble_test_accuracy": 52.0, "majority_test_accuracy": 20.0}
     assert parent.metrics.items() >= scores.items()
     assert parent.name == "zhou u=100 seeds=0,1"
