@@ -22,7 +22,7 @@ EMPTY_ENTITIES = {MARKERS[:2], MARKERS[2:]}
 class TextClassifier:
     """A trained Keras classifier of raw sentences; `labels` are in the order of their numbers.
 
-    Probabilities are divided by the `temperature` as in `evaluation.calibration.scale`; labels do not depend on it.
+    Probabilities are scaled by the `temperature`, see `evaluation.calibration.scale`; labels do not depend on it.
     """
 
     def __init__(self, model: Any, vocabulary: Vocabulary, labels: Sequence[str], data: Data, temperature: float = 1.0):
