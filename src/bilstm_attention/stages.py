@@ -3,7 +3,6 @@
 They run in the project root, as DVC runs them.
 """
 
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -162,7 +161,7 @@ def evaluate() -> None:
 
     use_threads()
     result = evaluate_models(params.train.seeds, params.evaluate)
-    write_results(result, params.train.monitor)
+    write_results(result, Path(params.data.folder).name, params.train.monitor)
     name, summary = next(iter(result.scores["test"].items()))
     baselines = {model: scores[name] for model, scores in result.scores["baselines"].items()}
     print_summary(
@@ -172,21 +171,29 @@ def evaluate() -> None:
 
 def report() -> None:
     """Plots and attention pages of the last evaluation, and its scores to MLflow."""
-    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_histories, read_results
+    import pandas as pd
+
+    from bilstm_attention.data.dataset import existing
+    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_histories, read_json, read_table
     from bilstm_attention.reports import plots
     from bilstm_attention.reports.attention_page import attention_page, read_examples, select_examples
     from bilstm_attention.tracking.pipeline import log_evaluation
 
     params = load_params(paths.PARAMS)
     seeds, monitor = params.train.seeds, params.train.monitor
-    result, pictures = read_results(seeds), paths.CURRENT / "plots"
+    pictures, weights = paths.CURRENT / "plots", paths.CURRENT / "attention_weights"
     histories = {f"seed {seed}": history for seed, history in read_histories(seeds).items()}
     plots.learning_curves(histories, monitor, pictures / "learning_curves.png", params.train.restore_best_weights)
-    plots.confusion_matrix(result.confusion, pictures / "confusion.png")
-    plots.scores_by_class(result.classes, pictures / "classes.png")
-    if result.faithfulness:
-        plots.faithfulness_curves(result.faithfulness["curves"], pictures / "faithfulness.png")
-    examples = {seed: read_examples(result.attention[seed]) for seed in seeds}
+    plots.confusion_matrix(read_table("confusion").set_index("gold").astype(int), pictures / "confusion.png")
+    plots.scores_by_class(
+        read_table("classes").astype({"precision": float, "recall": float, "f1": float, "support": int}),
+        pictures / "classes.png",
+    )
+    reliability = read_table("reliability").astype({"confidence": float, "accuracy": float})
+    plots.reliability_curves(reliability, pictures / "reliability.png")
+    if faithfulness := read_json(paths.CURRENT / "faithfulness.json"):
+        plots.faithfulness_curves(faithfulness["curves"], pictures / "faithfulness.png")
+    examples = {seed: read_examples(pd.read_parquet(existing(weights / f"seed-{seed}.parquet"))) for seed in seeds}
     for seed in seeds:
         # of dev: whoever looks for what to change next must not look at test
         attention_page(examples[seed], paths.attention_page(seed), title=f"seed {seed}", source="dev")
@@ -228,25 +235,24 @@ def sync() -> None:
 
 
 def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | None, output: Path) -> None:
-    """Writes the attention page of sentences, or of the first `limit` of a split, 0 for all, as one model reads them.
+    """Writes the attention page of `texts`, or of the first `limit` sentences of a split, 0 for all.
 
-    Args:
-        texts: sentences, if no split is named.
-        split: `train`, `dev` or `test`.
-        limit: sentences of the split.
-        seed: whose model; None: the best on dev, ties go to the first.
-        output: the page to write.
+    Texts are shown in the terminal too. The model is that of `seed`, by default the best on dev, ties go to the first.
     """
     params = load_params(paths.PARAMS)
     if seed is not None and seed not in params.train.seeds:
         raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; no model has it.")
     start_tensorflow()
+    from rich.console import Console
+
     from bilstm_attention.data.dataset import encode, load_labels, load_split, load_vocabulary
+    from bilstm_attention.evaluation.calibration import scale
     from bilstm_attention.evaluation.evaluate import attention_table
-    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, seed_file
+    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_temperature, seed_file
     from bilstm_attention.model.classifier import load_classifier
     from bilstm_attention.model.predict import read_attention
     from bilstm_attention.reports.attention_page import attention_page, read_examples
+    from bilstm_attention.reports.tables import shaded_text
     from bilstm_attention.serving.classifier import TextClassifier
     from bilstm_attention.tracking.environment import warn_if_stale
     from bilstm_attention.training.fit import use_threads
@@ -261,10 +267,14 @@ def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | Non
         rows = encode(examples, vocabulary, labels)
     else:
         examples, rows = TextClassifier(model, vocabulary, labels, params.data).examples(texts)
-    table = attention_table(model, examples, *read_attention(model, rows), labels)
+    probabilities, weights = read_attention(model, rows)
+    table = attention_table(model, examples, scale(probabilities, read_temperature(seed)), weights, labels)
     shown = read_examples(table)
     attention_page(shown, output, title=f"seed {seed}", source=split or "text")
     outcomes = [example.outcome for example in shown]
+    for example in () if split else shown:
+        # a terminal has colours; elsewhere a sentence stays on its line
+        Console(highlight=False).print(shaded_text(example), soft_wrap=True, end="\n\n")
     counts = {outcome: outcomes.count(outcome) for outcome in ("right", "wrong")} if split else {}
     print_summary(f"explain {output}", {"sentences": len(shown), **counts})
 
@@ -273,13 +283,13 @@ def show_scores(markdown: bool = False) -> None:
     """Prints the scores that `evaluate` wrote, as a table or as a Markdown page with the protocol."""
     from rich.console import Console
 
-    from bilstm_attention.data.dataset import existing
+    from bilstm_attention.evaluation.results import read_json
     from bilstm_attention.reports.tables import score_document, score_table
     from bilstm_attention.tracking.environment import check_up_to_date, made_with
 
-    metrics = json.loads(existing(paths.CURRENT / "scores.json").read_text(encoding="utf-8"))
+    scores = read_json(paths.CURRENT / "scores.json")
     if markdown:
         check_up_to_date("the last evaluation")
-        print(score_document(metrics, load_params(paths.PARAMS), made_with()))
+        print(score_document(scores, load_params(paths.PARAMS), made_with()))
     else:
-        Console().print(score_table(metrics))
+        Console().print(score_table(scores))

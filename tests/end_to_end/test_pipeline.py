@@ -234,5 +234,5 @@ def test_dvc_shows_what_changed(project: Project) -> None:
     assert "test.official_f1" in project.run("dvc", "metrics", "diff")
     project.run("dvc", "plots", "diff", "--out", "dvc_plots")
     page = Path(project.root / "dvc_plots/index.html").read_text()
-    for plot in ("loss_by_epoch", "dev_accuracy_by_epoch", "confusion_on_test"):
+    for plot in ("loss_by_epoch", "monitored_dev_score_by_epoch", "confusion_on_test"):
         assert f"vegaEmbed('#{plot}" in page

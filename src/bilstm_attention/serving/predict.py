@@ -106,14 +106,15 @@ def load_model(source: str | None) -> "TextClassifier":
         UserError: there is no such model.
     """
     from bilstm_attention.data.dataset import load_labels, load_vocabulary
-    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, seed_file
+    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_temperature, seed_file
     from bilstm_attention.tracking.environment import warn_if_stale
     from bilstm_attention.tracking.registry import fetch_model
 
     with TemporaryDirectory() as folder:
         if source is None:
             params = load_params(paths.PARAMS)
-            file = seed_file(best_seed(read_dev_scores(params.train.seeds), params.train.monitor), "model.keras")
+            seed = best_seed(read_dev_scores(params.train.seeds), params.train.monitor)
+            file, temperature = seed_file(seed, "model.keras"), read_temperature(seed)
             warn_if_stale(params.train.seeds)
         else:
             files = fetch_model(source, Path(folder))
@@ -124,7 +125,7 @@ def load_model(source: str | None) -> "TextClassifier":
 
         use_threads()
         if source is None:
-            return TextClassifier(load_classifier(file), load_vocabulary(), load_labels(), params.data)
+            return TextClassifier(load_classifier(file), load_vocabulary(), load_labels(), params.data, temperature)
         return load_folder(files)
 
 

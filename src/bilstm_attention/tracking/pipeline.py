@@ -167,11 +167,11 @@ def evaluation_records(params: Params) -> list[RunRecord]:
     scores, scored = read_json(SCORES), list[RunRecord]()
     for seed in seeds:
         training, page = training_record(params, seed), paths.attention_page(seed)
-        own = {f"test/{name}": summary["by_seed"][str(seed)] for name, summary in scores["test"].items()}
+        own = _test_metrics(scores, str(seed)) | attention_metrics(scores.get("dev_faithfulness"), str(seed))
         scored.append(
             replace(
                 training,
-                metrics={**training.metrics, **own, **attention_metrics(scores.get("dev_faithfulness"), str(seed))},
+                metrics={**training.metrics, **own},
                 datasets={**training.datasets, **test},
                 artifacts={"attention": [page]},
                 description=describe_seed(params, scores, seed, page.name),
@@ -214,6 +214,12 @@ def attention_metrics(faithfulness: Mapping[str, Any] | None, key: str = "mean")
     return {f"attention/{name}": value for name, value in values.items() if value is not None}
 
 
+def _test_metrics(scores: Mapping[str, Any], key: str) -> dict[str, float]:
+    """Scores on test and errors of the probabilities that are served: of a seed, or the `mean`."""
+    tables = {**scores["test"], **scores["test_calibration"]["scaled"]}
+    return {f"test/{name}": {**summary, **summary["by_seed"]}[key] for name, summary in tables.items()}
+
+
 def _headline(scores: Mapping[str, Any]) -> dict[str, float]:
     """The interval of the first test score, and what the baselines and an ensemble have of it."""
     name, summary = next(iter(scores["test"].items()))
@@ -233,10 +239,10 @@ def _means(scores: Mapping[str, Any], seeds: Sequence[RunRecord], monitor: str) 
     kept = {f"dev/{name}": summary["mean"] for name, summary in scores["dev"].items()}
     kept |= {f"{score}/sd": scores["dev"][monitor]["sd"], "loss": fmean(seed.metrics["loss"] for seed in seeds)}
     curve = [{str(name): value for name, value in row.items() if not math.isnan(value)} for row in curve]
-    test = {f"test/{name}": summary["mean"] for name, summary in scores["test"].items()}
+    attention = attention_metrics(scores.get("dev_faithfulness"))
     return {
         "history": [*curve, {"epoch": len(curve) + 1, **kept}],
-        "metrics": kept | test | _headline(scores) | attention_metrics(scores.get("dev_faithfulness")),
+        "metrics": kept | _test_metrics(scores, "mean") | _headline(scores) | attention,
     }
 
 
@@ -251,6 +257,7 @@ def _best_model(params: Params, dev: float) -> LoggedModel | None:
         "vocabulary.txt": paths.EMBEDDINGS / "vocabulary.txt",
         "labels.json": paths.PREPARED / "labels.json",
         "params.yaml": paths.PARAMS,
+        "calibration.json": paths.CURRENT / f"calibration/seed-{best}.json",
     }
     # a label may be NA or None
     predictions = pd.read_csv(paths.CURRENT / DEV_ANSWERS, dtype=str, keep_default_na=False)

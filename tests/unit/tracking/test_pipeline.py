@@ -85,6 +85,8 @@ def evaluate(project: Path, *seeds: int) -> None:
         "baseline_sentences": 9,
         "test_coverage": {"types": 90.0, "tokens": 99.0},
         "dev_faithfulness": FAITHFULNESS,
+        "test_calibration": {"raw": {"ece": ATTENTION}, "scaled": {"ece": ATTENTION}},
+        "corpus": "sample",
     }
     write(project, "experiments/current/scores.json", scores)
     write(project, "experiments/current/dev_predictions.csv", "id,gold,seed_0\n1,NA,NA\n")
@@ -132,6 +134,7 @@ def test_parent_has_the_means_of_its_children(project: Path, store: str) -> None
     parent, *children = (tracker.client.get_run(ids[record.identity]) for record in records)
     assert {child.data.tags[PARENT] for child in children} == {parent.info.run_id}
     assert [child.data.metrics["attention/comprehensiveness"] for child in children] == [30.0, 32.0]
+    assert [child.data.metrics["test/ece"] for child in children] == [30.0, 32.0]
     shared = children[0].data.metrics.keys() & parent.data.metrics.keys()
     assert shared >= {"loss", "dev/loss", "dev/accuracy", "test/accuracy", "attention/comprehensiveness"}
     for name in shared:
@@ -200,7 +203,7 @@ def test_best_model_is_logged_with_the_whole(project: Path) -> None:
     model = evaluation_records(params(0, 1))[0].model
     assert model is not None
     assert model.files["model.keras"] == paths.seed_folder(1) / "model.keras"
-    assert set(model.files) == {"model.keras", "vocabulary.txt", "labels.json", "params.yaml"}
+    assert set(model.files) == {"model.keras", "vocabulary.txt", "labels.json", "params.yaml", "calibration.json"}
     assert (model.name, model.tags["dev"], model.tags["monitor"]) == ("sample", "65.0", "accuracy")
     assert len(model.tags[DEV_DIGEST]) == 64
     assert "<e1>" in model.example
