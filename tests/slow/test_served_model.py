@@ -44,7 +44,7 @@ def project(new_project: Callable[[], Project]) -> Project:
     """A project whose only model is the champion."""
     project = new_project()
     project.run("dvc", "repro")
-    assert "version 1 is champion" in project.run("bilstm-attention", "promote", "best")
+    assert "version 1 is champion" in project.run("bilstm-attention", "promote")
     return project
 
 

@@ -98,22 +98,19 @@ def predict_file(source: Path, target: Path, column: str, model: str | None, att
 
 
 def load_model(source: str | None) -> "TextClassifier":
-    """Loads a classifier: of a run's id, or of an MLflow address such as `models:/sample@champion`.
-
-    Without a source it is the best seed on dev of this checkout.
+    """Loads the classifier of a source of `registry.fetch_model`; without one, the best seed on dev of this checkout.
 
     Raises:
         UserError: there is no such model.
     """
     from bilstm_attention.data.dataset import load_labels, load_vocabulary
-    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, seed_file
     from bilstm_attention.tracking.environment import warn_if_stale
-    from bilstm_attention.tracking.registry import fetch_model
+    from bilstm_attention.tracking.registry import best_model_file, fetch_model
 
     with TemporaryDirectory() as folder:
         if source is None:
             params = load_params(paths.PARAMS)
-            file = seed_file(best_seed(read_dev_scores(params.train.seeds), params.train.monitor), "model.keras")
+            file = best_model_file(params)
             warn_if_stale(params.train.seeds)
         else:
             files = fetch_model(source, Path(folder))

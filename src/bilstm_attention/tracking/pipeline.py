@@ -1,21 +1,18 @@
 """Builds and logs the runs of the pipeline: one per trained seed, and a parent for the evaluation of several."""
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from bilstm_attention import paths
 from bilstm_attention.config import Params, flatten
 from bilstm_attention.data.tokens import MARKER
 from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_histories, read_json, seed_file
-from bilstm_attention.reports.tables import describe_evaluation, describe_seed, describe_training
+from bilstm_attention.reports.tables import describe_evaluation, describe_seed, describe_training, model_card
 from bilstm_attention.tracking.environment import input_digests, made_with, sha256, stages_of_other_params
-from bilstm_attention.tracking.registry import DEV_ANSWERS, DEV_DIGEST, MODEL_DIGEST, LoggedModel, dev_digest
+from bilstm_attention.tracking.registry import FORBIDDEN, MODEL_DIGEST, LoggedModel
 from bilstm_attention.tracking.runs import Identity, RunRecord, fingerprints, log_runs
 
 PIPELINE_DIGEST = "pipeline.sha256"
@@ -29,7 +26,7 @@ def corpus_name(params: Params) -> str:
 
 def model_name(params: Params) -> str:
     """Name of the registered model."""
-    return params.evaluate.register_as or re.sub(r"[/:.%\"'\\]", "_", corpus_name(params))
+    return params.evaluate.register_as or FORBIDDEN.sub("_", corpus_name(params))
 
 
 def run_name(params: Params, seeds: Sequence[int]) -> str:
@@ -128,7 +125,7 @@ def evaluation_records(params: Params) -> list[RunRecord]:
         },
         "description": describe_evaluation(params, metrics, made_with(), [page.name for page in pages]),
         "final": True,
-        "model": _best_model(params, metrics["dev"][params.train.monitor]["mean"]),
+        "model": _best_model(params, metrics),
     }
     if len(seeds) == 1:
         return [replace(scored[0], **{**whole, "metrics": scored[0].metrics | whole["metrics"]})]
@@ -144,23 +141,23 @@ def evaluation_records(params: Params) -> list[RunRecord]:
     return [parent, *(replace(each, parent=parent.identity) for each in scored)]
 
 
-def _best_model(params: Params, dev: float) -> LoggedModel | None:
-    """The model of the seed that is best on dev, to be logged; `dev` is the mean dev score of all seeds."""
+def _best_model(params: Params, scores: Mapping[str, Any]) -> LoggedModel | None:
+    """The model of the seed that is best on dev, to be logged with the run of an evaluation."""
     if not params.evaluate.log_model:
         return None
-    monitor = params.train.monitor
-    best = best_seed(read_dev_scores(params.train.seeds), monitor)
+    seed = best_seed(read_dev_scores(params.train.seeds), params.train.monitor)
     files = {
-        "model.keras": seed_file(best, "model.keras"),
+        "model.keras": seed_file(seed, "model.keras"),
         "vocabulary.txt": paths.EMBEDDINGS / "vocabulary.txt",
         "labels.json": paths.PREPARED / "labels.json",
         "params.yaml": paths.PARAMS,
     }
-    # a label may be NA or None
-    predictions = pd.read_csv(paths.CURRENT / DEV_ANSWERS, dtype=str, keep_default_na=False)
-    tags = {"run": run_name(params, params.train.seeds), "monitor": monitor, "dev": repr(dev)}
     example = EXAMPLE if params.data.relational else MARKER.sub("", EXAMPLE)
-    return LoggedModel(files, example, model_name(params), tags | {DEV_DIGEST: dev_digest(predictions)})
+    splits = read_json(paths.PREPARED / "summary.json")["splits"]
+    means = {f"{split}/{name}": summary["mean"] for split in ("dev", "test") for name, summary in scores[split].items()}
+    digests = {split: sha256(paths.PREPARED / f"{split}.parquet")[:36] for split in ("dev", "test")}
+    card = model_card(params, seed, scores, splits, model_name(params), example)
+    return LoggedModel(run_name(params, [seed]), files, example, card, means, digests)
 
 
 def flatten_metrics(node: Any, name: str, key: str) -> dict[str, float]:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from bilstm_attention.data.dataset import existing
 from bilstm_attention.tracking.environment import environment_tags, sha256
-from bilstm_attention.tracking.registry import LoggedModel, log_model
+from bilstm_attention.tracking.registry import LoggedModel, log_model, log_model_scores
 from bilstm_attention.tracking.store import artifact_uri, error_line, open_store, shown_uri, store_uri
 
 if TYPE_CHECKING:
@@ -157,9 +157,10 @@ class Tracker:
             self.client.set_tag(run_id, NOTE, self._with_links(record.description, run_id))
         if record.parent and (parent := self.find(record.parent)):
             self.client.set_tag(run_id, PARENT, parent.info.run_id)
-        if record.model:
-            log_model(self.client, self.experiment, run_id, record.model)
+        model_id = log_model(self.client, self.experiment, run_id, record.model) if record.model else ""
         self._write_metrics(run, record)
+        if record.model:
+            log_model_scores(self.client, run_id, model_id, record.model)
         if run.info.status != "FINISHED":
             self.client.set_terminated(run_id)
         return run_id
