@@ -121,15 +121,12 @@ def describe_evaluation(params: Params, metrics: Mapping[str, Any], made_with: s
 def model_card(
     params: Params, seed: int, metrics: Mapping[str, Any], splits: Mapping[str, Any], name: str, example: str
 ) -> str:
-    """The description of a model in Markdown: data, protocol, scores, limits, and how to load it.
+    """The description of the model of the best seed: data, protocol, scores, limits, and how to load it.
 
     Args:
-        params: all parameters.
-        seed: of the model, the best on dev of `train.seeds`.
-        metrics: the content of `scores.json`, in percent.
         splits: the numbers of each split, as in `summary.json`.
         name: of the registered model.
-        example: a sentence that it classifies.
+        example: a sentence that it classifies; the other arguments as for `score_document`.
     """
     seeds, data, monitor = params.train.seeds, params.data, params.train.monitor
     rows = ", ".join(f"{split} {numbers['rows']:,}" for split, numbers in splits.items())

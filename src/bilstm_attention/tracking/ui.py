@@ -10,6 +10,7 @@ import sys
 import time
 import webbrowser
 from collections import defaultdict
+from contextlib import suppress
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -19,21 +20,13 @@ from bilstm_attention.tracking.store import artifact_uri, open_store, shown_uri,
 # MLflow opens on its side for language-model traces unless told otherwise
 WORKFLOW = "workflowType=machine_learning"
 VIEW, VARIED = "best-on-dev", 20
-# In the environment, since anyone on the machine may read a process's arguments, and an address may hold a password.
-# Jobs for judging language models would be eight more processes, and four times the memory.
-SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
 
 
 def save_view(client: Any, experiment: str, monitor: str) -> str:
     """Saves a view of an experiment's runs in MLflow: dev and test score, epoch, and the parameters that vary.
 
-    Args:
-        client: of the store.
-        experiment: its name.
-        monitor: `train.monitor`.
-
     Returns:
-        the address of the view, from `#` on; that of all experiments if the store lacks this one.
+        its address from `#` on; that of all experiments if there is none of this name.
     """
     stored = client.get_experiment_by_name(experiment)
     if stored is None:
@@ -55,14 +48,7 @@ def save_view(client: Any, experiment: str, monitor: str) -> str:
 
 
 def open_ui(host: str, port: int, experiment: str, monitor: str, browser: bool) -> None:
-    """Serves the project's store until Ctrl-C, unless that is a server itself.
-
-    Args:
-        host: address to listen on.
-        port: to listen on.
-        experiment: see `save_view`, as for `monitor`.
-        monitor: the score that sorts the runs.
-        browser: whether a browser opens, if there is a terminal and a screen.
+    """Serves the project's store until Ctrl-C, unless that is a server itself, and opens the view of `save_view`.
 
     Raises:
         UserError: the port is taken, or the server ends by itself.
@@ -83,24 +69,26 @@ def open_ui(host: str, port: int, experiment: str, monitor: str, browser: bool) 
     page = f"http://{host}:{port}/{save_view(open_store(), experiment, monitor)}"
     print(f"{page}\nshows {shown_uri()}; Ctrl-C ends it.", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--default-artifact-root", artifact_uri(), "--workers", "1"]
+    command += ["--host", host, "--port", str(port), "--uvicorn-opts", "--log-level warning"]
+    # in the environment, since anyone on the machine may read a process's arguments, and an address may hold a password
+    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": store}
+    # jobs for judging language models: eight more processes, and four times the memory
+    environment.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    # the server logs every request, and a traceback on Ctrl-C
+    # not on the terminal, since Ctrl-C would print a traceback
     with TemporaryFile("w+") as log:
-        server = subprocess.Popen(
-            [*command, "--host", host, "--port", str(port)],
-            env={**SETTINGS, **os.environ, "MLFLOW_BACKEND_STORE_URI": store},
-            stdout=log,
-            stderr=log,
-        )
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            if browser:
-                _wait_until_it_answers(server, host, port)
-                webbrowser.open(page)
+            while browser and server.poll() is None:
+                with suppress(OSError), socket.create_connection((host, port), timeout=1):
+                    webbrowser.open(page)
+                    break
+                time.sleep(0.2)
             server.wait()
             log.seek(0)
             raise UserError(f"the server ended: {(log.read().strip().splitlines() or ['no reason given'])[-1]}")
         except KeyboardInterrupt:
-            print()
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         finally:
             server.terminate()
             server.wait()
@@ -110,11 +98,3 @@ def _has_screen() -> bool:
     """Whether a browser would open in a window, and not in the terminal."""
     shown = sys.platform != "linux" or any(name in os.environ for name in ("DISPLAY", "WAYLAND_DISPLAY"))
     return shown and sys.stdout.isatty()
-
-
-def _wait_until_it_answers(server: "subprocess.Popen[bytes]", host: str, port: int) -> None:
-    while server.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex((host, port)) == 0:
-                return
-        time.sleep(0.2)
