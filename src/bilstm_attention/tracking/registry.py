@@ -151,10 +151,7 @@ def find_model(client: Any, source: str | Path, experiment: str | None = None) -
             raise UserError(f"{source}: no model of this version: {error_line(error)}") from error
     experiments = [each.experiment_id for each in client.search_experiments() if experiment in (None, each.name)]
     if isinstance(source, Path):
-        queries, unknown = (
-            [f"tags.`{MODEL_DIGEST}` = '{sha256(source)}'"],
-            "this model is not logged; `dvc repro` does it",
-        )
+        queries, unknown = [f"tags.`{MODEL_DIGEST}` = '{sha256(source)}'"], "not logged yet; `dvc repro` does it"
     else:
         named = client.search_runs(experiments, f'attributes.run_name = "{source}"') if '"' not in source else []
         ids = ", ".join(f"'{run.info.run_id}'" for run in named)

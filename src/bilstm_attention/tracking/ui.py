@@ -67,7 +67,6 @@ def open_ui(host: str, port: int, experiment: str, monitor: str, browser: bool) 
         except OSError as error:
             raise UserError(f"{host}:{port}: {error.strerror}; choose another with --port.") from None
     page = f"http://{host}:{port}/{save_view(open_store(), experiment, monitor)}"
-    print(f"{page}\nshows {shown_uri()}; Ctrl-C ends it.", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--default-artifact-root", artifact_uri(), "--workers", "1"]
     command += ["--host", host, "--port", str(port), "--uvicorn-opts", "--log-level warning"]
     # in the environment, since anyone on the machine may read a process's arguments, and an address may hold a password
@@ -79,14 +78,15 @@ def open_ui(host: str, port: int, experiment: str, monitor: str, browser: bool) 
     with TemporaryFile("w+") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            while browser and server.poll() is None:
-                with suppress(OSError), socket.create_connection((host, port), timeout=1):
-                    webbrowser.open(page)
-                    break
+            while server.poll() is None and not _is_taken(host, port):
                 time.sleep(0.2)
-            server.wait()
+            if server.poll() is None:
+                print(f"{page}\nshows {shown_uri()}; Ctrl-C ends it.", flush=True)
+                if browser:
+                    webbrowser.open(page)
+                server.wait()
             log.seek(0)
-            raise UserError(f"the server ended: {(log.read().strip().splitlines() or ['no reason given'])[-1]}")
+            raise UserError(f"MLflow ended: {(log.read().strip().splitlines() or ['no reason given'])[-1]}")
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         finally:
@@ -98,3 +98,9 @@ def _has_screen() -> bool:
     """Whether a browser would open in a window, and not in the terminal."""
     shown = sys.platform != "linux" or any(name in os.environ for name in ("DISPLAY", "WAYLAND_DISPLAY"))
     return shown and sys.stdout.isatty()
+
+
+def _is_taken(host: str, port: int) -> bool:
+    with suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False

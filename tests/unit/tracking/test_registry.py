@@ -288,7 +288,7 @@ def test_model_is_found_by_id_prefix_name_or_version(models: Models) -> None:
         ("xyz", "xyz: no run of this id or name has a model. Runs with a model: "),
         ('a "name"', "no run of this id or name has a model"),
         ("nobody/7", "nobody/7: no model of this version: "),
-        (Path("params.yaml"), "params.yaml: this model is not logged"),
+        (Path("params.yaml"), "params.yaml: not logged yet"),
     ],
 )
 def test_unknown_or_ambiguous_model_is_one_line(source: str | Path, reason: str, models: Models) -> None:

@@ -23,19 +23,23 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class FakeServer:
-    """What `subprocess.Popen` returns, of a server that ends as a test wants it."""
+    """What `subprocess.Popen` returns, of a server that answers until Ctrl-C, or does not start."""
 
-    end: BaseException | None = None
+    starts = True
     started: list[Any]
 
     def __init__(self, command: list[str], env: dict[str, str], stdout: Any, stderr: Any):
         FakeServer.started, self.terminated = [self, command, env], False
         stdout.write("loading\nno such table\n")
+        self.socket = socket.create_server(("127.0.0.1", int(command[command.index("--port") + 1])))
 
-    def wait(self) -> int:
-        if self.end and not self.terminated:
-            raise self.end
-        return 1
+    def poll(self) -> int | None:
+        return None if self.starts else 1
+
+    def wait(self) -> None:
+        self.socket.close()
+        if not self.terminated:
+            raise KeyboardInterrupt
 
     def terminate(self) -> None:
         self.terminated = True
@@ -76,9 +80,8 @@ def test_view_has_scores_and_the_parameters_that_vary(tracker: Tracker, request:
 
 
 def test_server_is_of_the_projects_store_and_ends_with_ctrl_c(
-    inside: Path, server: type[FakeServer], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    inside: Path, server: type[FakeServer], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(server, "end", KeyboardInterrupt())
     port = free_port()
     open_ui("127.0.0.1", port, "nothing logged", "accuracy", browser=False)
     assert f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning" in capsys.readouterr().out
@@ -91,8 +94,9 @@ def test_server_is_of_the_projects_store_and_ends_with_ctrl_c(
     assert f"--default-artifact-root file://{inside}/experiments/mlartifacts" in words
 
 
-def test_server_that_ends_by_itself_is_an_error(server: type[FakeServer]) -> None:
-    with pytest.raises(UserError, match="the server ended: no such table"):
+def test_server_that_does_not_start_is_an_error(server: type[FakeServer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "starts", False)
+    with pytest.raises(UserError, match="MLflow ended: no such table"):
         open_ui("127.0.0.1", free_port(), "nothing logged", "accuracy", browser=False)
 
 
