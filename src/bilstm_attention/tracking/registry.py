@@ -133,13 +133,11 @@ def log_model_scores(client: Any, run_id: str, model_id: str, model: LoggedModel
 
 
 def find_model(client: Any, source: str | Path, experiment: str | None = None) -> "MlflowModel":
-    """Finds a logged model.
+    """Finds a logged model, in the experiment of this name or in all.
 
     Args:
-        client: of the store.
         source: id of the model's run, its first characters, or the run's name; `NAME/VERSION` of a registered model;
             or the file `model.keras`, of which the newest evaluation counts.
-        experiment: name of the experiment to search; None: all.
 
     Raises:
         UserError: no model is from this source, or those of several runs are.
@@ -154,8 +152,7 @@ def find_model(client: Any, source: str | Path, experiment: str | None = None) -
         queries, unknown = [f"tags.`{MODEL_DIGEST}` = '{sha256(source)}'"], "not logged yet; `dvc repro` does it"
     else:
         named = client.search_runs(experiments, f'attributes.run_name = "{source}"') if '"' not in source else []
-        ids = ", ".join(f"'{run.info.run_id}'" for run in named)
-        queries = [f"source_run_id IN ({ids})"] if named else []
+        queries = [f"source_run_id IN ({', '.join(repr(run.info.run_id) for run in named)})"] if named else []
         queries += [f"source_run_id LIKE '{source}%'"] if source.isalnum() else []
         unknown = "no run of this id or name has a model"
     models = [each for query in queries for each in _search(client, experiments, query) if _is_ready(each)]
@@ -186,14 +183,11 @@ def _version_model(client: Any, version: "ModelVersion") -> "MlflowModel":
 
 
 def fetch_model(source: str, folder: Path) -> Path:
-    """Downloads a logged model.
+    """Downloads a logged model; returns the folder that `serving.classifier.load_folder` reads.
 
     Args:
         source: see `find_model`, or an address of MLflow, for example `models:/sample@champion`.
         folder: where to.
-
-    Returns:
-        what `serving.classifier.load_folder` reads.
 
     Raises:
         UserError: the store has no such model, or does not answer.
@@ -213,12 +207,10 @@ def fetch_model(source: str, folder: Path) -> Path:
 
 
 def promote(name: str, experiment: str, source: str | Path, if_better: bool) -> None:
-    """Registers a logged model, and gives its version the alias `champion` and a tag with the evidence; prints both.
+    """Registers a model as version of `name`, with the alias `champion` and a tag with the evidence; prints both.
 
     Args:
-        name: of the registered model.
-        experiment: name of the experiment of its runs.
-        source: see `find_model`.
+        source: see `find_model`, as for `experiment`.
         if_better: only if its dev score is better than the champion's.
 
     Raises:
@@ -249,14 +241,14 @@ def promote(name: str, experiment: str, source: str | Path, if_better: bool) -> 
         evidence = f"against version {number}: {evidence}"
     if not registered:
         client.create_registered_model(name)
-    version = _version(client, name, model)
+    version = _register(client, name, model)
     client.set_registered_model_alias(name, CHAMPION, version)
     when = datetime.now(UTC).isoformat(timespec="seconds")
     client.set_model_version_tag(name, version, EVIDENCE, f"{when}, {evidence}")
     print(f"{name}: version {version} is champion; models:/{name}@{CHAMPION} serves it.")
 
 
-def _version(client: Any, name: str, model: "MlflowModel") -> str:
+def _register(client: Any, name: str, model: "MlflowModel") -> str:
     """The version of a registered model that a logged model has, or now gets."""
     source, run_id = f"models:/{model.model_id}", model.source_run_id
     for each in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
@@ -267,11 +259,7 @@ def _version(client: Any, name: str, model: "MlflowModel") -> str:
 
 
 def _dev_score(model: "MlflowModel") -> tuple[str, float]:
-    """Name and value of the score by which a model was selected.
-
-    Raises:
-        UserError: it has none.
-    """
+    """Name and value of the score by which a model was selected; UserError if it has none."""
     monitor = (model.params or {}).get("train.monitor")
     scores = [metric.value for metric in model.metrics or () if metric.key == f"dev/{monitor}"]
     if not scores:
@@ -286,11 +274,7 @@ def _describe(client: Any, model: "MlflowModel") -> str:
 
 
 def _compare(client: Any, model: "MlflowModel", champion: "MlflowModel") -> tuple[bool, str]:
-    """Whether a model has a better dev score than the champion, and the difference with a test, in words.
-
-    Raises:
-        UserError: they have other scores, or other dev sentences.
-    """
+    """Whether a model has a better dev score than the champion, and the difference with a test, in words."""
     (monitor, score), (other, best) = _dev_score(model), _dev_score(champion)
     if monitor != other:
         raise UserError(f"the dev scores are {monitor} and {other}, which do not compare.")
