@@ -131,7 +131,7 @@ def test_best_model_is_logged_with_the_whole(project: Path) -> None:
     assert model is not None
     assert model.files["model.keras"] == paths.seed_folder(1) / "model.keras"
     assert set(model.files) == {"model.keras", "vocabulary.txt", "labels.json", "params.yaml"}
-    assert model.name == "zhou u=100 seed=1"
+    assert model.name == run_name(params(0, 1), [1])
     assert model.scores == {"dev/loss": 65.0, "dev/accuracy": 65.0, "test/accuracy": 51.0}
     assert {len(digest) for digest in model.datasets.values()} == {36}
     for part in (
