@@ -318,8 +318,8 @@ def predict(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Run id, or address such as models:/sample@champion; by default the seed of this checkout that is best"
-            " on dev."
+            help="Run (its id, the start of it, or its name), version such as sample/1, or address such as"
+            " models:/sample@champion; by default the seed of this checkout that is best on dev."
         ),
     ] = None,
     attention: Annotated[bool, typer.Option("--attention", help="Adds tokens and their attention weights.")] = False,
@@ -339,26 +339,30 @@ def predict(
     if source and target:
         predictions.predict_file(source, target, column, model, attention)
     else:
+        if not texts and sys.stdin.isatty():
+            print("reading sentences from the terminal, one per line; Ctrl-D ends", file=sys.stderr)
         predictions.predict_lines(texts or sys.stdin, model, attention, as_json, sys.stdout)
 
 
 @app.command(rich_help_panel=MODELS)
 def promote(
-    run: Annotated[str, typer.Argument(help="Id of the model's run, or `best`: the run with the best dev score.")],
-    if_better: Annotated[
-        bool, typer.Option("--if-better", help="Only if its dev score is better than the champion's.")
-    ] = False,
+    run: Annotated[
+        str | None,
+        typer.Option(help="Run (id, its start, or name), or version as sample/1; by default this checkout's newest."),
+    ] = None,
+    if_better: Annotated[bool, typer.Option("--if-better", help="Only with a better dev score.")] = False,
 ) -> None:
-    """Makes a registered model the champion, which models:/NAME@champion serves; shows both dev scores."""
+    """Registers the model of a run as the champion, which models:/NAME@champion serves; shows both dev scores."""
     from bilstm_attention.config import load_params
-    from bilstm_attention.tracking.pipeline import model_name
-    from bilstm_attention.tracking.registry import promote as promote_version
+    from bilstm_attention.tracking import registry
+    from bilstm_attention.tracking.pipeline import corpus_name, model_name
     from bilstm_attention.tracking.store import report_store_errors
 
     _enter_project()
     params = load_params(paths.PARAMS)
     with report_store_errors():
-        promote_version(model_name(params), run, params.train.monitor, if_better)
+        source = run or registry.best_model_file(params)
+        registry.promote(model_name(params), corpus_name(params), source, if_better)
 
 
 @app.command(rich_help_panel=RUNS)
@@ -374,16 +378,20 @@ def sync() -> None:
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
     host: Annotated[
-        str,
-        typer.Option(
-            help="Address to listen on; 0.0.0.0 serves the private network, and hosts in MLFLOW_SERVER_ALLOWED_HOSTS."
-        ),
+        str, typer.Option(help="Address to listen on; 0.0.0.0: the network, and MLFLOW_SERVER_ALLOWED_HOSTS.")
     ] = "127.0.0.1",
+    browser: Annotated[bool, typer.Option(help="Whether a browser opens.")] = True,
 ) -> None:
-    """Opens the MLflow UI on the project's runs, by default for this machine alone."""
-    from bilstm_attention.tracking.store import open_ui
+    """Opens the MLflow UI at the runs of the corpus, the best on dev first; by default for this machine alone."""
+    from bilstm_attention.config import load_params
+    from bilstm_attention.tracking.pipeline import corpus_name
+    from bilstm_attention.tracking.store import report_store_errors
+    from bilstm_attention.tracking.ui import open_ui
 
-    open_ui(host, port)
+    _enter_project()
+    params = load_params(paths.PARAMS)
+    with report_store_errors():
+        open_ui(host, port, corpus_name(params), params.train.monitor, browser)
 
 
 def _enter_project(threads: int | None = None) -> None:

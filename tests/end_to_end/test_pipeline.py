@@ -160,7 +160,7 @@ def test_killed_training_resumes_and_ends_with_the_same_bytes(project: Project) 
 def test_champion_answers_as_evaluate_did(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
-    assert "champion" in project.run("bilstm-attention", "promote", "best")
+    assert "champion" in project.run("bilstm-attention", "promote")
     mlflow.set_tracking_uri(f"sqlite:///{project.root}/experiments/mlflow.db")
     lines = (project.root / "data/sample/test.txt").read_text().splitlines()
     texts = pd.DataFrame({"text": [line.partition("\t")[2].strip('"') for line in lines if "\t" in line]})

@@ -42,7 +42,7 @@ class Server:
 @pytest.fixture(scope="module")
 def project(first_repro: Project) -> Project:
     """A project whose only model is the champion."""
-    assert "version 1 is champion" in first_repro.run("bilstm-attention", "promote", "best")
+    assert "version 1 is champion" in first_repro.run("bilstm-attention", "promote")
     return first_repro
 
 

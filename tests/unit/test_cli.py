@@ -248,26 +248,3 @@ def test_fetch_passes_on_names_and_mirror(run: Run, project: Path, monkeypatch: 
     assert run("fetch", "mr", "glove-6b", "--mirror", "/mirror")[0] == 0
     external = project / "data/external"
     assert calls == [("mr", external, "/mirror"), ("glove-6b", external, "/mirror")]
-
-
-def test_ui_opens_the_projects_store_on_loopback(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "restored after the test")
-    started: list[list[str]] = []
-    monkeypatch.setattr("os.execv", lambda program, arguments: started.append(arguments))
-    code, out, _ = run("ui", "--port", 5050)
-    assert code == 0
-    assert "http://127.0.0.1:5050" in out
-    words = " ".join(started[0])
-    assert os.environ["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{project}/experiments/mlflow.db"
-    assert "sqlite" not in words
-    assert "--host 127.0.0.1 --port 5050" in words
-    assert f"--default-artifact-root file://{project}/experiments/mlartifacts" in words
-
-
-def test_ui_of_a_server_hides_its_password(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@tracking.local")
-    monkeypatch.setattr("os.execv", lambda program, arguments: pytest.fail("a server was started"))
-    code, out, _ = run("ui")
-    assert code == 0
-    assert "https://me:***@tracking.local is a tracking server" in out

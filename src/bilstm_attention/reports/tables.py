@@ -15,6 +15,7 @@ from rich.text import Text
 from bilstm_attention.config import Params, flatten
 from bilstm_attention.reports.attention_page import AttentionExample
 
+LABELS_SHOWN = 30
 HEAVIEST = (107, 174, 214)  # red, green and blue behind the heaviest token of a sentence
 
 
@@ -122,6 +123,52 @@ def shaded_text(example: AttentionExample) -> Text:
             " "
         )
     return text
+
+
+def model_card(
+    params: Params, seed: int, metrics: Mapping[str, Any], splits: Mapping[str, Any], name: str, example: str
+) -> str:
+    """The description of the model of the best seed: data, protocol, scores, limits, and how to load it.
+
+    Args:
+        splits: the numbers of each split, as in `summary.json`.
+        name: of the registered model.
+        example: a sentence that it classifies; the other arguments as for `score_document`.
+    """
+    seeds, data, monitor = params.train.seeds, params.data, params.train.monitor
+    rows = ", ".join(f"{split} {numbers['rows']:,}" for split, numbers in splits.items())
+    labels = list(dict.fromkeys(label for split in splits.values() for label in split["labels"]))
+    others = f", the best on dev of the seeds {', '.join(map(str, seeds))}, whose mean ± sd follows"
+    epoch = f"Dev {monitor} selects the epoch" if params.train.restore_best_weights else "The last epoch is kept"
+    lines = [
+        f"- {key}: dev {_mean_and_sd(metrics['dev'][key])}, test {_mean_and_sd(test)}, 95 % interval {_interval(test)}"
+        for key, test in metrics["test"].items()
+    ]
+    scores = "\n".join(lines)
+    marked = " Both entities must be marked." if data.relational else ""
+    return f"""**Data.** `{data.folder}`, sentences: {rows}. {len(labels)} labels: {", ".join(labels[:LABELS_SHOWN])}\
+{", ..." if len(labels) > LABELS_SHOWN else ""}.
+
+**Protocol.** Seed {seed}{others if len(seeds) > 1 else ""}. {epoch}; test selects nothing.
+
+**Scores in percent.**
+
+{scores}
+
+**Limits.** The scores hold for sentences like those of the corpus. Every sentence gets one of the labels, whatever it\
+ is about.{marked} Words that the vocabulary lacks are all read alike, and a sentence is cut to\
+ {data.tokens.max_length} tokens. A temperature fitted on dev calibrates\
+ the probabilities. Attention weights show what was pooled, which need not be the reason for a prediction.
+
+**Use.**
+
+```python
+import mlflow, pandas
+
+model = mlflow.pyfunc.load_model("models:/{name}@champion")
+model.predict(pandas.DataFrame({{"text": ["{example}"]}}))
+```
+"""
 
 
 def _other_models(scores: Mapping[str, Any], several: bool) -> dict[str, Mapping[str, float]]:

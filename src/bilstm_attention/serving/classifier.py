@@ -116,10 +116,7 @@ def load_folder(folder: Path) -> TextClassifier:
 class Served:
     """A classifier as MLflow calls it; a request that cannot be answered gets status 400 from MLflow's server.
 
-    Args:
-        classifier: the classifier.
-        max_rows: sentences of a request.
-        max_characters: of a sentence.
+    A request has at most `max_rows` sentences, and a sentence `max_characters`.
     """
 
     def __init__(self, classifier: TextClassifier, max_rows: int, max_characters: int):

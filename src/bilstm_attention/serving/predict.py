@@ -28,14 +28,9 @@ Chunk = tuple[pa.Table, int]
 
 
 def predict_lines(lines: Iterable[str], model: str | None, attention: bool, as_json: bool, to: TextIO) -> None:
-    """Answers one sentence a line: label, TAB, score, or all columns as JSON.
+    """Answers one sentence a line: label, TAB, score; with `as_json` or `attention` all columns as JSON.
 
-    Args:
-        lines: the sentences; each of a stream is answered as soon as it is read.
-        model: see `load_model`.
-        attention: adds tokens and weights, as JSON.
-        as_json: whether answers are JSON.
-        to: where answers are written.
+    Each line of a stream is answered as soon as it is read. `model`: see `load_model`.
 
     Raises:
         DataError: a line that is not UTF-8, or cannot be answered, by its row, counted from 0.
@@ -55,12 +50,8 @@ def predict_lines(lines: Iterable[str], model: str | None, attention: bool, as_j
 def predict_file(source: Path, target: Path, column: str, model: str | None, attention: bool) -> None:
     """Adds the columns of the answers to a table; the target appears whole or not at all.
 
-    Args:
-        source: csv, parquet or jsonl; the cells of a csv are text, NA too.
-        target: of the same kinds; a csv has nested columns as JSON.
-        column: of the sentences.
-        model: see `load_model`.
-        attention: adds `tokens` and `weights`.
+    Both are csv, whose cells are text, NA too, and whose nested columns are JSON; or parquet, or jsonl. `column` has
+    the sentences; `model`: see `load_model`; `attention` adds `tokens` and `weights`.
 
     Raises:
         DataError: a table of another kind, damaged, without the column or with a column of an answer's name; sentences
@@ -98,9 +89,7 @@ def predict_file(source: Path, target: Path, column: str, model: str | None, att
 
 
 def load_model(source: str | None) -> "TextClassifier":
-    """Loads a classifier: of a run's id, or of an MLflow address such as `models:/sample@champion`.
-
-    Without a source it is the best seed on dev of this checkout.
+    """Loads the classifier of a source of `registry.fetch_model`; without one, the best seed on dev of this checkout.
 
     Raises:
         UserError: there is no such model.
@@ -148,11 +137,7 @@ def _check_columns(source: Path, names: Sequence[str], column: str, answers: Seq
 
 
 def _read_table(source: Path, file: BinaryIO) -> Iterator[Chunk]:
-    """The chunks of a table, at least one.
-
-    Raises:
-        DataError: the file is not what its name says.
-    """
+    """The chunks of a table, at least one; DataError if the file is not what its name says."""
     read = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[source.suffix]
     try:
         yield from read(source, file)

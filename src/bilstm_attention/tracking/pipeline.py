@@ -21,9 +21,9 @@ from bilstm_attention import paths
 from bilstm_attention.config import Params, flatten
 from bilstm_attention.data.tokens import MARKER
 from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_histories, read_json, seed_file
-from bilstm_attention.reports.tables import describe_evaluation, describe_seed, describe_training
+from bilstm_attention.reports.tables import describe_evaluation, describe_seed, describe_training, model_card
 from bilstm_attention.tracking.environment import input_digests, made_with, sha256, stages_of_other_params
-from bilstm_attention.tracking.registry import DEV_ANSWERS, DEV_DIGEST, MODEL_DIGEST, LoggedModel, dev_digest
+from bilstm_attention.tracking.registry import FORBIDDEN, MODEL_DIGEST, LoggedModel
 from bilstm_attention.tracking.runs import (
     RunRecord,
     epoch_metrics,
@@ -49,7 +49,7 @@ def corpus_name(params: Params) -> str:
 
 def model_name(params: Params) -> str:
     """Name of the registered model."""
-    return params.evaluate.register_as or re.sub(r"[/:.%\"'\\]", "_", corpus_name(params))
+    return params.evaluate.register_as or FORBIDDEN.sub("_", corpus_name(params))
 
 
 def run_name(params: Params, seeds: Sequence[int]) -> str:
@@ -186,7 +186,7 @@ def evaluation_records(params: Params) -> list[RunRecord]:
             "attention": pages,
         },
         "description": describe_evaluation(params, scores, made_with(), [page.name for page in pages]),
-        "model": _best_model(params, scores["dev"][params.train.monitor]["mean"]),
+        "model": _best_model(params, scores),
     }
     if len(seeds) == 1:
         return [replace(scored[0], **whole, metrics={**scored[0].metrics, **_headline(scores)})]
@@ -246,24 +246,24 @@ def _means(scores: Mapping[str, Any], seeds: Sequence[RunRecord], monitor: str) 
     }
 
 
-def _best_model(params: Params, dev: float) -> LoggedModel | None:
-    """The model of the seed that is best on dev, to be logged; `dev` is the mean dev score of all seeds."""
+def _best_model(params: Params, scores: Mapping[str, Any]) -> LoggedModel | None:
+    """The model of the seed that is best on dev, to be logged with the run of an evaluation."""
     if not params.evaluate.log_model:
         return None
-    monitor = params.train.monitor
-    best = best_seed(read_dev_scores(params.train.seeds), monitor)
+    seed = best_seed(read_dev_scores(params.train.seeds), params.train.monitor)
     files = {
-        "model.keras": seed_file(best, "model.keras"),
+        "model.keras": seed_file(seed, "model.keras"),
         "vocabulary.txt": paths.EMBEDDINGS / "vocabulary.txt",
         "labels.json": paths.PREPARED / "labels.json",
         "params.yaml": paths.PARAMS,
-        "calibration.json": paths.CURRENT / f"calibration/seed-{best}.json",
+        "calibration.json": paths.CURRENT / f"calibration/seed-{seed}.json",
     }
-    # a label may be NA or None
-    predictions = pd.read_csv(paths.CURRENT / DEV_ANSWERS, dtype=str, keep_default_na=False)
-    tags = {"run": run_name(params, params.train.seeds), "monitor": monitor, "dev": repr(dev)}
     example = EXAMPLE if params.data.relational else MARKER.sub("", EXAMPLE)
-    return LoggedModel(files, example, model_name(params), tags | {DEV_DIGEST: dev_digest(predictions)})
+    splits = read_json(paths.PREPARED / "summary.json")["splits"]
+    means = {f"{split}/{name}": summary["mean"] for split in ("dev", "test") for name, summary in scores[split].items()}
+    digests = {split: sha256(paths.PREPARED / f"{split}.parquet")[:36] for split in ("dev", "test")}
+    card = model_card(params, seed, scores, splits, model_name(params), example)
+    return LoggedModel(run_name(params, [seed]), files, example, card, means, digests)
 
 
 def _scoring(params: Params) -> list[Any]:

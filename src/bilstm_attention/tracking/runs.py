@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from bilstm_attention.data.dataset import existing
 from bilstm_attention.tracking.environment import environment_tags, sha256
-from bilstm_attention.tracking.registry import LoggedModel, log_model
+from bilstm_attention.tracking.registry import LoggedModel, log_model, log_model_scores
 from bilstm_attention.tracking.store import artifact_uri, error_line, open_store, shown_uri, store_uri
 
 if TYPE_CHECKING:
@@ -236,9 +236,10 @@ class Tracker:
         for folder, files in record.artifacts.items():
             for file in files:
                 (self.client.log_artifacts if file.is_dir() else self.client.log_artifact)(run_id, str(file), folder)
-        if record.model:
-            log_model(self.client, self.experiment, run_id, record.model)
+        model_id = log_model(self.client, self.experiment, run_id, record.model) if record.model else ""
         self._write_metrics(run, record)
+        if record.model:
+            log_model_scores(self.client, run_id, model_id, record.model)
         if record.status not in ("RUNNING", status):
             self.client.set_terminated(run_id, record.status)
         return run_id

@@ -24,7 +24,7 @@ from bilstm_attention.tracking.pipeline import (
     run_name,
     training_record,
 )
-from bilstm_attention.tracking.registry import DEV_DIGEST, MODEL_DIGEST
+from bilstm_attention.tracking.registry import MODEL_DIGEST
 from bilstm_attention.tracking.runs import PARENT, Tracker, log_runs
 
 DEV = {0: {"loss": 0.9, "accuracy": 60.0}, 1: {"loss": 0.5, "accuracy": 70.0}}
@@ -89,6 +89,8 @@ def evaluate(project: Path, *seeds: int) -> None:
         "corpus": "sample",
     }
     write(project, "experiments/current/scores.json", scores)
+    split = {"rows": 9, "labels": {"A": 4, "B": 5}}
+    write(project, "data/prepared/summary.json", {"splits": dict.fromkeys(("train", "dev", "test"), split)})
     write(project, "experiments/current/dev_predictions.csv", "id,gold,seed_0\n1,NA,NA\n")
     write(project, "experiments/current/plots/overview.png", "png")
     for name in ("answers/gold.txt", *(f"attention/seed-{seed}.html" for seed in seeds)):
@@ -204,8 +206,17 @@ def test_best_model_is_logged_with_the_whole(project: Path) -> None:
     assert model is not None
     assert model.files["model.keras"] == paths.seed_folder(1) / "model.keras"
     assert set(model.files) == {"model.keras", "vocabulary.txt", "labels.json", "params.yaml", "calibration.json"}
-    assert (model.name, model.tags["dev"], model.tags["monitor"]) == ("sample", "65.0", "accuracy")
-    assert len(model.tags[DEV_DIGEST]) == 64
+    assert model.name == run_name(params(0, 1), [1])
+    assert model.scores == {"dev/loss": 65.0, "dev/accuracy": 65.0, "test/accuracy": 51.0}
+    assert {len(digest) for digest in model.datasets.values()} == {36}
+    for part in (
+        "train 9",
+        "2 labels: A, B",
+        "Seed 1, the best on dev of the seeds 0, 1",
+        "40.00–60.00",
+        "sample@champion",
+    ):
+        assert part in model.card
     assert "<e1>" in model.example
     plain = evaluation_records(params(0, 1, **{"data.format": "delimited"}))[0].model
     assert plain is not None

@@ -38,7 +38,7 @@ from bilstm_attention.tracking.runs import (
     log_runs,
     training_metrics,
 )
-from bilstm_attention.tracking.store import artifact_uri, open_store, open_ui, report_store_errors, shown_uri, store_uri
+from bilstm_attention.tracking.store import artifact_uri, open_store, report_store_errors, shown_uri, store_uri
 
 pytestmark = pytest.mark.usefixtures("inside")
 
@@ -408,11 +408,3 @@ def test_stale_stages_are_a_warning_or_an_error(
     assert capsys.readouterr().err.rstrip().endswith("not known: dvc status: Unable to acquire lock")
     with pytest.raises(UserError, match=r"^dvc status: Unable to acquire lock$"):
         check_up_to_date("it was prepared")
-
-
-def test_ui_refuses_a_busy_port() -> None:
-    with socket.socket() as busy:
-        busy.bind(("127.0.0.1", 0))
-        busy.listen()
-        with pytest.raises(UserError, match="--port"):
-            open_ui("127.0.0.1", busy.getsockname()[1])
