@@ -352,7 +352,7 @@ class _Representer(RoundTripRepresenter):
         node = super().represent_float(data)
         mantissa, _, exponent = node.value.partition("e")
         if exponent:
-            node.value = f"{float(mantissa)}e{int(exponent):+d}"
+            node.value = f"{mantissa}{'' if '.' in mantissa else '.0'}e{int(exponent):+d}"
         return node
 
 
