@@ -257,11 +257,7 @@ class Params(Block):
 
 
 def load_params(path: Path) -> Params:
-    """Reads and checks a `params.yaml`.
-
-    Raises:
-        ParamsError: lists every unknown key, wrong type and value out of range, with what is legal.
-    """
+    """Reads a `params.yaml`; a `ParamsError` lists every unknown key, wrong type and value out of range."""
     return check(read_yaml(path), str(path), Params)
 
 
@@ -277,11 +273,7 @@ def flatten(params: BaseModel | Mapping[str, Any], prefix: str = "") -> dict[str
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """`"model.lstm_units=200"` to `("model.lstm_units", 200)`; the value is read as YAML.
-
-    Raises:
-        ParamsError: no `=`, or a value that is not YAML.
-    """
+    """`"model.lstm_units=200"` to `("model.lstm_units", 200)`; the value is read as YAML."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ParamsError(f"-S {text}: an override is written key=value, for example -S model.lstm_units=200.")
@@ -313,22 +305,12 @@ def _assign(values: Any, key: str, value: Any) -> Any:
 
 
 def read_overrides(path: Path) -> dict[str, Any]:
-    """Every parameter of a named experiment, as dotted keys: the defaults and what its file changes.
-
-    All of them, so that an experiment does not depend on the one applied before.
-    """
+    """All parameters of a named experiment by dotted key, so that it does not depend on the one applied before."""
     return flatten(with_overrides(Params(), flatten(read_yaml(path)), where=str(path)))
 
 
 def apply_overrides(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes overrides into a `params.yaml` in place, comments kept; nothing is written unless the whole is legal.
-
-    Returns:
-        the parameters that changed, as dotted keys.
-
-    Raises:
-        ParamsError: as `load_params`.
-    """
+    """Writes overrides into a `params.yaml`, comments kept, if the whole is legal; returns what changed."""
     params = load_params(path)
     before, after = flatten(params), flatten(with_overrides(params, overrides, where=f"{path} with overrides"))
     changed = {key: value for key, value in after.items() if before[key] != value}

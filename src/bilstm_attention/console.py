@@ -84,9 +84,7 @@ class JobProgress:
             progress.update("trials", 4, 50, "best 71.00")
             progress.log("trial 3 complete 71.00")
 
-    Args:
-        amount: column behind the bar; by default jobs done of all.
-        stderr: draw on stderr.
+    `amount` is the column behind the bar, by default jobs done of all.
     """
 
     def __init__(self, amount: ProgressColumn | None = None, stderr: bool = False) -> None:
@@ -136,10 +134,7 @@ class JobProgress:
 class TrainingProgress(JobProgress):
     """Progress of one training: a bar over its batches in a terminal, a line per epoch elsewhere.
 
-    Args:
-        title: for instance `seed 0`.
-        epochs: the most that are trained.
-        monitor: name of the dev score to show.
+    `title` is for instance `seed 0`; `epochs` are the most that are trained; `monitor` names the dev score to show.
     """
 
     def __init__(self, title: str, epochs: int, monitor: str):
@@ -173,7 +168,7 @@ def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-def print_table(rows: Sequence[Mapping[str, str]]) -> None:
+def print_table(rows: Sequence[Mapping[Any, str]]) -> None:
     """Prints rows, of which each has the same columns, as a table; its words are never cut nor broken."""
     console, table, least = Console(), Table(box=SIMPLE_HEAD, pad_edge=False), 0
     for name in rows[0]:

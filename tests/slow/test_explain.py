@@ -28,7 +28,7 @@ def test_page_of_a_split_counts_right_and_wrong(first_repro: tuple[Project, str]
     project, _ = first_repro
     page = tmp_path / "page.html"
     printed = project.run("bilstm-attention", "explain", "--split", "dev", "--limit", "7", "--output", str(page))
-    counts = re.fullmatch(rf"explain {page}: sentences 7  right (\d+)  wrong (\d+)\n", printed)
+    counts = re.fullmatch(rf"explain {page}: sentences 7  right (\d+)  wrong (\d+)\nnow: .*\n", printed)
     assert counts
     assert sum(map(int, counts.groups())) == 7
     text = page.read_text(encoding="utf-8")
@@ -42,7 +42,7 @@ def test_text_is_tokenised_as_in_training(first_repro: tuple[Project, str], tmp_
     page = tmp_path / "attention.html"
     sentences = ("--text", SENTENCE, "--text", "<e1>Wires</e1> cause <e2>fires</e2>")
     printed = project.run("bilstm-attention", "explain", *sentences, "--seed", "0", "--output", str(page))
-    assert printed == f"explain {page}: sentences 2\n"
+    assert printed.startswith(f"explain {page}: sentences 2\n")
     tokens = re.findall(r'title="([^"]*): weight 0\.\d{4}, token', page.read_text(encoding="utf-8"))
     text = " ".join(tokens).replace("&lt;", "<").replace("&gt;", ">")
     assert text == "the <e1> wheel </e1> of the <e2> zyzzyva </e2> broke . <e1> wires </e1> cause <e2> fires </e2>"
