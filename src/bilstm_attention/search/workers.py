@@ -2,6 +2,7 @@
 
 import os
 import signal
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -70,11 +71,12 @@ def run_jobs(
     Args:
         next_job: called whenever a worker is free; None: there is no job now.
         work: called with a job in a worker. Both are pickled. A `UserError` that it raises is the job's result. A
-            result has at most 16 kB pickled, since half of one would be waited for without end if its worker is killed.
+            result has at most 16 kB pickled, which a pipe takes at once: half of one, of a worker that was killed while
+            it wrote, would be waited for without end.
         workers: processes at once.
 
     Raises:
-        Exception: what `work` raised, unless it is a `UserError`.
+        RuntimeError: `work` raised anything but a `UserError`; the worker prints the traceback.
     """
     idle: list[_Worker] = []
     busy: dict[Future[Result | UserError], tuple[Job, _Worker]] = {}
@@ -113,8 +115,11 @@ def _run(work: Callable[[Any], Result], job: Any) -> Result | UserError:
     try:
         return work(job)
     except UserError as error:
-        # without its traceback, which may be long
         return error.with_traceback(None)
+    except Exception as error:
+        # a traceback may be longer than a result may be
+        traceback.print_exc()
+        raise RuntimeError(f"{type(error).__name__}: {str(error)[:200]}; its traceback is above") from None
 
 
 def _prepare_worker() -> None:

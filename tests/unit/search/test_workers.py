@@ -29,7 +29,7 @@ def work(job: Any) -> Any:
         case "user error":
             raise SweepError("the database does not answer")
         case "fault":
-            raise ZeroDivisionError("a fault of the program")
+            raise ZeroDivisionError("a fault of the program" + 100_000 * "!")
         case "kill later":
             # the worker dies idle, a moment after its result
             if os.fork() == 0:
@@ -78,8 +78,10 @@ def test_worker_that_died_idle_is_replaced() -> None:
 def test_user_error_is_a_result_and_any_other_is_raised() -> None:
     ((_, error),) = run_jobs(from_list(["user error"]), work, 1)
     assert isinstance(error, SweepError)
-    with pytest.raises(ZeroDivisionError, match="fault of the program"):
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: a fault of the program") as fault:
         list(run_jobs(from_list(["fault"]), work, 1))
+    # short enough for a pipe to take it at once
+    assert len(str(fault.value) + str(fault.value.__cause__)) < 4096
     assert active_children() == []
 
 
