@@ -72,7 +72,7 @@ def compare(file: Path, workers: int, prepare: Callable[[Params, Path], None]) -
     for comparison, table in zip(comparisons, tables, strict=True):
         rows = score_rows(table, comparison.monitor, comparison.scored_on, comparison.table.reference)
         print(f"\n{comparison.table.about.strip()}")
-        print_table(rows.drop(columns=["weights added", "by seed"]).to_dict("records"))
+        print_table(rows.drop(columns=["weights added", "by seed", "ensemble"], errors="ignore").to_dict("records"))
     print(f"{target}.md: {len(comparisons)} tables; all scores are in {target.name}.csv")
 
 
