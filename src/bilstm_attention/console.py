@@ -139,18 +139,24 @@ class TrainingProgress(JobProgress):
 
     def __init__(self, title: str, epochs: int, monitor: str):
         super().__init__(TaskProgressColumn())
-        self._title, self._epochs, self._monitor, self._scores = title, epochs, monitor, ""
+        self._title, self._epochs, self._monitor = title, epochs, monitor
+        self._scores, self._steps = "", (0, 1)
 
     def batch(self, epoch: int, batch: int, batches: int) -> None:
         """Shows the epoch that is running, and the share of all epochs' batches; all three count from 1."""
-        note = f"epoch {epoch}/{self._epochs}{self._scores}"
-        self.update(self._title, (epoch - 1) * batches + batch, self._epochs * batches, note)
+        self._steps = ((epoch - 1) * batches + batch, self._epochs * batches)
+        self._show(epoch)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Shows the loss and the dev score of a finished epoch, from its row of the history."""
         self._scores = f"  loss {row['loss']:.3f}  dev {self._monitor} {row[f'dev_{self._monitor}']:.2f}"
         if not self._console.is_terminal:
             self.log(f"{self._title} epoch {row['epoch']}/{self._epochs}{self._scores}")
+        # the next one is running now
+        self._show(min(row["epoch"] + 1, self._epochs))
+
+    def _show(self, epoch: int) -> None:
+        self.update(self._title, *self._steps, f"epoch {epoch}/{self._epochs}{self._scores}")
 
 
 @contextmanager

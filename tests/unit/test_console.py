@@ -82,11 +82,11 @@ def test_log_gets_a_line_per_epoch(capfd: pytest.CaptureFixture[str]) -> None:
 def test_terminal_shows_the_running_epoch_and_the_last_scores(screen: io.StringIO) -> None:
     with TrainingProgress("seed 3", epochs=90, monitor="official_f1") as progress:
         progress.batch(20, 4, 400)
+        progress.batch(20, 400, 400)
         progress.epoch({"epoch": 20, "loss": 0.51234, "dev_official_f1": 81.456})
-        progress.batch(21, 200, 400)
     # one line of 80 columns
     last = lines_of(screen.getvalue())[-1]
-    assert re.fullmatch(r"seed 3 \S+ 23% \S+ left epoch 21/90 loss 0.512 dev official_f1 81.46", last)
+    assert re.fullmatch(r"seed 3 \S+ 22% \S+ left epoch 21/90 loss 0.512 dev official_f1 81.46", last)
 
 
 def test_bar_is_shown_on_a_terminal_alone(capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> None:
