@@ -155,6 +155,11 @@ class TrainingProgress(JobProgress):
         # the next one is running now
         self._show(min(row["epoch"] + 1, self._epochs))
 
+    def end(self, epochs: int, best: int) -> None:
+        """Says that training stopped after `epochs` if more were allowed; `best` is the epoch that is kept."""
+        if epochs < self._epochs:
+            self.log(f"{self._title} stopped early after epoch {epochs} of {self._epochs}, best {best}")
+
     def _show(self, epoch: int) -> None:
         self.update(self._title, *self._steps, f"epoch {epoch}/{self._epochs}{self._scores}")
 

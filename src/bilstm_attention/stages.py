@@ -106,6 +106,7 @@ def train(seed: int) -> None:
         result = run_training(
             params, dataset, seed, checkpoints=checkpoints, on_batch=progress.batch, on_epoch=progress.epoch
         )
+        progress.end(len(result.history), result.best_epoch)
     folder = paths.seed_folder(seed)
     save_classifier(result.model, folder / "model.keras")
     with atomic_write(folder / "history.csv") as path:

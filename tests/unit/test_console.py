@@ -79,6 +79,13 @@ def test_log_gets_a_line_per_epoch(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().out == "seed 3 epoch 2/9  loss 0.512  dev accuracy 81.46\n"
 
 
+@pytest.mark.parametrize(("epochs", "line"), [(5, "seed 3 stopped early after epoch 5 of 9, best 2\n"), (9, "")])
+def test_log_says_when_training_stops_early(epochs: int, line: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with TrainingProgress("seed 3", epochs=9, monitor="accuracy") as progress:
+        progress.end(epochs, best=2)
+    assert capfd.readouterr().out == line
+
+
 def test_terminal_shows_the_running_epoch_and_the_last_scores(screen: io.StringIO) -> None:
     with TrainingProgress("seed 3", epochs=90, monitor="official_f1") as progress:
         progress.batch(20, 4, 400)
