@@ -153,8 +153,9 @@ def fetch(
         print("now: bilstm-attention fetch NAME")
         return
     root = paths.project_root()
-    for name in names:
-        catalog.fetch(name, root / paths.EXTERNAL, mirror, progress=sys.stderr.isatty())
+    with _resumable():
+        for name in names:
+            catalog.fetch(name, root / paths.EXTERNAL, mirror, progress=sys.stderr.isatty())
     readers = [path.stem for path in sorted((root / CONFIGS).glob("*.yaml")) if _sources(load_params(path), *names)]
     if readers:
         print(f"now: bilstm-attention apply CONFIG, which is one of {', '.join(readers)}")
