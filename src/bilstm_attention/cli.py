@@ -38,9 +38,7 @@ Storage = Annotated[
     typer.Option(
         metavar="URL",
         envvar="BILSTM_ATTENTION_STORAGE",
-        show_envvar=True,
-        help="Database of the studies, e.g. postgresql://user@host/name, for several machines; by default a file of"
-        " the project.",
+        help="Database of the studies, e.g. postgresql://user@host/name, for several machines; by default a file.",
     ),
 ]
 Threads = Annotated[
@@ -48,7 +46,6 @@ Threads = Annotated[
     typer.Option(
         min=1,
         envvar=THREADS,
-        show_envvar=True,
         callback=lambda threads: os.environ.update({THREADS: str(threads)}),
         help="TensorFlow operations that run at once, each on one thread; changes no result.",
     ),
@@ -139,9 +136,7 @@ def fetch(
     names: Annotated[
         list[str] | None, typer.Argument(help="Corpora and word vectors, e.g. semeval2010-task8 glove-6b.")
     ] = None,
-    mirror: Annotated[
-        str | None, typer.Option(help="Folder or address of the files, used instead of the internet.")
-    ] = None,
+    mirror: Annotated[str | None, typer.Option(help="Folder or address of the files, for the internet.")] = None,
 ) -> None:
     """Downloads corpora and word vectors into data/external and verifies checksums; without names, lists them."""
     from bilstm_attention.config import load_params
@@ -164,8 +159,7 @@ def fetch(
 @app.command(rich_help_panel=RUNS)
 def apply(
     config: Annotated[
-        Path | None,
-        typer.Argument(help="A named experiment: a file, or the name of one in experiments/configs, e.g. zhou2016."),
+        Path | None, typer.Argument(help="A named experiment: a file, or the name of one in experiments/configs.")
     ] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -212,9 +206,7 @@ def score(
 
 @app.command(rich_help_panel=RUNS)
 def scores(
-    markdown: Annotated[
-        bool, typer.Option(help="As a page for experiments/results, with every seed and the protocol.")
-    ] = False,
+    markdown: Annotated[bool, typer.Option(help="As a page, with every seed and the protocol.")] = False,
 ) -> None:
     """Prints the scores of the last `evaluate`, and of the baselines."""
     _stages().show_scores(markdown)
@@ -227,20 +219,12 @@ def sweep(
     file: Annotated[Path, typer.Argument(resolve_path=True, help="Search space, e.g. experiments/sweeps/smoke.yaml.")],
     trials: Annotated[int, typer.Option(min=1, help="Finished trials in all, those of earlier starts included.")] = 50,
     hours: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="No new trial begins after this time; when the running ones have ended, the best are confirmed.",
-        ),
+        float | None, typer.Option(min=0, help="No new trial begins after this time; the best are confirmed then.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Trials at once, each in a process of one thread.")] = 2,
     storage: Storage = None,
     heartbeat: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="With --storage: seconds between heartbeats of a trial; one silent for twice as long is retried.",
-        ),
+        int, typer.Option(min=1, help="With --storage: seconds between heartbeats; after two a trial is retried.")
     ] = 60,
     overrides: Overrides = None,
 ) -> None:
