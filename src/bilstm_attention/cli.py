@@ -224,7 +224,7 @@ def sweep(
     workers: Annotated[int, typer.Option(min=1, help="Trials at once, each in a process of one thread.")] = 2,
     storage: Storage = None,
     heartbeat: Annotated[
-        int, typer.Option(min=1, help="With --storage: seconds between heartbeats; after two a trial is retried.")
+        int, typer.Option(min=1, help="With --storage: seconds between heartbeats; a trial that misses two is retried.")
     ] = 60,
     overrides: Overrides = None,
 ) -> None:
