@@ -14,7 +14,7 @@ import numpy as np
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params, Train, load_params
-from bilstm_attention.console import TrainingProgress, print_summary, start_tensorflow
+from bilstm_attention.console import TrainingProgress, announce, print_summary, start_tensorflow
 from bilstm_attention.errors import ParamsError, UserError
 from bilstm_attention.paths import atomic_write, write_json
 
@@ -200,6 +200,7 @@ def report() -> None:
     best = best_seed(read_dev_scores(seeds), monitor)
     plots.attention_picture(select_examples(examples[best]), pictures / "attention.png")
     print_summary("report", {"plots": len(list(pictures.iterdir())), "attention pages": len(seeds)})
+    announce("recording in MLflow")
     log_evaluation(params)
 
 

@@ -190,7 +190,8 @@ def test_model_answers_with_a_warning_after_an_edit_of_source(project: Project) 
 
 def test_comparison_reports_the_scores_of_its_trainings(project: Project) -> None:
     (project.root / "experiments/comparisons/poolings.yaml").write_text(COMPARISON)
-    project.run("bilstm-attention", "compare", "experiments/comparisons/poolings.yaml", "--workers", "2")
+    printed = project.run("bilstm-attention", "compare", "experiments/comparisons/poolings.yaml", "--workers", "2")
+    assert "`max` " in printed
     records = (project.root / "experiments/trainings").glob("*.json")
     dev = [json.loads(file.read_text())["dev"]["official_f1"] for file in records]
     table = pd.read_csv(project.root / "experiments/results/poolings.csv")

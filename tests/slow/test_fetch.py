@@ -27,7 +27,7 @@ def entry(*addresses: str | None, sha256: str | None = SHA256) -> Entry:
 
 
 def stored(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.name != "toy"]
+    return [path for path in folder.rglob("*") if path.name != "toy" and path.suffix != ".part"]
 
 
 def status(code: int) -> Answer:

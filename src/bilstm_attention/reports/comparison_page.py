@@ -79,7 +79,7 @@ def comparison_section(
         errors: from `search.results.frequent_confusions`; None: not shown.
     """
     parts = [f"## {about.strip()}"] if about else []
-    parts += [_scores(table, score, scored_on, reference), f"![{score}]({picture})"]
+    parts += [markdown_table(score_rows(table, score, scored_on, reference)), f"![{score}]({picture})"]
     if classes is not None:
         parts += ["F1 on test, mean over the seeds; direction counts:", markdown_table(_one_digit(classes))]
     if errors is not None:
@@ -105,7 +105,8 @@ def compared_scores(table: pd.DataFrame) -> pd.DataFrame:
     return table[["variant"]].join(scores.rename(columns=lambda name: name.removeprefix(prefix)))
 
 
-def _scores(table: pd.DataFrame, score: str, scored_on: str, reference: str) -> str:
+def score_rows(table: pd.DataFrame, score: str, scored_on: str, reference: str) -> pd.DataFrame:
+    """The scores of each variant as text; the arguments as for `comparison_section`."""
     test, compared = "test_mean" in table, compared_scores(table)
     shown = pd.DataFrame(
         {
@@ -122,7 +123,7 @@ def _scores(table: pd.DataFrame, score: str, scored_on: str, reference: str) -> 
         shown["ensemble"] = table["test_ensemble"].map("{:.2f}".format)
     if len(table) > 1:
         shown[f"p against {reference}"] = table["p"].map(_p)
-    return markdown_table(shown)
+    return shown
 
 
 def _mean_and_sd(table: pd.DataFrame) -> "pd.Series[str]":

@@ -9,9 +9,15 @@ import pandas as pd
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params
-from bilstm_attention.console import JobProgress, start_tensorflow
+from bilstm_attention.console import JobProgress, print_table, start_tensorflow
 from bilstm_attention.errors import UserError
-from bilstm_attention.reports.comparison_page import compared_scores, comparison_page, comparison_section, plot_variants
+from bilstm_attention.reports.comparison_page import (
+    compared_scores,
+    comparison_page,
+    comparison_section,
+    plot_variants,
+    score_rows,
+)
 from bilstm_attention.search.comparison import Comparison, read_page
 from bilstm_attention.search.comparison_runs import comparison_runs, save_runs
 from bilstm_attention.search.results import frequent_confusions, scores_by_class, tabulate
@@ -65,6 +71,10 @@ def compare(file: Path, workers: int, prepare: Callable[[Params, Path], None]) -
                         path.write_text(text, encoding="utf-8")
                     for experiment, runs in comparison_runs(f"{comparison.page}.{comparison.name}"):
                         log_runs(experiment, runs, f"table {comparison.name}")
+    for comparison, table in zip(comparisons, tables, strict=True):
+        rows = score_rows(table, comparison.monitor, comparison.scored_on, comparison.table.reference)
+        print(f"\n{comparison.table.about.strip()}")
+        print_table(rows.drop(columns=["weights added", "by seed", "ensemble"], errors="ignore").to_dict("records"))
     print(f"{target}.md: {len(comparisons)} tables; all scores are in {target.name}.csv")
 
 

@@ -62,7 +62,7 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        self._print_line("stopping when the running trials have ended; Ctrl-C again stops them now")
+        self._print_line("stopping when the running trials have ended, or now by Ctrl-C; the same command resumes")
 
 
 def lock_study(spec: SweepSpec) -> AbstractContextManager[None]:
