@@ -15,9 +15,9 @@ from bilstm_attention.errors import SweepError, UserError
 from bilstm_attention.paths import file_lock
 from bilstm_attention.search.retries import (
     JOB,
-    REASON,
     allow_experimental,
     counted_trials,
+    failure_reason,
     finished_trials,
     recover,
     retry_trials,
@@ -237,10 +237,3 @@ def _check_first_trials(finished: Sequence[FrozenTrial]) -> None:
         first = sorted(finished, key=lambda trial: trial.number)[:MAX_FIRST_FAILURES]
         reasons = "; ".join(f"trial {trial.number}: {failure_reason(trial)}" for trial in first)
         raise SweepError(f"the first {MAX_FIRST_FAILURES} trials failed: {reasons}.")
-
-
-def failure_reason(trial: FrozenTrial) -> str | None:
-    """Why a trial failed; None: it did not."""
-    if trial.state != TrialState.FAIL:
-        return None
-    return str(trial.user_attrs.get(REASON, "its worker died"))

@@ -67,9 +67,9 @@ class TrialScores:
 Train = Callable[[SweepSpec, Params, int, OnEpoch], TrialScores]
 
 
-def trial_params(spec: SweepSpec, overrides: Mapping[str, Any], seed: int) -> Params:
-    """All parameters of a trial, with its seed."""
-    return with_overrides(spec.space.base, {**overrides, "train.seeds": [seed]})
+def trial_params(spec: SweepSpec, overrides: Mapping[str, Any], *seeds: int) -> Params:
+    """All parameters of a trial, with these seeds."""
+    return with_overrides(spec.space.base, {**overrides, "train.seeds": list(seeds)})
 
 
 def train_trial(spec: SweepSpec, params: Params, seed: int, on_epoch: OnEpoch) -> TrialScores:
