@@ -81,7 +81,7 @@ def test_confirmations_are_read_trained_or_fail_until_a_stop(
 
     def run_jobs(next_job: Callable[[], TrainingJob | None], *arguments: Any) -> Iterator[tuple[TrainingJob, Any]]:
         while job := next_job():
-            yield job, WorkerCrashed(1, -9) if job.name == f"trial 2 with seed {second}" else Path(job.name)
+            yield job, WorkerCrashed(-9) if job.name == f"trial 2 with seed {second}" else Path(job.name)
             stop.requested = job.name == f"trial 3 with seed {first}"
 
     # an earlier start has trained one of them

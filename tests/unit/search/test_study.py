@@ -152,7 +152,7 @@ def test_crashed_worker_has_its_trial_retried_at_once(spec: SweepSpec, run: Call
         while (job := next_job()) is not None:
             if len(finished_trials(load_study(spec))) == 1 and not lost:
                 lost.append(start_and_die(load_study(spec), job.name))
-                yield job, WorkerCrashed(1, -9)
+                yield job, WorkerCrashed(-9)
             else:
                 yield job, work(job)
 
@@ -178,7 +178,7 @@ def test_trial_killed_before_it_had_a_job_is_retried(spec: SweepSpec, run: Calla
 def test_workers_that_die_before_a_trial_end_the_sweep(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
     def crash(next_job: Callable[[], TrialJob | None], work: Any, workers: int) -> Any:
         while (job := next_job()) is not None:
-            yield job, WorkerCrashed(1, -9)
+            yield job, WorkerCrashed(-9)
 
     with pytest.raises(SweepError, match=r"workers end before they begin a trial; of the last, .* SIGKILL"):
         run(spec, 3, execute=crash)
