@@ -132,7 +132,7 @@ def _warn_of_first_weights(train: Train, steps: int) -> None:
 
 
 def evaluate() -> None:
-    """Every seed's model scored on test: metrics, predictions, and the data of plots and attention pages."""
+    """Every seed's model scored on test: scores, predictions, and the data of plots and attention pages."""
     start_tensorflow()
     from bilstm_attention.evaluation.evaluate import evaluate_models
     from bilstm_attention.evaluation.results import write_results
@@ -141,9 +141,9 @@ def evaluate() -> None:
     params = load_params(paths.PARAMS)
     use_threads()
     result = evaluate_models(params.train.seeds, params.evaluate)
-    write_results(result)
-    name, summary = next(iter(result.metrics["test"].items()))
-    baselines = {model: scores[name] for model, scores in result.metrics["baselines"].items()}
+    write_results(result, params.train.monitor)
+    name, summary = next(iter(result.scores["test"].items()))
+    baselines = {model: scores[name] for model, scores in result.scores["baselines"].items()}
     print_summary(
         "evaluate", {f"test {name}": summary["mean"], "low": summary["low"], "high": summary["high"], **baselines}
     )
@@ -257,7 +257,7 @@ def show_scores(markdown: bool = False) -> None:
     from bilstm_attention.reports.tables import score_document, score_table
     from bilstm_attention.tracking.environment import check_up_to_date, made_with
 
-    metrics = json.loads(existing(paths.CURRENT / "metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads(existing(paths.CURRENT / "scores.json").read_text(encoding="utf-8"))
     if markdown:
         check_up_to_date("the last evaluation")
         print(score_document(metrics, load_params(paths.PARAMS), made_with()))

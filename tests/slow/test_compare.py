@@ -69,7 +69,7 @@ def pipeline_metrics(project: Project, *overrides: str) -> dict[str, Any]:
     project.run("bilstm-attention", "apply", "experiments/configs/sample.yaml")
     project.apply(*MEAN, *overrides)
     project.run("dvc", "repro")
-    return dict(json.loads(project.read("experiments/current/metrics.json")))
+    return dict(json.loads(project.read("experiments/current/scores.json")))
 
 
 def runs_of(store: Path) -> list[tuple[str, str]]:

@@ -38,7 +38,7 @@ def test_best_learns_from_a_corpus_like_kbp37(fresh_project: Project) -> None:
         *("-S", "train.epochs=8", "-S", "train.ema=0.9"),
     )
     fresh_project.run("dvc", "repro")
-    metrics = json.loads((root / "experiments/current/metrics.json").read_text())
+    metrics = json.loads((root / "experiments/current/scores.json").read_text())
     dev, test = (metrics[split]["official_f1"]["mean"] for split in ("dev", "test"))
     assert min(dev, test) > metrics["baselines"]["majority"]["official_f1"] == 0
     labels = json.loads((root / "data/prepared/labels.json").read_text())

@@ -55,7 +55,7 @@ def test_trial_applied_gives_the_same_score(swept: tuple[Project, str]) -> None:
     hops = trial["model.attention.hops"]
     project.apply(*settings, *([] if pd.isna(hops) else [f"model.attention.hops={hops:.0f}"]))
     project.run("dvc", "repro")
-    dev = json.loads(project.read("experiments/current/metrics.json"))["dev"]["official_f1"]
+    dev = json.loads(project.read("experiments/current/scores.json"))["dev"]["official_f1"]
     assert dev["mean"] == trial["score"]
     project.run("git", "checkout", "-q", "--", "params.yaml")
 

@@ -146,7 +146,7 @@ def test_outside_a_project_a_stage_says_where_to_run(run: Run, tmp_path: Path, m
     ("arguments", "part"),
     [
         (["embed"], "words.csv: not there; `dvc repro` makes it."),
-        (["scores"], "metrics.json: not there; `dvc repro` makes it."),
+        (["scores"], "scores.json: not there; `dvc repro` makes it."),
         (["train", "--seed", 7], "--seed 7: not one of train.seeds, [0]"),
         (["apply"], "nothing to apply"),
         (["apply", "experiments/configs/nobody.yaml"], "experiments/configs/nobody.yaml: no such file."),

@@ -70,7 +70,7 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
     if merged:
         scores["dev_faithfulness"] = {name: value for name, value in merged.items() if name != "curves"}
     return EvaluationResult(
-        metrics=scores,
+        scores=scores,
         predictions=predictions,
         dev_predictions=pd.DataFrame({"id": dev["id"], "gold": dev["label"]} | dev_labels),
         confusion=metrics.confusion(gold, ensemble, labels),
@@ -125,5 +125,6 @@ def _test_scores(
         low, high = metrics.bootstrap_interval(
             gold, list(by_seed.values()), name, repeats=params.bootstrap, seed=params.bootstrap_seed
         )
-        summaries[name] = metrics.summary_over_seeds({seed: values[name] for seed, values in scores.items()}, low, high)
+        by_name = {seed: values[name] for seed, values in scores.items()}
+        summaries[name] = metrics.spread_over_seeds(by_name, low=low, high=high)
     return summaries

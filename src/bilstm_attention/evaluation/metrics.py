@@ -8,6 +8,7 @@ Shape letters: N items, S seeds, C labels, G groups of labels.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import chain
 from statistics import fmean, stdev
 from typing import Any
 
@@ -144,20 +145,14 @@ def signed_score(metric: str, value: float) -> float:
     return -value if metric == "loss" else value
 
 
-def spread_over_seeds(values: Mapping[int, float]) -> dict[str, Any]:
-    """`mean`, sample standard deviation `sd` and `by_seed` of a score.
+def spread_over_seeds(values: Mapping[int, float], **limits: float) -> dict[str, Any]:
+    """`mean`, sample standard deviation `sd`, `limits` such as `low` and `high`, and `by_seed` of a score.
 
     The `sd` of one seed is None, null in JSON: DVC and MLflow then show no number, where 0 would claim certainty.
     """
     by_seed = {str(seed): float(value) for seed, value in values.items()}
     sd = stdev(by_seed.values()) if len(by_seed) > 1 else None
-    return {"mean": fmean(by_seed.values()), "sd": sd, "by_seed": by_seed}
-
-
-def summary_over_seeds(values: Mapping[int, float], low: float, high: float) -> dict[str, Any]:
-    """`spread_over_seeds` with the limits of an interval: `mean`, `sd`, `low`, `high`, `by_seed`."""
-    spread = spread_over_seeds(values)
-    return {"mean": spread["mean"], "sd": spread["sd"], "low": low, "high": high, "by_seed": spread["by_seed"]}
+    return {"mean": fmean(by_seed.values()), "sd": sd, **limits, "by_seed": by_seed}
 
 
 def bootstrap_interval(
@@ -175,7 +170,7 @@ def bootstrap_interval(
         repeats: resamples.
         seed: of the draws.
     """
-    labels = _all_labels(gold, *predictions)
+    labels = tuple(none_last({*gold, *chain(*predictions)}))
     cells = _cells(gold, predictions, labels)
     draw = np.random.default_rng(seed)
     items = cells.shape[1]
@@ -211,7 +206,7 @@ def compare(
     """
     if len(first) != len(second):
         raise DataError(f"cannot pair {len(first)} seeds with {len(second)}; compare systems of as many seeds.")
-    labels = _all_labels(gold, *first, *second)
+    labels = tuple(none_last({*gold, *chain(*first, *second)}))
     a, b = _cells(gold, first, labels), _cells(gold, second, labels)
 
     def difference(exchange: NDArray[np.bool_] | bool) -> float:
@@ -251,10 +246,6 @@ def baselines(
         name: scores(test_labels, list(model.fit(train_tokens, train_labels).predict(test_tokens)), labels)
         for name, model in models.items()
     }
-
-
-def _all_labels(*sequences: Sequence[str]) -> Labels:
-    return tuple(none_last(set().union(*sequences)))
 
 
 def _mean_score(metric: str, cells: Counts, labels: Labels, whole: Counts | None = None) -> float:

@@ -21,7 +21,7 @@ class EvaluationResult:
     """Scores of the models of one pipeline, and what they rest on.
 
     Args:
-        metrics: the content of `metrics.json`, scores in percent.
+        scores: the content of `scores.json`, in percent.
         predictions: a row per test sentence: `id`, `gold`, `predicted` by the ensemble, its `probability`, and the
             prediction of each seed as `seed_N`.
         dev_predictions: a row per dev sentence: `id`, `gold`, and the prediction of each seed as `seed_N`.
@@ -34,7 +34,7 @@ class EvaluationResult:
             the most probable classes, `weights`, K lists of T numbers, and `axis`, what K counts.
     """
 
-    metrics: dict[str, Any]
+    scores: dict[str, Any]
     predictions: pd.DataFrame
     dev_predictions: pd.DataFrame
     confusion: pd.DataFrame
@@ -45,9 +45,30 @@ class EvaluationResult:
     attention: dict[int, pd.DataFrame]
 
 
-def write_results(result: EvaluationResult, folder: Path = paths.CURRENT) -> None:
-    """Writes every output of the stage `evaluate`, each whole or not at all."""
-    paths.write_json(folder / "metrics.json", result.metrics)
+def headline_metrics(scores: Mapping[str, Any], monitor: str) -> dict[str, Any]:
+    """The few numbers of `metrics.json`, for the tables of DVC: means over seeds, and the best baseline, in percent.
+
+    Args:
+        scores: the content of `scores.json`.
+        monitor: `train.monitor`, the score shown of dev and, unless it is the loss, of test.
+    """
+    test, dev = scores["test"], scores["dev"][monitor]
+    name = monitor if monitor in test else next(iter(test))
+    return {
+        "test": {
+            name: test[name]["mean"],
+            **{key: test[name][key] for key in ("sd", "low", "high")},
+            **{other: test[other]["mean"] for other in ("accuracy", "macro_f1")},
+        },
+        "dev": {monitor: dev["mean"], "sd": dev["sd"]},
+        "best_baseline": max((baseline[name] for baseline in scores["baselines"].values()), default=None),
+    }
+
+
+def write_results(result: EvaluationResult, monitor: str, folder: Path = paths.CURRENT) -> None:
+    """Writes every output of the stage `evaluate`, each whole or not at all; `monitor` is `train.monitor`."""
+    paths.write_json(folder / "metrics.json", headline_metrics(result.scores, monitor))
+    paths.write_json(folder / "scores.json", result.scores)
     paths.write_json(folder / "test_coverage.json", result.coverage)
     paths.write_json(folder / "faithfulness.json", result.faithfulness)
     for name in TABLES:
@@ -68,7 +89,7 @@ def read_results(seeds: Sequence[int], folder: Path = paths.CURRENT) -> Evaluati
     confusion = _read_text(folder / "confusion.csv").set_index("gold").astype(int)
     types = {"precision": float, "recall": float, "f1": float, "support": int}
     return EvaluationResult(
-        metrics=read_json(folder / "metrics.json"),
+        scores=read_json(folder / "scores.json"),
         predictions=_read_text(folder / "predictions.csv"),
         dev_predictions=_read_text(folder / "dev_predictions.csv"),
         confusion=confusion.rename_axis("predicted", axis=1),

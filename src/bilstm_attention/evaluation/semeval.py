@@ -32,18 +32,6 @@ class Average(NamedTuple):
     f1: float
 
 
-class Share(NamedTuple):
-    """A part of a number of items."""
-
-    part: int
-    whole: int
-
-    @property
-    def percent(self) -> float:
-        """The part in percent of the whole."""
-        return float(percent(self.part, self.whole))
-
-
 @dataclass(frozen=True)
 class View:
     """One of the three evaluations of the same answers; a ratio over nothing is 0, scores are in percent.
@@ -56,10 +44,7 @@ class View:
             the view keeps them out of `confusion`, else 0.
         micro: from the summed counts of the rows but the none label; answers absent from the key count nowhere.
         macro: the mean over the rows but the none label.
-        coverage: items with an answer.
-        accuracy_of_answered: correct answers among the items with an answer.
-        accuracy: correct answers among all items; one without an answer is wrong.
-        accuracy_if_skipped_is_other: the same, but an item without an answer counts as answered by the none label.
+        shares: by name, part and whole of numbers of items: those with an answer, and three kinds of accuracy.
     """
 
     title: str
@@ -67,10 +52,7 @@ class View:
     per_relation: pd.DataFrame
     micro: Average
     macro: Average
-    coverage: Share
-    accuracy_of_answered: Share
-    accuracy: Share
-    accuracy_if_skipped_is_other: Share
+    shares: dict[str, tuple[int, int]]
 
     @property
     def labels(self) -> list[str]:
@@ -193,18 +175,13 @@ def _view(title: str, pairs: Sequence[tuple[str, str | None]], wrong_direction: 
     macro = Average(*map(float, real[list(Average._fields)].mean().fillna(0.0)))
     correct, total = int(table["correct"].sum()), int(table["gold"].sum())
     answered = total - int(skipped.sum())
-    skipped_none = int(skipped.drop(real.index).sum())
-    return View(
-        title,
-        confusion,
-        table.assign(skipped=skipped, wrong_direction=wrong),
-        micro,
-        macro,
-        coverage=Share(answered, total),
-        accuracy_of_answered=Share(correct, answered),
-        accuracy=Share(correct, total),
-        accuracy_if_skipped_is_other=Share(correct + skipped_none, total),
-    )
+    shares = {
+        "answered": (answered, total),
+        "accuracy over the answered": (correct, answered),
+        "accuracy, skipped is wrong": (correct, total),
+        "accuracy, skipped is Other": (correct + int(skipped.drop(real.index).sum()), total),
+    }
+    return View(title, confusion, table.assign(skipped=skipped, wrong_direction=wrong), micro, macro, shares)
 
 
 def report(result: OfficialResult) -> str:
@@ -215,18 +192,15 @@ def report(result: OfficialResult) -> str:
 
 
 def _section(view: View) -> str:
-    shares = {
-        "answered": view.coverage,
-        "accuracy over the answered": view.accuracy_of_answered,
-        "accuracy, skipped is wrong": view.accuracy,
-        "accuracy, skipped is Other": view.accuracy_if_skipped_is_other,
-    }
     table = view.per_relation.drop(columns=["skipped", "wrong_direction"]).astype(object)
     sums = table.loc[~table.index.isin(NONE_LABELS), ["correct", "predicted", "gold"]].sum()
     averages = [[*map(int, sums), *view.micro], ["", "", "", *view.macro]]
     names = pd.Index(["micro average without Other", "macro average without Other"])
     table = pd.concat([table, pd.DataFrame(averages, names, table.columns)])
-    lines = [f"{name:<28}{n.part:>6} of {n.whole:>6} = {n.percent:6.2f} %" for name, n in shares.items()]
+    lines = [
+        f"{name:<28}{part:>6} of {whole:>6} = {percent(part, whole):6.2f} %"
+        for name, (part, whole) in view.shares.items()
+    ]
     return "\n".join([view.title, "", *_matrix(view), "", *lines, "", table.to_string(float_format="{:.2f}".format)])
 
 

@@ -17,7 +17,7 @@ def score_table(metrics: Mapping[str, Any]) -> Table:
     """The scores on test for the terminal, a row per metric: mean, sd and interval, ensemble, baselines.
 
     Args:
-        metrics: the content of `metrics.json`, scores in percent.
+        metrics: the content of `scores.json`, in percent.
     """
     seeds = next(iter(metrics["test"].values()))["by_seed"]
     several = len(seeds) > 1
@@ -40,7 +40,7 @@ def score_document(metrics: Mapping[str, Any], params: Params, made_with: str) -
     """A Markdown page: protocol, scores of every seed on dev and test, interval, ensemble, baselines.
 
     Args:
-        metrics: the content of `metrics.json`, scores in percent.
+        metrics: the content of `scores.json`, in percent.
         params: all parameters.
         made_with: date, code, machine and versions.
     """

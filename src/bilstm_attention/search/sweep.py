@@ -174,9 +174,9 @@ class _Driver:
         return self.stop.requested or time.monotonic() > self.end or spent
 
     def _is_full(self) -> bool:
-        # not all jobs have begun their trial, and not all running trials are of this machine
-        running = max(len(self.jobs), len(self._running()))
-        return len(finished_trials(self.study)) + running >= self.budget
+        # not all jobs of this machine have begun their trial
+        others = [trial for trial in self._running() if not _job(trial).startswith(self.prefix)]
+        return len(finished_trials(self.study)) + len(self.jobs) + len(others) >= self.budget
 
     def _next_job(self) -> TrialJob | None:
         if self._is_over() or self._is_full():

@@ -72,9 +72,9 @@ def pipeline_records(params: Params) -> tuple[list[RunRecord], list[str]]:
 
 def _is_evaluated(seeds: Sequence[int]) -> bool:
     """Whether the evaluation on disk is of the models on disk, by their dev scores."""
-    if not ((paths.CURRENT / "metrics.json").is_file() and (paths.CURRENT / "plots").is_dir()):
+    if not ((paths.CURRENT / "scores.json").is_file() and (paths.CURRENT / "plots").is_dir()):
         return False
-    evaluated, trained = read_json(paths.CURRENT / "metrics.json")["dev"], read_dev_scores(seeds)
+    evaluated, trained = read_json(paths.CURRENT / "scores.json")["dev"], read_dev_scores(seeds)
     return all(
         summary["by_seed"] == {str(seed): scores[name] for seed, scores in trained.items()}
         for name, summary in evaluated.items()
@@ -101,7 +101,7 @@ def training_record(params: Params, seed: int, started: float | None = None) -> 
 def evaluation_records(params: Params) -> list[RunRecord]:
     """The parent run of several seeds, and the seeds' runs with their test scores; of one seed its only run."""
     seeds, test = params.train.seeds, fingerprints({"test": paths.PREPARED / "test.parquet"})
-    metrics = read_json(paths.CURRENT / "metrics.json")
+    metrics = read_json(paths.CURRENT / "scores.json")
     scored = []
     for seed in seeds:
         training, page = training_record(params, seed), paths.attention_page(seed)
@@ -164,7 +164,7 @@ def _best_model(params: Params, dev: float) -> LoggedModel | None:
 
 
 def flatten_metrics(node: Any, name: str, key: str) -> dict[str, float]:
-    """The numbers in a part of `metrics.json`, by name.
+    """The numbers in a part of `scores.json`, by name.
 
     Args:
         node: the part.

@@ -20,6 +20,7 @@ from bilstm_attention.evaluation.evaluate import evaluate_models  # noqa: E402
 from bilstm_attention.evaluation.results import (  # noqa: E402
     EvaluationResult,
     best_seed,
+    headline_metrics,
     read_dev_scores,
     read_results,
     write_results,
@@ -98,7 +99,7 @@ def inside(relations: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_metrics_summarise_the_scores_of_each_seed(result: EvaluationResult, inside: Path) -> None:
-    metrics, names = result.metrics, list(metric_names(list(SENTENCES)))
+    metrics, names = result.scores, list(metric_names(list(SENTENCES)))
     assert list(metrics["test"]) == list(metrics["ensemble"]) == names
     assert list(metrics["dev"]) == ["loss", *names]
     assert [list(values) for values in metrics["baselines"].values()] == [names, names]
@@ -123,7 +124,7 @@ def test_tables_are_of_the_same_sentences(result: EvaluationResult, inside: Path
     assert predictions["gold"].tolist() == test["label"].tolist()
     assert result.confusion.to_numpy().sum() == len(test) == result.classes["support"].sum()
     accuracy = (predictions["gold"] == predictions["predicted"]).mean() * 100
-    assert result.metrics["ensemble"]["accuracy"] == pytest.approx(accuracy)
+    assert result.scores["ensemble"]["accuracy"] == pytest.approx(accuracy)
     assert result.dev_predictions.columns.tolist() == ["id", "gold", "seed_3", "seed_8"]
     assert result.dev_predictions["id"].tolist() == dev["id"].tolist()
     for seed, dev_scores in read_dev_scores(SEEDS).items():
@@ -169,13 +170,13 @@ def test_baselines_learn_from_evenly_spaced_sentences(inside: Path, monkeypatch:
     tokens, labels = [list(each) for each in train["tokens"]], train["label"].tolist()
     for limit, step in ((len(train), 1), ((len(train) + 1) // 2, 2)):
         monkeypatch.setattr(evaluation, "BASELINE_SENTENCES", limit)
-        metrics = evaluate_models(SEEDS[:1], load_params(paths.PARAMS).evaluate).metrics
+        metrics = evaluate_models(SEEDS[:1], load_params(paths.PARAMS).evaluate).scores
         assert learned.pop() == (tokens[::step], labels[::step])
         assert metrics["baseline_sentences"] == len(labels[::step])
 
 
 def test_faithfulness_is_measured_on_dev_unless_turned_off(result: EvaluationResult, inside: Path) -> None:
-    dev, measured = load_split("dev"), result.metrics["dev_faithfulness"]
+    dev, measured = load_split("dev"), result.scores["dev_faithfulness"]
     assert measured["rows"] == len(dev)
     for seed in SEEDS:
         model = load_classifier(paths.seed_folder(seed) / "model.keras")
@@ -185,19 +186,33 @@ def test_faithfulness_is_measured_on_dev_unless_turned_off(result: EvaluationRes
     assert "curves" not in measured
     off = load_params(paths.PARAMS).evaluate.model_copy(update={"faithfulness": 0})
     without = evaluate_models(SEEDS[:1], off)
-    assert (without.faithfulness, "dev_faithfulness" in without.metrics) == ({}, False)
+    assert (without.faithfulness, "dev_faithfulness" in without.scores) == ({}, False)
 
 
 def test_results_come_back_from_their_files(result: EvaluationResult, tmp_path: Path) -> None:
-    write_results(result, tmp_path)
+    write_results(result, "loss", tmp_path)
     read = read_results(SEEDS, tmp_path)
-    assert (read.metrics, read.coverage, read.faithfulness) == (result.metrics, result.coverage, result.faithfulness)
+    assert (read.scores, read.coverage, read.faithfulness) == (result.scores, result.coverage, result.faithfulness)
     for name in ("dev_predictions", "confusion", "classes", "learning_curves"):
         pd.testing.assert_frame_equal(getattr(read, name), getattr(result, name), check_dtype=False)
     table = read.attention[8]
     assert [list(tokens) for tokens in table["tokens"]] == result.attention[8]["tokens"].tolist()
     assert [list(weights[0]) for weights in table["weights"]] == [row[0] for row in result.attention[8]["weights"]]
     assert (tmp_path / "answers/seed_3.txt").read_text().startswith("1\t")
+
+
+@pytest.mark.parametrize(
+    ("monitor", "name"), [("official_f1", "official_f1"), ("accuracy", "accuracy"), ("loss", "official_f1")]
+)
+def test_headline_shows_the_monitored_score_first(monitor: str, name: str, result: EvaluationResult) -> None:
+    headline, (test, dev) = headline_metrics(result.scores, monitor), (result.scores[key] for key in ("test", "dev"))
+    assert list(headline["test"])[:4] == [name, "sd", "low", "high"]
+    assert headline["test"].items() >= {key: test[key]["mean"] for key in (name, "accuracy", "macro_f1")}.items()
+    assert [headline["test"][key] for key in ("sd", "low", "high")] == [
+        test[name][key] for key in ("sd", "low", "high")
+    ]
+    assert headline["dev"] == {monitor: dev[monitor]["mean"], "sd": dev[monitor]["sd"]}
+    assert headline["best_baseline"] == max(scores[name] for scores in result.scores["baselines"].values())
 
 
 @pytest.mark.parametrize(("monitor", "best"), [("accuracy", 8), ("loss", 5)])
@@ -229,7 +244,7 @@ def test_missing_file_is_named_with_its_command(path: Path, inside: Path, tmp_pa
 def test_plain_classes_have_no_official_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained_project(tmp_path, CLASSES))
     result = evaluate_models(SEEDS[:1], load_params(paths.PARAMS).evaluate)
-    metrics = result.metrics
+    metrics = result.scores
     for part in (metrics["test"], metrics["ensemble"], *metrics["baselines"].values()):
         assert set(part) == {"accuracy", "macro_f1"}
     assert set(metrics["dev"]) == {"loss", "accuracy", "macro_f1"}
@@ -242,7 +257,7 @@ def test_report_reads_no_undeclared_params(
     result: EvaluationResult, inside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "log_evaluation", lambda params: None)
-    write_results(result)
+    write_results(result, "official_f1")
 
     def drawn() -> dict[str, bytes]:
         stages.report()

@@ -18,7 +18,6 @@ from bilstm_attention.evaluation.metrics import (
     per_relation,
     scores,
     spread_over_seeds,
-    summary_over_seeds,
 )
 from bilstm_attention.evaluation.semeval import SEMEVAL_LABELS, evaluate_official
 
@@ -123,7 +122,7 @@ def test_spread_is_the_sample_deviation_and_none_for_one_seed() -> None:
     by_seed = {"0": 80.0, "1": 82.0, "2": 84.0}
     values = {int(seed): value for seed, value in by_seed.items()}
     assert spread_over_seeds(values) == {"mean": 82.0, "sd": 2.0, "by_seed": by_seed}
-    assert list(summary_over_seeds(values, 79.0, 85.0).items()) == [
+    assert list(spread_over_seeds(values, low=79.0, high=85.0).items()) == [
         *(("mean", 82.0), ("sd", 2.0), ("low", 79.0), ("high", 85.0), ("by_seed", by_seed))
     ]
     assert spread_over_seeds({3: 80.0})["sd"] is None

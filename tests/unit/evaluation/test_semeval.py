@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bilstm_attention.data.labels import NONE_LABELS
 from bilstm_attention.errors import DataError
+from bilstm_attention.evaluation.metrics import percent
 from bilstm_attention.evaluation.semeval import (
     SEMEVAL_LABELS,
     OfficialResult,
@@ -73,8 +74,8 @@ def numbers_of_view(view: View, official: bool) -> list[str]:
         table["wrong"] = view.per_relation["wrong_direction"]
     table[["skipped", "gold"]] = view.per_relation[["skipped", "gold"]]
     numbers = counted(*table.to_numpy().ravel(), *table.sum())
-    for share in (view.coverage, view.accuracy_of_answered, view.accuracy, view.accuracy_if_skipped_is_other):
-        numbers += [*counted(*share), *percents(share.percent)]
+    for part, whole in view.shares.values():
+        numbers += [*counted(part, whole), *percents(percent(part, whole))]
     for _, row in view.per_relation.iterrows():
         wrong = row.wrong_direction
         parts = (row.predicted - wrong, wrong) if official else (row.predicted,)
@@ -111,14 +112,13 @@ def test_views_equal_hand_computed_numbers() -> None:
     assert view.micro == pytest.approx((50, 100 / 3, 40))
     assert view.confusion.columns.tolist() == [*view.labels, "Product-Producer"]
     assert view.confusion.to_numpy().tolist() == [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0]]
-    assert (view.coverage, view.accuracy, view.accuracy_if_skipped_is_other) == ((7, 9), (3, 9), (4, 9))
+    assert list(view.shares.values()) == [(7, 9), (3, 7), (3, 9), (4, 9)]
     assert result.directed.macro.f1 == pytest.approx(100 / 3)
     assert result.directed.micro == pytest.approx((50, 100 / 3, 40))
-    assert result.directed.accuracy_of_answered == (3, 7)
+    assert list(result.directed.shares.values()) == [(7, 9), (3, 7), (3, 9), (4, 9)]
     assert result.undirected.macro.f1 == pytest.approx((200 / 3 + 50) / 2)
     assert result.undirected.micro == pytest.approx((75, 50, 60))
-    assert result.undirected.accuracy_of_answered == (4, 7)
-    assert result.undirected.accuracy_if_skipped_is_other == (5, 9)
+    assert list(result.undirected.shares.values()) == [(7, 9), (4, 7), (4, 9), (5, 9)]
 
 
 def test_kbp37_labels_are_scored_with_their_own_none_label() -> None:
@@ -131,7 +131,8 @@ def test_kbp37_labels_are_scored_with_their_own_none_label() -> None:
 def test_key_without_relations_and_no_answers_score_zero() -> None:
     assert evaluate_official({"1": "Other"}, {"1": "Other"}).score == 0
     empty = evaluate_official(KEY, {})
-    assert (empty.score, empty.official.coverage, empty.official.accuracy_of_answered.percent) == (0, (0, 9), 0)
+    assert (empty.score, empty.official.shares["answered"]) == (0, (0, 9))
+    assert "accuracy over the answered 0 of 0 = 0.00 %" in " ".join(report(empty).split())
 
 
 modest = settings(max_examples=40, deadline=None)  # a busy machine must not fail a test

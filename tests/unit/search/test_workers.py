@@ -29,7 +29,7 @@ def work(job: Any) -> Any:
         case "user error":
             raise SweepError("the database does not answer")
         case "fault":
-            raise ZeroDivisionError("a fault of the program")
+            raise ZeroDivisionError("a fault of the program" + 100_000 * "!")
         case "kill later":
             # the worker dies idle, a moment after its result
             if os.fork() == 0:

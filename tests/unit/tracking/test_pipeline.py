@@ -63,7 +63,7 @@ def evaluate(project: Path, *seeds: int) -> None:
     several = len(seeds) > 1
     test = {"mean": 51.0, "sd": 1.0 if several else None, "low": 40.0, "high": 60.0}
     dev = {name: {str(seed): DEV[seed][name] for seed in seeds} for name in ("loss", "accuracy")}
-    metrics = {
+    scores = {
         "test": {"accuracy": {**test, "by_seed": {str(seed): 50.0 + seed for seed in seeds}}},
         "dev": {name: {"mean": 65.0, "sd": test["sd"], "by_seed": by_seed} for name, by_seed in dev.items()},
         "ensemble": {"accuracy": 52.0},
@@ -72,7 +72,7 @@ def evaluate(project: Path, *seeds: int) -> None:
         "test_coverage": {"types": 90.0, "tokens": 99.0},
         "dev_faithfulness": FAITHFULNESS,
     }
-    write(project, "experiments/current/metrics.json", metrics)
+    write(project, "experiments/current/scores.json", scores)
     write(project, "experiments/current/dev_predictions.csv", "id,gold,seed_0\n1,NA,NA\n")
     write(project, "experiments/current/plots/overview.png", "png")
 

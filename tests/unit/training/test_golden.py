@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -134,13 +135,13 @@ def run_case(name: str, project: Path) -> dict[str, Any]:
         )
         fitted.history.to_csv(model.with_name("history.csv"), index=False)
         digests[str(seed)], dev[str(seed)] = weights_digest(model), fitted.dev
-    metrics = evaluate_models(params.train.seeds, params.evaluate).metrics
-    numbers = json.dumps(metrics, sort_keys=True)
-    test = {score: summary["by_seed"] for score, summary in metrics["test"].items()}
+    scores = evaluate_models(params.train.seeds, params.evaluate).scores
+    numbers = json.dumps(scores, sort_keys=True)
+    test = {name: summary["by_seed"] for name, summary in scores["test"].items()}
     return {
         "weights": digests,
         "metrics": hashlib.sha256(numbers.encode()).hexdigest()[:16],
-        "scores": {"dev": dev, "test": test, "ensemble": metrics["ensemble"]},
+        "scores": {"dev": dev, "test": test, "ensemble": scores["ensemble"]},
     }
 
 
@@ -149,7 +150,8 @@ def test_training_gives_golden_results(name: str, tmp_path: Path, request: pytes
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     # in a process of its own: the last bit of a probability depends on where earlier tests left the memory
     command = [sys.executable, __file__, name]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    source = os.environ | {"PYTHONPATH": str(ROOT / "src")}  # of this checkout, whichever is installed
+    done = subprocess.run(command, cwd=tmp_path, env=source, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     digests = {key: result[key] for key in ("weights", "metrics")}
