@@ -43,7 +43,7 @@ from bilstm_attention.search.study import (
     open_storage,
     state_counts,
 )
-from bilstm_attention.search.sweep import OnTrial, StopRequest, lock_study, search
+from bilstm_attention.search.sweep import OnTrial, StopRequest, lock_study, out_of_patience, search
 from bilstm_attention.search.trainings import TrainingJob, find_record, merge_jobs, read_record, run_job
 from bilstm_attention.search.trial import trial_params
 from bilstm_attention.search.workers import run_jobs
@@ -94,6 +94,8 @@ def sweep(
         limit = "" if hours is None else f", new ones for {hours:g} h"
         on_trial = _trial_printer(progress, recorder, trials, limit)
         study = search(spec, trials, workers, seconds, stop, on_trial)
+        if out_of_patience(spec, study):
+            progress.log(f"stopped: no better trial among the last {spec.sweep.stop.patience}")
         confirmations = _confirm(spec, study, workers, stop, progress)
         outcome = get_outcome(spec, study, confirmations, load_split("dev", ["label"])["label"].tolist())
         _write(spec, study, outcome, file, shown_command(file, trials, workers, storage, overrides))
@@ -137,7 +139,7 @@ def _confirm(
     jobs = {}
     for trial in best_trials(study)[: spec.sweep.confirm.top]:
         for seed in confirmation_seeds(spec):
-            params = trial_params(spec, trial.user_attrs["overrides"], seed)
+            params = trial_params(spec, trial.params, seed)
             name = f"trial {trial.number} with seed {seed}"
             jobs[trial.number, seed] = TrainingJob(name, params, seed, paths.PROJECT)
     if not jobs:
@@ -251,12 +253,15 @@ def _study_rows(storage: Any) -> list[dict[str, str]]:
         study = optuna.load_study(study_name=summary.study_name, storage=storage)
         counts = [f"{count} {state}" for state, count in state_counts(study).items() if count]
         winner = read_outcome(paths.STUDIES / summary.study_name)
-        confirmed = f"\nbest.yaml: trial {winner['trial']}, {winner['score']:.2f}" if winner.get("confirmed") else ""
+        best = f"{best_line(best_trials(study))} in the search"
+        if "trial" in winner:
+            note = "" if winner["confirmed"] else "\nnot confirmed"
+            best += f"\nbest.yaml: trial {winner['trial']}, {winner['score']:.2f}{note}"
         rows.append(
             {
                 "study": summary.study_name,
                 "trials": "\n".join(counts) or "none",
-                "best": f"{best_line(best_trials(study))} in the search{confirmed}",
+                "best": best,
                 "started": f"{summary.datetime_start:%Y-%m-%d %H:%M}" if summary.datetime_start else "",
             }
         )

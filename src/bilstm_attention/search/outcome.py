@@ -110,7 +110,7 @@ def write_outcome(spec: SweepSpec, study: optuna.Study, outcome: Outcome) -> Non
     for file, row in experiments.items():
         trial = _summary(row)
         seeds = confirmation_seeds(spec) if trial["confirmed"] else [row["seed"]]
-        overrides = study.get_trials(deepcopy=False)[trial["trial"]].user_attrs["overrides"]
+        overrides = study.get_trials(deepcopy=False)[trial["trial"]].params
         comment = (
             f"Trial {trial['trial']} of the study {spec.sweep.study}: dev {spec.sweep.metric} {trial['score']}, mean of"
             f" seeds {', '.join(map(str, seeds))}; {trial['searched']} in the search."

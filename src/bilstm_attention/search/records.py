@@ -52,12 +52,13 @@ def _base(study: optuna.Study) -> Params:
 def trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
     """A finished trial, with its curves."""
     attributes, sweep = trial.user_attrs, study.user_attrs["definition"]["sweep"]
-    result = attributes.get("result", {})
+    # a user attribute in studies of earlier versions
+    result = (attributes | trial.system_attrs).get("result", {})
     values = shown_params({key.rpartition(".")[2]: value for key, value in trial.params.items()})
     metrics = {f"best_dev_{score}": value for score, value in result.get("dev", {}).items()}
     if len(study.directions) > 1 and trial.values:
         metrics[sweep["against"]] = trial.values[1]
-    overrides = {**attributes.get("overrides", trial.params), "train.seeds": [attributes.get("seed", 0)]}
+    overrides = {**trial.params, "train.seeds": [attributes.get("seed", 0)]}
     data = study.user_attrs["definition"]["data"]
     # of a study whose data has been replaced since, the digests alone are known
     files = (

@@ -144,6 +144,26 @@ def frequent_confusions(done: Done, shown: int = 12) -> pd.DataFrame:
     )
 
 
+def label_issues(done: Done) -> pd.DataFrame:
+    """The sentences whose prediction out of fold is not their label, the most certain first.
+
+    Columns: `id`, `text`, `label`, `predicted`, `confidence`. Of several seeds, `predicted` has the highest mean
+    probability, where a seed that predicts another label counts as 0; `confidence` is that mean.
+    """
+    folds = [
+        load_split(job.scored, ["id", "tokens", "label"], job.root).assign(
+            predicted=record.predicted, confidence=record.confidence
+        )
+        for job, record in done
+    ]
+    answers = pd.concat(folds, ignore_index=True)
+    sums = answers.groupby(["id", "predicted"], sort=False)["confidence"].sum() / len({job.seed for job, _ in done})
+    mean = sums.round(4).sort_values(ascending=False, kind="stable").reset_index().drop_duplicates("id")
+    issues = mean.merge(answers.drop_duplicates("id")[["id", "tokens", "label"]], on="id")
+    issues = issues[issues["predicted"] != issues["label"]].assign(text=issues["tokens"].map(" ".join))
+    return issues[["id", "text", "label", "predicted", "confidence"]]
+
+
 def _words(row: Mapping[Any, Any]) -> str:
     spans = [(row[f"{name}_start"], row[f"{name}_end"]) for name in ("e1", "e2")] if "e1_start" in row else [(0, 10)]
     return " … ".join(" ".join(row["tokens"][start:end]) for start, end in spans)

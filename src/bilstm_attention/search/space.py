@@ -41,6 +41,12 @@ class Confirm(Block):
     seeds: Annotated[int, Field(ge=1, le=1000)] = 5
 
 
+class Stop(Block):
+    """No new trial begins once `patience` finished trials in a row brought no better dev score; None: always."""
+
+    patience: Annotated[int, Field(ge=1)] | None = None
+
+
 class Sweep(Block):
     """The content of a file of `experiments/sweeps`.
 
@@ -52,6 +58,7 @@ class Sweep(Block):
         sampler: how the parameters of trials are drawn.
         pruner: when they end early.
         confirm: what is trained again at the end.
+        stop: when the search ends before all trials are spent.
         fixed: parameters that all trials share, by dotted name, over those of `params.yaml`.
         space: values by dotted name: a list, or `low` and `high` with `step` or `log`; either with `when`, the values
             of other parameters of the space under which this one is tried.
@@ -63,6 +70,7 @@ class Sweep(Block):
     sampler: Sampler = Sampler()
     pruner: Pruner = Pruner()
     confirm: Confirm = Confirm()
+    stop: Stop = Stop()
     fixed: dict[str, Any] = Field(default_factory=dict)
     space: Annotated[dict[str, Any], Field(min_length=1)]
 
@@ -218,6 +226,8 @@ def read_sweep(path: Path, params: Params, overrides: Mapping[str, Any]) -> tupl
         faults.append(f"{path}: train.seeds: each trial derives its own seed from sampler.seed; leave it out.")
     if sweep.against and sweep.pruner.kind != "none":
         faults.append(f"{path}: against: with two objectives no trial can be pruned; write pruner: {{kind: none}}.")
+    if sweep.against and sweep.stop.patience:
+        faults.append(f"{path}: stop.patience: counts trials without a better dev score; leave it out with against.")
     package = SAMPLER_PACKAGES.get(sweep.sampler.kind)
     if package and not find_spec(package):
         faults.append(f"{path}: sampler.kind: {sweep.sampler.kind} needs the package {package}: pip install {package}.")

@@ -1,5 +1,6 @@
 """The driver of a sweep: hands trials to workers until the budget is spent, over as many starts as it takes."""
 
+import math
 import os
 import signal
 import socket
@@ -79,7 +80,7 @@ def begin_study(spec: SweepSpec) -> optuna.Study:
     from bilstm_attention.tracking.environment import input_digests
 
     definition = {
-        "sweep": spec.sweep.model_dump(mode="json", exclude={"confirm"}, exclude_none=True),
+        "sweep": spec.sweep.model_dump(mode="json", exclude={"confirm", "stop"}, exclude_none=True),
         "params": spec.space.base.model_dump(mode="json", exclude={"evaluate"}),
         "data": input_digests(),
     }
@@ -139,6 +140,16 @@ def search(
         return study
 
 
+def out_of_patience(spec: SweepSpec, study: optuna.Study) -> bool:
+    """Whether the last finished trials, as many as the patience of the sweep, brought no better dev score."""
+    if spec.sweep.stop.patience is None:
+        return False
+    finished = sorted(finished_trials(study), key=lambda trial: (trial.datetime_complete, trial.number))
+    scores = [trial.values[0] if trial.state == TrialState.COMPLETE else -math.inf for trial in finished]
+    before = scores[: -spec.sweep.stop.patience]
+    return bool(before) and max(before) >= max(scores)
+
+
 class _Driver:
     """The state of one start of a sweep: which jobs run, and what became of them."""
 
@@ -171,7 +182,8 @@ class _Driver:
 
     def _is_over(self) -> bool:
         spent = len(finished_trials(self.study)) >= self.budget
-        return self.stop.requested or time.monotonic() > self.end or spent
+        stopped = self.stop.requested or out_of_patience(self.spec, self.study)
+        return stopped or time.monotonic() > self.end or spent
 
     def _is_full(self) -> bool:
         # not all jobs of this machine have begun their trial

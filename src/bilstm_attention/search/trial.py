@@ -23,7 +23,7 @@ from bilstm_attention.search.retries import (
     first_attempt,
     retry_if_cut_off,
 )
-from bilstm_attention.search.study import SweepSpec, derived_seed, is_outage, load_study, report_outages
+from bilstm_attention.search.study import SweepSpec, derived_seed, is_outage, load_study, report_outages, store_result
 
 if TYPE_CHECKING:
     from bilstm_attention.data.dataset import Dataset, Rows
@@ -136,14 +136,13 @@ class _Objective:
             raise
 
     def _run(self, trial: optuna.Trial) -> float | tuple[float, float]:
-        spec, started = self.job.spec, time.monotonic()
+        spec = self.job.spec
         # with its number, since a retried trial inherits the attributes of the one before
         trial.set_user_attr(JOB, [trial.number, self.job.name])
         # the same for all attempts of a trial, so that a kill changes no result
         seed = derived_seed(spec.sweep.sampler.seed, first_attempt(self.study.get_trials(deepcopy=False)[trial.number]))
         overrides = spec.space.suggest(trial)
         trial.set_user_attr("seed", seed)
-        trial.set_user_attr("overrides", overrides)
         history: list[dict[str, Any]] = []
 
         def on_epoch(row: dict[str, Any]) -> None:
@@ -163,11 +162,11 @@ class _Objective:
                 reason = error_line(error)
             raise
         finally:
-            result = {"history": history, "seconds": time.monotonic() - started}
+            result: dict[str, Any] = {"history": history}
             if scores:
                 result |= {"dev": dict(scores.dev), "best_epoch": scores.best_epoch}
             # before the trial ends, since Optuna adds nothing to it then
-            trial.set_user_attr("result", result)
+            store_result(spec, trial.number, result)
             if reason:
                 trial.set_user_attr(REASON, reason)
 

@@ -174,19 +174,16 @@ def test_fault_of_the_recorder_is_raised(spec: SweepSpec, study: optuna.Study, m
 def test_studies_are_listed_with_their_winners(
     spec: SweepSpec, study: optuna.Study, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_outcome(spec, study, get_outcome(spec, study, confirmed(spec, {3: (78.0, 80.0)}), GOLD))
     monkeypatch.setattr(paths, "STUDIES", spec.folder.parent)
     commands.list_sweeps(None)
-    printed = capsys.readouterr().out
-    for part in (
-        "s ",
-        "3 complete",
-        "1 failed",
-        "1 waiting",
-        "90.00, trial 2 in the search",
-        "best.yaml: trial 3, 79.00",
-    ):
-        assert part in printed
+    assert "best.yaml" not in capsys.readouterr().out
+    for winner, confirmations in (("trial 2, 90.00", {}), ("trial 3, 79.00", {3: (78.0, 80.0)})):
+        write_outcome(spec, study, get_outcome(spec, study, confirmed(spec, confirmations), GOLD))
+        commands.list_sweeps(None)
+        printed = capsys.readouterr().out
+        parts = ("s ", "3 complete", "1 failed", "1 waiting", "90.00, trial 2 in the search", f"best.yaml: {winner} ")
+        assert ("not confirmed" in printed) == (not confirmations)
+        assert [part for part in parts if part not in printed] == []
 
 
 def test_no_studies_yet(spec: SweepSpec, capsys: pytest.CaptureFixture) -> None:

@@ -233,6 +233,11 @@ REFUSED = {
         "study: s\nagainst: latency_ms\npruner: {kind: median}\nspace: {model.l2: [0]}",
         "file.yaml: against: with two objectives no trial can be pruned; write pruner: {kind: none}.",
     ),
+    "two objectives and patience": (
+        "study: s\nagainst: parameters\npruner: {kind: none}\nstop: {patience: 3}\nspace: {model.l2: [0]}",
+        "file.yaml: stop.patience: counts trials without a better dev score; leave it out with against.",
+    ),
+    "no patience": ("study: s\nstop: {patience: 0}\nspace: {model.l2: [0]}", "stop.patience: Input should be greater"),
     "a study that is no name": ("study: ../s\nspace: {model.l2: [0]}", "study: String should match", "received '../s'"),
     "an unknown fixed key": (
         "study: s\nfixed: {train.epoch: 3}\nspace: {model.l2: [0]}",

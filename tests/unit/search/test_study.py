@@ -97,6 +97,28 @@ def test_grid_tries_every_cell_once(tmp_path: Path, run: Callable[..., optuna.St
     assert all(cell in cells for cell in spec.space.grid())
 
 
+@pytest.mark.parametrize(("patience", "trials"), [(2, 3), (3, 7), (9, 8)])
+def test_sweep_stops_without_a_better_trial(
+    patience: int, trials: int, tmp_path: Path, run: Callable[..., optuna.Study]
+) -> None:
+    # equal is not better, and neither is a failure
+    scores = iter([70.0, 70.0, None, 80.0, 1.0, 2.0, 3.0, 4.0])
+
+    def train(*arguments: Any) -> TrialScores:
+        return TrialScores({"accuracy": scores_or_fail(next(scores))}, 1)
+
+    def scores_or_fail(score: float | None) -> float:
+        if score is None:
+            raise ValueError("no score")
+        return score
+
+    spec = make_spec(tmp_path, f"{SWEEP}stop: {{patience: {patience}}}\n")
+    run(spec, 2, train)
+    assert len(finished_trials(run(spec, 8, train))) == trials
+    # more patience goes on: it is no part of the study
+    assert not sweep.out_of_patience(make_spec(tmp_path), load_study(spec))
+
+
 def test_hours_that_are_over_start_no_trial(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
     assert finished_trials(run(spec, 3, seconds=-1)) == []
 
@@ -142,7 +164,9 @@ def test_bad_trial_is_pruned(tmp_path: Path, run: Callable[..., optuna.Study]) -
     states = [trial.state for trial in finished_trials(study)]
     assert len(states) == 20
     assert states.count(TrialState.PRUNED) > 2
-    assert all(trial.user_attrs["result"]["history"] for trial in study.trials)
+    assert all(trial.system_attrs["result"]["history"] for trial in study.trials)
+    # optuna-dashboard shows these in full
+    assert {name for trial in study.trials for name in trial.user_attrs} == {"job", "seed"}
 
 
 def test_crashed_worker_has_its_trial_retried_at_once(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
