@@ -5,6 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from bilstm_attention.reports.tables import markdown_table
+
 ROWS = 10
 
 
@@ -23,12 +25,7 @@ def sweep_report(
     parts = [
         f"# Sweep {study}",
         winner,
-        # as text, or tabulate would write 0.10 as 0.1
-        *(
-            f"## {heading}\n\n{rows.map(_cell).to_markdown(index=False, disable_numparse=True)}"
-            for heading, rows in tables.items()
-            if len(rows)
-        ),
+        *(f"## {heading}\n\n{markdown_table(rows.map(_cell))}" for heading, rows in tables.items() if len(rows)),
         "\n".join(f"![{figure.rpartition('/')[2].removesuffix('.png')}]({figure})" for figure in figures),
         f"## Protocol\n\n{protocol}",
     ]

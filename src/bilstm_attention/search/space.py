@@ -176,13 +176,12 @@ class Space:
         """Every combination that the conditions allow; the `current` one first, where it is among them."""
         combinations: list[dict[str, Any]] = [{}]
         for dimension in self.dimensions:
-            grown = []
-            for overrides in combinations:
-                choices = (
-                    [{dimension.key: value} for value in dimension.values()] if dimension.applies(overrides) else [{}]
-                )
-                grown += [{**overrides, **choice} for choice in choices]
-            combinations = grown
+            choices = [{dimension.key: value} for value in dimension.values()]
+            combinations = [
+                {**overrides, **choice}
+                for overrides in combinations
+                for choice in (choices if dimension.applies(overrides) else [{}])
+            ]
         return sorted(combinations, key=lambda overrides: overrides != self.current())
 
     def current(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -150,23 +151,26 @@ def out_of_patience(spec: SweepSpec, study: optuna.Study) -> bool:
     return bool(before) and max(before) >= max(scores)
 
 
+@dataclass
 class _Driver:
     """The state of one start of a sweep: which jobs run, and what became of them."""
 
-    def __init__(
-        self, spec: SweepSpec, study: optuna.Study, budget: int, end: float, stop: StopRequest, on_trial: OnTrial
-    ):
-        self.spec, self.study, self.budget = spec, study, budget
-        self.end, self.stop, self.on_trial = end, stop, on_trial
-        # across machines and starts
-        self.prefix = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self.jobs: dict[str, TrialJob] = {}
-        self.job_count = 0
-        self.started = len([trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING])
-        self.idle_crashes = 0
-        self.first_seen: dict[int, float] = {}
+    spec: SweepSpec
+    study: optuna.Study
+    budget: int
+    end: float  # of `time.monotonic`, for the last new trial
+    stop: StopRequest
+    on_trial: OnTrial
+    jobs: dict[str, TrialJob] = field(default_factory=dict)
+    job_count: int = 0
+    idle_crashes: int = 0
+    first_seen: dict[int, float] = field(default_factory=dict)
 
     def run(self, workers: int, work: Work) -> None:
+        # across machines and starts
+        self.prefix = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        trials = self.study.get_trials(deepcopy=False)
+        self.started = len([trial for trial in trials if trial.state != TrialState.WAITING])
         try:
             while not self._is_over():
                 if self._is_full():

@@ -119,13 +119,15 @@ def run_trial(job: TrialJob, train: Train = train_trial) -> int | None:
         return objective.number
 
 
+@dataclass
 class _Objective:
-    """The function that Optuna optimizes; remembers the trial it was called with."""
+    """The function that Optuna optimizes; remembers the trial it was called with, and whether another took it over."""
 
-    def __init__(self, job: TrialJob, study: optuna.Study, train: Train):
-        self.job, self.study, self.train = job, study, train
-        self.number: int | None = None
-        self.lost = False
+    job: TrialJob
+    study: optuna.Study
+    train: Train
+    number: int | None = None
+    lost: bool = False
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, float]:
         self.number = trial.number
@@ -156,7 +158,8 @@ class _Objective:
         reason, scores = None, None
         try:
             scores = self.train(spec, trial_params(spec, overrides, seed), seed, on_epoch)
-            return self._values(scores)
+            score = scores.dev[spec.sweep.metric]
+            return score if scores.cost is None else (score, scores.cost)
         except Exception as error:
             if not isinstance(error, optuna.TrialPruned | UpdateFinishedTrialError) and not is_outage(error):
                 reason = error_line(error)
@@ -169,10 +172,6 @@ class _Objective:
             store_result(spec, trial.number, result)
             if reason:
                 trial.set_user_attr(REASON, reason)
-
-    def _values(self, scores: TrialScores) -> float | tuple[float, float]:
-        score = scores.dev[self.job.spec.sweep.metric]
-        return score if scores.cost is None else (score, scores.cost)
 
 
 def error_line(error: Exception) -> str:
