@@ -21,7 +21,7 @@ class Answers:
     """What the models of one variant predicted: labels of the sentences, `(N,)`, also by seed, and the class names."""
 
     gold: list[str]
-    predicted: dict[int, list[str]]
+    predicted: Mapping[Any, list[str]]
     labels: list[str]
 
     def summarize(self, metric: str, prefix: str = "") -> dict[str, Any]:
