@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial, create_trial
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from bilstm_attention.config import Params, flatten, with_overrides
 from bilstm_attention.errors import ParamsError, did_you_mean, join_lines
@@ -80,6 +80,13 @@ class Sweep(Block):
         return [self.metric, *([self.against] if self.against else [])]
 
 
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+When = dict[str, Annotated[list[Any], Field(min_length=1), BeforeValidator(_as_list)]]
+
+
 class Range(Block):
     """Numbers from `low` to `high`, both included."""
 
@@ -87,14 +94,14 @@ class Range(Block):
     high: int | float
     step: int | float | None = None
     log: bool = False
-    when: dict[str, Any] = Field(default_factory=dict)
+    when: When = Field(default_factory=dict)
 
 
 class Choice(Block):
     """One of `values`."""
 
     values: Annotated[list[str | bool | int | float | None], Field(min_length=1)]
-    when: dict[str, Any] = Field(default_factory=dict)
+    when: When = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ class Dimension:
 
     key: str
     distribution: BaseDistribution
-    when: Mapping[str, tuple[Any, ...]]
+    when: When
 
     def applies(self, overrides: Mapping[str, Any]) -> bool:
         """Whether this parameter is tried beside those drawn before it."""
@@ -258,7 +265,7 @@ def _dimension(key: str, setting: Any, current: Any, where: str) -> Dimension:
         values = [float(value) if _is_float(current) and type(value) is int else value for value in choice.values]
         if len({(type(value), value) for value in values}) < len(values):
             raise ParamsError(f"{where}: {values} has a value twice.")
-        return Dimension(key, CategoricalDistribution(values), _conditions(choice.when))
+        return Dimension(key, CategoricalDistribution(values), choice.when)
     span = check(setting, where, Range)
     numbers = [number for number in (span.low, span.high, span.step) if number is not None]
     if not all(map(math.isfinite, numbers)) or span.low > span.high:
@@ -266,7 +273,7 @@ def _dimension(key: str, setting: Any, current: Any, where: str) -> Dimension:
     distribution: Any = FloatDistribution if _is_float(current) or any(map(_is_float, numbers)) else IntDistribution
     steps = {} if span.step is None else {"step": span.step}
     try:
-        return Dimension(key, distribution(span.low, span.high, log=span.log, **steps), _conditions(span.when))
+        return Dimension(key, distribution(span.low, span.high, log=span.log, **steps), span.when)
     except ValueError as error:
         raise ParamsError(f"{where}: {error}") from None
 
@@ -275,18 +282,12 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, float)
 
 
-def _conditions(when: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-    return {key: tuple(value) if isinstance(value, list) else (value,) for key, value in when.items()}
-
-
 def _faults_of_when(dimension: Dimension, dimensions: Mapping[str, Dimension], where: str) -> Iterator[str]:
     for key, values in dimension.when.items():
         named = f"{where}: space.{dimension.key}: when {key}"
         if key not in dimensions:
             yield f"{named}: not in the space{did_you_mean(key, dimensions) or '.'} A condition is on what is tried."
             continue
-        if not values:
-            yield f"{named}: names no value."
         strange = [value for value in values if not dimensions[key].contains(value)]
         if strange:
             yield f"{named}: {', '.join(map(repr, strange))} is never tried there."

@@ -105,12 +105,9 @@ def test_sweep_stops_without_a_better_trial(
     scores = iter([70.0, 70.0, None, 80.0, 1.0, 2.0, 3.0, 4.0])
 
     def train(*arguments: Any) -> TrialScores:
-        return TrialScores({"accuracy": scores_or_fail(next(scores))}, 1)
-
-    def scores_or_fail(score: float | None) -> float:
-        if score is None:
+        if (score := next(scores)) is None:
             raise ValueError("no score")
-        return score
+        return TrialScores({"accuracy": score}, 1)
 
     spec = make_spec(tmp_path, f"{SWEEP}stop: {{patience: {patience}}}\n")
     run(spec, 2, train)
@@ -136,13 +133,13 @@ def test_another_space_or_other_params_are_refused(
 
 
 def test_failed_training_is_a_trial_with_its_reason(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
+    errors = iter([None, ZeroDivisionError("by zero\nand more"), None])
+
     def fail_second(*arguments: Any) -> TrialScores:
-        fail_second.calls += 1  # type: ignore[attr-defined]
-        if fail_second.calls == 2:  # type: ignore[attr-defined]
-            raise ZeroDivisionError("by zero\nand more")
+        if error := next(errors):
+            raise error
         return train_units(*arguments)
 
-    fail_second.calls = 0  # type: ignore[attr-defined]
     lines: list[Any] = []
     study = run(spec, 3, fail_second, on_trial=lambda study, trial: lines.append(trial and trial.number))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
