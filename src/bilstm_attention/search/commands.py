@@ -94,13 +94,11 @@ def sweep(
         limit = "" if hours is None else f", new ones for {hours:g} h"
         on_trial = _trial_printer(progress, recorder, trials, limit)
         study = search(spec, trials, workers, seconds, stop, on_trial)
-        if out_of_patience(spec, study):
-            progress.log(f"stopped: no better trial among the last {spec.sweep.stop.patience}")
         confirmations = _confirm(spec, study, workers, stop, progress)
         outcome = get_outcome(spec, study, confirmations, load_split("dev", ["label"])["label"].tolist())
         _write(spec, study, outcome, file, shown_command(file, trials, workers, storage, overrides))
         recorder.submit(study, spec.folder)
-    _print_outcome(spec, outcome, trials)
+    _print_outcome(spec, study, outcome, trials)
 
 
 class Recorder:
@@ -217,7 +215,7 @@ def _write(spec: SweepSpec, study: optuna.Study, outcome: Outcome, file: Path, c
             path.write_text(text, encoding="utf-8")
 
 
-def _print_outcome(spec: SweepSpec, outcome: Outcome, trials: int) -> None:
+def _print_outcome(spec: SweepSpec, study: optuna.Study, outcome: Outcome, trials: int) -> None:
     parameters = [dimension.key for dimension in spec.space.dimensions]
     rows = leaderboard_rows(outcome.leaderboard, parameters, spec.sweep.against)
     if len(rows):
@@ -225,7 +223,7 @@ def _print_outcome(spec: SweepSpec, outcome: Outcome, trials: int) -> None:
         values = [shown_params({key: row[key] for key in parameters if row[key]}) for _, row in rows.iterrows()]
         shown = rows.drop(columns=parameters).assign(parameters=values)
         print_table([{str(name): value for name, value in row.items()} for _, row in shown.iterrows()])
-    if len(outcome.leaderboard) < trials:
+    if len(outcome.leaderboard) < trials and not out_of_patience(spec, study):
         print(f"{len(outcome.leaderboard)} of {trials} trials have finished; the same command goes on.")
     print(winner_line(spec.sweep.metric, outcome.leaderboard, outcome.p).replace("**", ""))
     print(f"{spec.folder}/report.md has all tables, {spec.folder}/figures/figures.html the figures.")

@@ -50,7 +50,7 @@ class StopRequest:
     """
 
     def __init__(self, print_line: Callable[[str], None]) -> None:
-        self.requested, self._print_line = False, print_line
+        self.requested, self.print_line = False, print_line
 
     def __enter__(self) -> "StopRequest":
         self._previous = signal.signal(signal.SIGINT, self._handle)
@@ -63,7 +63,7 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        self._print_line("stopping when the running trials have ended; Ctrl-C again stops them now")
+        self.print_line("stopping when the running trials have ended; Ctrl-C again stops them now")
 
 
 def lock_study(spec: SweepSpec) -> AbstractContextManager[None]:
@@ -138,6 +138,8 @@ def search(
             budget = min(budget, len(spec.space.grid()))
         on_trial(study, None)
         _Driver(spec, study, budget, time.monotonic() + seconds, stop, on_trial).run(workers, work)
+        if len(finished_trials(study)) < budget and out_of_patience(spec, study):
+            stop.print_line(f"stopped: no better trial among the last {spec.sweep.stop.patience}")
         return study
 
 

@@ -99,7 +99,7 @@ def test_grid_tries_every_cell_once(tmp_path: Path, run: Callable[..., optuna.St
 
 @pytest.mark.parametrize(("patience", "trials"), [(2, 3), (3, 7), (9, 8)])
 def test_sweep_stops_without_a_better_trial(
-    patience: int, trials: int, tmp_path: Path, run: Callable[..., optuna.Study]
+    patience: int, trials: int, tmp_path: Path, run: Callable[..., optuna.Study], capsys: pytest.CaptureFixture
 ) -> None:
     # equal is not better, and neither is a failure
     scores = iter([70.0, 70.0, None, 80.0, 1.0, 2.0, 3.0, 4.0])
@@ -112,6 +112,8 @@ def test_sweep_stops_without_a_better_trial(
     spec = make_spec(tmp_path, f"{SWEEP}stop: {{patience: {patience}}}\n")
     run(spec, 2, train)
     assert len(finished_trials(run(spec, 8, train))) == trials
+    line = f"stopped: no better trial among the last {patience}\n"
+    assert (line in capsys.readouterr().out) == (trials < 8)
     # more patience goes on: it is no part of the study
     assert not sweep.out_of_patience(make_spec(tmp_path), load_study(spec))
 
