@@ -236,7 +236,7 @@ class _Driver:
             return
         with allow_experimental():
             optuna.storages.fail_stale_trials(self.study)
-        # Optuna takes a trial for alive that was killed before its first heartbeat; such a one has no job either
+        # Optuna takes a trial for alive that was killed before its first heartbeat; it has no job, see `Storage`
         now = time.monotonic()
         nameless = [trial for trial in self._running() if not _job(trial)]
         silent = [t for t in nameless if now - self.first_seen.setdefault(t.number, now) > 2 * self.spec.heartbeat]

@@ -13,7 +13,7 @@ from tests.unit.search.studies import AGAINST, GRID, SWEEP, UNITS, add_trial, ma
 
 from bilstm_attention.errors import SweepError
 from bilstm_attention.search import sweep
-from bilstm_attention.search.retries import MAX_RETRIES, finished_trials, first_attempt, recover, retry_trials
+from bilstm_attention.search.retries import JOB, MAX_RETRIES, finished_trials, first_attempt, recover, retry_trials
 from bilstm_attention.search.study import (
     SweepSpec,
     best_trials,
@@ -196,6 +196,20 @@ def test_trial_killed_before_it_had_a_job_is_retried(spec: SweepSpec, run: Calla
     assert len(finished_trials(study)) == 3
     assert study.trials[number].state == TrialState.FAIL
     assert number in map(first_attempt, finished_trials(study))
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_trial_of_a_dead_machine_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., optuna.Study]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = make_spec(tmp_path, storage=f"sqlite:///{tmp_path}/shared.db")
+    dead = sweep.begin_study(spec).ask()
+    # its first heartbeat is stored with the name of its job, and no other follows
+    dead.set_user_attr(JOB, [dead.number, "elsewhere:0"])
+    trials = run(spec, 3, seconds=60).trials
+    assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert first_attempt(trials[3]) == dead.number
 
 
 def test_workers_that_die_before_a_trial_end_the_sweep(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
