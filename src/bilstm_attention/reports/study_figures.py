@@ -69,11 +69,7 @@ def write_figures(
         "importances": (shares, "plot_param_importances", label | {"evaluator": evaluator}),
         "slices": (tried, "plot_slice", label),
         "parallel_coordinates": (shared, "plot_parallel_coordinate", label | {"params": sorted(shared)}),
-        "intermediate_values": (
-            any(trial.intermediate_values for trial in complete),
-            "plot_intermediate_values",
-            {},
-        ),
+        "intermediate_values": (any(trial.intermediate_values for trial in complete), "plot_intermediate_values", {}),
     }
     drawn = [
         (folder / f"{figure}.png", study, function, options)

@@ -24,14 +24,7 @@ from bilstm_attention.reports.sweep_report import (
     sweep_report,
     winner_line,
 )
-from bilstm_attention.search.outcome import (
-    Confirmations,
-    Outcome,
-    get_outcome,
-    protocol,
-    read_outcome,
-    write_outcome,
-)
+from bilstm_attention.search.outcome import Confirmations, Outcome, get_outcome, protocol, read_outcome, write_outcome
 from bilstm_attention.search.records import experiment_name, parent_record, sweep_records, trial_record
 from bilstm_attention.search.retries import failure_reason, finished_trials
 from bilstm_attention.search.space import read_sweep
@@ -85,12 +78,7 @@ def sweep(
         )
     spec = SweepSpec(content, space, paths.STUDIES / content.study, storage, heartbeat)
     seconds = math.inf if hours is None else 3600 * hours
-    with (
-        lock_study(spec),
-        Recorder() as recorder,
-        JobProgress() as progress,
-        StopRequest(progress.log) as stop,
-    ):
+    with lock_study(spec), Recorder() as recorder, JobProgress() as progress, StopRequest(progress.log) as stop:
         limit = "" if hours is None else f", new ones for {hours:g} h"
         on_trial = _trial_printer(progress, recorder, trials, limit)
         study = search(spec, trials, workers, seconds, stop, on_trial)
