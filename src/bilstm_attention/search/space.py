@@ -215,30 +215,27 @@ def read_sweep(path: Path, params: Params, overrides: Mapping[str, Any]) -> tupl
     fixed = {**flatten(sweep.fixed), **overrides}
     base = with_overrides(params, fixed, where=f"{path}: fixed")
     known = flatten(base)
-    faults = [
-        f"{path}: space: unknown parameter {key}{did_you_mean(key, known) or '.'}"
-        for key in sweep.space
-        if key not in known
-    ]
+    unknown = [key for key in sweep.space if key not in known]
+    faults = [f"space: unknown parameter {key}{did_you_mean(key, known) or '.'}" for key in unknown]
     for key in sorted(fixed.keys() & sweep.space.keys()):
         place = "with -S" if key in overrides else "in fixed"
-        faults.append(f"{path}: {key} stands {place} and in space; leave one out.")
+        faults.append(f"{key} stands {place} and in space; leave one out.")
     faults += [
-        f"{path}: {key}: trials use the data prepared by params.yaml; change it there, then `dvc repro embed`."
+        f"{key}: trials use the data prepared by params.yaml; change it there, then `dvc repro embed`."
         for key in [*fixed, *sweep.space]
         if key.partition(".")[0] in ("data", "embeddings")
     ]
     if "train.seeds" in {*fixed, *sweep.space}:
-        faults.append(f"{path}: train.seeds: each trial derives its own seed from sampler.seed; leave it out.")
+        faults.append("train.seeds: each trial derives its own seed from sampler.seed; leave it out.")
     if sweep.against and sweep.pruner.kind != "none":
-        faults.append(f"{path}: against: with two objectives no trial can be pruned; write pruner: {{kind: none}}.")
+        faults.append("against: with two objectives no trial can be pruned; write pruner: {kind: none}.")
     if sweep.against and sweep.stop.patience:
-        faults.append(f"{path}: stop.patience: counts trials without a better dev score; leave it out with against.")
+        faults.append("stop.patience: counts trials without a better dev score; leave it out with against.")
     package = SAMPLER_PACKAGES.get(sweep.sampler.kind)
     if package and not find_spec(package):
-        faults.append(f"{path}: sampler.kind: {sweep.sampler.kind} needs the package {package}: pip install {package}.")
+        faults.append(f"sampler.kind: {sweep.sampler.kind} needs the package {package}: pip install {package}.")
     if faults:
-        raise ParamsError(join_lines(faults))
+        raise ParamsError(join_lines(f"{path}: {fault}" for fault in faults))
     dimensions = {
         key: _dimension(key, setting, known[key], f"{path}: space.{key}") for key, setting in sweep.space.items()
     }
