@@ -65,6 +65,7 @@ def comparison_section(
     picture: str,
     classes: pd.DataFrame | None = None,
     errors: pd.DataFrame | None = None,
+    issues: tuple[str, str] | None = None,
 ) -> str:
     """One table of the page.
 
@@ -77,6 +78,7 @@ def comparison_section(
         picture: address of the picture, relative to the page.
         classes: from `search.results.scores_by_class`; None: not shown.
         errors: from `search.results.frequent_confusions`; None: not shown.
+        issues: a variant, and the address of its `search.results.label_issues`; None: not shown.
     """
     parts = [f"## {about.strip()}"] if about else []
     parts += [markdown_table(score_rows(table, score, scored_on, reference)), f"![{score}]({picture})"]
@@ -86,6 +88,11 @@ def comparison_section(
         about_errors = "the most frequent; of each the wrong answer with the highest confidence:"
         shown = errors.assign(confidence=errors["confidence"].map("{:.0f} %".format))
         parts += [f"**Confusions of `{reference}`** on {scored_on}, {about_errors}", markdown_table(shown)]
+    if issues is not None:
+        parts.append(
+            f"[Possible errors of labels]({issues[1]}): training sentences whose label is not what `{issues[0]}`"
+            " predicts out of fold, the most certain first."
+        )
     if "entropy" in table:
         measures = table.loc[:, "comprehensiveness_attention":]
         for name, title in TITLES.items():

@@ -20,7 +20,7 @@ from bilstm_attention.reports.comparison_page import (
 )
 from bilstm_attention.search.comparison import Comparison, read_page
 from bilstm_attention.search.comparison_runs import comparison_runs, save_runs
-from bilstm_attention.search.results import frequent_confusions, scores_by_class, tabulate
+from bilstm_attention.search.results import frequent_confusions, label_issues, scores_by_class, tabulate
 from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, merge_jobs, run_trainings
 from bilstm_attention.tracking.runs import log_runs
 
@@ -90,6 +90,11 @@ def _finish_table(
     picture = target.with_name(f"{target.name}-{comparison.name}.png")
     split = "test" if content.test else comparison.scored_on
     plot_variants(compared_scores(table), f"{split} {comparison.monitor}", picture)
+    issues, best = None, str(table.set_index("variant")["mean"].idxmax())
+    if content.folds is not None:
+        issues = target.with_name(f"{target.name}-{comparison.name}-label_issues.csv")
+        with paths.atomic_write(issues) as path:
+            label_issues(done[best]).to_csv(path, index=False)
     section = comparison_section(
         table,
         about=content.about,
@@ -99,6 +104,7 @@ def _finish_table(
         picture=picture.name,
         classes=scores_by_class(done) if "classes" in content.show else None,
         errors=frequent_confusions(done[content.reference]) if "errors" in content.show else None,
+        issues=(best, issues.name) if issues else None,
     )
     table.insert(0, "table", comparison.name)
     return table, section

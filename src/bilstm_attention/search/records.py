@@ -77,7 +77,8 @@ def _base(study: optuna.Study) -> Params:
 def trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
     """A finished trial, with its curves."""
     attributes, sweep = trial.user_attrs, study.user_attrs["definition"]["sweep"]
-    result = attributes.get("result", {})
+    # a user attribute in studies of earlier versions
+    result = (attributes | trial.system_attrs).get("result", {})
     values = shown_params({key.rpartition(".")[2]: value for key, value in trial.params.items()})
     if "dev" in result:
         curves = training_metrics(result["history"], result["dev"], result["best_epoch"])
@@ -85,7 +86,7 @@ def trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
         curves = {"history": [epoch_metrics(row) for row in result.get("history", ())], "metrics": {}}
     if len(study.directions) > 1 and trial.values:
         curves["metrics"][sweep["against"]] = trial.values[1]
-    overrides = {**attributes.get("overrides", trial.params), "train.seeds": [attributes.get("seed", 0)]}
+    overrides = {**trial.params, "train.seeds": [attributes.get("seed", 0)]}
     data = study.user_attrs["definition"]["data"]
     # of a study whose data has been replaced since, the digests alone are known
     files = (

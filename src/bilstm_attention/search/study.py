@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -189,6 +189,13 @@ def load_study(spec: SweepSpec, sampler_seed: int = 0) -> optuna.Study:
     sampler = _sampler(spec.sweep.sampler, sampler_seed)
     pruner = _pruner(spec.sweep.pruner, spec.space.base.train.epochs)
     return optuna.load_study(study_name=spec.sweep.study, storage=study_storage(spec), sampler=sampler, pruner=pruner)
+
+
+def store_result(spec: SweepSpec, number: int, result: dict[str, Any]) -> None:
+    """Stores what the training of a trial measured as a system attribute: optuna-dashboard shows the others in full."""
+    storage = study_storage(spec)
+    study = storage.get_study_id_from_name(spec.sweep.study)
+    storage.set_trial_system_attr(storage.get_trial_id_from_study_id_trial_number(study, number), "result", result)
 
 
 def create_study(spec: SweepSpec) -> optuna.Study:

@@ -98,6 +98,27 @@ def test_grid_tries_every_cell_once(tmp_path: Path, run: Callable[..., optuna.St
     assert all(cell in cells for cell in spec.space.grid())
 
 
+@pytest.mark.parametrize(("patience", "trials"), [(2, 3), (3, 7), (9, 8)])
+def test_sweep_stops_without_a_better_trial(
+    patience: int, trials: int, tmp_path: Path, run: Callable[..., optuna.Study], capsys: pytest.CaptureFixture
+) -> None:
+    # equal is not better, and neither is a failure
+    scores = iter([70.0, 70.0, None, 80.0, 1.0, 2.0, 3.0, 4.0])
+
+    def train(*arguments: Any) -> TrialScores:
+        if (score := next(scores)) is None:
+            raise ValueError("no score")
+        return TrialScores({"accuracy": score}, 1)
+
+    spec = make_spec(tmp_path, f"{SWEEP}stop: {{patience: {patience}}}\n")
+    run(spec, 2, train)
+    assert len(finished_trials(run(spec, 8, train))) == trials
+    line = f"stopped: no better trial among the last {patience}\n"
+    assert (line in capsys.readouterr().out) == (trials < 8)
+    # more patience goes on: it is no part of the study
+    assert not sweep.out_of_patience(make_spec(tmp_path), load_study(spec))
+
+
 def test_hours_that_are_over_start_no_trial(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
     assert finished_trials(run(spec, 3, seconds=-1)) == []
 
@@ -115,13 +136,13 @@ def test_another_space_or_other_params_are_refused(
 
 
 def test_failed_training_is_a_trial_with_its_reason(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
+    errors = iter([None, ZeroDivisionError("by zero\nand more"), None])
+
     def fail_second(*arguments: Any) -> TrialScores:
-        fail_second.calls += 1  # type: ignore[attr-defined]
-        if fail_second.calls == 2:  # type: ignore[attr-defined]
-            raise ZeroDivisionError("by zero\nand more")
+        if error := next(errors):
+            raise error
         return train_units(*arguments)
 
-    fail_second.calls = 0  # type: ignore[attr-defined]
     lines: list[Any] = []
     study = run(spec, 3, fail_second, on_trial=lambda study, trial: lines.append(trial and trial.number))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
@@ -143,7 +164,9 @@ def test_bad_trial_is_pruned(tmp_path: Path, run: Callable[..., optuna.Study]) -
     states = [trial.state for trial in finished_trials(study)]
     assert len(states) == 20
     assert states.count(TrialState.PRUNED) > 2
-    assert all(trial.user_attrs["result"]["history"] for trial in study.trials)
+    assert all(trial.system_attrs["result"]["history"] for trial in study.trials)
+    # optuna-dashboard shows these in full
+    assert {name for trial in study.trials for name in trial.user_attrs} == {"job", "seed"}
 
 
 def test_crashed_worker_has_its_trial_retried_at_once(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
@@ -153,7 +176,7 @@ def test_crashed_worker_has_its_trial_retried_at_once(spec: SweepSpec, run: Call
         while (job := next_job()) is not None:
             if len(finished_trials(load_study(spec))) == 1 and not lost:
                 lost.append(start_and_die(load_study(spec), job.name))
-                yield job, WorkerCrashed(1, -9)
+                yield job, WorkerCrashed(-9)
             else:
                 yield job, work(job)
 
@@ -186,7 +209,7 @@ def test_trial_killed_before_its_first_heartbeat_is_retried(
 def test_workers_that_die_before_a_trial_end_the_sweep(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
     def crash(next_job: Callable[[], TrialJob | None], work: Any, workers: int) -> Any:
         while (job := next_job()) is not None:
-            yield job, WorkerCrashed(1, -9)
+            yield job, WorkerCrashed(-9)
 
     with pytest.raises(SweepError, match=r"workers end before they begin a trial; of the last, .* SIGKILL"):
         run(spec, 3, execute=crash)
