@@ -133,14 +133,18 @@ def test_training_is_seen_while_it_runs(recorded: Recorded, browser: Browser, tm
     experiment = client.get_experiment_by_name("sample").experiment_id
     command = ["bilstm-attention", "train", "--seed", "0"]
     with subprocess.Popen(command, cwd=project.root, env=project.environment(**store)) as training:
-        while not (runs := client.search_runs([experiment], query)):
-            assert training.poll() is None
-            time.sleep(0.5)
-        page = browser.new_page(viewport={"width": 1600, "height": 1000})
-        page.goto(recorded.table)
-        looked_at(page, tmp_path / "running.png", "epochs=1000")
-        page.goto(f"{recorded.table.partition('?')[0]}/{runs[0].info.run_id}/model-metrics")
-        looked_at(page, tmp_path / "curves.png", "learning_rate", "official_f1")
-        assert client.get_run(runs[0].info.run_id).info.status == "RUNNING"
-        training.send_signal(signal.SIGINT)
+        try:
+            while not (runs := client.search_runs([experiment], query)):
+                assert training.poll() is None
+                time.sleep(0.5)
+            page = browser.new_page(viewport={"width": 1600, "height": 1000})
+            page.goto(recorded.table)
+            looked_at(page, tmp_path / "running.png", "epochs=1000")
+            page.goto(f"{recorded.table.partition('?')[0]}/{runs[0].info.run_id}/model-metrics")
+            looked_at(page, tmp_path / "curves.png", "official_f1")
+            assert client.get_run(runs[0].info.run_id).info.status == "RUNNING"
+            training.send_signal(signal.SIGINT)
+            training.wait()
+        finally:
+            training.kill()
     assert client.get_run(runs[0].info.run_id).info.status == "KILLED"
