@@ -266,31 +266,8 @@ def test_interrupted_sweep_says_that_it_resumes(run: Run, project: Path, monkeyp
 def test_promote_says_how_to_serve(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr("bilstm_attention.tracking.registry.promote", print)
-    code, out, err = run("promote", "best", "--if-better")
+    code, out, err = run("promote", "--run", "best", "--if-better")
     assert (code, err) == (0, "")
-    assert out.startswith("sample best official_f1 True\n")
+    assert out.startswith("sample sample best True\n")
     assert f"MLFLOW_TRACKING_URI=sqlite:///{project}/experiments/mlflow.db \\\n" in out
     assert "mlflow models serve -m models:/sample@champion --env-manager local --port 5001" in out
-
-
-def test_ui_opens_the_projects_store_on_loopback(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "restored after the test")
-    started: list[list[str]] = []
-    monkeypatch.setattr("os.execv", lambda program, arguments: started.append(arguments))
-    code, out, _ = run("ui", "--port", 5050)
-    assert code == 0
-    assert "http://127.0.0.1:5050" in out
-    words = " ".join(started[0])
-    assert os.environ["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{project}/experiments/mlflow.db"
-    assert "sqlite" not in words
-    assert "--host 127.0.0.1 --port 5050" in words
-    assert f"--default-artifact-root file://{project}/experiments/mlartifacts" in words
-
-
-def test_ui_of_a_server_hides_its_password(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@tracking.local")
-    monkeypatch.setattr("os.execv", lambda program, arguments: pytest.fail("a server was started"))
-    code, out, _ = run("ui")
-    assert code == 0
-    assert "https://me:***@tracking.local is a tracking server" in out

@@ -198,7 +198,7 @@ def test_sweep_is_logged_live_and_has_the_params_of_its_winner(
     ids = []
     for scores, units in (({3: (78.0, 80.0)}, "30"), ({3: (78.0, 80.0)}, "30"), ({2: (88.0, 89.0)}, "20")):
         with log_sweep(study, spec.folder):
-            write_outcome(spec, get_outcome(spec, study, confirmed(spec, scores), GOLD))
+            write_outcome(spec, study, get_outcome(spec, study, confirmed(spec, scores), GOLD))
         parent, trials = runs()
         ids.append(parent.info.run_id)
         best = flatten(load_params(spec.folder / "best.yaml"))

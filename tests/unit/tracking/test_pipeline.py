@@ -207,7 +207,7 @@ def test_best_model_is_logged_with_the_whole(project: Path) -> None:
     assert model.files["model.keras"] == paths.seed_folder(1) / "model.keras"
     assert set(model.files) == {"model.keras", "vocabulary.txt", "labels.json", "params.yaml", "calibration.json"}
     assert model.name == run_name(params(0, 1), [1])
-    assert model.scores == {"dev/loss": 65.0, "dev/accuracy": 65.0, "test/accuracy": 51.0}
+    assert model.scores == {"dev/loss": 0.7, "dev/accuracy": 65.0, "test/accuracy": 50.5}
     assert {len(digest) for digest in model.datasets.values()} == {36}
     for part in (
         "train 9",
