@@ -64,18 +64,12 @@ def announce(phase: str) -> None:
 
 def start_tensorflow() -> None:
     """Imports Keras and TensorFlow and lets them look for devices, quietly."""
-    # Keras imports these for its galleries and wrappers, if they are there: a third of its start
-    unused = [name for name in ("matplotlib", "sklearn") if name not in sys.modules]
     if "tensorflow" not in sys.modules:
         announce("loading TensorFlow")
     with suppress_native_stderr():
-        sys.modules.update(dict.fromkeys(unused))  # type: ignore[arg-type]
-        try:
-            import keras
-            import tensorflow as tf
-        finally:
-            for name in unused:
-                del sys.modules[name]
+        import keras
+        import tensorflow as tf
+
         tf.config.list_physical_devices()
         keras.config.disable_interactive_logging()
 

@@ -57,7 +57,7 @@ def kill_in_training(spec: SweepSpec, victim: subprocess.Popen) -> int:
             time.sleep(0.2)
             continue
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
-            own = f":{victim.pid}:" in str(trial.user_attrs.get("job")) and "overrides" in trial.user_attrs
+            own = f":{victim.pid}:" in str(trial.user_attrs.get("job")) and "seed" in trial.user_attrs
             if own and finished_trials(study):
                 os.killpg(victim.pid, signal.SIGKILL)
                 return trial.number

@@ -40,10 +40,10 @@ def test_text_is_tokenised_as_in_training(first_repro: Project, tmp_path: Path) 
     page = tmp_path / "attention.html"
     sentences = ("--text", SENTENCE, "--text", "<e1>Wires</e1> cause <e2>fires</e2>")
     printed = first_repro.run("bilstm-attention", "explain", *sentences, "--seed", "0", "--output", str(page))
-    label, first, _, _, second, _, last = printed.splitlines()
+    label, first, _, _, second, _, closing, _ = printed.splitlines()
     assert re.fullmatch(r"\S+  [01]\.\d{4}", label)
     assert first.strip() == "the <e1> wheel </e1> of the <e2> zyzzyva </e2> broke ."
-    assert (second.split()[:2], last) == (["<e1>", "wires"], f"explain {page}: sentences 2")
+    assert (second.split()[:2], closing) == (["<e1>", "wires"], f"explain {page}: sentences 2")
     tokens = re.findall(r'title="([^"]*): weight 0\.\d{4}, token', page.read_text(encoding="utf-8"))
     text = " ".join(tokens).replace("&lt;", "<").replace("&gt;", ">")
     assert text == "the <e1> wheel </e1> of the <e2> zyzzyva </e2> broke . <e1> wires </e1> cause <e2> fires </e2>"

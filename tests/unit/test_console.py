@@ -62,13 +62,6 @@ def test_chatter_is_shown_when_the_start_fails() -> None:
     assert shown[-1] == "RuntimeError: no device"
 
 
-def test_tensorflow_starts_without_libraries_it_can_do_without() -> None:
-    """Neither is imported, and both can be imported afterwards."""
-    start = "import sys; from bilstm_attention.console import start_tensorflow; start_tensorflow()"
-    loaded = "print({'matplotlib', 'sklearn'} & set(sys.modules), file=sys.stderr)"
-    assert errors_of(f"{start}; {loaded}; import matplotlib.pyplot, sklearn") == ["set()"]
-
-
 @pytest.mark.parametrize("value", [None, "0"])
 def test_environment_wins_over_settings_of_tensorflow(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_CPU_ALLOCATOR_USE_BFC", raising=False)

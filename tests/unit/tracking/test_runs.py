@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -357,6 +358,12 @@ def test_store_lies_in_the_main_checkout(project: Path, monkeypatch: pytest.Monk
 def test_shown_address_hides_secrets(address: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     assert shown_uri() == shown
+
+
+def test_run_can_be_made_while_tensorflow_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another thread, when the module is there and has nothing yet."""
+    monkeypatch.setitem(sys.modules, "tensorflow", ModuleType("tensorflow"))
+    assert environment_tags()["device"] == "cpu"
 
 
 def test_tags_say_where_a_run_was_made(project: Path) -> None:
