@@ -4,6 +4,8 @@ VENV ?= .venv
 # dvc.yaml calls `bilstm-attention` by name
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 INSTALLED := $(VENV)/.installed
+# seeds that `make repro` trains at once, each on one thread; 1 for a GPU
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 # a file of tests shares its fixtures on one worker; the end-to-end run, the longest, starts first
 PYTEST := $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
@@ -20,7 +22,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-repro: $(INSTALLED) ## run the pipeline: prepare, embed, train, evaluate, report
+repro: $(INSTALLED) ## run the pipeline: prepare, embed, train (JOBS seeds at once), evaluate, report
+	@set -- $$($(VENV)/bin/dvc stage list --name-only train); \
+	if [ $$# -gt 1 ] && [ $(JOBS) -gt 1 ]; then \
+		$(VENV)/bin/dvc repro --quiet embed && export BILSTM_ATTENTION_THREADS=1 && printf '%s\n' "$$@" | \
+		xargs -P $(JOBS) -n 1 $(VENV)/bin/dvc --wait-for-lock repro --quiet --single-item | cat; \
+	fi
 	$(VENV)/bin/dvc repro
 	$(VENV)/bin/bilstm-attention scores
 

@@ -1,5 +1,6 @@
 """Fixtures that several tests share. Real data is no part of the project: tests of it are skipped without it."""
 
+import fcntl
 import os
 import shutil
 import sys
@@ -52,25 +53,26 @@ def database(postgres: PostgresServer) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def fresh_project(tmp_path: Path) -> Project:
-    """A copy of this project with a small model, not yet run."""
-    return copy_project(tmp_path / "project")
-
-
 @pytest.fixture(scope="session")
-def new_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Project]:
-    """Makes copies of this project with a small model, not yet run."""
-    return lambda: copy_project(tmp_path_factory.mktemp("project"))
+def new_project(mlflow_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Project]:
+    """Makes copies of this project with a small model and an empty MLflow store, not yet run."""
+    return lambda: copy_project(tmp_path_factory.mktemp("project"), mlflow_template)
 
 
-@pytest.fixture(scope="session")
-def first_repro(new_project: Callable[[], Project]) -> tuple[Project, str]:
-    """A project after its first `dvc repro`, committed, and what that printed. Tests leave it as it is."""
-    project = new_project()
-    printed = project.run("dvc", "repro")
-    project.commit("reproduced")
-    return project, printed
+@pytest.fixture(scope="module")
+def first_repro(mlflow_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project after `dvc repro` and a commit: each file of tests has a copy of the one that xdist's workers share."""
+    base = tmp_path_factory.getbasetemp()
+    original = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "reproduced"
+    with original.with_suffix(".lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.seek(0)
+        if not lock.read():
+            project = copy_project(original, mlflow_template)
+            project.run("dvc", "repro")
+            project.commit("reproduced")
+            lock.write("done")
+    return Project(shutil.copytree(original, tmp_path_factory.mktemp("copy") / "project"))
 
 
 @pytest.fixture(scope="session")

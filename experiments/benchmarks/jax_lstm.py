@@ -59,7 +59,7 @@ def bidirectional(words: Any, mask: Any, weights: Any) -> Any:
 
 def objective(weights: Any, tokens: Any, labels: Any, key: Any, setup: Setup, dropping: bool) -> Any:
     """The loss with its penalty, and without it."""
-    rates, keys = setup.dropout, jax.random.split(key, 3)
+    rates, keys = [*setup.params.model.dropout.model_dump().values()], jax.random.split(key, 3)
 
     def drop(values: Any, rate: float, key: Any) -> Any:
         kept = jax.random.bernoulli(key, 1 - rate, values.shape)
@@ -81,11 +81,8 @@ def training_step(state: Any, tokens: Any, labels: Any, setup: Setup, dropping: 
     key, now = jax.random.split(key)
     gradient, loss = jax.grad(objective, has_aux=True)(weights, tokens, labels, now, setup, dropping)
     norm = jnp.sqrt(sum(jnp.sum(value**2) for value in gradient.values()))
-    gradient = {
-        name: value * setup.params.train.clip_norm / jnp.maximum(norm, setup.clip_norm)
-        for name, value in gradient.items()
-    }
-    count += 1
+    limit, count = setup.params.train.clip_norm, count + 1
+    gradient = jax.tree.map(lambda g: g * limit / jnp.maximum(norm, limit), gradient)
     rate = setup.params.train.learning_rate * jnp.sqrt(1 - BETA_2**count) / (1 - BETA_1**count)
     means = jax.tree.map(lambda m, g: m + (1 - BETA_1) * (g - m), means, gradient)
     squares = jax.tree.map(lambda v, g: v + (1 - BETA_2) * (g * g - v), squares, gradient)

@@ -24,8 +24,7 @@ def contender(setup: Setup) -> tuple[Any, list[float]]:
     batches = [load(work, batch, packed) for batch in work.batches]
     step, check = (training_step(setup, Network(setup, work, dropping)) for dropping in (True, False))
     cells = int(work.data.train.lengths.sum()) if packed else sum(tokens.numel() for tokens, _, _ in batches)
-    first = load(work, work.mixed, packed)
-    losses = [float(check(*first)) for _ in range(CHECKED_STEPS)] if packed else []
+    losses = [float(check(*load(work, work.mixed, packed))) for _ in range(CHECKED_STEPS)] if packed else []
     return lambda: [step(*batch) for batch in batches] and {"steps": len(batches), "cells": cells}, losses
 
 
@@ -43,7 +42,8 @@ class Network(nn.Module):  # type: ignore[misc, unused-ignore]
     def __init__(self, setup: Setup, work: Work, dropping: bool):
         super().__init__()
         weights = {name: torch.from_numpy(value.copy()) for name, value in work.weights.items()}
-        self.drops = nn.ModuleList(nn.Dropout(dropping * rate) for rate in setup.dropout)
+        rates = setup.params.model.dropout.model_dump().values()
+        self.drops = nn.ModuleList(nn.Dropout(dropping * rate) for rate in rates)
         self.embedding = nn.Embedding.from_pretrained(torch.from_numpy(work.vectors.copy()), freeze=False)
         self.lstm = nn.LSTM(setup.dimension, setup.units, bidirectional=True)
         for direction, suffix in enumerate(("", "_reverse")):

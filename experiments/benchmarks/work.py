@@ -25,14 +25,8 @@ class Setup:
     @property
     def params(self) -> Params:
         """The default network of this many units, and the default training."""
-        kernel = "keras" if self.contender == "keras" else "auto"
-        train = Train(batch_size=self.batch_size, monitor="accuracy")
-        return Params(model=Model(lstm_units=self.units, lstm_kernel=kernel), train=train)
-
-    @property
-    def dropout(self) -> tuple[float, ...]:
-        """Rates of word vectors, states and sentence vector."""
-        return tuple(self.params.model.dropout.model_dump().values())
+        model = Model(lstm_units=self.units, lstm_kernel="keras" if self.contender == "keras" else "auto")
+        return Params(model=model, train=Train(batch_size=self.batch_size, monitor="accuracy"))
 
 
 @dataclass(frozen=True)
@@ -43,11 +37,7 @@ class Work:
     batches: list[NDArray[np.int64]]
     mixed: NDArray[np.int64]
     weights: dict[str, NDArray[np.float32]]
-
-    @property
-    def vectors(self) -> NDArray[np.float32]:
-        """Vectors of the words that training can show, `(V, D)`."""
-        return self.data.matrix[: self.data.training_words]
+    vectors: NDArray[np.float32]  # of the words that training can show, `(V, D)`
 
 
 def load_work(setup: Setup) -> Work:
@@ -64,4 +54,5 @@ def load_work(setup: Setup) -> Work:
     shapes = {"kernel": (2, dimension, 4 * units), "recurrent": (2, units, 4 * units), "bias": (2, 4 * units)}
     shapes |= {"attention": (units, 1), "output": (units, classes), "output_bias": (classes,)}
     weights = {name: np.float32(0.1) * draw.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
-    return Work(replace(data, train=train), training_batches(train, setup.batch_size, SEED, 1), mixed, weights)
+    batches, vectors = training_batches(train, setup.batch_size, SEED, 1), data.matrix[: data.training_words]
+    return Work(replace(data, train=train), batches, mixed, weights, vectors)

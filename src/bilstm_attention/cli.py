@@ -3,15 +3,18 @@
 import errno
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from bilstm_attention import paths
 from bilstm_attention.console import THREADS, print_table
-from bilstm_attention.errors import ParamsError, UserError
+from bilstm_attention.errors import ParamsError, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from bilstm_attention.config import Params
@@ -22,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 STAGE, CORPUS, RUNS, MODELS = "Stages of dvc.yaml", "Corpora", "Experiments", "Models"
+CONFIGS = Path("experiments/configs")
 FULL, FORBIDDEN = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
 Overrides = Annotated[
     list[str] | None,
@@ -34,9 +38,7 @@ Storage = Annotated[
     typer.Option(
         metavar="URL",
         envvar="BILSTM_ATTENTION_STORAGE",
-        show_envvar=True,
-        help="Database of the studies, e.g. postgresql://user@host/name, for several machines; by default a file of"
-        " the project.",
+        help="Database of the studies, e.g. postgresql://user@host/name, for several machines; by default a file.",
     ),
 ]
 Threads = Annotated[
@@ -44,7 +46,7 @@ Threads = Annotated[
     typer.Option(
         min=1,
         envvar=THREADS,
-        show_envvar=True,
+        callback=lambda threads: os.environ.update({THREADS: str(threads)}),
         help="TensorFlow operations that run at once, each on one thread; changes no result.",
     ),
 ]
@@ -67,6 +69,23 @@ def main() -> None:
     sys.exit(1)
 
 
+def _stages() -> Any:
+    """The module `stages`, with the project's root as working directory."""
+    from bilstm_attention import stages
+
+    os.chdir(paths.project_root())
+    return stages
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here.", file=sys.stderr)
+        raise
+
+
 def _print_version(requested: bool) -> None:
     if requested:
         print(f"bilstm-attention {version('bilstm-attention')}")
@@ -84,46 +103,32 @@ def _options(
 @app.command(rich_help_panel=STAGE)
 def prepare() -> None:
     """Reads the corpus, splits and tokenises it; takes 230 bytes of memory per sentence."""
-    from bilstm_attention import stages
-
-    _enter_project()
-    stages.prepare()
+    _stages().prepare()
 
 
 @app.command(rich_help_panel=STAGE)
 def embed() -> None:
     """Builds the vocabulary and its embedding matrix."""
-    from bilstm_attention import stages
-
-    _enter_project()
-    stages.embed()
+    _stages().embed()
 
 
 @app.command(rich_help_panel=STAGE)
 def train(seed: Annotated[int, typer.Option(min=0, help="One of train.seeds.")], threads: Threads = 2) -> None:
     """Trains the model of one seed; after a kill, from the last finished epoch."""
-    from bilstm_attention import stages
-
-    _enter_project(threads)
-    stages.train(seed)
+    _stages().train(seed)
 
 
 @app.command(rich_help_panel=STAGE)
 def evaluate(threads: Threads = 2) -> None:
     """Scores every seed's model on test; the only stage that reads the test set."""
-    from bilstm_attention import stages
-
-    _enter_project(threads)
-    stages.evaluate()
+    _stages().evaluate()
 
 
 @app.command(rich_help_panel=STAGE)
 def report() -> None:
     """Draws plots and attention pages of the evaluation, and logs it to MLflow."""
-    from bilstm_attention import stages
-
-    _enter_project()
-    stages.report()
+    _stages().report()
+    print("now: bilstm-attention scores, or bilstm-attention ui for all runs")
 
 
 @app.command(rich_help_panel=CORPUS)
@@ -131,61 +136,60 @@ def fetch(
     names: Annotated[
         list[str] | None, typer.Argument(help="Corpora and word vectors, e.g. semeval2010-task8 glove-6b.")
     ] = None,
-    mirror: Annotated[
-        str | None, typer.Option(help="Folder or address of the files, used instead of the internet.")
-    ] = None,
+    mirror: Annotated[str | None, typer.Option(help="Folder or address of the files, for the internet.")] = None,
 ) -> None:
     """Downloads corpora and word vectors into data/external and verifies checksums; without names, lists them."""
+    from bilstm_attention.config import load_params
     from bilstm_attention.data import download as catalog
 
     if not names:
-        print_table(catalog.describe())
+        text = "{what}\n{size}, {licence}\n{source}"
+        print_table([{"name": row["name"], "what": text.format(**row)} for row in catalog.describe()])
+        print("now: bilstm-attention fetch NAME")
         return
-    folder = paths.project_root() / paths.EXTERNAL
-    for name in names:
-        catalog.fetch(name, folder, mirror, progress=sys.stderr.isatty())
-    print("now: bilstm-attention apply CONFIG, a file of experiments/configs, then dvc repro")
+    root = paths.project_root()
+    with _resumable():
+        for name in names:
+            catalog.fetch(name, root / paths.EXTERNAL, mirror, progress=sys.stderr.isatty())
+    readers = [path.stem for path in sorted((root / CONFIGS).glob("*.yaml")) if _sources(load_params(path), *names)]
+    if readers:
+        print(f"now: bilstm-attention apply CONFIG, which is one of {', '.join(readers)}")
 
 
 @app.command(rich_help_panel=RUNS)
 def apply(
     config: Annotated[
-        Path | None,
-        typer.Argument(help="A named experiment: a file, or the name of one in experiments/configs, e.g. zhou2016."),
+        Path | None, typer.Argument(help="A named experiment: a file, or the name of one in experiments/configs.")
     ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Sets params.yaml to the defaults plus CONFIG, or single parameters with -S; comments stay."""
     from bilstm_attention.config import apply_overrides, flatten, load_params, parse_override, read_overrides
+    from bilstm_attention.data.download import CATALOG
 
     if not config and not overrides:
         raise ParamsError("nothing to apply: name a file of experiments/configs, or parameters as -S KEY=VALUE.")
-    file = paths.project_root() / paths.PARAMS
-    if (
-        config
-        and not config.exists()
-        and (named := paths.project_root() / f"experiments/configs/{config}.yaml").exists()
-    ):
-        config = named
-    requested = read_overrides(config) if config else {}
-    requested |= dict(parse_override(text) for text in overrides or ())
+    root = paths.project_root()
+    file = root / paths.PARAMS
+    if config and not config.exists():
+        names = {path.stem: path for path in (root / CONFIGS).glob("*.yaml")}
+        if str(config) not in names:
+            raise ParamsError(f"{config}: no such file{did_you_mean(config.stem, names) or '.'}")
+        config = names[str(config)]
+    requested = (read_overrides(config) if config else {}) | dict(map(parse_override, overrides or ()))
     before = flatten(load_params(file))
     changed = apply_overrides(file, requested)
-    for key, value in changed.items():
-        print(f"{key}: {before[key]} -> {value}")
-    if not changed:
-        print("params.yaml is unchanged.")
-    print(f"now: {_next_step(load_params(file))}")
+    lines = [f"{key}: {before[key]} -> {value}" for key, value in changed.items()]
+    print("\n".join(lines) or "params.yaml is unchanged.")
+    sources = _sources(load_params(file), *CATALOG)
+    absent = [name for name, path in sources.items() if not (root / path).exists()]
+    print("now:", f"bilstm-attention fetch {' '.join(absent)} && dvc repro" if absent else "dvc repro")
 
 
-def _next_step(params: "Params") -> str:
-    """The commands that run the parameters: downloads of what is not there, then `dvc repro`."""
-    from bilstm_attention.data.download import CATALOG
-
-    vectors = [params.embeddings.path] if params.embeddings.source == "file" else []
-    absent = [Path(name) for name in (params.data.folder, *vectors) if not (paths.project_root() / name).exists()]
-    fetched = [name for name in CATALOG if any(path.is_relative_to(paths.EXTERNAL / name) for path in absent)]
-    return " && ".join([*([f"bilstm-attention fetch {' '.join(fetched)}"] if fetched else []), "dvc repro"])
+def _sources(params: "Params", *names: str) -> dict[str, str]:
+    """Which of these entries of the catalogue the parameters read, and its path."""
+    used = [params.data.folder, *([params.embeddings.path] if params.embeddings.source == "file" else [])]
+    return {name: path for name in names for path in used if Path(path).is_relative_to(paths.EXTERNAL / name)}
 
 
 @app.command(rich_help_panel=RUNS)
@@ -202,36 +206,25 @@ def score(
 
 @app.command(rich_help_panel=RUNS)
 def scores(
-    markdown: Annotated[
-        bool, typer.Option(help="As a page for experiments/results, with every seed and the protocol.")
-    ] = False,
+    markdown: Annotated[bool, typer.Option(help="As a page, with every seed and the protocol.")] = False,
 ) -> None:
     """Prints the scores of the last `evaluate`, and of the baselines."""
-    from bilstm_attention import stages
-
-    _enter_project()
-    stages.show_scores(markdown)
+    _stages().show_scores(markdown)
+    if not markdown:
+        print("now: bilstm-attention explain --split dev, or bilstm-attention ui for all runs")
 
 
 @app.command(rich_help_panel=RUNS)
 def sweep(
-    file: Annotated[Path, typer.Argument(help="Search space, e.g. experiments/sweeps/smoke.yaml.")],
+    file: Annotated[Path, typer.Argument(resolve_path=True, help="Search space, e.g. experiments/sweeps/smoke.yaml.")],
     trials: Annotated[int, typer.Option(min=1, help="Finished trials in all, those of earlier starts included.")] = 50,
     hours: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="No new trial begins after this time; when the running ones have ended, the best are confirmed.",
-        ),
+        float | None, typer.Option(min=0, help="No new trial begins after this time; the best are confirmed then.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Trials at once, each in a process of one thread.")] = 2,
     storage: Storage = None,
     heartbeat: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="With --storage: seconds between heartbeats of a trial; one silent for twice as long is retried.",
-        ),
+        int, typer.Option(min=1, help="With --storage: seconds between heartbeats; a trial that misses two is retried.")
     ] = 60,
     overrides: Overrides = None,
 ) -> None:
@@ -242,10 +235,10 @@ def sweep(
     from bilstm_attention.config import parse_override
     from bilstm_attention.search.commands import sweep as search
 
-    file = file.absolute()
-    _enter_project()
-    changed = dict(parse_override(text) for text in overrides or ())
-    search(file, trials, hours, workers, storage, heartbeat, changed)
+    os.chdir(paths.project_root())
+    changed = dict(map(parse_override, overrides or ()))
+    with _resumable():
+        search(file, trials, hours, workers, storage, heartbeat, changed)
 
 
 @app.command(rich_help_panel=RUNS)
@@ -253,27 +246,26 @@ def sweeps(storage: Storage = None) -> None:
     """Lists the studies of the project or of a database: trials, best score, confirmed winner."""
     from bilstm_attention.search.commands import list_sweeps
 
-    _enter_project()
+    os.chdir(paths.project_root())
     list_sweeps(storage)
 
 
 @app.command(rich_help_panel=RUNS)
 def compare(
-    file: Annotated[Path, typer.Argument(help="Comparison, e.g. experiments/comparisons/attention.yaml.")],
+    file: Annotated[
+        Path, typer.Argument(resolve_path=True, help="Comparison, e.g. experiments/comparisons/attention.yaml.")
+    ],
     workers: Annotated[int, typer.Option(min=1, help="Trainings at once, each of one thread.")] = 2,
 ) -> None:
     """Trains named variants under one budget and the same seeds, and writes their scores to experiments/results.
 
     The same command resumes an interrupted comparison, each training from its last finished epoch.
     """
-    from bilstm_attention import stages
     from bilstm_attention.search.compare import compare as run_comparison
 
-    file = file.absolute()
-    _enter_project()
-    root = paths.project_root()
-    path = file.relative_to(root) if file.is_relative_to(root) else file
-    run_comparison(path, workers, stages.prepare_data)
+    stages, root = _stages(), Path.cwd()
+    with _resumable():
+        run_comparison(file.relative_to(root) if file.is_relative_to(root) else file, workers, stages.prepare_data)
 
 
 @app.command(rich_help_panel=RUNS)
@@ -291,14 +283,12 @@ def explain(
     threads: Threads = 2,
 ) -> None:
     """Writes a page that shows which tokens a model attends to, in sentences or in a split."""
-    from bilstm_attention import stages
-
     if bool(text) == bool(split):
         which = "both" if text else "neither"
         raise UserError(f"{which} of --text and --split: give sentences, --text '...', or a split, --split dev.")
     output = output.absolute()
-    _enter_project(threads)
-    stages.explain(text or [], split, limit, seed, output)
+    _stages().explain(text or [], split, limit, seed, output)
+    print(f"now: open {output} in a browser")
 
 
 @app.command(rich_help_panel=MODELS)
@@ -309,17 +299,18 @@ def predict(
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--input", dir_okay=False, help="A table to classify: csv, parquet or jsonl."),
+        typer.Option("--input", dir_okay=False, resolve_path=True, help="A table to classify: csv, parquet or jsonl."),
     ] = None,
     target: Annotated[
-        Path | None, typer.Option("--output", dir_okay=False, help="The table to write: csv, parquet or jsonl.")
+        Path | None,
+        typer.Option("--output", dir_okay=False, resolve_path=True, help="The table to write: csv, parquet or jsonl."),
     ] = None,
     column: Annotated[str, typer.Option(help="Column of the sentences in the table.")] = "text",
     model: Annotated[
         str | None,
         typer.Option(
-            help="Run id, or address such as models:/sample@champion; by default the seed of this checkout that is best"
-            " on dev."
+            help="Run (its id, the start of it, or its name), version such as sample/1, or address such as"
+            " models:/sample@champion; by default the seed of this checkout that is best on dev."
         ),
     ] = None,
     attention: Annotated[bool, typer.Option("--attention", help="Adds tokens and their attention weights.")] = False,
@@ -334,59 +325,62 @@ def predict(
 
     if bool(source) != bool(target) or (source and (texts or as_json)):
         raise UserError("a table is --input TABLE --output TABLE, both, without sentences and --json.")
-    source, target = source and source.absolute(), target and target.absolute()
-    _enter_project(threads)
+    os.chdir(paths.project_root())
     if source and target:
         predictions.predict_file(source, target, column, model, attention)
     else:
+        if not texts and sys.stdin.isatty():
+            print("reading sentences from the terminal, one per line; Ctrl-D ends", file=sys.stderr)
         predictions.predict_lines(texts or sys.stdin, model, attention, as_json, sys.stdout)
 
 
 @app.command(rich_help_panel=MODELS)
 def promote(
-    run: Annotated[str, typer.Argument(help="Id of the model's run, or `best`: the run with the best dev score.")],
-    if_better: Annotated[
-        bool, typer.Option("--if-better", help="Only if its dev score is better than the champion's.")
-    ] = False,
+    run: Annotated[
+        str | None,
+        typer.Option(help="Run (id, its start, or name), or version as sample/1; by default this checkout's newest."),
+    ] = None,
+    if_better: Annotated[bool, typer.Option("--if-better", help="Only with a better dev score.")] = False,
 ) -> None:
-    """Makes a registered model the champion, which models:/NAME@champion serves; shows both dev scores."""
+    """Registers the model of a run as the champion, which models:/NAME@champion serves; shows both dev scores."""
     from bilstm_attention.config import load_params
-    from bilstm_attention.tracking.pipeline import model_name
-    from bilstm_attention.tracking.registry import promote as promote_version
-    from bilstm_attention.tracking.store import report_store_errors
+    from bilstm_attention.tracking import registry
+    from bilstm_attention.tracking.pipeline import corpus_name, model_name
+    from bilstm_attention.tracking.store import report_store_errors, shown_uri
 
-    _enter_project()
+    os.chdir(paths.project_root())
     params = load_params(paths.PARAMS)
+    name = model_name(params)
     with report_store_errors():
-        promote_version(model_name(params), run, params.train.monitor, if_better)
+        registry.promote(name, corpus_name(params), run or registry.best_model_file(params), if_better)
+    address = quote(f"models:/{name}@champion")
+    print(
+        f"now: bilstm-attention predict --model {address}, or as a server: MLFLOW_TRACKING_URI={quote(shown_uri())} \\"
+    )
+    print(f"  mlflow models serve -m {address} --env-manager local --port 5001")
 
 
 @app.command(rich_help_panel=RUNS)
 def sync() -> None:
     """Logs results on disk that MLflow lacks, for example after its server was down."""
-    from bilstm_attention import stages
-
-    _enter_project()
-    stages.sync()
+    _stages().sync()
 
 
 @app.command(rich_help_panel=RUNS)
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
     host: Annotated[
-        str,
-        typer.Option(
-            help="Address to listen on; 0.0.0.0 serves the private network, and hosts in MLFLOW_SERVER_ALLOWED_HOSTS."
-        ),
+        str, typer.Option(help="Address to listen on; 0.0.0.0: the network, and MLFLOW_SERVER_ALLOWED_HOSTS.")
     ] = "127.0.0.1",
+    browser: Annotated[bool, typer.Option(help="Whether a browser opens.")] = True,
 ) -> None:
-    """Opens the MLflow UI on the project's runs, by default for this machine alone."""
-    from bilstm_attention.tracking.store import open_ui
+    """Opens the MLflow UI at the runs of the corpus, the best on dev first; by default for this machine alone."""
+    from bilstm_attention.config import load_params
+    from bilstm_attention.tracking.pipeline import corpus_name
+    from bilstm_attention.tracking.store import report_store_errors
+    from bilstm_attention.tracking.ui import open_ui
 
-    open_ui(host, port)
-
-
-def _enter_project(threads: int | None = None) -> None:
     os.chdir(paths.project_root())
-    if threads:
-        os.environ[THREADS] = str(threads)
+    params = load_params(paths.PARAMS)
+    with report_store_errors():
+        open_ui(host, port, corpus_name(params), params.train.monitor, browser)

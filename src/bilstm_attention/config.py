@@ -5,14 +5,15 @@ First the blocks, then reading and overrides, then named experiments, the files 
 
 import io
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from bilstm_attention.errors import ParamsError, did_you_mean
@@ -24,8 +25,8 @@ ATTENTION_KINDS = (
     *("feedforward", "zhou", "context", "luong_dot", "luong_general", "bahdanau", "structured", "multihead"),
     *("entity", "dense_time", "mean", "max", "last"),
 )
-ENTITY_KINDS = ("entity",)  # need marked entities
 
+COMMENT_COLUMN = 28  # of params.yaml
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -59,36 +60,25 @@ class Data(Block):
     tokens: Tokens = Tokens()
 
     @model_validator(mode="after")
-    def _files_fit_the_format(self) -> "Data":
+    def _fit_together(self) -> "Data":
+        classes, context = self.format == "classes", self.tokens.context
         for split in ("train", "dev", "test"):
             value = getattr(self, split)
-            if value is not None and isinstance(value, dict) != (self.format == "classes"):
-                legal = "a mapping {label: file}" if self.format == "classes" else "one file's name"
+            if value is not None and isinstance(value, dict) != classes:
+                legal = "a mapping {label: file}" if classes else "one file's name"
                 raise ValueError(f"data.{split}: format {self.format} takes {legal}, not {value!r}")
-        return self
-
-    @model_validator(mode="after")
-    def _first_rows_are_a_sample(self) -> "Data":
-        if self.train_rows is not None and self.format == "classes":
+        if self.train_rows is not None and classes:
             raise ValueError(
                 f"data.train_rows: the first {self.train_rows} rows would be of the first class alone; leave it empty"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _fold_is_one_of_folds(self) -> "Data":
         if self.fold is not None and self.fold >= self.folds:
             raise ValueError(f"data.fold: {self.fold} is none of 0 to {self.folds - 1}; data.folds is {self.folds}")
         if self.fold is not None and self.dev is not None and self.test is not None:
             raise ValueError("data.fold: with a file for dev and one for test nothing is split off; leave it empty")
-        return self
-
-    @model_validator(mode="after")
-    def _context_has_entities(self) -> "Data":
-        if self.tokens.context is not None and not self.relational:
+        if context is not None and not self.relational:
             raise ValueError(
-                f"data.tokens.context: {self.tokens.context} is counted from marked entities, which data.format:"
-                f" {self.format} does not have; leave it empty"
+                f"data.tokens.context: {context} is counted from marked entities, which data.format: {self.format} does"
+                " not have; leave it empty"
             )
         return self
 
@@ -168,7 +158,7 @@ class Model(Block):
     frozen_copy: bool = False
     lstm_units: Annotated[int, Field(ge=1, le=4096)] = 100
     lstm_layers: Annotated[int, Field(ge=1, le=8)] = 1
-    lstm_kernel: Literal["auto", "fused", "keras"] = "auto"
+    lstm_kernel: Literal["auto", "keras"] = "auto"
     merge: Literal["concat", "sum"] = "sum"
     attention: Attention = Attention()
     positions: Positions = Positions()
@@ -184,18 +174,6 @@ class Model(Block):
                 "model.frozen_copy: with model.train_embeddings: false both would be the same; leave it out"
             )
         return self
-
-    @property
-    def entity_parameters(self) -> list[str]:
-        """The parameters set so that the network looks at the entities of a relation corpus."""
-        kind = self.attention.kind
-        uses_entities = {
-            f"model.attention.kind: {kind}": kind in ENTITY_KINDS,
-            f"model.positions.size: {self.positions.size}": self.positions.size > 0,
-            "model.entity_words: true": self.entity_words,
-            "model.entity_states: true": self.entity_states,
-        }
-        return [parameter for parameter, used in uses_entities.items() if used]
 
 
 class Schedule(Block):
@@ -224,15 +202,11 @@ class Train(Block):
     monitor: Literal["official_f1", "accuracy", "macro_f1", "loss"] = "official_f1"
 
     @model_validator(mode="after")
-    def _warmup_ends(self) -> "Train":
+    def _fit_together(self) -> "Train":
         if self.schedule.warmup_epochs > self.epochs:
             raise ValueError(
                 f"train.schedule.warmup_epochs: {self.schedule.warmup_epochs} is more than train.epochs, {self.epochs}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _seeds_differ(self) -> "Train":
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"train.seeds: {self.seeds} repeats a seed; each seed trains one model")
         return self
@@ -260,51 +234,46 @@ class Params(Block):
 
     @model_validator(mode="after")
     def _network_fits_the_corpus(self) -> "Params":
-        entity_parameters = self.model.entity_parameters
-        if entity_parameters and not self.data.relational:
+        model, attention = self.model, self.model.attention
+        needs_entities = {
+            f"model.attention.kind: {attention.kind}": attention.kind == "entity",
+            f"model.positions.size: {model.positions.size}": model.positions.size > 0,
+            "model.entity_words: true": model.entity_words,
+            "model.entity_states: true": model.entity_states,
+        }
+        if any(needs_entities.values()) and not self.data.relational:
+            parameter = next(name for name, used in needs_entities.items() if used)
             raise ValueError(
-                f"{entity_parameters[0]} needs marked entities, which data.format: {self.data.format} does not have;"
-                " it is for semeval2010 and kbp37"
+                f"{parameter} needs marked entities, which data.format: {self.data.format} does not have; it is for"
+                " semeval2010 and kbp37"
             )
-        steps, longest = self.model.attention.steps, self.data.tokens.max_length
-        if self.model.attention.kind == "dense_time" and steps < longest:
+        if attention.kind == "dense_time" and attention.steps < self.data.tokens.max_length:
             raise ValueError(
-                f"model.attention.steps: {steps} is less than data.tokens.max_length, {longest}: dense_time has no"
-                " weight for the tokens beyond; raise the one or lower the other"
+                f"model.attention.steps: {attention.steps} is less than data.tokens.max_length,"
+                f" {self.data.tokens.max_length}: dense_time has no weight for the tokens beyond; raise the one or"
+                " lower the other"
             )
         return self
 
 
 def load_params(path: Path) -> Params:
-    """Reads and checks a `params.yaml`.
-
-    Raises:
-        ParamsError: lists every unknown key, wrong type and value out of range, with what is legal.
-    """
+    """Reads a `params.yaml`; a `ParamsError` lists every unknown key, wrong type and value out of range."""
     return check(read_yaml(path), str(path), Params)
 
 
-def flatten(params: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
+def flatten(params: BaseModel | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Parameters as `{"model.lstm_units": 100, ...}`; lists, and mappings of labels to files, stay whole."""
-    return dict(_leaves(params.model_dump() if isinstance(params, BaseModel) else params))
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested blocks; `data.train: {pos: a, neg: b}` is one."""
-    for key, value in values.items():
+    leaves = dict[str, Any]()
+    for key, value in (params.model_dump() if isinstance(params, BaseModel) else params).items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and name not in ("data.train", "data.dev", "data.test"):
-            yield from _leaves(value, f"{name}.")
-        else:
-            yield name, value
+        # `data.train: {pos: a, neg: b}` is one leaf
+        whole = not isinstance(value, Mapping) or name in ("data.train", "data.dev", "data.test")
+        leaves |= {name: value} if whole else flatten(value, f"{name}.")
+    return leaves
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """`"model.lstm_units=200"` to `("model.lstm_units", 200)`; the value is read as YAML.
-
-    Raises:
-        ParamsError: no `=`, or a value that is not YAML.
-    """
+    """`"model.lstm_units=200"` to `("model.lstm_units", 200)`; the value is read as YAML."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ParamsError(f"-S {text}: an override is written key=value, for example -S model.lstm_units=200.")
@@ -322,7 +291,8 @@ def with_overrides(params: Params, overrides: Mapping[str, Any], where: str = "o
     return check(values, where, Params)
 
 
-def _assign(values: Any, key: str, value: Any) -> None:
+def _assign(values: Any, key: str, value: Any) -> Any:
+    """Sets a dotted key; returns the block that holds it."""
     *blocks, last = key.split(".")
     for block in blocks:
         inner = values.get(block)
@@ -331,58 +301,65 @@ def _assign(values: Any, key: str, value: Any) -> None:
             values[block] = inner = {}
         values = inner
     values[last] = value
+    return values
 
 
 def read_overrides(path: Path) -> dict[str, Any]:
-    """Every parameter of a named experiment, as dotted keys: the defaults and what its file changes.
-
-    All of them, so that an experiment does not depend on the one applied before.
-    """
-    overrides = flatten(read_yaml(path))
-    with_overrides(Params(), overrides, where=str(path))
-    return {**flatten(Params()), **overrides}
+    """All parameters of a named experiment by dotted key, so that it does not depend on the one applied before."""
+    return flatten(with_overrides(Params(), flatten(read_yaml(path)), where=str(path)))
 
 
 def apply_overrides(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes overrides into a `params.yaml` in place, comments kept; nothing is written unless the whole is legal.
-
-    Returns:
-        the parameters that changed, as dotted keys.
-
-    Raises:
-        ParamsError: as `load_params`.
-    """
-    before = load_params(path)
-    after = flatten(with_overrides(before, overrides, where=f"{path} with overrides"))
-    changed = {key: value for key, value in after.items() if flatten(before)[key] != value}
-    yaml = _with_comments()
-    document = read_yaml(path, yaml)
-    for key, value in changed.items():
-        _assign(document, key, _on_one_line(value))
-    text = io.StringIO()
-    yaml.dump(document, text)
+    """Writes overrides into a `params.yaml`, comments kept, if the whole is legal; returns what changed."""
+    params = load_params(path)
+    before, after = flatten(params), flatten(with_overrides(params, overrides, where=f"{path} with overrides"))
+    changed = {key: value for key, value in after.items() if before[key] != value}
+    document = read_yaml(path, _yaml())
     with atomic_write(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+        temporary.write_text(_text(document, changed), encoding="utf-8")
     return changed
 
 
 def config_text(params: Params, comment: str) -> str:
     """The text of a named experiment: a comment, and the parameters that differ from the defaults."""
-    defaults, document = flatten(Params()), dict[str, Any]()
-    for key, value in flatten(params).items():
-        if value != defaults[key]:
-            _assign(document, key, _on_one_line(value))
-    text = io.StringIO()
-    _with_comments().dump(document, text)
-    return f"# {comment}\n{text.getvalue()}"
+    defaults = flatten(Params())
+    changed = {key: value for key, value in flatten(params).items() if value != defaults[key]}
+    return f"# {comment}\n{_text({}, changed)}"
 
 
-def _with_comments() -> YAML:
+class _Representer(RoundTripRepresenter):
+    """Writes `1.0e-5` for ruamel's `1e-05`, which YAML 1.1 reads as text."""
+
+    def represent_float(self, data: float) -> Any:
+        node = super().represent_float(data)
+        mantissa, _, exponent = node.value.partition("e")
+        if exponent:
+            node.value = f"{mantissa}{'' if '.' in mantissa else '.0'}e{int(exponent):+d}"
+        return node
+
+
+_Representer.add_representer(float, _Representer.represent_float)
+
+
+def _yaml() -> YAML:
     yaml = YAML()
+    yaml.Representer = _Representer
     yaml.preserve_quotes = True
     yaml.width = 120
     yaml.indent(mapping=2, sequence=4, offset=2)
     return yaml
+
+
+def _text(document: Any, changed: Mapping[str, Any]) -> str:
+    """`document` as YAML after changes; a comment that a long value moved goes back to its column."""
+    for key, value in changed.items():
+        block = _assign(document, key, _on_one_line(value))
+        tokens = block.ca.items.get(key.rpartition(".")[2], ()) if isinstance(block, CommentedMap) else ()
+        for comment in filter(None, tokens):
+            comment.start_mark.column = min(comment.start_mark.column, COMMENT_COLUMN)
+    text = io.StringIO()
+    _yaml().dump(document, text)
+    return text.getvalue()
 
 
 def _on_one_line(value: Any) -> Any:

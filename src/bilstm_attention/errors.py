@@ -32,11 +32,7 @@ class SweepError(UserError):
 
 
 def join_lines(offenders: Iterable[str], shown: int = OFFENDERS_SHOWN, more: int = 0) -> str:
-    """Joins the first `shown` offenders into lines, and counts the others in a last line.
-
-    Args:
-        more: further offenders that were only counted.
-    """
+    """The first `shown` offenders, a line each; the last line counts the others, and `more` that were only counted."""
     rest = iter(offenders)
     lines = list(islice(rest, shown))
     more += sum(1 for _ in rest)

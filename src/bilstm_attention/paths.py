@@ -1,6 +1,5 @@
 """Every path of the project, its root, and files that are written whole or not at all."""
 
-import errno
 import fcntl
 import json
 import os
@@ -28,11 +27,7 @@ ARTIFACTS = Path("experiments/mlartifacts")
 
 
 def project_root() -> Path:
-    """The nearest folder, from the working directory upwards, that holds `dvc.yaml` and `params.yaml`.
-
-    Raises:
-        UserError: no such folder.
-    """
+    """The nearest folder, from the working directory upwards, that holds `dvc.yaml` and `params.yaml`."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file() and (folder / PARAMS).is_file():
@@ -47,9 +42,6 @@ def main_root(root: Path | None = None) -> Path:
 
     `dvc exp run --temp` and `--queue` run in a copy under `.dvc/tmp/exps/` of the main checkout, and delete it at the
     end. The tracking store and checkpoints must outlive it.
-
-    Args:
-        root: of the checkout or copy; None: `project_root()`.
     """
     root = root or project_root()
     for folder in root.parents:
@@ -63,6 +55,11 @@ def seed_folder(seed: int) -> Path:
     return MODELS / f"seed-{seed}"
 
 
+def live_folder(seed: int) -> Path:
+    """Numbers of each epoch that `train` writes while it trains, in the files of DVCLive."""
+    return CURRENT / f"live/seed-{seed}"
+
+
 def attention_page(seed: int) -> Path:
     """Page that `report` writes of the model of one seed."""
     return CURRENT / f"attention/seed-{seed}.html"
@@ -70,12 +67,7 @@ def attention_page(seed: int) -> Path:
 
 @contextmanager
 def file_lock(folder: Path, otherwise: UserError) -> Iterator[None]:
-    """Locks a folder against other processes; the system releases the lock when the process dies.
-
-    Args:
-        folder: created if it does not exist.
-        otherwise: raised if another process holds the lock.
-    """
+    """Locks a folder, or raises `otherwise` if another process holds it; released when the process dies."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         try:
@@ -87,19 +79,15 @@ def file_lock(folder: Path, otherwise: UserError) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, and renames it at the end: the file appears whole or not at all.
-
-    Raises:
-        OSError: for a full disk too with the name of the file.
-    """
+    """Yields a temporary path beside `path`, and renames it at the end: the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            error.filename = error.filename or str(path)
+        # a full disk is reported without a name
+        error.filename = error.filename or str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -3,19 +3,18 @@
 They run in the project root, as DVC runs them.
 """
 
-import json
 import math
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params, Train, load_params
-from bilstm_attention.console import TrainingProgress, print_summary, start_tensorflow
+from bilstm_attention.console import TrainingProgress, announce, print_summary, start_tensorflow
 from bilstm_attention.errors import ParamsError, UserError
 from bilstm_attention.paths import atomic_write, write_json
 
@@ -86,36 +85,57 @@ def prepare_data(params: Params, root: Path) -> None:
 
 def train(seed: int) -> None:
     """One seed's model to `experiments/current/models/seed-N`, and its run to MLflow."""
+    params = load_params(paths.PARAMS)
+    if seed not in params.train.seeds:
+        raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; add it to them first.")
     start_tensorflow()
     from bilstm_attention.data.dataset import load_dataset, steps_per_epoch
     from bilstm_attention.model.classifier import save_classifier
     from bilstm_attention.tracking.pipeline import log_training
-    from bilstm_attention.training.fit import run_training, training_checkpoint
+    from bilstm_attention.training.fit import run_training, training_checkpoint, training_key
 
-    started = time.time()
-    params = load_params(paths.PARAMS)
-    if seed not in params.train.seeds:
-        raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; add it to them first.")
     dataset = load_dataset()
     _warn_of_first_weights(params.train, steps_per_epoch(dataset.train, params.train.batch_size))
     checkpoints = paths.main_root() / paths.CHECKPOINTS
     checkpoint = training_checkpoint(checkpoints, params, dataset, seed)
-    if saved := checkpoint.load():
-        print(f"seed {seed} resumes after epoch {len(saved.history)} of {params.train.epochs}", flush=True)
-    with TrainingProgress(f"seed {seed}", params.train.epochs, params.train.monitor) as progress:
-        result = run_training(
-            params, dataset, seed, checkpoints=checkpoints, on_batch=progress.batch, on_epoch=progress.epoch
-        )
-    folder = paths.seed_folder(seed)
-    save_classifier(result.model, folder / "model.keras")
-    with atomic_write(folder / "history.csv") as path:
-        result.history.to_csv(path, index=False)
-    write_json(folder / "dev.json", {"best_epoch": result.best_epoch, "epochs": len(result.history), "dev": result.dev})
-    shown = {f"dev {name}": result.dev[name] for name in (params.train.monitor, "accuracy", "macro_f1")}
-    print_summary(f"train seed {seed}", {"best epoch": result.best_epoch, **shown})
-    log_training(params, seed, started)
+    history = list(saved.history) if (saved := checkpoint.load()) else []
+    live, key = paths.live_folder(seed), training_key(params, dataset, seed)
+    if history:
+        print(f"seed {seed} resumes after epoch {len(history)} of {params.train.epochs}", flush=True)
+        _write_live(live, history, params.train.monitor)
+    with log_training(params, seed, key, history) as log_epoch:
+        with TrainingProgress(f"seed {seed}", params.train.epochs, params.train.monitor) as progress:
+
+            def on_epoch(row: dict[str, Any]) -> None:
+                progress.epoch(row)
+                log_epoch(row)
+                history.append(row)
+                _write_live(live, history, params.train.monitor)
+
+            result = run_training(
+                params, dataset, seed, checkpoints=checkpoints, on_batch=progress.batch, on_epoch=on_epoch
+            )
+            progress.end(len(result.history), result.best_epoch)
+        folder, ended = paths.seed_folder(seed), {"best_epoch": result.best_epoch, "epochs": len(result.history)}
+        save_classifier(result.model, folder / "model.keras")
+        with atomic_write(folder / "history.csv") as path:
+            result.history.to_csv(path, index=False)
+        write_json(folder / "dev.json", {**ended, "dev": result.dev, "key": key})
+        shown = {f"dev {name}": result.dev[name] for name in (params.train.monitor, "accuracy", "macro_f1")}
+        print_summary(f"train seed {seed}", {"best epoch": result.best_epoch, **shown})
     # last, since DVC deletes the outputs of a stage that was killed before its end
     checkpoint.remove()
+
+
+def _write_live(folder: Path, history: Sequence[Mapping[str, Any]], monitor: str) -> None:
+    """The losses and the monitored score so far, as DVCLive writes them for `dvc exp show` and for VS Code."""
+    summary = {"step": history[-1]["epoch"]}
+    for name in ("loss", "dev_loss", f"dev_{monitor}"):
+        summary[name] = history[-1][name]
+        rows = "".join(f"{row['epoch']}\t{row[name]}\n" for row in history)
+        with atomic_write(folder / f"plots/metrics/{name}.tsv") as path:
+            path.write_text(f"step\t{name}\n{rows}", encoding="utf-8")
+    write_json(folder / "metrics.json", summary)
 
 
 def _warn_of_first_weights(train: Train, steps: int) -> None:
@@ -133,15 +153,15 @@ def _warn_of_first_weights(train: Train, steps: int) -> None:
 
 def evaluate() -> None:
     """Every seed's model scored on test: scores, predictions, and the data of plots and attention pages."""
+    params = load_params(paths.PARAMS)
     start_tensorflow()
     from bilstm_attention.evaluation.evaluate import evaluate_models
     from bilstm_attention.evaluation.results import write_results
     from bilstm_attention.training.fit import use_threads
 
-    params = load_params(paths.PARAMS)
     use_threads()
     result = evaluate_models(params.train.seeds, params.evaluate)
-    write_results(result, params.train.monitor)
+    write_results(result, Path(params.data.folder).name, params.train.monitor)
     name, summary = next(iter(result.scores["test"].items()))
     baselines = {model: scores[name] for model, scores in result.scores["baselines"].items()}
     print_summary(
@@ -151,27 +171,36 @@ def evaluate() -> None:
 
 def report() -> None:
     """Plots and attention pages of the last evaluation, and its scores to MLflow."""
-    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_histories, read_results
+    import pandas as pd
+
+    from bilstm_attention.data.dataset import existing
+    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_histories, read_json, read_table
     from bilstm_attention.reports import plots
     from bilstm_attention.reports.attention_page import attention_page, read_examples, select_examples
     from bilstm_attention.tracking.pipeline import log_evaluation
 
     params = load_params(paths.PARAMS)
     seeds, monitor = params.train.seeds, params.train.monitor
-    result, pictures = read_results(seeds), paths.CURRENT / "plots"
+    pictures, weights = paths.CURRENT / "plots", paths.CURRENT / "attention_weights"
     histories = {f"seed {seed}": history for seed, history in read_histories(seeds).items()}
     plots.learning_curves(histories, monitor, pictures / "learning_curves.png", params.train.restore_best_weights)
-    plots.confusion_matrix(result.confusion, pictures / "confusion.png")
-    plots.scores_by_class(result.classes, pictures / "classes.png")
-    if result.faithfulness:
-        plots.faithfulness_curves(result.faithfulness["curves"], pictures / "faithfulness.png")
-    examples = {seed: read_examples(result.attention[seed]) for seed in seeds}
+    plots.confusion_matrix(read_table("confusion").set_index("gold").astype(int), pictures / "confusion.png")
+    plots.scores_by_class(
+        read_table("classes").astype({"precision": float, "recall": float, "f1": float, "support": int}),
+        pictures / "classes.png",
+    )
+    reliability = read_table("reliability").astype({"confidence": float, "accuracy": float})
+    plots.reliability_curves(reliability, pictures / "reliability.png")
+    if faithfulness := read_json(paths.CURRENT / "faithfulness.json"):
+        plots.faithfulness_curves(faithfulness["curves"], pictures / "faithfulness.png")
+    examples = {seed: read_examples(pd.read_parquet(existing(weights / f"seed-{seed}.parquet"))) for seed in seeds}
     for seed in seeds:
         # of dev: whoever looks for what to change next must not look at test
         attention_page(examples[seed], paths.attention_page(seed), title=f"seed {seed}", source="dev")
     best = best_seed(read_dev_scores(seeds), monitor)
     plots.attention_picture(select_examples(examples[best]), pictures / "attention.png")
     print_summary("report", {"plots": len(list(pictures.iterdir())), "attention pages": len(seeds)})
+    announce("recording in MLflow")
     log_evaluation(params)
 
 
@@ -184,7 +213,7 @@ def sync() -> None:
     from bilstm_attention.search.comparison_runs import comparison_runs
     from bilstm_attention.search.records import sweep_runs
     from bilstm_attention.tracking.pipeline import corpus_name, pipeline_records
-    from bilstm_attention.tracking.runs import missing_runs, write_runs
+    from bilstm_attention.tracking.runs import complete_runs
     from bilstm_attention.tracking.store import report_store_errors, shown_uri
 
     params = load_params(paths.PARAMS)
@@ -199,34 +228,32 @@ def sync() -> None:
     logged = total = 0
     with report_store_errors():
         for experiment, records in sources:
-            lacking = missing_runs(experiment, records) if records else []
-            write_runs(experiment, lacking)
-            logged, total = logged + len(lacking), total + len(records)
+            logged += complete_runs(experiment, records)
+            total += len(records)
     print(f"{shown_uri()}: {logged} runs logged, {total - logged} were there.")
     for reason in missing:
         print(f"not logged: {reason}")
 
 
 def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | None, output: Path) -> None:
-    """Writes the attention page of sentences, or of the first `limit` of a split, 0 for all, as one model reads them.
+    """Writes the attention page of `texts`, or of the first `limit` sentences of a split, 0 for all.
 
-    Args:
-        texts: sentences, if no split is named.
-        split: `train`, `dev` or `test`.
-        limit: sentences of the split.
-        seed: whose model; None: the best on dev, ties go to the first.
-        output: the page to write.
+    Texts are shown in the terminal too. The model is that of `seed`, by default the best on dev, ties go to the first.
     """
     params = load_params(paths.PARAMS)
     if seed is not None and seed not in params.train.seeds:
         raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; no model has it.")
     start_tensorflow()
+    from rich.console import Console
+
     from bilstm_attention.data.dataset import encode, load_labels, load_split, load_vocabulary
+    from bilstm_attention.evaluation.calibration import scale
     from bilstm_attention.evaluation.evaluate import attention_table
-    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, seed_file
+    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_temperature, seed_file
     from bilstm_attention.model.classifier import load_classifier
     from bilstm_attention.model.predict import read_attention
     from bilstm_attention.reports.attention_page import attention_page, read_examples
+    from bilstm_attention.reports.tables import shaded_text
     from bilstm_attention.serving.classifier import TextClassifier
     from bilstm_attention.tracking.environment import warn_if_stale
     from bilstm_attention.training.fit import use_threads
@@ -241,10 +268,14 @@ def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | Non
         rows = encode(examples, vocabulary, labels)
     else:
         examples, rows = TextClassifier(model, vocabulary, labels, params.data).examples(texts)
-    table = attention_table(model, examples, *read_attention(model, rows), labels)
+    probabilities, weights = read_attention(model, rows)
+    table = attention_table(model, examples, scale(probabilities, read_temperature(seed)), weights, labels)
     shown = read_examples(table)
     attention_page(shown, output, title=f"seed {seed}", source=split or "text")
     outcomes = [example.outcome for example in shown]
+    for example in () if split else shown:
+        # a terminal has colours; elsewhere a sentence stays on its line
+        Console(highlight=False).print(shaded_text(example), soft_wrap=True, end="\n\n")
     counts = {outcome: outcomes.count(outcome) for outcome in ("right", "wrong")} if split else {}
     print_summary(f"explain {output}", {"sentences": len(shown), **counts})
 
@@ -253,13 +284,13 @@ def show_scores(markdown: bool = False) -> None:
     """Prints the scores that `evaluate` wrote, as a table or as a Markdown page with the protocol."""
     from rich.console import Console
 
-    from bilstm_attention.data.dataset import existing
+    from bilstm_attention.evaluation.results import read_json
     from bilstm_attention.reports.tables import score_document, score_table
     from bilstm_attention.tracking.environment import check_up_to_date, made_with
 
-    metrics = json.loads(existing(paths.CURRENT / "scores.json").read_text(encoding="utf-8"))
+    scores = read_json(paths.CURRENT / "scores.json")
     if markdown:
         check_up_to_date("the last evaluation")
-        print(score_document(metrics, load_params(paths.PARAMS), made_with()))
+        print(score_document(scores, load_params(paths.PARAMS), made_with()))
     else:
-        Console().print(score_table(metrics))
+        Console().print(score_table(scores))

@@ -23,7 +23,7 @@ WORDS = {"cold": ("snow", "ice", "frost"), "hot": ("sand", "embers", "noon")}
 
 
 @pytest.fixture(scope="module")
-def size(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Figures of ours, of Keras's LSTM and of the snippet."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "corpus").mkdir()
@@ -39,22 +39,20 @@ def size(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     command = [sys.executable, str(FOLDER / "throughput.py"), *options.split(), "--json", "figures.json"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "| ours, Keras's LSTM |" in done.stdout
-    (size,) = json.loads((folder / "figures.json").read_text())
-    return size
+    assert "| ours, Keras's LSTM " in done.stdout
+    return {row["contender"]: row for row in json.loads((folder / "figures.json").read_text())}
 
 
-def test_every_contender_is_timed(size: dict[str, Any]) -> None:
-    assert (size["batch_size"], size["dimension"], size["sentences"]) == (4, 3, 8)
-    rounds = {timing["contender"]: timing["rounds"] for timing in size["timings"]}
-    assert {name: len(each) for name, each in rounds.items()} == {"ours": 1, "keras": 1, "seed": 1}
-    for (one,) in rounds.values():
-        assert one["seconds"] > 0
-        assert one["cells"] / one["steps"] >= size["tokens_a_step"]
+def test_every_contender_is_timed(rows: dict[str, Any]) -> None:
+    assert list(rows) == ["ours", "keras", "seed"]
+    for row in rows.values():
+        assert (row["batch_size"], row["dimension"], row["sentences"], row["round"]) == (4, 3, 8, 0)
+        assert row["ms"] > 0
+    assert rows["ours"]["padding"] < 1 < rows["seed"]["padding"]
 
 
-def test_contenders_train_the_same_network(size: dict[str, Any]) -> None:
-    losses = size["losses"]
-    assert losses["ours"] == pytest.approx(losses["keras"], abs=1e-4)
+def test_contenders_train_the_same_network(rows: dict[str, Any]) -> None:
+    losses = rows["ours"]["losses"]
+    assert losses == pytest.approx(rows["keras"]["losses"], abs=1e-4)
     # without steps every loss would be the first
-    assert len(set(losses["ours"])) == len(losses["ours"])
+    assert len(set(losses)) == len(losses)

@@ -1,6 +1,9 @@
 """The MLflow UI after `dvc repro` and a sweep against a tracking server on PostgreSQL, seen in a browser."""
 
 import re
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,9 @@ confirm: {top: 1, seeds: 2}
 fixed: {train.epochs: 2}
 space: {model.lstm_units: [4, 6, 8]}
 """
+
+
+NAME = "zhou lstm_units=8 epochs=3 embeddings.epochs=1"
 
 
 @dataclass
@@ -75,7 +81,7 @@ def browser(recorded: Recorded) -> Iterator[Browser]:
 def test_server_has_every_run_and_the_project_none(recorded: Recorded) -> None:
     trials = {re.sub(r"^trial \d", "trial", name) for name in recorded.runs if name.startswith("trial")}
     assert trials == {f"trial: lstm_units={units}" for units in (4, 6, 8)}
-    assert set(recorded.runs) >= {"zhou u=8 seeds=0,1", "zhou u=8 seed=0", "zhou u=8 seed=1", "sweep units"}
+    assert set(recorded.runs) >= {"sweep units", *(f"{NAME} {seeds}" for seeds in ("seeds=0,1", "seed=0", "seed=1"))}
     assert {run.info.status for run in recorded.runs.values()} == {"FINISHED"}
     assert not (recorded.project.root / "experiments/mlflow.db").exists()
 
@@ -83,7 +89,7 @@ def test_server_has_every_run_and_the_project_none(recorded: Recorded) -> None:
 def test_list_of_runs(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
     page.goto(recorded.table)
-    looked_at(page, tmp_path / "runs.png", "zhou u=8 seeds=0,1", "sweep units")
+    looked_at(page, tmp_path / "runs.png", "seeds=0,1", "sweep units")
 
 
 def open_description(page: Page, address: str) -> None:
@@ -96,8 +102,8 @@ def open_description(page: Page, address: str) -> None:
 
 def test_page_of_a_run_and_its_attention_page(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:
     page = browser.new_page(viewport={"width": 1600, "height": 1400})
-    open_description(page, recorded.page("zhou u=8 seeds=0,1"))
-    looked_at(page, tmp_path / "run.png", "test official_f1", "Attention on sentences of dev", "test_official_f1_mean")
+    open_description(page, recorded.page(f"{NAME} seeds=0,1"))
+    looked_at(page, tmp_path / "run.png", "test official_f1", "Attention on sentences of dev", "test/official_f1/low")
     with page.context.expect_page() as tab:
         page.get_by_role("link", name="seed-0").click()
     attention = tab.value.frame_locator("iframe")
@@ -115,3 +121,30 @@ def test_page_of_a_sweep(recorded: Recorded, browser: Browser, tmp_path: Path) -
     for picture in pictures.all():
         expect(picture).not_to_have_js_property("naturalWidth", 0, timeout=MILLISECONDS)
     looked_at(page, tmp_path / "sweep.png", "On fresh seeds")
+    with page.context.expect_page() as tab:
+        page.get_by_role("link", name="All figures").click()
+    expect(tab.value.frame_locator("iframe").get_by_text("Study units")).to_be_visible(timeout=MILLISECONDS)
+
+
+def test_training_is_seen_while_it_runs(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:
+    project, store = recorded.project, {"MLFLOW_TRACKING_URI": recorded.server.url}
+    project.apply("train.epochs=1000", "train.patience=1000")
+    client, query = MlflowClient(recorded.server.url), "params.train.epochs = '1000' and metrics.loss > 0"
+    experiment = client.get_experiment_by_name("sample").experiment_id
+    command = ["bilstm-attention", "train", "--seed", "0"]
+    with subprocess.Popen(command, cwd=project.root, env=project.environment(**store)) as training:
+        try:
+            while not (runs := client.search_runs([experiment], query)):
+                assert training.poll() is None
+                time.sleep(0.5)
+            page = browser.new_page(viewport={"width": 1600, "height": 1000})
+            page.goto(recorded.table)
+            looked_at(page, tmp_path / "running.png", "epochs=1000")
+            page.goto(f"{recorded.table.partition('?')[0]}/{runs[0].info.run_id}/model-metrics")
+            looked_at(page, tmp_path / "curves.png", "official_f1")
+            assert client.get_run(runs[0].info.run_id).info.status == "RUNNING"
+            training.send_signal(signal.SIGINT)
+            training.wait()
+        finally:
+            training.kill()
+    assert client.get_run(runs[0].info.run_id).info.status == "KILLED"

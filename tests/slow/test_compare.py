@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from tests.unit.search.test_comparison import COMPARISON
 
 from bilstm_attention import paths
 from bilstm_attention.errors import UserError
+from bilstm_attention.search.compare import compare as run_comparison
 
 # The variant `mean`.
 MEAN = (
@@ -68,7 +70,7 @@ def pipeline_metrics(project: Project, *overrides: str) -> dict[str, Any]:
     """What the pipeline says of these parameters."""
     project.run("bilstm-attention", "apply", "experiments/configs/sample.yaml")
     project.apply(*MEAN, *overrides)
-    project.run("dvc", "repro")
+    project.run("dvc", "repro", "evaluate")
     return dict(json.loads(project.read("experiments/current/scores.json")))
 
 
@@ -154,15 +156,15 @@ def test_folds_without_a_test_file_are_those_of_the_pipeline(project: Project) -
     assert expected > 10
     runs = json.loads(project.read("experiments/trainings/runs/thirds.kinds.json"))["sample"]
     assert runs[1]["tags"]["fold"] == "1"
-    assert runs[1]["metrics"]["test_official_f1"] == pytest.approx(expected)
+    assert runs[1]["metrics"]["test/official_f1"] == pytest.approx(expected)
     predicted = pd.read_csv(project.root / "experiments/current/predictions.csv")["predicted"].tolist()
     assert len([record for record in records_of(project).values() if record["predicted"] == predicted]) == 1
 
 
-def test_two_comparisons_do_not_train_at_once(project: Project) -> None:
-    with paths.file_lock(project.root / paths.TRAININGS, UserError("busy")):
-        command = ("bilstm-attention", "compare", "experiments/comparisons/two.yaml")
-        assert "another `compare` is running" in project.run(*command, check=False)
+def test_two_comparisons_do_not_train_at_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project.root)
+    with paths.file_lock(paths.TRAININGS, UserError("busy")), pytest.raises(UserError, match="another `compare` is"):
+        run_comparison(Path("experiments/comparisons/two.yaml"), 1, prepare=Mock())
 
 
 def test_killed_comparison_goes_on(project: Project) -> None:
@@ -171,7 +173,7 @@ def test_killed_comparison_goes_on(project: Project) -> None:
     command = ["bilstm-attention", "compare", "experiments/comparisons/long.yaml", "--workers", "2"]
     with (project.root / "long.log").open("w") as log:
         killed = subprocess.Popen(command, cwd=project.root, env=project.environment(), stdout=log, stderr=log)
-    while len(list(checkpoints.glob("*.npz"))) < 2:
+    while not list(checkpoints.glob("*.npz")):
         assert killed.poll() is None
         time.sleep(0.1)
     killed.kill()

@@ -1,6 +1,7 @@
 """A named experiment carries over to another corpus by `-S data...` alone."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ def as_kbp37(sample: Path, first: int, last: int) -> str:
     )
 
 
-def test_best_learns_from_a_corpus_like_kbp37(fresh_project: Project) -> None:
-    root = fresh_project.root
+def test_best_learns_from_a_corpus_like_kbp37(new_project: Callable[[], Project]) -> None:
+    project = new_project()
+    root = project.root
     corpus, vectors = root / "data/external/kbp37", root / "data/external/glove-6b"
     corpus.mkdir(parents=True)
     vectors.mkdir()
@@ -31,13 +33,13 @@ def test_best_learns_from_a_corpus_like_kbp37(fresh_project: Project) -> None:
     rows = (" ".join([word, *(f"{number:.3f}" for number in draw.normal(size=50))]) for word in words)
     (vectors / "glove.6B.50d.txt").write_text("\n".join(rows) + "\n")
     files = [f"data.{name}={name}.txt" for name in ("train", "dev", "test")]
-    fresh_project.run(
+    project.run(
         *("bilstm-attention", "apply", "experiments/configs/best.yaml", "-S", "data.format=kbp37"),
         *("-S", "data.folder=data/external/kbp37", *(part for file in files for part in ("-S", file))),
         # for time: fewer epochs, of which the mean of the weights has to know more
         *("-S", "train.epochs=8", "-S", "train.ema=0.9"),
     )
-    fresh_project.run("dvc", "repro")
+    project.run("dvc", "repro", "evaluate")
     metrics = json.loads((root / "experiments/current/scores.json").read_text())
     dev, test = (metrics[split]["official_f1"]["mean"] for split in ("dev", "test"))
     assert min(dev, test) > metrics["baselines"]["majority"]["official_f1"] == 0

@@ -1,6 +1,5 @@
-"""A sweep on the sample corpus: goes on, applies, is reported, listed and logged; two objectives; refusals."""
+"""A sweep on the sample corpus: goes on, is reported, listed and logged; two objectives; refusals."""
 
-import json
 from collections.abc import Callable
 
 import pandas as pd
@@ -47,19 +46,6 @@ def test_second_start_goes_on_and_third_trains_nothing(swept: tuple[Project, str
     assert leaderboard(project).equals(rows)
 
 
-def test_trial_applied_gives_the_same_score(swept: tuple[Project, str]) -> None:
-    project, _ = swept
-    trial = leaderboard(project).iloc[-1]
-    keys = ("model.lstm_units", "model.attention.kind")
-    settings = [*(f"{key}={trial[key]}" for key in keys), f"train.seeds=[{trial['seed']}]", "train.epochs=2"]
-    hops = trial["model.attention.hops"]
-    project.apply(*settings, *([] if pd.isna(hops) else [f"model.attention.hops={hops:.0f}"]))
-    project.run("dvc", "repro")
-    dev = json.loads(project.read("experiments/current/scores.json"))["dev"]["official_f1"]
-    assert dev["mean"] == trial["score"]
-    project.run("git", "checkout", "-q", "--", "params.yaml")
-
-
 def test_report_shows_the_leaderboard_and_figures(swept: tuple[Project, str]) -> None:
     project, _ = swept
     folder = project.root / "experiments/studies/two"
@@ -101,19 +87,18 @@ def test_mlflow_has_a_child_for_every_trial(swept: tuple[Project, str]) -> None:
     children = [run for run in runs if run is not parent]
     assert len(children) == 4
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
-    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.info.run_name: run.info.status for run in runs if run.info.status != "FINISHED"} == {}
     best = leaderboard(project).iloc[0]
-    assert parent.data.metrics["best_dev_official_f1"] == best["confirmed_mean"]
+    assert parent.data.metrics["dev/official_f1"] == best["confirmed_mean"]
     assert parent.data.tags["winner"] == f"trial {best['trial']}"
-    assert [len(client.get_metric_history(run.info.run_id, "dev_official_f1")) for run in children] == [2] * 4
+    # two epochs, and the one that is kept once more
+    assert [len(client.get_metric_history(run.info.run_id, "dev/official_f1")) for run in children] == [3] * 4
+    assert [point.value for point in client.get_metric_history(parent.info.run_id, "trials")] == [1, 2, 3, 4]
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"leaderboard.csv", "best.yaml", "report.md", "sweep.yaml", "figures"} <= files
 
 
-def test_stale_data_or_other_params_are_refused(swept: tuple[Project, str]) -> None:
+def test_stale_data_is_refused(swept: tuple[Project, str]) -> None:
     project, _ = swept
     project.apply("data.split_seed=3")
     assert "prepare: changed since it was prepared; `dvc repro embed` first" in project.run(*COMMAND, check=False)
-    project.apply("data.split_seed=0")
-    assert "begun with another params" in project.run(*COMMAND, "-S", "train.batch_size=16", check=False)
-    assert "received 0" in project.run(*COMMAND, "-S", "train.batch_size=0", check=False)

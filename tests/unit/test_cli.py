@@ -2,10 +2,12 @@
 
 import errno
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,10 +18,6 @@ from bilstm_attention.data import download as catalog
 from bilstm_attention.errors import DataError
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = (
-    *("prepare", "embed", "train", "evaluate", "report", "fetch", "apply", "score", "scores", "sweep", "sweeps"),
-    *("compare", "explain", "sync", "ui", "predict", "promote"),
-)
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -50,17 +48,18 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project; the working directory is a folder within."""
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "experiments/configs", tmp_path / "experiments/configs")
     (tmp_path / "notes").mkdir()
     monkeypatch.chdir(tmp_path / "notes")
     return tmp_path
 
 
 def test_help_names_every_command(run: Run) -> None:
-    code, out, _ = run("--help")
-    assert code == 0
-    assert set(COMMANDS) == {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
-    assert [name for name in COMMANDS if f" {name} " not in out] == []
-    for name in COMMANDS:
+    code, out, err = run("--help")
+    assert (code, err) == (0, "")
+    commands = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
+    assert [name for name in (*commands, "--install-completion") if f" {name} " not in out] == []
+    for name in commands:
         code, out, err = run(name, "--help")
         assert (code, err) == (0, "")
         assert f" {name} [OPTIONS]" in out
@@ -68,8 +67,8 @@ def test_help_names_every_command(run: Run) -> None:
 
 def test_version_is_one_line(run: Run) -> None:
     code, out, err = run("--version")
-    assert (code, err, len(out.splitlines())) == (0, "", 1)
-    assert out.startswith("bilstm-attention ")
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"bilstm-attention \d+\.\d+\.\d+\n", out)
 
 
 @pytest.mark.parametrize("arguments", [["trian"], ["train"], ["train", "--seed", -1], ["evaluate", "--threads", 0]])
@@ -78,17 +77,27 @@ def test_wrong_usage_has_exit_code_2(arguments: list[object], run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "passed"),
+    ("words", "shown"),
     [
-        (["train", "--seed", 7], (7,)),
-        *(([name], ()) for name in ("prepare", "embed", "evaluate", "report", "sync")),
+        *((name, "") for name in ("prepare", "embed", "evaluate", "sync")),
+        ("train --seed 7", "7"),
+        ("report", "now: bilstm-attention scores"),
+        ("scores", "now: bilstm-attention explain --split dev"),
+        ("scores --markdown", "True"),
+        ("explain --split dev --output page.html", "now: open {here}/page.html in a browser"),
     ],
 )
-def test_stage_runs_in_the_root_with_its_options(
-    words: list[object], passed: tuple[object, ...], run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+def test_stage_runs_in_the_root_and_names_the_next_step(
+    words: str, shown: str, run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, str(words[0]), lambda *arguments: print(Path.cwd(), arguments))
-    assert run(*words) == (0, f"{project} {passed}\n", "")
+    name, *options = words.split()
+    function = {"scores": "show_scores"}.get(name, name)
+    monkeypatch.setattr(stages, function, lambda *arguments: print(Path.cwd(), *arguments))
+    code, out, err = run(name, *options)
+    assert (code, err) == (0, "")
+    assert out.startswith(str(project))
+    assert shown.format(here=project / "notes") in out
+    assert ("now: " in out) == ("now: " in shown)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +159,7 @@ def test_outside_a_project_a_stage_says_where_to_run(run: Run, tmp_path: Path, m
         (["train", "--seed", 7], "--seed 7: not one of train.seeds, [0]"),
         (["apply"], "nothing to apply"),
         (["apply", "experiments/configs/nobody.yaml"], "experiments/configs/nobody.yaml: no such file."),
+        (["apply", "zhuo2016"], "zhuo2016: no such file; did you mean 'zhou2016'?"),
         (["explain"], "neither of --text and --split"),
         (["explain", "--text", "a", "--split", "dev"], "both of --text and --split"),
         (["predict", "--input", "a.csv"], "a table is --input TABLE --output TABLE"),
@@ -157,6 +167,7 @@ def test_outside_a_project_a_stage_says_where_to_run(run: Run, tmp_path: Path, m
         (["fetch", "semeval"], "did you mean 'semeval2010-task8'?"),
         (["apply", "-S", "lstm_units=64"], "unknown parameter lstm_units; did you mean 'model.lstm_units'?"),
         (["apply", "-S", "train.seeds=0"], "received 0; write [0]."),
+        (["apply", "-S", "train.epochs=3", "-S", "model.lstm_units"], "-S model.lstm_units: an override is written"),
     ],
 )
 def test_command_says_what_is_missing(arguments: list[object], part: str, run: Run, project: Path) -> None:
@@ -182,19 +193,8 @@ def test_apply_sets_a_named_experiment_and_single_parameters(run: Run, project: 
 
 
 def test_apply_takes_the_name_of_a_configuration(run: Run, project: Path) -> None:
-    (project / "experiments/configs").mkdir(parents=True)
-    shutil.copy(ROOT / "experiments/configs/mr.yaml", project / "experiments/configs")
     assert run("apply", "mr")[0] == 0
     assert load_params(project / "params.yaml").data.format == "classes"
-
-
-@pytest.mark.parametrize("override", ["model.lstm_unit=3", "model.lstm_units=0", "model.lstm_units", "train.seeds=["])
-def test_illegal_override_writes_nothing(override: str, run: Run, project: Path) -> None:
-    before = (project / "params.yaml").read_bytes()
-    code, out, err = run("apply", "-S", "train.epochs=3", "-S", override)
-    assert (code, out) == (1, "")
-    assert "lstm_unit" in err or "train.seeds" in err
-    assert (project / "params.yaml").read_bytes() == before
 
 
 @pytest.fixture
@@ -235,39 +235,39 @@ def test_score_names_line_and_nearest_label_of_an_unknown_one(
     assert f"answers.txt:2: unknown label {wrong!r}; did you mean {right!r}?" in err
 
 
-def test_fetch_without_names_lists_the_catalogue(run: Run, project: Path) -> None:
+def test_fetch_without_names_lists_the_catalogue(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, err = run("fetch")
     assert (code, err) == (0, "")
-    assert [row["name"] for row in catalog.describe() if row["name"] not in out] == []
+    words = {word for row in catalog.describe() for key in ("name", "source", "size") for word in row[key].split(", ")}
+    assert [word for word in words if word not in out] == []
+    assert max(map(len, out.splitlines())) <= 80
     assert not (project / "data").exists()
 
 
 def test_fetch_passes_on_names_and_mirror(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[object, ...]] = []
     monkeypatch.setattr(catalog, "fetch", lambda *arguments, progress: calls.append(arguments))
-    assert run("fetch", "mr", "glove-6b", "--mirror", "/mirror")[0] == 0
+    code, out, _ = run("fetch", "mr", "glove-6b", "--mirror", "/mirror")
+    assert code == 0
     external = project / "data/external"
     assert calls == [("mr", external, "/mirror"), ("glove-6b", external, "/mirror")]
+    assert "apply CONFIG, which is one of best, keras_snippet, mr, zhou2016-tuned, zhou2016\n" in out
+    assert "which is one of best, zhou2016-tuned, zhou2016\n" in run("fetch", "semeval2010-task8")[1]
 
 
-def test_ui_opens_the_projects_store_on_loopback(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_sweep_says_that_it_resumes(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bilstm_attention.search.commands.sweep", Mock(side_effect=KeyboardInterrupt))
+    code, _, err = run("sweep", "sweep.yaml")
+    assert code != 0
+    assert "stopped; the same command goes on from here." in err
+
+
+def test_promote_says_how_to_serve(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "restored after the test")
-    started: list[list[str]] = []
-    monkeypatch.setattr("os.execv", lambda program, arguments: started.append(arguments))
-    code, out, _ = run("ui", "--port", 5050)
-    assert code == 0
-    assert "http://127.0.0.1:5050" in out
-    words = " ".join(started[0])
-    assert os.environ["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{project}/experiments/mlflow.db"
-    assert "sqlite" not in words
-    assert "--host 127.0.0.1 --port 5050" in words
-    assert f"--default-artifact-root file://{project}/experiments/mlartifacts" in words
-
-
-def test_ui_of_a_server_hides_its_password(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@tracking.local")
-    monkeypatch.setattr("os.execv", lambda program, arguments: pytest.fail("a server was started"))
-    code, out, _ = run("ui")
-    assert code == 0
-    assert "https://me:***@tracking.local is a tracking server" in out
+    monkeypatch.setattr("bilstm_attention.tracking.registry.promote", print)
+    code, out, err = run("promote", "--run", "best", "--if-better")
+    assert (code, err) == (0, "")
+    assert out.startswith("sample sample best True\n")
+    assert f"MLFLOW_TRACKING_URI=sqlite:///{project}/experiments/mlflow.db \\\n" in out
+    assert "mlflow models serve -m models:/sample@champion --env-manager local --port 5001" in out

@@ -14,6 +14,7 @@ from bilstm_attention import console as terminal
 from bilstm_attention.console import (
     JobProgress,
     TrainingProgress,
+    announce,
     print_summary,
     print_table,
     progress_bar,
@@ -78,24 +79,31 @@ def test_log_gets_a_line_per_epoch(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().out == "seed 3 epoch 2/9  loss 0.512  dev accuracy 81.46\n"
 
 
-def test_terminal_shows_the_running_epoch_and_the_last_scores(screen: io.StringIO) -> None:
+@pytest.mark.parametrize(("epochs", "line"), [(5, "seed 3 stopped early after epoch 5 of 9, best 2\n"), (9, "")])
+def test_log_says_when_training_stops_early(epochs: int, line: str, capfd: pytest.CaptureFixture[str]) -> None:
     with TrainingProgress("seed 3", epochs=9, monitor="accuracy") as progress:
-        progress.batch(2, 4, 4)
-        progress.epoch(ROW)
-        progress.batch(3, 2, 4)
+        progress.end(epochs, best=2)
+    assert capfd.readouterr().out == line
+
+
+def test_terminal_shows_the_running_epoch_and_the_last_scores(screen: io.StringIO) -> None:
+    with TrainingProgress("seed 3", epochs=90, monitor="official_f1") as progress:
+        progress.batch(20, 4, 400)
+        progress.batch(20, 400, 400)
+        progress.epoch({"epoch": 20, "loss": 0.51234, "dev_official_f1": 81.456})
+    # one line of 80 columns
     last = lines_of(screen.getvalue())[-1]
-    assert last.startswith("seed 3 epoch 3/9 loss 0.512 dev accuracy 81.46")
-    assert " 10/36 " in last
+    assert re.fullmatch(r"seed 3 \S+ 22% \S+ left epoch 21/90 loss 0.512 dev official_f1 81.46", last)
 
 
 def test_bar_is_shown_on_a_terminal_alone(capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> None:
-    with progress_bar("reading", 10) as advance:
-        advance(5)
-    assert capfd.readouterr() == ("", "")
-    screen = request.getfixturevalue("screen")
-    with progress_bar("reading", 10) as advance:
-        advance(5)
-    assert " 50% " in lines_of(screen.getvalue())[-1]
+    for screen in (None, "screen"):
+        file = request.getfixturevalue(screen) if screen else None
+        with progress_bar("reading", 10) as advance:
+            advance(2)
+            advance(3)
+        assert capfd.readouterr() == ("", "")
+        assert file is None or " 50% " in lines_of(file.getvalue())[-1]
 
 
 LINE = "1/9  trial 0 complete [bold]70.00[/]  " + ", ".join(f"model.parameter_{number}={number}" for number in range(9))
@@ -120,32 +128,21 @@ def test_bars_of_a_large_sweep_fit_80_columns(screen: io.StringIO) -> None:
     with JobProgress() as progress:
         progress.update("trials", 6200, 10_000, note)
         progress.update("confirmations", 0, 25)
-    shown = lines_of(screen.getvalue())
-    assert "…" not in " ".join(shown)
-    assert "12345," in " ".join(shown)
-    assert any(line.startswith("trials ") and " 6200/10000 " in line for line in shown)
+    shown = " ".join(lines_of(screen.getvalue()))
+    assert "…" not in shown
+    assert [word for word in (*note.split(), "6200/10000") if f" {word} " not in shown] == []
 
 
 def test_time_left_is_at_the_pace_of_this_start(monkeypatch: pytest.MonkeyPatch) -> None:
     now, screen = [1000.0], io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80, get_time=lambda: now[0])
-    monkeypatch.setattr(terminal, "Console", lambda: console)
+    monkeypatch.setattr(terminal, "Console", lambda stderr: console)
     with JobProgress() as progress:
-        progress.update("trials", 4, 20)
-        now[0] += 60
-        progress.update("trials", 6, 20)
-        now[0] += 60
-        progress.update("trials", 8, 20)
+        for completed in (4, 6, 8):
+            progress.update("trials", completed, 20)
+            now[0] += 60 * (completed < 8)
     # four in two minutes, twelve to go
     assert " 8/20 0:06:00 left" in lines_of(screen.getvalue())[-1]
-
-
-def test_log_gets_lines_and_no_bars(capfd: pytest.CaptureFixture[str]) -> None:
-    with JobProgress() as progress:
-        progress.update("trials", 1, 9, "best 70.00")
-        progress.log(LINE)
-        progress.log("stopping")
-    assert capfd.readouterr().out == f"{LINE}\nstopping\n"
 
 
 class Interrupted(io.StringIO):
@@ -163,13 +160,14 @@ class Interrupted(io.StringIO):
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_line_that_interrupts_another_follows_it(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
     file = Interrupted()
-    monkeypatch.setattr(terminal, "Console", lambda: Console(file=file, force_terminal=is_terminal, width=80))
+    monkeypatch.setattr(terminal, "Console", lambda stderr: Console(file=file, force_terminal=is_terminal, width=80))
     with JobProgress() as progress:
+        progress.update("trials", 1, 9)
         file.progress = progress
         progress.log("first")
-        progress.log("third")
-    shown = [line for line in lines_of(file.getvalue()) if line in ("first", "second", "third")]
-    assert shown == ["first", "second", "third"]
+        progress.log(LINE)
+    shown = [line for line in lines_of(file.getvalue()) if is_terminal is False or not line.startswith("trials ")]
+    assert [line for line in shown if line] == ["first", "second", " ".join(LINE.split())]
 
 
 CTRL_C = """
@@ -222,7 +220,22 @@ def test_summary_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().out == "evaluate: words 1234  covered % 98.77  sd -\n"
 
 
-def test_table_shows_every_row(capfd: pytest.CaptureFixture[str]) -> None:
-    print_table([{"name": "mr", "size": "1 MB"}, {"name": "[glove]", "size": "822 MB"}])
-    shown = capfd.readouterr().out
-    assert [word for word in ("name", "size", "mr", "1 MB", "[glove]", "822 MB") if word not in shown] == []
+@pytest.mark.parametrize("columns", [20, 80])
+def test_table_breaks_no_word(columns: int, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    rows = [{"name": "[glove]", "what": "word vectors of 822 MB", "score": "macro_f1_without_other"}]
+    print_table(rows)
+    assert set(" ".join(rows[0].values()).split()) <= set(capfd.readouterr().out.split())
+
+
+@pytest.mark.parametrize(("is_terminal", "parent", "shown"), [(True, None, 1), (True, "sweep", 0), (False, None, 0)])
+def test_silent_phase_is_named_on_a_terminal(
+    is_terminal: bool, parent: str | None, shown: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(file, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(sys, "stderr", file)
+    # workers share the terminal of their parent
+    monkeypatch.setattr(terminal, "parent_process", lambda: parent)
+    announce("loading TensorFlow")
+    assert file.getvalue() == "loading TensorFlow ...\n" * shown

@@ -58,15 +58,14 @@ def test_nested_file_is_read_as_dotted_overrides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_named_experiment_is_applied_whole_after_another(config: Path, file: Path) -> None:
-    before, changes = comments(file.read_text()), read_overrides(config)
+def test_named_experiment_is_applied_whole_and_led_back(config: Path, file: Path) -> None:
+    before, changes = file.read_bytes(), read_overrides(config)
     # whatever was applied before
     apply_overrides(file, read_overrides(ROOT / "experiments/configs/best.yaml"))
     apply_overrides(file, changes)
     assert flatten(load_params(file)) == changes
-    assert comments(file.read_text()) == before
-    if config.stem == "sample":
-        assert load_params(file) == Params()
+    apply_overrides(file, read_overrides(ROOT / "experiments/configs/sample.yaml"))
+    assert file.read_bytes() == before
 
 
 def test_config_text_is_read_as_the_same_parameters(tmp_path: Path) -> None:
@@ -85,15 +84,6 @@ def test_applying_keeps_comments_order_and_other_lines(file: Path) -> None:
     assert comments(after) == comments(before)
     changed = [new for old, new in zip(before.splitlines(), after.splitlines(), strict=True) if old != new]
     assert [line.partition("#")[0].strip() for line in changed] == ["lstm_units: 20", "seeds: [0, 1]", "clip_norm:"]
-
-
-def test_mapping_of_files_is_applied_and_reverted(file: Path) -> None:
-    before = file.read_text()
-    assert apply_overrides(file, CLASSES) == CLASSES
-    assert load_params(file).data.train == CLASSES["data.train"]
-    apply_overrides(file, {"data.format": "semeval2010", "data.train": "train.txt", "data.test": "test.txt"})
-    assert load_params(file) == Params()
-    assert comments(file.read_text()) == comments(before)
 
 
 def test_illegal_overrides_write_nothing(file: Path) -> None:

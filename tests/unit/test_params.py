@@ -133,7 +133,10 @@ def test_broken_file_is_named_with_its_fault(content: bytes | None, part: str, t
 def test_changed_parameter_reruns_its_stage() -> None:
     assert STAGES["prepare"]["params"] == ["data"]
     assert STAGES["embed"]["params"] == ["embeddings"]
-    assert {name for name in STAGES["evaluate"]["params"] if name.startswith("train.")} == {"train.seeds"}
+    assert {name for name in STAGES["evaluate"]["params"] if name.startswith("train.")} == {
+        "train.seeds",
+        "train.monitor",
+    }
     assert "evaluate" in STAGES["report"]["params"]
     # a further seed trains one model, not all of them again
     listed = {f"train.{name}" for name in Train.model_fields if name != "seeds"}

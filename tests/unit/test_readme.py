@@ -36,6 +36,15 @@ def test_links_commands_and_files_exist(document: Path) -> None:
     assert sorted(name for name in named if not (ROOT / name).is_file()) == []
 
 
+@pytest.mark.parametrize("config", sorted((ROOT / "experiments/configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_config_begins_with_a_score_of_the_results(config: Path) -> None:
+    head, _ = config.read_text(encoding="utf-8").split("\n", 1)
+    assert re.match("# .{60,118}$", head)
+    scores, pages = re.findall(r"\d+\.\d+ ± \d+\.\d+", head), re.findall(r"experiments/results/\w+\.md", head)
+    assert len(scores) == len(pages) == (config.stem != "sample")
+    assert [score for score in scores if score not in (ROOT / pages[0]).read_text(encoding="utf-8")] == []
+
+
 def test_make_targets_exist() -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert {"repro", "test", "test-all"} <= words_after("make", README) <= set(targets)

@@ -1,7 +1,42 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from bilstm_attention import stages
 from bilstm_attention.config import Train
-from bilstm_attention.stages import _warn_of_first_weights
+from bilstm_attention.errors import ParamsError
+from bilstm_attention.stages import _warn_of_first_weights, _write_live
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [lambda: stages.train(0), stages.evaluate, lambda: stages.explain([], "dev", 1, None, Path("page.html"))],
+    ids=["train", "evaluate", "explain"],
+)
+def test_wrong_parameter_is_an_error_before_tensorflow(
+    stage: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stages, "start_tensorflow", lambda: pytest.fail("TensorFlow is started"))
+    Path("params.yaml").write_text("model: {lstm_unit: 3}")
+    with pytest.raises(ParamsError, match="lstm_unit"):
+        stage()
+
+
+def test_live_files_have_the_layout_of_dvclive(tmp_path: Path) -> None:
+    history: list[dict[str, Any]] = []
+    for epoch, loss in ((1, 0.1 + 0.2), (2, 1e-05)):
+        history.append({"epoch": epoch, "loss": loss, "dev_loss": 1.0, "dev_accuracy": 50.0, "dev_macro_f1": 40.0})
+        _write_live(tmp_path, history, "accuracy")
+    files = {str(file.relative_to(tmp_path)): file.read_text() for file in tmp_path.rglob("*") if file.is_file()}
+    assert files == {
+        "plots/metrics/loss.tsv": "step\tloss\n1\t0.30000000000000004\n2\t1e-05\n",
+        "plots/metrics/dev_loss.tsv": "step\tdev_loss\n1\t1.0\n2\t1.0\n",
+        "plots/metrics/dev_accuracy.tsv": "step\tdev_accuracy\n1\t50.0\n2\t50.0\n",
+        "metrics.json": '{\n  "step": 2,\n  "loss": 1e-05,\n  "dev_loss": 1.0,\n  "dev_accuracy": 50.0\n}\n',
+    }
 
 
 def test_average_that_holds_much_of_the_first_step_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import gzip
 import shutil
 import zlib
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,7 +216,7 @@ def _fetch_file(store: Any, file: File, places: list[Path | str], downloader: Ca
     def download(_url: str, output: str, _store: object) -> None:
         nonlocal place
         for place in places:
-            if _copy(place, Path(output), downloader):
+            if _copy(place, Path(output), downloader, resume=file.sha256 is not None):
                 return
         raise LookupError
 
@@ -235,8 +236,9 @@ def _fetch_file(store: Any, file: File, places: list[Path | str], downloader: Ca
         while cause.__context__:  # requests wraps a broken connection three times; the innermost error says what broke
             cause = cause.__context__
         remote = hasattr(error, "response")  # as every error of requests has, and no error of a disk
-        advice = "try again, or use another --mirror" if remote else "check free space and the folder's permissions"
-        raise FetchError(f"{target}: not fetched from {place}: {cause}; nothing was stored; {advice}.") from error
+        again = "try again, which goes on where it was cut off, or use another --mirror"
+        advice = again if remote else "check free space and the folder's permissions"
+        raise FetchError(f"{target}: not fetched from {place}: {cause}; {advice}.") from error
     check = "sha256 verified" if file.sha256 else "NOT VERIFIED, no checksum is known; sha256 "
     check += "" if file.sha256 else pooch.file_hash(target)
     print(f"{target}: {'exists' if existed else f'fetched from {place}'}, {check}")
@@ -245,13 +247,37 @@ def _fetch_file(store: Any, file: File, places: list[Path | str], downloader: Ca
     return target
 
 
-def _copy(place: Path | str, output: Path, downloader: Callable[..., None]) -> bool:
+def _resume(url: str, output: Path, downloader: Any) -> None:
+    """Downloads `url`, after the bytes that a download which was cut off left in a file beside `output`."""
+    part = output.with_name(f"{Path(url).name}.part")
+    with part.open("ab") as file:
+
+        def restart(response: Any, **_: object) -> None:
+            # 200: the server sends all of it again; 416: it has no such bytes
+            if response.status_code in (200, 416):
+                file.truncate(0)
+
+        headers = {"Range": f"bytes={file.tell()}-", "Accept-Encoding": "identity"} if file.tell() else {}
+        resumed = copy(downloader)
+        resumed.kwargs = {**downloader.kwargs, "headers": headers, "hooks": {"response": restart}}
+        try:
+            resumed(url, file, None)
+        finally:
+            if not part.stat().st_size:
+                part.unlink()
+    if part.exists():
+        part.replace(output)
+
+
+def _copy(place: Path | str, output: Path, downloader: Callable[..., None], resume: bool) -> bool:
     """Copies or downloads `place` to `output`, unpacked; False if nothing is there."""
     packed = str(place).endswith(".gz")
     arrival = output.with_name(f"{output.name}.gz") if packed else output
     try:
         if isinstance(place, Path):
             shutil.copyfile(place, arrival)
+        elif resume and not packed:
+            _resume(place, output, downloader)
         else:
             downloader(place, str(arrival), None)
         if packed:

@@ -15,11 +15,12 @@ from bilstm_attention.data.dataset import encode, load_labels, load_sentences, l
 from bilstm_attention.data.embeddings import coverage, read_origins
 from bilstm_attention.data.tokens import count_words
 from bilstm_attention.evaluation import faithfulness, metrics
+from bilstm_attention.evaluation.calibration import calibration_errors, fit_temperature, reliability, scale
 from bilstm_attention.evaluation.results import EvaluationResult, read_dev_scores, read_histories, read_json, seed_file
 from bilstm_attention.model.classifier import load_classifier
 from bilstm_attention.model.predict import predict, read_attention, to_labels
 
-BASELINE_SENTENCES = 100_000  # of train; with more, the baselines' solver takes longer than the training
+BASELINE_SENTENCES = 100_000  # of train, evenly spaced; with more, the baselines' solver takes longer than the training
 ATTENTION_ROWS = 400  # dev sentences of each attention page
 TOP_LABELS = 3  # shown with each sentence
 
@@ -33,11 +34,12 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
     labels, vocabulary = load_labels(), load_vocabulary()
     test, dev = load_split("test"), load_split("dev")
     test_rows, dev_rows = (encode(split, vocabulary, labels) for split in (test, dev))
-    probabilities, dev_labels, measured, attention = {}, {}, {}, {}
+    probabilities, dev_labels, measured, attention, temperatures = {}, {}, {}, {}, {}
     for seed in track(seeds, "scoring on test", transient=True, disable=not sys.stdout.isatty()):
         model = load_classifier(seed_file(seed, "model.keras"))
         probabilities[seed] = predict(model, test_rows)
         dev_probabilities, weights = read_attention(model, dev_rows, ATTENTION_ROWS)
+        temperatures[seed] = fit_temperature(dev_probabilities, dev_rows.labels)
         dev_labels[f"seed_{seed}"] = to_labels(dev_probabilities, labels)
         attention[seed] = attention_table(model, dev[:ATTENTION_ROWS], dev_probabilities, weights, labels)
         if params.faithfulness:
@@ -53,19 +55,23 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
     )
     origins = read_origins(vocabulary, read_json(paths.EMBEDDINGS / "coverage.json"))
     test_coverage = coverage(count_words(test["tokens"]), origins)
-    baseline_tokens, baseline_labels = _baseline_sentences()
-    dev_scores = read_dev_scores(seeds)
+    train_labels = load_split("train", ["label"])["label"]
+    step = -(-len(train_labels) // BASELINE_SENTENCES)
+    baseline_tokens, baseline_labels = islice(load_sentences("train"), 0, None, step), train_labels[::step].tolist()
     scores: dict[str, Any] = {
-        "dev": {
-            name: metrics.spread_over_seeds({seed: scores[name] for seed, scores in dev_scores.items()})
-            for name in dev_scores[seeds[0]]
-        },
+        "dev": _spreads(read_dev_scores(seeds)),
         "test": _test_scores(gold, by_seed, labels, params),
         "ensemble": metrics.scores(gold, ensemble, labels),
-        "baselines": metrics.baselines(baseline_tokens, baseline_labels, list(map(list, test["tokens"])), gold),
+        "baselines": metrics.baselines(list(baseline_tokens), baseline_labels, list(map(list, test["tokens"])), gold),
         "baseline_sentences": len(baseline_labels),
         "test_coverage": {kind: test_coverage[kind]["percent"] for kind in ("types", "tokens")},
     }
+    scores["test_calibration"] = {"temperature": metrics.spread_over_seeds(temperatures)}
+    scaled, bins = {seed: scale(values, temperatures[seed]) for seed, values in probabilities.items()}, {}
+    for kind, each in (("raw", probabilities), ("scaled", scaled)):
+        errors = {seed: calibration_errors(values, test_rows.labels) for seed, values in each.items()}
+        scores["test_calibration"][kind] = _spreads(errors)
+        bins[kind] = reliability(np.concatenate(list(each.values())), np.tile(test_rows.labels, len(seeds)))
     merged = faithfulness.merge_seeds(measured) if measured else {}
     if merged:
         scores["dev_faithfulness"] = {name: value for name, value in merged.items() if name != "curves"}
@@ -77,6 +83,7 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
         classes=metrics.per_relation(gold, ensemble, labels),
         learning_curves=pd.concat(read_histories(seeds).values()).groupby("epoch", as_index=False).mean(),
         coverage=test_coverage,
+        reliability=pd.concat(bins, names=["probabilities"]).reset_index("probabilities"),
         faithfulness=merged,
         attention=attention,
     )
@@ -85,14 +92,10 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
 def attention_table(
     model: Any, examples: pd.DataFrame, probabilities: Any, weights: Sequence[Any], labels: Sequence[str]
 ) -> pd.DataFrame:
-    """A row of predictions and attention for each sentence, see `EvaluationResult.attention`.
+    """A row of predictions and attention for each of N sentences, see `EvaluationResult.attention`.
 
-    Args:
-        model: the classifier.
-        examples: N sentences, columns `tokens` and `label`; an empty label is not known.
-        probabilities: `(N, C)`; further rows are ignored.
-        weights: N arrays `(T,)` or `(K, T)`.
-        labels: class names in the order of their numbers.
+    `examples` have the columns `tokens` and `label`, empty if not known; `probabilities` are `(N, C)`, further rows are
+    ignored; `weights` are N arrays `(T,)` or `(K, T)`.
     """
     tokens = [list(row) for row in examples["tokens"]]
     rows = probabilities[: len(tokens)]
@@ -109,22 +112,23 @@ def attention_table(
     )
 
 
-def _baseline_sentences() -> tuple[list[list[str]], list[str]]:
-    """Tokens and labels of the training sentences of the baselines, evenly spaced if there are many."""
-    labels = load_split("train", ["label"])["label"]
-    step = -(-len(labels) // BASELINE_SENTENCES)
-    return list(islice(load_sentences("train"), 0, None, step)), labels[::step].tolist()
+def _spreads(by_seed: Mapping[int, Mapping[str, float]], **limits: Mapping[str, float]) -> dict[str, Any]:
+    """Each score of a table by seed as `metrics.spread_over_seeds` has it, with its own `limits`."""
+    return {
+        name: metrics.spread_over_seeds(
+            {seed: values[name] for seed, values in by_seed.items()},
+            **{limit: values[name] for limit, values in limits.items()},
+        )
+        for name in next(iter(by_seed.values()))
+    }
 
 
 def _test_scores(
     gold: Sequence[str], by_seed: Mapping[int, list[str]], labels: Sequence[str], params: Evaluate
 ) -> dict[str, Any]:
-    scores = {seed: metrics.scores(gold, predicted, labels) for seed, predicted in by_seed.items()}
-    summaries = {}
+    predictions, low, high = list(by_seed.values()), {}, {}
     for name in metrics.metric_names(labels):
-        low, high = metrics.bootstrap_interval(
-            gold, list(by_seed.values()), name, repeats=params.bootstrap, seed=params.bootstrap_seed
-        )
-        by_name = {seed: values[name] for seed, values in scores.items()}
-        summaries[name] = metrics.spread_over_seeds(by_name, low=low, high=high)
-    return summaries
+        interval = metrics.bootstrap_interval(gold, predictions, name, params.bootstrap, params.bootstrap_seed)
+        low[name], high[name] = interval
+    scores = {seed: metrics.scores(gold, predicted, labels) for seed, predicted in by_seed.items()}
+    return _spreads(scores, low=low, high=high)

@@ -5,7 +5,6 @@ Differences of probabilities are in percentage points; shares, and the entropy a
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import keras
@@ -46,10 +45,9 @@ FUNCTION_WORDS = frozenset(_CLOSED_CLASSES.split())
 
 
 def merge_seeds(measured: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """Merges the results of `measure` for several seeds, by seed, into one of the same form.
+    """Merges the results of `measure` by seed: numbers become `spread_over_seeds`, curves their mean.
 
-    Numbers become `mean`, `sd` and `by_seed`, curves their mean. An `sd` of one seed is None, and so is a correlation
-    that no seed has. `rows` and `token_share` do not depend on the seed.
+    A correlation that no seed has is None. `rows` and `token_share` do not depend on the seed.
     """
     first = next(iter(measured.values()))
     return {**_merge(measured), **{name: first[name] for name in ("rows", "token_share")}}
@@ -78,13 +76,7 @@ def measure(
     The rankings: `attention`, the weights, their mean if K > 1; `random`, the mean of three orders; `gradient_input`,
     the gradient of p with respect to a token's word vector times that vector. Ties are in random order.
 
-    Args:
-        model: the classifier.
-        examples: a prepared split, see `tokens.encode_examples`.
-        vocabulary: that of the model.
-        labels: class names in the order of their numbers.
-        rows: sentences to measure, drawn from those of at least two tokens.
-        seed: of the sentences and of every random order.
+    `rows` sentences of at least two tokens are drawn from `examples`, a prepared split, by `seed`.
 
     Returns:
         `rows`; both measures by ranking; `curves`: `percent`, the bins, and both measures by ranking and bin;
@@ -179,16 +171,11 @@ def gradient_input(model: keras.Model, rows: Rows) -> list[Floats]:
     return scores
 
 
-def _token_kinds(tokens: Sequence[str], spans: Sequence[Sequence[int]]) -> list[str]:
-    """One of `KINDS` for each token; `spans`, half-open, are the entities of a relation sentence."""
-    inside = {position for span in spans for position in range(*span)}
-    return [_kind(token, position in inside, bool(spans)) for position, token in enumerate(tokens)]
-
-
-def _kind(token: str, in_entity: bool, relational: bool) -> str:
-    if relational and token in MARKERS:
+def _kind(token: str, position: int, spans: Sequence[Sequence[int]]) -> str:
+    """One of `KINDS`; `spans`, half-open, are the entities of a relation sentence."""
+    if spans and token in MARKERS:
         return "entity_markers"
-    if in_entity:
+    if any(start <= position < end for start, end in spans):
         return "entities"
     if not any(map(str.isalnum, token)):
         return "punctuation"
@@ -199,8 +186,12 @@ def _shares(examples: pd.DataFrame, attention: Sequence[Floats]) -> pd.DataFrame
     """By kind, its percent of the weights and of the tokens, means of the sentences."""
     relational = set(SPANS) <= set(examples)
     spans = examples[list(SPANS)].to_numpy().reshape(-1, 2, 2).tolist() if relational else [()] * len(examples)
-    kinds = chain.from_iterable(map(_token_kinds, examples["tokens"], spans))
+    kinds = [
+        _kind(token, at, entities)
+        for tokens, entities in zip(examples["tokens"], spans, strict=True)
+        for at, token in enumerate(tokens)
+    ]
     uniform = [np.full(len(row), 1 / len(row)) for row in attention]
     columns = {"attention": np.concatenate(attention), "tokens": np.concatenate(uniform)}
-    sums = pd.DataFrame(columns).groupby(list(kinds)).sum()
+    sums = pd.DataFrame(columns).groupby(kinds).sum()
     return 100 / len(examples) * sums.reindex(KINDS if relational else KINDS[2:], fill_value=0.0)

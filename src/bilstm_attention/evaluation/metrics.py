@@ -46,11 +46,6 @@ def is_relational(labels: Sequence[str]) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _relations(labels: Labels) -> Labels:
-    return tuple(map(relation_of, labels))
-
-
-@lru_cache(maxsize=64)
 def _membership(names: Labels, with_none: bool) -> tuple[list[str], Floats]:
     """The groups that C labels form by name, the none label last or left out; and their members as 0 or 1 `(C, G)`."""
     groups = [name for name in none_last(set(names)) if with_none or name not in NONE_LABELS]
@@ -71,7 +66,7 @@ def _mean_f1(present: NDArray[np.bool_], correct: Floats, predicted: Floats, gol
 
 
 def _official_f1(counts: Counts, labels: Labels, whole: Counts) -> Any:
-    names = _relations(labels)
+    names = tuple(map(relation_of, labels))
     present = _group_counts(whole, names, with_none=False)[2] > 0
     return _mean_f1(present, *_group_counts(counts, names, with_none=False))
 
@@ -123,11 +118,8 @@ def scores(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str])
 
 
 def per_relation(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
-    """Precision, recall, F1 (percent) and support (items) by relation, direction counted, or by class.
-
-    A row for each relation or class of `labels`, the none label last; columns relation, precision, recall, f1, support.
-    """
-    names = _relations(tuple(labels)) if is_relational(labels) else tuple(labels)
+    """Columns relation, precision, recall, f1 (percent), support (items) by relation or class, the none label last."""
+    names = tuple(map(relation_of, labels)) if is_relational(labels) else tuple(labels)
     counts = _group_counts(_confusion_counts(gold, predicted, labels), names, with_none=True)
     columns = dict(zip(("precision", "recall", "f1"), precision_recall_f1(*counts), strict=True))
     return pd.DataFrame({"relation": _membership(names, True)[0], **columns, "support": counts[2].astype(np.int64)})
@@ -160,15 +152,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """95 % percentile bootstrap interval (Efron 1979) of the mean over seeds of a metric, in percent.
 
-    The N test items are drawn with replacement, `repeats` times, the same draw for every seed: the interval tells of
-    the choice of items for these trained models, the spread between seeds is the `sd` of `spread_over_seeds`.
-
-    Args:
-        gold: `(N,)`.
-        predictions: `(S, N)`, the predicted labels of each seed.
-        metric: one of `metric_names`.
-        repeats: resamples.
-        seed: of the draws.
+    The N test items, gold `(N,)` and predicted `(S, N)`, are drawn with replacement, `repeats` times, the same draw for
+    every seed: the interval tells of the choice of items for these trained models, the spread between seeds is `sd`.
     """
     labels = tuple(none_last({*gold, *chain(*predictions)}))
     cells = _cells(gold, predictions, labels)
@@ -193,13 +178,7 @@ def compare(
     Paired approximate randomisation (Noreen 1989; Yeh 2000): if the systems were alike, exchanging their answers to an
     item, in all seeds at once, would not matter. p is the share of random exchanges, the observed one counted among
     them, whose absolute difference is at least the observed one; it cannot be below `1 / (repeats + 1)`.
-
-    Args:
-        gold: `(N,)`.
-        first: `(S, N)`, the predicted labels of each seed of one system; `second`, of the other.
-        metric: one of `metric_names`.
-        repeats: random exchanges.
-        seed: of the exchanges.
+    Gold labels are `(N,)`, the predicted labels of each system `(S, N)`.
 
     Raises:
         DataError: the systems do not have the same number of seeds.

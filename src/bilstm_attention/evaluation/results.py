@@ -1,5 +1,6 @@
 """Results of the stages train and evaluate as files: written and read without TensorFlow."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from bilstm_attention.data.dataset import existing
 from bilstm_attention.evaluation.metrics import signed_score
 from bilstm_attention.evaluation.semeval import write_answers
 
-TABLES = ("predictions", "dev_predictions", "confusion", "classes", "learning_curves")
+TABLES = ("predictions", "dev_predictions", "confusion", "classes", "learning_curves", "reliability")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class EvaluationResult:
         confusion: counts `(C, C)` of the ensemble, gold rows by predicted columns.
         classes: precision, recall, F1 and support of the ensemble by relation, or by class.
         learning_curves: mean of the seeds' histories by epoch, over the seeds that got so far.
+        reliability: `calibration.reliability` on test of all seeds together, of `probabilities` raw and scaled.
         coverage: share of test with word vectors, as `coverage.json` has it of train and dev.
         faithfulness: `faithfulness.merge_seeds` of the attention on dev; empty if not measured.
         attention: by seed, a row for each of the first dev sentences: `tokens`, `gold`, `labels` and `probabilities` of
@@ -40,35 +42,32 @@ class EvaluationResult:
     confusion: pd.DataFrame
     classes: pd.DataFrame
     learning_curves: pd.DataFrame
+    reliability: pd.DataFrame
     coverage: dict[str, Any]
     faithfulness: dict[str, Any]
     attention: dict[int, pd.DataFrame]
 
 
 def headline_metrics(scores: Mapping[str, Any], monitor: str) -> dict[str, Any]:
-    """The few numbers of `metrics.json`, for the tables of DVC: means over seeds, and the best baseline, in percent.
-
-    Args:
-        scores: the content of `scores.json`.
-        monitor: `train.monitor`, the score shown of dev and, unless it is the loss, of test.
-    """
+    """The few numbers of `metrics.json`, for DVC; the first of test is `monitor` unless it is the loss."""
     test, dev = scores["test"], scores["dev"][monitor]
     name = monitor if monitor in test else next(iter(test))
     return {
+        "dev": {monitor: dev["mean"], "sd": dev["sd"]},
         "test": {
             name: test[name]["mean"],
             **{key: test[name][key] for key in ("sd", "low", "high")},
             **{other: test[other]["mean"] for other in ("accuracy", "macro_f1")},
+            "best_baseline": max((baseline[name] for baseline in scores["baselines"].values()), default=None),
         },
-        "dev": {monitor: dev["mean"], "sd": dev["sd"]},
-        "best_baseline": max((baseline[name] for baseline in scores["baselines"].values()), default=None),
     }
 
 
-def write_results(result: EvaluationResult, monitor: str, folder: Path = paths.CURRENT) -> None:
+def write_results(result: EvaluationResult, corpus: str, monitor: str) -> None:
     """Writes every output of the stage `evaluate`, each whole or not at all; `monitor` is `train.monitor`."""
+    folder = paths.CURRENT
     paths.write_json(folder / "metrics.json", headline_metrics(result.scores, monitor))
-    paths.write_json(folder / "scores.json", result.scores)
+    paths.write_json(folder / "scores.json", {"corpus": corpus, **result.scores})
     paths.write_json(folder / "test_coverage.json", result.coverage)
     paths.write_json(folder / "faithfulness.json", result.faithfulness)
     for name in TABLES:
@@ -78,37 +77,34 @@ def write_results(result: EvaluationResult, monitor: str, folder: Path = paths.C
     for column in ("gold", "predicted", *(f"seed_{seed}" for seed in result.attention)):
         with paths.atomic_write(folder / f"answers/{column}.txt") as path:
             write_answers(path, predictions["id"], predictions[column])
+    for seed, temperature in result.scores["test_calibration"]["temperature"]["by_seed"].items():
+        content = {"temperature": temperature, "model": _digest(seed_file(int(seed), "model.keras"))}
+        paths.write_json(folder / f"calibration/seed-{seed}.json", content)
     for seed, table in result.attention.items():
         with paths.atomic_write(folder / f"attention_weights/seed-{seed}.parquet") as path:
             table.to_parquet(path, index=False)
 
 
-def read_results(seeds: Sequence[int], folder: Path = paths.CURRENT) -> EvaluationResult:
-    """Reads what `write_results` wrote; DataError if a file is not there."""
-    attention = {seed: pd.read_parquet(existing(folder / f"attention_weights/seed-{seed}.parquet")) for seed in seeds}
-    confusion = _read_text(folder / "confusion.csv").set_index("gold").astype(int)
-    types = {"precision": float, "recall": float, "f1": float, "support": int}
-    return EvaluationResult(
-        scores=read_json(folder / "scores.json"),
-        predictions=_read_text(folder / "predictions.csv"),
-        dev_predictions=_read_text(folder / "dev_predictions.csv"),
-        confusion=confusion.rename_axis("predicted", axis=1),
-        classes=_read_text(folder / "classes.csv").astype(types),
-        learning_curves=pd.read_csv(existing(folder / "learning_curves.csv")),
-        coverage=read_json(folder / "test_coverage.json"),
-        faithfulness=read_json(folder / "faithfulness.json"),
-        attention=attention,
-    )
-
-
-def _read_text(path: Path) -> pd.DataFrame:
-    # a label may be NA or None
-    return pd.read_csv(existing(path), dtype=str, keep_default_na=False)
+def read_table(name: str) -> pd.DataFrame:
+    """A CSV file that `evaluate` wrote, all as text, since a label may be NA or None; DataError if it is not there."""
+    return pd.read_csv(existing(paths.CURRENT / f"{name}.csv"), dtype=str, keep_default_na=False)
 
 
 def seed_file(seed: int, name: str) -> Path:
     """A file that `train` wrote for one seed; DataError if it is not there."""
     return existing(paths.seed_folder(seed) / name)
+
+
+def read_temperature(seed: int) -> float:
+    """The temperature that `evaluate` fitted to a seed's model; 1 if it has not seen this model."""
+    file = paths.CURRENT / f"calibration/seed-{seed}.json"
+    saved = read_json(file) if file.is_file() else {}
+    return float(saved["temperature"] if saved.get("model") == _digest(seed_file(seed, "model.keras")) else 1)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_dev_scores(seeds: Sequence[int]) -> dict[int, dict[str, float]]:

@@ -54,11 +54,6 @@ class View:
     macro: Average
     shares: dict[str, tuple[int, int]]
 
-    @property
-    def labels(self) -> list[str]:
-        """The labels of the key, the none label last."""
-        return list(self.confusion.index)
-
 
 @dataclass(frozen=True)
 class OfficialResult:
@@ -77,9 +72,8 @@ class OfficialResult:
 def read_answers(path: Path | str, labels: Collection[str] | None = None) -> dict[str, str]:
     """Reads the official answer format, one `ID<TAB>label` a line in any order, into a label for each id.
 
-    Args:
-        path: a UTF-8 file; blank lines are ignored, LF and CRLF both end a line.
-        labels: the legal labels; None: every relation with a direction, and the none labels.
+    The file is UTF-8, its blank lines are ignored. Legal are `labels`, by default every relation with a direction, and
+    the none labels.
 
     Raises:
         DataError: the file cannot be read, or lines are malformed, hold an unknown label, or answer an id again.
@@ -127,11 +121,7 @@ def write_answers(path: Path | str, ids: Iterable[object], labels: Iterable[str]
 
 
 def evaluate_official(gold: Mapping[str, str], answers: Mapping[str, str]) -> OfficialResult:
-    """Scores answers against the key by the three evaluations of the official scorer.
-
-    Args:
-        gold: the key, a label for each id.
-        answers: a label for each id; ids may be left out.
+    """Scores answers, a label for each id or for some, against the key by the three evaluations of the scorer.
 
     Raises:
         DataError: an empty key, an answer to an id that the key lacks, or a label that is no relation.
@@ -206,13 +196,13 @@ def _section(view: View) -> str:
 
 def _matrix(view: View) -> list[str]:
     names = [f"{position:>2} {name}" for position, name in enumerate(view.confusion.columns, start=1)]
-    matrix = view.confusion.set_axis(names[: len(view.labels)])
+    matrix = view.confusion.set_axis(names[: len(view.confusion)])
     matrix.columns = pd.Index([str(position) for position in range(1, len(names) + 1)])
     matrix["sum"] = matrix.sum(axis=1)
     for column, name in (("wrong way", "wrong_direction"), ("skipped", "skipped"), ("gold", "gold")):
         matrix[column] = view.per_relation[name].to_numpy()
     matrix.loc["all"] = matrix.sum()
-    absent = ", ".join(name.strip() for name in names[len(view.labels) :])
+    absent = ", ".join(name.strip() for name in names[len(view.confusion) :])
     return [
         "Items by gold label (rows) and answer (columns)",
         matrix.to_string(),

@@ -174,20 +174,20 @@ class Zhou(AttentionPooling):
         return ops.squeeze(ops.matmul(ops.tanh(states), self.w), axis=-1)
 
 
-@mechanism("context")
-class ContextVector(AttentionPooling):
-    """`u_t = tanh(W h_t + b)`, `e_t = u_t . u_w` (Yang et al. 2016, N16-1174, equations 5 to 7).
-
-    Args:
-        size: A, length of `u_t` and of the learned context vector `u_w`.
-    """
+class HiddenLayer(AttentionPooling):
+    """Scores by a hidden layer of `size` units, A."""
 
     def __init__(self, size: int = 100, **kwargs: Any):
         super().__init__(**kwargs)
         self.size = size
 
+
+@mechanism("context")
+class ContextVector(HiddenLayer):
+    """`u_t = tanh(W h_t + b)`, `e_t = u_t . u_w` (Yang et al. 2016, N16-1174, equations 5 to 7)."""
+
     def build(self, states_shape: tuple[int | None, ...]) -> None:
-        # `W (H, A)`, `b (A,)` and `u_w (A, 1)`
+        # `W (H, A)`, `b (A,)` and the context vector `u_w (A, 1)`
         self.w, self.b = self.learned("w", states_shape[-1], self.size), self.bias("b", self.size)
         self.u = self.learned("u", self.size, 1)
 
@@ -218,18 +218,19 @@ class LuongGeneral(AttentionPooling):
         return ops.einsum("bth,bh->bt", states, ops.matmul(context.last, self.w))
 
 
-class Additive(AttentionPooling):
-    """`e_t = v . tanh(W h_t + U q)` (Bahdanau et al. 2015, A.1.2, which swaps W and U), `q` from `query`."""
+@mechanism("bahdanau")
+class Bahdanau(HiddenLayer):
+    """`e_t = v . tanh(W h_t + U q)` (Bahdanau et al. 2015, arXiv:1409.0473, A.1.2, which swaps W and U).
 
+    `q` are the last real states.
+    """
+
+    needs = frozenset({"last"})
     queries = 1  # states that make up the query
-
-    def __init__(self, size: int = 100, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.size = size
 
     def query(self, states: Any, context: Context) -> Any:
         """`(B, queries H)`."""
-        raise NotImplementedError
+        return context.last
 
     def build(self, states_shape: tuple[int | None, ...]) -> None:
         # `W (H, A)`, `U (queries H, A)` and `v (A, 1)`
@@ -242,18 +243,8 @@ class Additive(AttentionPooling):
         return ops.squeeze(ops.matmul(ops.tanh(ops.matmul(states, self.w) + query), self.v), axis=-1)
 
 
-@mechanism("bahdanau")
-class Bahdanau(Additive):
-    """`e_t = v . tanh(W h_t + U q)` (Bahdanau et al. 2015, arXiv:1409.0473, A.1.2), `q` the last real states."""
-
-    needs = frozenset({"last"})
-
-    def query(self, states: Any, context: Context) -> Any:
-        return context.last
-
-
 @mechanism("entity")
-class Entity(Additive):
+class Entity(Bahdanau):
     """`e_t = v . tanh(W h_t + U [s_1 ; s_2])`, `s_i` the mean state of the words of entity i; for relation corpora.
 
     After the entity-aware attention of Lee et al. 2019 (arXiv:1901.08163), without its latent types, positions and
@@ -268,22 +259,21 @@ class Entity(Additive):
 
 
 @mechanism("structured")
-class Structured(AttentionPooling):
+class Structured(HiddenLayer):
     """`A = softmax(W2 tanh(W1 H^T))`, K rows of weights (Lin et al. 2017, arXiv:1703.03130, equations 6 and 8).
 
     So that the rows differ, the mean of `penalty ||A A^T - I||_F^2` over the batch is added to the loss.
 
     Args:
-        size: A, the paper's `d_a`.
-        hops: K, the paper's `r`.
+        hops: K, the paper's `r`; A is its `d_a`.
         penalty: coefficient of the penalty.
     """
 
     axis = "hop"
 
-    def __init__(self, size: int = 100, hops: int = 4, penalty: float = 0.1, **kwargs: Any):
+    def __init__(self, hops: int = 4, penalty: float = 0.1, **kwargs: Any):
         super().__init__(**kwargs)
-        self.size, self.hops, self.penalty = size, hops, penalty
+        self.hops, self.penalty = hops, penalty
 
     def build(self, states_shape: tuple[int | None, ...]) -> None:
         # `W1 (H, A)` and `W2 (A, K)`, each the transpose of the paper's

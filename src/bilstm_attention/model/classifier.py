@@ -5,8 +5,6 @@ Shapes: B batch, T time steps, D word vector, H state, K distributions per sente
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,10 +29,8 @@ class WordEmbedding(keras.layers.Layer):
     """Looks up word vectors; the first `trained_rows` rows are learned, the others stay as they were set.
 
     Words that never occur in training get no gradient, yet an optimizer with moments would update their rows at every
-    step. In a weight of their own they cost a lookup and nothing more.
-
-    A learned vector moves away from the vectors of similar words that never occur in training. With `frozen_copy` the
-    network also reads the vector before learning, in which they are still similar.
+    step: they have a weight of their own. A learned vector moves away from those of similar words among them; with
+    `frozen_copy` the network also reads the vector before learning, in which they are still similar.
 
     Args:
         rows: V, words in the vocabulary.
@@ -57,7 +53,9 @@ class WordEmbedding(keras.layers.Layer):
         self.rows, self.dimension, self.trained_rows, self.l2 = rows, dimension, trained_rows, l2
         self.frozen_copy = frozen_copy
         self.fixed_from = 0 if frozen_copy else trained_rows  # word of the first row in `fixed`
-        self._on_lookup: Callable[[Any], Any] | None = None
+        # for adversarial training: what every lookup adds to its vectors, and the vectors of the last one before that
+        self.shift: Any = None
+        self.vectors: Any = None
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates `learned (trained_rows, D)` and `fixed`, the other rows or a copy of all; empty ones are left out."""
@@ -72,28 +70,9 @@ class WordEmbedding(keras.layers.Layer):
         parts = [matrix[: self.trained_rows], matrix[self.fixed_from :]]
         self.set_weights([part for part in parts if len(part)])
 
-    @contextmanager
-    def shifted(self, shift: Any = None) -> Iterator[list[Any]]:
-        """Adds `shift`, shaped as the output, to every lookup within the context; adversarial training needs it.
-
-        Yields:
-            a list that each lookup appends its vectors to, before the shift: the tensors to take a gradient by.
-        """
-        lookups: list[Any] = []
-
-        def on_lookup(vectors: Any) -> Any:
-            lookups.append(vectors)
-            return vectors if shift is None else vectors + shift
-
-        self._on_lookup = on_lookup
-        try:
-            yield lookups
-        finally:
-            self._on_lookup = None
-
     def call(self, tokens: Any) -> Any:
-        vectors = self._look_up(tokens)
-        return vectors if self._on_lookup is None else self._on_lookup(vectors)
+        self.vectors = self._look_up(tokens)
+        return self.vectors if self.shift is None else self.vectors + self.shift
 
     def _look_up(self, tokens: Any) -> Any:
         if self.trained_rows == self.rows and not self.frozen_copy:

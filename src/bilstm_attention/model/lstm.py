@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-Kernel = Literal["auto", "fused", "keras"]
+Kernel = Literal["auto", "keras"]
 
 # Weight matrices of more numbers than this, (D + U) x 4U, take the gradient of `_gradient_by_steps`: TensorFlow's own
 # adds to the gradient of all weights at every step, ours once. At 100,000 both are about as fast; ours takes 0.7 to 0.9
@@ -57,17 +57,16 @@ def bidirectional_lstm(
 class Bidirectional(keras.layers.Bidirectional):
     """`keras.layers.Bidirectional` of an LSTM with the same weights and outputs, computed by the fastest kernel.
 
-    - `fused`: TensorFlow's `BlockLSTMV2`, one operation for all steps of a direction, so that both directions run at
-      the same time.
+    - `auto`: without a GPU TensorFlow's `BlockLSTMV2`, one operation for all steps of a direction, so that both
+      directions run at the same time; else as `keras`.
     - `keras`: Keras's own path: cuDNN on a GPU, a loop of small operations on a CPU.
-    - `auto`: `fused` without a GPU, else `keras`.
 
-    Saved models and weights are the same for every kernel; outputs and gradients agree to rounding.
+    Weights are the same for both; outputs and gradients agree to rounding.
 
     Args:
         layer: a `keras.layers.LSTM` with default gates and without inner dropout, which returns sequences and states.
         merge_mode: `concat` or `sum`.
-        kernel: `auto`, `fused` or `keras`.
+        kernel: `auto` or `keras`.
 
     Call arguments:
         sequences: float tensor `(B, T, D)`.
@@ -82,7 +81,7 @@ class Bidirectional(keras.layers.Bidirectional):
         self.kernel = kernel
 
     def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool | None = None) -> Any:
-        if not self._is_fused():
+        if self.kernel == "keras" or tf.config.list_logical_devices("GPU"):
             return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
         inputs = tf.transpose(sequences, [1, 0, 2])  # the kernel's order: (T, B, D)
         steps, rows = tf.shape(inputs)[0], tf.shape(inputs)[1]
@@ -107,11 +106,6 @@ class Bidirectional(keras.layers.Bidirectional):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "kernel": self.kernel}
-
-    def _is_fused(self) -> bool:
-        if self.kernel == "auto":
-            return not tf.config.list_logical_devices("GPU")
-        return self.kernel == "fused"
 
 
 def _fused_lstm(states: tf.Tensor, cell: Any) -> tuple[tf.Tensor, tf.Tensor]:

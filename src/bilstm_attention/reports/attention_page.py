@@ -26,14 +26,12 @@ SHOWN, WRONG_SHOWN = 8, 2  # sentences of the picture
 
 @dataclass(frozen=True)
 class AttentionExample:
-    """A sentence with a model's prediction and attention.
+    """A sentence of T tokens, entity markers among them, with a model's prediction and attention `(K, T)`.
 
     Args:
-        tokens: T tokens, entity markers among them.
-        weights: float `(K, T)`; K is 1 for most mechanisms.
         gold: the gold label; None: not known.
         best: the most probable labels with their probabilities, at least one, the highest first.
-        axis: name of a distribution, for instance `hop` or `head`; empty if K is 1.
+        axis: name of a distribution, for instance `hop` or `head`; empty if K is 1, as for most mechanisms.
     """
 
     tokens: Sequence[str]
@@ -55,8 +53,7 @@ class AttentionExample:
     @property
     def mean_weights(self) -> NDArray[np.float64]:
         """The mean of the distributions, `(T,)`."""
-        mean: NDArray[np.float64] = self.weights.mean(axis=0, dtype=np.float64)
-        return mean
+        return np.asarray(self.weights.mean(axis=0, dtype=np.float64))
 
     @property
     def outcome(self) -> str:
@@ -88,14 +85,7 @@ def select_examples(examples: Sequence[AttentionExample]) -> list[AttentionExamp
 
 
 def attention_page(examples: Sequence[AttentionExample], path: Path, *, title: str, source: str) -> None:
-    """Writes the page; the same examples give the same bytes.
-
-    Args:
-        examples: in the order they are shown; all of one model, so that each has as many distributions.
-        path: the HTML file to write.
-        title: the model, for instance `seed 0`.
-        source: of the sentences, for instance `dev`.
-    """
+    """Writes the page of one model, for instance `seed 0`, on sentences of a source, for instance `dev`."""
     page = _template().render(
         title=title,
         source=source,
@@ -117,8 +107,7 @@ def attention_page(examples: Sequence[AttentionExample], path: Path, *, title: s
 
 def _integer_weights(example: AttentionExample) -> list[list[int]]:
     """The mean and then each distribution, `(1 + K, T)`, in multiples of `1 / UNIT`."""
-    rows: list[list[int]] = np.rint(UNIT * np.vstack([example.mean_weights, example.weights])).astype(int).tolist()
-    return rows
+    return list(np.rint(UNIT * np.vstack([example.mean_weights, example.weights])).astype(int).tolist())
 
 
 def _shaded(weights: Sequence[int]) -> list[int]:

@@ -65,6 +65,7 @@ def comparison_section(
     picture: str,
     classes: pd.DataFrame | None = None,
     errors: pd.DataFrame | None = None,
+    issues: tuple[str, str] | None = None,
 ) -> str:
     """One table of the page.
 
@@ -77,15 +78,21 @@ def comparison_section(
         picture: address of the picture, relative to the page.
         classes: from `search.results.scores_by_class`; None: not shown.
         errors: from `search.results.frequent_confusions`; None: not shown.
+        issues: a variant, and the address of its `search.results.label_issues`; None: not shown.
     """
     parts = [f"## {about.strip()}"] if about else []
-    parts += [_scores(table, score, scored_on, reference), f"![{score}]({picture})"]
+    parts += [markdown_table(score_rows(table, score, scored_on, reference)), f"![{score}]({picture})"]
     if classes is not None:
         parts += ["F1 on test, mean over the seeds; direction counts:", markdown_table(_one_digit(classes))]
     if errors is not None:
         about_errors = "the most frequent; of each the wrong answer with the highest confidence:"
         shown = errors.assign(confidence=errors["confidence"].map("{:.0f} %".format))
         parts += [f"**Confusions of `{reference}`** on {scored_on}, {about_errors}", markdown_table(shown)]
+    if issues is not None:
+        parts.append(
+            f"[Possible errors of labels]({issues[1]}): training sentences whose label is not what `{issues[0]}`"
+            " predicts out of fold, the most certain first."
+        )
     if "entropy" in table:
         measures = table.loc[:, "comprehensiveness_attention":]
         for name, title in TITLES.items():
@@ -105,7 +112,8 @@ def compared_scores(table: pd.DataFrame) -> pd.DataFrame:
     return table[["variant"]].join(scores.rename(columns=lambda name: name.removeprefix(prefix)))
 
 
-def _scores(table: pd.DataFrame, score: str, scored_on: str, reference: str) -> str:
+def score_rows(table: pd.DataFrame, score: str, scored_on: str, reference: str) -> pd.DataFrame:
+    """The scores of each variant as text; the arguments as for `comparison_section`."""
     test, compared = "test_mean" in table, compared_scores(table)
     shown = pd.DataFrame(
         {
@@ -122,7 +130,7 @@ def _scores(table: pd.DataFrame, score: str, scored_on: str, reference: str) -> 
         shown["ensemble"] = table["test_ensemble"].map("{:.2f}".format)
     if len(table) > 1:
         shown[f"p against {reference}"] = table["p"].map(_p)
-    return markdown_table(shown)
+    return shown
 
 
 def _mean_and_sd(table: pd.DataFrame) -> "pd.Series[str]":

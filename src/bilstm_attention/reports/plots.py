@@ -5,7 +5,7 @@ Drawn through `Figure`, without pyplot and its global state, in one style whatev
 lacks, Chinese for instance, show as boxes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,9 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib import style
-from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.patches import Rectangle
-from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from bilstm_attention.data.tokens import MARKERS
 from bilstm_attention.evaluation.metrics import signed_score
@@ -38,8 +33,8 @@ LOOKS: tuple[dict[str, Any], ...] = (
     {"color": SEED_COLOURS[1], "marker": "^", "linestyle": (0, (5, 1.5))},
 )
 DARKEST = 0.45  # of SHADES behind a token, so that dark letters stay readable
-# Attention picture, in points: width, margin, height of a caption and of a line, size of letters and of digits.
-PAGE, EDGE, CAPTION, LINE, SIZE, DIGITS = 720.0, 16.0, 27.0, 28.0, 10.0, 6.5
+# Attention picture: letters of a line and of a token at most, width and height of its cell in points.
+COLUMNS, LONGEST, CELL, MONO = 120, 45, (5.5, 11.5), "DejaVu Sans Mono"
 
 house_style = style.context(
     [
@@ -65,13 +60,9 @@ house_style = style.context(
 
 @house_style
 def learning_curves(histories: Mapping[str, pd.DataFrame], monitor: str, path: Path, best: bool = True) -> None:
-    """Losses and the monitored dev score by epoch, one colour per training, the kept epoch marked.
+    """Losses and the dev score `monitor` by epoch, one colour per training; the `best` or the last epoch is marked.
 
-    Args:
-        histories: by name, for instance `seed 0`; columns epoch, loss, dev_loss and `dev_<monitor>`, scores in percent.
-        monitor: `train.monitor`; the best epoch has the lowest `loss`, or the highest of any other score.
-        path: the PNG to write.
-        best: whether the best epoch is kept, ties go to the first; else the last is.
+    `histories`, by name such as `seed 0`, have the columns epoch, loss, dev_loss and `dev_<monitor>`.
     """
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     losses, scores = figure.subplots(1, 2)
@@ -107,7 +98,7 @@ def learning_curves(histories: Mapping[str, pd.DataFrame], monitor: str, path: P
 def confusion_matrix(counts: pd.DataFrame, path: Path) -> None:
     """Counts `(K, K)`, gold rows by predicted columns, each cell shaded by its share of the row."""
     rows, columns = [str(label) for label in counts.index], [str(label) for label in counts.columns]
-    size, longest = len(rows), max(map(_width, [*rows, *columns])) / 72
+    size, longest = len(rows), 0.085 * max(map(len, [*rows, *columns]))
     cell = float(np.clip(3 / size, 0.4, 1.0))  # inches, as the longest label
     upright = longest > 0.9 * cell
     shape = max(4.8, longest + size * cell + 0.9), size * cell + (longest if upright else 0.2) + 0.5
@@ -136,12 +127,7 @@ def confusion_matrix(counts: pd.DataFrame, path: Path) -> None:
 
 @house_style
 def scores_by_class(frame: pd.DataFrame, path: Path) -> None:
-    """F1, precision and recall (percent) by class, the best on top.
-
-    Args:
-        frame: the class in the first column, whatever its name; precision, recall, f1, and support in items.
-        path: the PNG to write.
-    """
+    """F1, precision and recall (percent) by the class in the first column, the best on top, with support in items."""
     ordered = frame.sort_values("f1", ascending=False, kind="stable")
     places = np.arange(len(ordered))
     figure = Figure(figsize=(8, 1.1 + 0.32 * len(ordered)), layout="constrained")
@@ -162,13 +148,7 @@ def scores_by_class(frame: pd.DataFrame, path: Path) -> None:
 
 @house_style
 def faithfulness_curves(curves: Mapping[str, Any], path: Path) -> None:
-    """The drop of the predicted class's probability without the top tokens of a ranking, and with them alone.
-
-    Args:
-        curves: `percent`, of the tokens of a sentence; `comprehensiveness` and `sufficiency`, each by ranking, in
-            percentage points for every percent; see `evaluation.faithfulness.measure`.
-        path: the PNG to write.
-    """
+    """The `curves` of `evaluation.faithfulness.measure`: the drop without the top tokens, and with them alone."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     percents = [f"{percent:g}" for percent in curves["percent"]]
     panels = {"comprehensiveness": ("higher", "deleted"), "sufficiency": ("lower", "kept")}
@@ -185,81 +165,66 @@ def faithfulness_curves(curves: Mapping[str, Any], path: Path) -> None:
 
 
 @house_style
-def attention_picture(examples: Sequence[AttentionExample], path: Path) -> None:
-    """Sentences with each token shaded by its weight relative to the heaviest of its sentence.
-
-    If a mechanism has several distributions, their mean is shown.
-
-    Raises:
-        ValueError: an example has more or fewer weights than tokens.
-    """
-    # set in points from the upper left corner: a caption over each sentence, the digits under its tokens
-    means = [example.mean_weights for example in examples]
-    digits = [_heaviest(weights) for weights in means]
-    places = [list(_places(example.tokens, written)) for example, written in zip(examples, digits, strict=True)]
-    heights = [CAPTION + LINE * (1 + max((line for _, _, line in boxes), default=0)) for boxes in places]
-    height = 2.5 * EDGE + sum(heights)
-    figure = Figure(figsize=(PAGE / 72, height / 72))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, PAGE), ylim=(height, 0))
-    axes.set_axis_off()
-    heading = "Attention weights. Shade: relative to the sentence's heaviest token; digits: the three heaviest."
-    axes.text(EDGE, EDGE, heading, size=8, color=DIM, va="center")
-    top = 2 * EDGE
-    for example, weights, written, boxes, tall in zip(examples, means, digits, places, heights, strict=True):
-        _caption(axes, example, top, tall)
-        shades = weights / max(weights.max(initial=0.0), np.finfo(float).tiny)
-        for index, ((x, width, line), token, shade) in enumerate(zip(boxes, example.tokens, shades, strict=True)):
-            y, middle = top + CAPTION + LINE * line, x + width / 2
-            # the lightest of the shades is not white
-            colour = SHADES(DARKEST * shade) if shade > 0.02 else "none"
-            axes.add_patch(Rectangle((x, y - 8), width, 16, facecolor=colour))
-            axes.text(
-                middle, y + 3.5, _short(token), size=_size(token), color=DIM if token in MARKERS else INK, ha="center"
-            )
-            axes.text(middle, y + 15, written.get(index, ""), size=DIGITS, color=DIM, ha="center")
-        top += tall
+def reliability_curves(table: pd.DataFrame, path: Path) -> None:
+    """Accuracy by the probability of the predicted label, from `EvaluationResult.reliability`; a diagonal is ideal."""
+    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 100], [0, 100], color=DIM, linewidth=0.8)
+    for (kind, rows), look in zip(table.groupby("probabilities"), LOOKS, strict=False):
+        label = str(kind).replace("scaled", "scaled by the temperature of dev")
+        axes.plot(rows["confidence"], rows["accuracy"], **look, label=label)
+    axes.set(xlabel="probability of the predicted label (percent)", ylabel="correct on test (percent)")
+    axes.set(xlim=(0, 102), ylim=(0, 102), aspect="equal")
+    axes.grid(visible=True)
+    figure.legend(loc="outside upper center", ncols=2)
     write(figure, path)
 
 
-def _caption(axes: Axes, example: AttentionExample, top: float, tall: float) -> None:
-    """The labels; a cross, bold letters and a bar at the edge mark a wrong prediction, visible without colour."""
-    text = f"{_short(example.predicted, 40)} ({100 * example.probability:.0f} %)"
-    look: dict[str, Any] = {"color": DIM}
-    if example.outcome == "right":
-        text = f"✓ {text}"
-    elif example.outcome == "wrong":
-        text, look = f"✗ predicted {text}, gold {_short(str(example.gold), 40)}", {"weight": "bold"}
-        axes.add_patch(Rectangle((EDGE - 8, top), 3, tall - 10, color=INK))
-    axes.text(EDGE + 2.5, top + 6, text, size=8.5, va="center", **look)
+@house_style
+def attention_picture(examples: Sequence[AttentionExample], path: Path) -> None:
+    """Sentences with each token shaded by its weight relative to the heaviest of its sentence.
+
+    If a mechanism has several distributions, their mean is shown. `✗` and bold letters mark a wrong prediction.
+    """
+    # in cells of a letter, so that nothing has to be measured
+    pieces, row = list[tuple[float, float, str, dict[str, Any]]](), 2.7
+    for example in examples:
+        pieces.append((0, row, *_caption(example)))
+        weights, column, row = example.mean_weights, 0, row + 1.7
+        shades = weights / max(weights.max(initial=0.0), np.finfo(float).tiny)
+        heaviest = np.argsort(-weights, kind="stable")[:3]  # ties go to the first
+        for index, token in enumerate(map(_short, example.tokens)):
+            digits = f"{weights[index]:.2f}" if index in heaviest else ""
+            width = max(len(token), len(digits))
+            if column and column + width > COLUMNS:
+                column, row = 0, row + 2.5
+            # the lightest of the shades is not white
+            colour = SHADES(DARKEST * shades[index]) if shades[index] > 0.02 else "none"
+            box = {"facecolor": colour, "edgecolor": "none", "pad": 2.5}
+            look: dict[str, Any] = {"color": DIM if token in MARKERS else INK, "family": MONO, "bbox": box}
+            pieces += [(column, row, token, look), (column, row + 1, digits, {"color": DIM, "family": MONO, "size": 7})]
+            column += width + 2
+        row += 3
+    figure = Figure(figsize=((COLUMNS + 4) * CELL[0] / 72, row * CELL[1] / 72))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(-2, COLUMNS + 2), ylim=(row, 0))
+    axes.set_axis_off()
+    heading = "Attention weights. Shade: relative to the sentence's heaviest token; digits: the three heaviest."
+    axes.text(0, 1, heading, color=DIM, size=8, va="center")
+    for x, y, text, look in pieces:
+        axes.text(x, y, text, va="center", **look)
+    write(figure, path)
 
 
-def _heaviest(weights: NDArray[np.floating]) -> dict[int, str]:
-    """The three largest weights as text, by index; ties go to the first."""
-    return {int(index): f"{weights[index]:.2f}" for index in np.argsort(-weights, kind="stable")[:3]}
+def _caption(example: AttentionExample) -> tuple[str, dict[str, Any]]:
+    """Text and look of the line over a sentence."""
+    text = f"{_short(example.predicted)} ({100 * example.probability:.0f} %)"
+    if example.outcome == "wrong":
+        return f"✗ predicted {text}, gold {_short(str(example.gold))}", {"weight": "bold"}
+    return f"✓ {text}" if example.outcome == "right" else text, {"color": DIM}
 
 
-def _places(tokens: Sequence[str], digits: Mapping[int, str]) -> Iterator[tuple[float, float, int]]:
-    """The left edge and width of each token's box, and its line; a box is as wide as its token and digits need."""
-    x, line = EDGE, 0
-    for index, token in enumerate(tokens):
-        width = 5 + max(_width(_short(token), _size(token)), _width(digits.get(index, ""), DIGITS))
-        if x > EDGE and x + width > PAGE - EDGE:
-            x, line = EDGE, line + 1
-        yield x, width, line
-        x += width + 1
-
-
-def _size(token: str) -> float:
-    return 0.8 * SIZE if token in MARKERS else SIZE
-
-
-def _width(text: str, size: float = 9.0) -> float:
-    """Width of a text on one line, in points."""
-    return float(text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0])
-
-
-def _short(text: str, longest: int = 50) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def write(figure: Figure, path: Path) -> None:

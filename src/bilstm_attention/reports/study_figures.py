@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import matplotlib as mpl
 import optuna
-import plotly.graph_objects as go
 from matplotlib import pyplot
 from optuna import visualization
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
@@ -34,31 +33,6 @@ CAPTIONS = {
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
-def importances(study: optuna.Study) -> dict[str, float]:
-    """How much each parameter sets the best trials apart, shares of 1, the highest first.
-
-    Empty with fewer than 10 complete trials, or where fewer than two parameters vary.
-    """
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    values: dict[str, set[Any]] = {}
-    for trial in complete:
-        for name, value in trial.params.items():
-            values.setdefault(name, set()).add(value)
-    varied = sorted(name for name, tried in values.items() if len(tried) > 1)
-    if len(complete) < FEWEST or len(varied) < 2:
-        return {}
-    with warnings.catch_warnings():
-        # a parameter that few trials have is as rough as its caption says
-        warnings.simplefilter("ignore", UserWarning)
-        shares = get_param_importances(study, evaluator=_evaluator(len(complete)), params=varied)
-    return {name: float(share) for name, share in shares.items()}
-
-
-def _evaluator(complete: int) -> PedAnovaImportanceEvaluator:
-    # the best tenth, at least five; half a trial less, since Optuna rounds up
-    return PedAnovaImportanceEvaluator(target_quantile=max(0.1, 4.5 / complete))
-
-
 def write_figures(
     name: str, trials: Sequence[FrozenTrial], objectives: Sequence[str], folder: Path
 ) -> tuple[list[Path], dict[str, float]]:
@@ -71,25 +45,44 @@ def write_figures(
         folder: where to.
 
     Returns:
-        the files; `importances`, by the last parts of names.
+        the files; how much each parameter sets the best trials apart, shares of 1, by the last part of its name: empty
+        with fewer than 10 complete trials or two parameters.
     """
     # no window, where there is a display
     mpl.use("agg")
     study = _copy(trials, 1)
-    shares, label = importances(study), f"dev {objectives[0]}"
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    files, parts = [], []
-    for figure_name, (function, options) in _figures(complete, shares, label).items():
-        files.append(folder / f"{figure_name}.png")
-        parts.append(_draw(study, function, options, files[-1]))
-    if len(objectives) == 2 and len(complete) > 1:
-        files.append(folder / "pareto_front.png")
-        names = {"target_names": [label, objectives[1]]}
-        parts.append(_draw(_copy(trials, 2), "plot_pareto_front", names, files[-1]))
-    if parts:
-        files.append(folder / "figures.html")
-        with atomic_write(files[-1]) as path:
-            path.write_text(_page(name, parts), encoding="utf-8")
+    if len(complete) < 2:
+        return [], {}
+    tried, shared = (how(*(set(trial.params) for trial in complete)) for how in (set.union, set.intersection))
+    # the best tenth, at least five; half a trial less, since Optuna rounds up
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, 4.5 / max(FEWEST, len(complete))))
+    shares: dict[str, float] = {}
+    if len(complete) >= FEWEST and len(tried) > 1:
+        with warnings.catch_warnings():
+            # a parameter that few trials have is as rough as its caption says
+            warnings.simplefilter("ignore", UserWarning)
+            shares = get_param_importances(study, evaluator=evaluator)
+    label = {"target_name": f"dev {objectives[0]}"}
+    figures: dict[str, tuple[Any, str, dict[str, Any]]] = {
+        "history": (True, "plot_optimization_history", label),
+        "importances": (shares, "plot_param_importances", label | {"evaluator": evaluator}),
+        "slices": (tried, "plot_slice", label),
+        "parallel_coordinates": (shared, "plot_parallel_coordinate", label | {"params": sorted(shared)}),
+        "intermediate_values": (any(trial.intermediate_values for trial in complete), "plot_intermediate_values", {}),
+    }
+    drawn = [
+        (folder / f"{figure}.png", study, function, options)
+        for figure, (drawable, function, options) in figures.items()
+        if drawable
+    ]
+    if len(objectives) == 2:
+        names = {"target_names": [f"dev {objectives[0]}", objectives[1]]}
+        drawn.append((folder / "pareto_front.png", _copy(trials, 2), "plot_pareto_front", names))
+    files = [*(file for file, *_ in drawn), folder / "figures.html"]
+    page = _page(name, [_draw(*each) for each in drawn])
+    with atomic_write(files[-1]) as path:
+        path.write_text(page, encoding="utf-8")
     return files, shares
 
 
@@ -118,28 +111,7 @@ def short_names(names: set[str]) -> dict[str, str]:
     return {name: end if endings.count(end := name.rpartition(".")[2]) == 1 else name for name in names}
 
 
-def _figures(
-    complete: Sequence[FrozenTrial], shares: Mapping[str, float], label: str
-) -> dict[str, tuple[str, dict[str, Any]]]:
-    """By file name, the function of Optuna and its options."""
-    if len(complete) < 2:
-        return {}
-    named = {"target_name": label}
-    figures: dict[str, tuple[str, dict[str, Any]]] = {"history": ("plot_optimization_history", named)}
-    if shares:
-        options = {"evaluator": _evaluator(len(complete)), "params": list(shares), **named}
-        figures["importances"] = ("plot_param_importances", options)
-    if any(trial.params for trial in complete):
-        figures["slices"] = ("plot_slice", named)
-    everywhere = set.intersection(*(set(trial.params) for trial in complete))
-    if everywhere:
-        figures["parallel_coordinates"] = ("plot_parallel_coordinate", named | {"params": sorted(everywhere)})
-    if any(trial.intermediate_values for trial in complete):
-        figures["intermediate_values"] = ("plot_intermediate_values", {})
-    return figures
-
-
-def _draw(study: optuna.Study, function: str, options: Mapping[str, Any], path: Path) -> str:
+def _draw(path: Path, study: optuna.Study, function: str, options: Mapping[str, Any]) -> str:
     """Writes the picture, and returns the interactive figure as a part of the page."""
     with warnings.catch_warnings():
         # Optuna's drawing with matplotlib is experimental, and a slice of one value has no range
@@ -147,7 +119,13 @@ def _draw(study: optuna.Study, function: str, options: Mapping[str, Any], path: 
         axes = getattr(pictures, function)(study, **options)
         interactive = getattr(visualization, function)(study, **options)
     _write_picture(axes, function, path)
-    return _section(path.stem, interactive)
+    heading = path.stem.replace("_", " ").capitalize()
+    interactive.update_layout(template="plotly_white", title=None, margin_t=40)
+    # named, since plotly would draw another name each time
+    drawn = interactive.to_html(
+        full_html=False, include_plotlyjs=False, div_id=path.stem, config={"displaylogo": False}
+    )
+    return f"<h2>{heading}</h2>\n<p>{html.escape(CAPTIONS[path.stem])}</p>\n{drawn}"
 
 
 def _write_picture(axes: Any, function: str, path: Path) -> None:
@@ -167,14 +145,6 @@ def _write_picture(axes: Any, function: str, path: Path) -> None:
     pyplot.close(figure)
 
 
-def _section(name: str, figure: go.Figure) -> str:
-    heading = name.replace("_", " ").capitalize()
-    figure.update_layout(template="plotly_white", title=None, margin_t=40)
-    # named, since plotly would draw another name each time
-    drawn = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config={"displaylogo": False})
-    return f"<h2>{heading}</h2>\n<p>{html.escape(CAPTIONS[name])}</p>\n{drawn}"
-
-
 def _page(name: str, parts: Sequence[str]) -> str:
     title = html.escape(f"Study {name}")
     style = "body { margin: 0 auto; padding: 1rem; max-width: 80rem; font: 1rem/1.5 system-ui, sans-serif }"
@@ -182,6 +152,5 @@ def _page(name: str, parts: Sequence[str]) -> str:
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<title>{title}</title><style>{style}</style><script>{get_plotlyjs()}</script>"
     )
-    return "\n".join(
-        [f'<!doctype html>\n<html lang="en"><head>{head}</head><body><h1>{title}</h1>', *parts, "</body></html>\n"]
-    )
+    body = "\n".join(parts)
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><h1>{title}</h1>\n{body}\n</body></html>\n'

@@ -5,6 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from bilstm_attention.reports.tables import markdown_table
+
 ROWS = 10
 
 
@@ -23,47 +25,47 @@ def sweep_report(
     parts = [
         f"# Sweep {study}",
         winner,
-        # as text, or tabulate would write 0.10 as 0.1
-        *(
-            f"## {heading}\n\n{rows.map(_cell).to_markdown(index=False, disable_numparse=True)}"
-            for heading, rows in tables.items()
-            if len(rows)
-        ),
+        *(f"## {heading}\n\n{markdown_table(rows.map(_cell))}" for heading, rows in tables.items() if len(rows)),
         "\n".join(f"![{figure.rpartition('/')[2].removesuffix('.png')}]({figure})" for figure in figures),
         f"## Protocol\n\n{protocol}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def winner_line(metric: str, leaderboard: pd.DataFrame, confirmations: pd.DataFrame, p: float | None) -> str:
+def winner_line(metric: str, leaderboard: pd.DataFrame, p: float | None) -> str:
     """The winner and how sure it is, in a few sentences of Markdown.
 
     Args:
         metric: the dev score.
-        leaderboard: a row per trial, the best first; scores in percent.
-        confirmations: a row per trial that was trained again: `trial`, `search`, `confirmed`, and each `seed N`.
-        p: between the first two of these; None: there are fewer.
+        leaderboard: of `search.outcome`, scores in percent.
+        p: between the first two confirmed trials; None: there are fewer.
     """
-    if not len(confirmations):
-        complete = leaderboard.dropna(subset="score") if len(leaderboard) else leaderboard
-        if not len(complete):
-            return "No trial is complete yet."
-        first = complete.iloc[0]
+    complete = leaderboard.dropna(subset="score")
+    if not len(complete):
+        return "No trial is complete yet."
+    first = complete.iloc[0]
+    if pd.isna(first["confirmed_mean"]):
         return (
             f"Trial {first['trial']}: {first['score']:.2f} dev {metric} in the search, the best of many; not confirmed."
         )
-    first, seeds = confirmations.iloc[0], sum(str(name).startswith("seed ") for name in confirmations)
+    seeds = len(first["by_seed"].split(", "))
     text = (
-        f"**Trial {first['trial']:.0f}: {first['confirmed']:.2f}**, the mean dev {metric} over {seeds} fresh"
-        f" seed{'s' * (seeds > 1)}; {first['search']:.2f} in the search, which is the best of many."
+        f"**Trial {first['trial']}: {first['confirmed_mean']:.2f}**, the mean dev {metric} over {seeds} fresh"
+        f" seed{'s' * (seeds > 1)}; {first['score']:.2f} in the search, which is the best of many."
     )
     if p is None:
         return text
-    second = confirmations.iloc[1]["trial"]
     return (
-        f"{text} Against trial {second:.0f}, the second: p = {p:.3f} (paired approximate randomisation on the dev"
-        " sentences, all seeds together, two-sided)."
+        f"{text} Against trial {complete.iloc[1]['trial']}, the second: p = {p:.3f} (paired approximate randomisation"
+        " on the dev sentences, all seeds together, two-sided)."
     )
+
+
+def fresh_seed_rows(leaderboard: pd.DataFrame) -> pd.DataFrame:
+    """The confirmed trials: the score in the search, and the mean and each score over fresh seeds."""
+    confirmed = leaderboard.dropna(subset="confirmed_mean")
+    names = {"score": "search", "confirmed_mean": "confirmed", "by_seed": "by seed"}
+    return confirmed.reindex(columns=["trial", *names]).rename(columns=names)
 
 
 def leaderboard_rows(leaderboard: pd.DataFrame, parameters: Sequence[str], against: str | None = None) -> pd.DataFrame:

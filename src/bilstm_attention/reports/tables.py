@@ -8,44 +8,44 @@ from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
+from rich.style import Style
 from rich.table import Table
+from rich.text import Text
 
 from bilstm_attention.config import Params, flatten
+from bilstm_attention.reports.attention_page import AttentionExample
+
+LABELS_SHOWN = 30
+HEAVIEST = (107, 174, 214)  # red, green and blue behind the heaviest token of a sentence
 
 
-def score_table(metrics: Mapping[str, Any]) -> Table:
-    """The scores on test for the terminal, a row per metric: mean, sd and interval, ensemble, baselines.
-
-    Args:
-        metrics: the content of `scores.json`, in percent.
-    """
-    seeds = next(iter(metrics["test"].values()))["by_seed"]
+def score_table(scores: Mapping[str, Any]) -> Table:
+    """The content of `scores.json` for the terminal, a row per metric of test: mean, sd, interval, other models."""
+    seeds = next(iter(scores["test"].values()))["by_seed"]
     several = len(seeds) > 1
-    title = f"test scores in percent, {'mean ± sd over seeds' if several else 'seed'} {', '.join(seeds)}"
+    models_shown = f"{'mean ± sd over seeds' if several else 'seed'} {', '.join(seeds)}"
+    title = f"{scores['corpus']}: test scores in percent, {models_shown}"
     # narrow enough for 80 columns
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("metric")
-    models = _other_models(metrics, several)
+    models = _other_models(scores, several)
     for name in ("model", "95 % interval", *(model.replace("_", "\n") for model in models)):
         table.add_column(name, justify="right", no_wrap=True)
-    for name, summary in metrics["test"].items():
-        scores = (f"{scores[name]:.2f}" for scores in models.values())
+    for name, summary in scores["test"].items():
+        others = (f"{model[name]:.2f}" for model in models.values())
         table.add_row(
-            name.replace("_without_other", "\nwithout other"), _mean_and_sd(summary), _interval(summary), *scores
+            name.replace("_without_other", "\nwithout other"), _mean_and_sd(summary), _interval(summary), *others
         )
     return table
 
 
-def score_document(metrics: Mapping[str, Any], params: Params, made_with: str) -> str:
-    """A Markdown page: protocol, scores of every seed on dev and test, interval, ensemble, baselines.
+def score_document(scores: Mapping[str, Any], params: Params, made_with: str) -> str:
+    """The content of `scores.json` as a Markdown page: protocol, scores of every seed on dev and test, other models.
 
-    Args:
-        metrics: the content of `scores.json`, in percent.
-        params: all parameters.
-        made_with: date, code, machine and versions.
+    `made_with` tells of date, code, machine and versions.
     """
-    test, monitor = metrics["test"], params.train.monitor
-    dev = metrics["dev"][monitor]
+    test, monitor = scores["test"], params.train.monitor
+    dev = scores["dev"][monitor]
     seeds = list(dev["by_seed"])
     rows = [
         [f"seed {seed}", *(f"{summary['by_seed'][seed]:.2f}" for summary in (dev, *test.values()))] for seed in seeds
@@ -53,15 +53,17 @@ def score_document(metrics: Mapping[str, Any], params: Params, made_with: str) -
     if len(seeds) > 1:
         rows.append(["**mean ± sd**", *map(_mean_and_sd, (dev, *test.values()))])
     rows.append(["95 % interval", "", *map(_interval, test.values())])
-    for model, scores in _other_models(metrics, len(seeds) > 1).items():
-        rows.append([model, "", *(f"{scores[name]:.2f}" for name in test)])
+    for name, model in _other_models(scores, len(seeds) > 1).items():
+        rows.append([name, "", *(f"{model[metric]:.2f}" for metric in test)])
     epoch = f"Dev {monitor} selects the epoch" if params.train.restore_best_weights else "The last epoch is kept"
-    coverage, defaults = metrics["test_coverage"], flatten(Params())
+    raw, scaled = (scores["test_calibration"][kind]["ece"]["mean"] for kind in ("raw", "scaled"))
+    coverage, defaults = scores["test_coverage"], flatten(Params())
     changed = [f"`{name}={value}`" for name, value in flatten(params).items() if value != defaults[name]]
     return "\n\n".join(
         [
-            f"Test scores in percent. {epoch}; test selects nothing.",
+            f"Test scores on {scores['corpus']} in percent. {epoch}; test selects nothing.",
             markdown_table(pd.DataFrame(rows, columns=["model", f"dev {monitor}", *test])),
+            f"Expected calibration error on test {raw:.2f} %; {scaled:.2f} % with the temperature of dev.",
             f"Word vectors cover {coverage['tokens']:.2f} % of the tokens of test, {coverage['types']:.2f} % of its"
             " types.",
             f"Parameters that differ from the defaults: {', '.join(changed) or 'none'}.",
@@ -83,26 +85,19 @@ def describe_training(params: Params, dev: Mapping[str, float], best_epoch: int,
     return f"{score}, epoch {best_epoch} of {epochs}. Not evaluated on test yet.\n"
 
 
-def describe_seed(params: Params, metrics: Mapping[str, Any], seed: int, page: str) -> str:
+def describe_seed(params: Params, scores: Mapping[str, Any], seed: int, page: str) -> str:
     """The description of one of several evaluated models, with a link to its attention page."""
-    name, summary = next(iter(metrics["test"].items()))
-    dev = metrics["dev"][params.train.monitor]["by_seed"][str(seed)]
-    return (
-        f"**test {name} {summary['by_seed'][str(seed)]:.2f}**; {_dev_score(params, dev)}. One of the seeds"
-        f" {', '.join(map(str, params.train.seeds))}; the parent run has their mean, spread and ensemble.\n\n"
-        f"[Attention on sentences of dev](artifact:attention/{page})\n"
-    )
+    name, test = next((name, summary["by_seed"][str(seed)]) for name, summary in scores["test"].items())
+    dev = _dev_score(params, scores["dev"][params.train.monitor]["by_seed"][str(seed)])
+    link = f"[Attention on sentences of dev](artifact:attention/{page})"
+    return f"**test {name} {test:.2f}**; {dev}. The parent run has the mean of the seeds. {link}\n"
 
 
-def describe_evaluation(params: Params, metrics: Mapping[str, Any], made_with: str, pages: Sequence[str]) -> str:
-    """The description of a whole evaluation: `score_document` after a summary, pictures, and links to attention pages.
-
-    Args:
-        pages: file names of the attention pages, one for each seed; the other arguments as for `score_document`.
-    """
-    name, summary = next(iter(metrics["test"].items()))
+def describe_evaluation(params: Params, scores: Mapping[str, Any], made_with: str, pages: Sequence[str]) -> str:
+    """The description of a whole evaluation: summary, links to attention `pages`, pictures, and `score_document`."""
+    name, summary = next(iter(scores["test"].items()))
     spread = "" if summary["sd"] is None else f" ± {summary['sd']:.2f} over {len(pages)} seeds"
-    dev = _dev_score(params, metrics["dev"][params.train.monitor]["mean"])
+    dev = _dev_score(params, scores["dev"][params.train.monitor]["mean"])
     links = [f"[{page.removesuffix('.html')}](artifact:attention/{page})" for page in pages]
     return "\n\n".join(
         [
@@ -111,14 +106,74 @@ def describe_evaluation(params: Params, metrics: Mapping[str, Any], made_with: s
             # pictures come first, since MLflow cuts long texts
             "![Learning curves](artifact:plots/learning_curves.png)",
             "![Confusion matrix on test](artifact:plots/confusion.png)",
-            f"{score_document(metrics, params, made_with)}\n",
+            f"{score_document(scores, params, made_with)}\n",
         ]
     )
 
 
-def _other_models(metrics: Mapping[str, Any], several: bool) -> dict[str, Mapping[str, float]]:
+def shaded_text(example: AttentionExample) -> Text:
+    """Label and score of a sentence, and below them its tokens, the background by weight, for the terminal."""
+    text, weights = Text(f"{example.predicted}  {example.probability:.4f}\n"), example.mean_weights
+    for token, weight in zip(example.tokens, weights, strict=True):
+        shade = weight / max(weights.max(), 1e-9)
+        red, green, blue = (round(255 - shade * (255 - channel)) for channel in HEAVIEST)
+        # bytes of the command line that are no UTF-8
+        shown = token.encode("utf-8", "replace").decode()
+        text.append(shown, Style(color="black", bgcolor=f"rgb({red},{green},{blue})") if shade > 0.02 else "").append(
+            " "
+        )
+    return text
+
+
+def model_card(
+    params: Params, seed: int, metrics: Mapping[str, Any], splits: Mapping[str, Any], name: str, example: str
+) -> str:
+    """The description of the model of the best seed: data, protocol, scores, limits, and how to load it.
+
+    Args:
+        splits: the numbers of each split, as in `summary.json`.
+        name: of the registered model.
+        example: a sentence that it classifies; the other arguments as for `score_document`.
+    """
+    seeds, data, monitor = params.train.seeds, params.data, params.train.monitor
+    rows = ", ".join(f"{split} {numbers['rows']:,}" for split, numbers in splits.items())
+    labels = list(dict.fromkeys(label for split in splits.values() for label in split["labels"]))
+    others = f", the best on dev of the seeds {', '.join(map(str, seeds))}, whose mean ± sd follows"
+    epoch = f"Dev {monitor} selects the epoch" if params.train.restore_best_weights else "The last epoch is kept"
+    lines = [
+        f"- {key}: dev {_mean_and_sd(metrics['dev'][key])}, test {_mean_and_sd(test)}, 95 % interval {_interval(test)}"
+        for key, test in metrics["test"].items()
+    ]
+    scores = "\n".join(lines)
+    marked = " Both entities must be marked." if data.relational else ""
+    return f"""**Data.** `{data.folder}`, sentences: {rows}. {len(labels)} labels: {", ".join(labels[:LABELS_SHOWN])}\
+{", ..." if len(labels) > LABELS_SHOWN else ""}.
+
+**Protocol.** Seed {seed}{others if len(seeds) > 1 else ""}. {epoch}; test selects nothing.
+
+**Scores in percent.**
+
+{scores}
+
+**Limits.** The scores hold for sentences like those of the corpus. Every sentence gets one of the labels, whatever it\
+ is about.{marked} Words that the vocabulary lacks are all read alike, and a sentence is cut to\
+ {data.tokens.max_length} tokens. A temperature fitted on dev calibrates\
+ the probabilities. Attention weights show what was pooled, which need not be the reason for a prediction.
+
+**Use.**
+
+```python
+import mlflow, pandas
+
+model = mlflow.pyfunc.load_model("models:/{name}@champion")
+model.predict(pandas.DataFrame({{"text": ["{example}"]}}))
+```
+"""
+
+
+def _other_models(scores: Mapping[str, Any], several: bool) -> dict[str, Mapping[str, float]]:
     """Scores of the ensemble, if there are several seeds, and of the baselines."""
-    return {**({"ensemble": metrics["ensemble"]} if several else {}), **metrics["baselines"]}
+    return {**({"ensemble": scores["ensemble"]} if several else {}), **scores["baselines"]}
 
 
 def _mean_and_sd(summary: Mapping[str, Any]) -> str:

@@ -1,9 +1,8 @@
 """The commands `sweep`, which runs a study and confirms its best trials, and `sweeps`, which lists studies."""
 
 import math
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,16 @@ from bilstm_attention.console import JobProgress, print_table, start_tensorflow
 from bilstm_attention.data.dataset import load_labels, load_split
 from bilstm_attention.errors import ParamsError
 from bilstm_attention.evaluation.metrics import metric_names
-from bilstm_attention.reports.sweep_report import leaderboard_rows, shown_params, sweep_report, winner_line
-from bilstm_attention.search.outcome import (
-    Confirmations,
-    Outcome,
-    confirmation_table,
-    get_outcome,
-    protocol,
-    read_outcome,
-    write_outcome,
+from bilstm_attention.reports.sweep_report import (
+    fresh_seed_rows,
+    leaderboard_rows,
+    shown_params,
+    sweep_report,
+    winner_line,
 )
-from bilstm_attention.search.records import experiment_name, parent_record, sweep_records, trial_record
-from bilstm_attention.search.retries import finished_trials
+from bilstm_attention.search.outcome import Confirmations, Outcome, get_outcome, protocol, read_outcome, write_outcome
+from bilstm_attention.search.records import log_sweep
+from bilstm_attention.search.retries import failure_reason, finished_trials
 from bilstm_attention.search.space import read_sweep
 from bilstm_attention.search.study import (
     SweepSpec,
@@ -38,12 +35,11 @@ from bilstm_attention.search.study import (
     open_storage,
     state_counts,
 )
-from bilstm_attention.search.sweep import OnTrial, StopRequest, failure_reason, lock_study, search
+from bilstm_attention.search.sweep import OnTrial, StopRequest, lock_study, out_of_patience, search
 from bilstm_attention.search.trainings import TrainingJob, find_record, merge_jobs, read_record, run_job
 from bilstm_attention.search.trial import trial_params
 from bilstm_attention.search.workers import run_jobs
 from bilstm_attention.tracking.environment import check_up_to_date, made_with
-from bilstm_attention.tracking.runs import log_runs
 
 
 def sweep(
@@ -82,47 +78,17 @@ def sweep(
     seconds = math.inf if hours is None else 3600 * hours
     with (
         lock_study(spec),
-        Recorder() as recorder,
+        ExitStack() as runs,
         JobProgress() as progress,
         StopRequest(progress.log) as stop,
     ):
         limit = "" if hours is None else f", new ones for {hours:g} h"
-        on_trial = _trial_printer(progress, recorder, trials, limit)
+        on_trial = _trial_printer(progress, runs, spec.folder, trials, limit)
         study = search(spec, trials, workers, seconds, stop, on_trial)
         confirmations = _confirm(spec, study, workers, stop, progress)
         outcome = get_outcome(spec, study, confirmations, load_split("dev", ["label"])["label"].tolist())
         _write(spec, study, outcome, file, shown_command(file, trials, workers, storage, overrides))
-        recorder.submit(study, spec.folder)
-    _print_outcome(spec, outcome, trials)
-
-
-class Recorder:
-    """Writes runs to MLflow in a thread of its own, so that no worker waits for it."""
-
-    def __enter__(self) -> "Recorder":
-        self._thread = ThreadPoolExecutor(max_workers=1)
-        self._submitted: list[Future[None]] = []
-        return self
-
-    def submit(self, study: optuna.Study, folder: Path, trial: FrozenTrial | None = None) -> None:
-        """One trial under its parent, or all with the outcome."""
-        self._submitted.append(self._thread.submit(_record, study, folder, trial))
-
-    def __exit__(self, *exception: object) -> None:
-        self._thread.shutdown()
-        for future in self._submitted:
-            # a store that fails costs a warning; anything else is a fault of the program
-            future.result()
-
-
-def _record(study: optuna.Study, folder: Path, trial: FrozenTrial | None) -> None:
-    if trial:
-        # the outcome of an earlier start is logged anew at the end alone
-        parent = replace(parent_record(study, folder), artifacts={}, description="")
-        records = [parent, trial_record(study, trial)]
-    else:
-        records = sweep_records(study, folder)
-    log_runs(experiment_name(study), records, f"trial {trial.number}" if trial else "the sweep")
+    _print_outcome(spec, study, outcome, trials)
 
 
 def _confirm(
@@ -132,7 +98,7 @@ def _confirm(
     jobs = {}
     for trial in best_trials(study)[: spec.sweep.confirm.top]:
         for seed in confirmation_seeds(spec):
-            params = trial_params(spec, trial.user_attrs["overrides"], seed)
+            params = trial_params(spec, trial.params, seed)
             name = f"trial {trial.number} with seed {seed}"
             jobs[trial.number, seed] = TrainingJob(name, params, seed, paths.PROJECT)
     if not jobs:
@@ -151,14 +117,19 @@ def _confirm(
     return {place: records[job.work] for place, job in jobs.items() if job.work in records}
 
 
-def _trial_printer(progress: JobProgress, recorder: Recorder, budget: int, limit: str) -> OnTrial:
+def _trial_printer(progress: JobProgress, runs: ExitStack, folder: Path, budget: int, limit: str) -> OnTrial:
+    """Shows trials as they finish, and logs their runs until `runs` is left."""
+    log = list[Callable[[FrozenTrial], None]]()
+
     def on_trial(study: optuna.Study, trial: FrozenTrial | None) -> None:
         finished, counts = len(finished_trials(study)), state_counts(study)
         others = "".join(f", {counts[state]} {state}" for state in ("pruned", "failed") if counts.get(state))
         progress.update("trials", finished, budget, f"best {best_line(best_trials(study))}{others}{limit}")
         if trial:
             progress.log(trial_line(trial, finished, budget))
-            recorder.submit(study, Path(paths.STUDIES / study.study_name), trial)
+            log[0](trial)
+        else:
+            log.append(runs.enter_context(log_sweep(study, folder)))
 
     return on_trial
 
@@ -188,29 +159,29 @@ def _write(spec: SweepSpec, study: optuna.Study, outcome: Outcome, file: Path, c
     """Writes the outcome, the figures and the report to the folder of the study."""
     from bilstm_attention.reports.study_figures import write_figures
 
-    write_outcome(spec, outcome)
+    write_outcome(spec, study, outcome)
     figures, importances = write_figures(spec.sweep.study, study.trials, spec.sweep.objectives, spec.folder / "figures")
-    confirmed, definition = confirmation_table(spec, outcome), file.read_text(encoding="utf-8")
+    board, definition = outcome.leaderboard, file.read_text(encoding="utf-8")
     tables = {
-        "Best trials": leaderboard_rows(outcome.leaderboard, list(spec.sweep.space), spec.sweep.against),
-        "On fresh seeds": confirmed,
+        "Best trials": leaderboard_rows(board, list(spec.sweep.space), spec.sweep.against),
+        "On fresh seeds": fresh_seed_rows(board),
         "Importances, shares of what sets the best trials apart (PED-ANOVA)": pd.DataFrame(
             importances.items(), columns=["parameter", "share"]
         ),
     }
     report = sweep_report(
         spec.sweep.study,
-        winner_line(spec.sweep.metric, outcome.leaderboard, confirmed, outcome.p),
+        winner_line(spec.sweep.metric, board, outcome.p),
         tables,
         [f"figures/{figure.name}" for figure in figures if figure.suffix == ".png"],
-        f"{protocol(spec, study)}\n\n```sh\n{command}\n```\n\n```yaml\n{definition}```\n\nMade with {made_with()}.",
+        f"{protocol(spec, board)}\n\n```sh\n{command}\n```\n\n```yaml\n{definition}```\n\nMade with {made_with()}.",
     )
     for name, text in {"report.md": report, "sweep.yaml": definition}.items():
         with paths.atomic_write(spec.folder / name) as path:
             path.write_text(text, encoding="utf-8")
 
 
-def _print_outcome(spec: SweepSpec, outcome: Outcome, trials: int) -> None:
+def _print_outcome(spec: SweepSpec, study: optuna.Study, outcome: Outcome, trials: int) -> None:
     parameters = [dimension.key for dimension in spec.space.dimensions]
     rows = leaderboard_rows(outcome.leaderboard, parameters, spec.sweep.against)
     if len(rows):
@@ -218,14 +189,13 @@ def _print_outcome(spec: SweepSpec, outcome: Outcome, trials: int) -> None:
         values = [shown_params({key: row[key] for key in parameters if row[key]}) for _, row in rows.iterrows()]
         shown = rows.drop(columns=parameters).assign(parameters=values)
         print_table([{str(name): value for name, value in row.items()} for _, row in shown.iterrows()])
-    if len(outcome.leaderboard) < trials:
+    if len(outcome.leaderboard) < trials and not out_of_patience(spec, study):
         print(f"{len(outcome.leaderboard)} of {trials} trials have finished; the same command goes on.")
-    confirmed = confirmation_table(spec, outcome)
-    print(winner_line(spec.sweep.metric, outcome.leaderboard, confirmed, outcome.p).replace("**", ""))
+    print(winner_line(spec.sweep.metric, outcome.leaderboard, outcome.p).replace("**", ""))
     print(f"{spec.folder}/report.md has all tables, {spec.folder}/figures/figures.html the figures.")
-    for finalist in outcome.finalists[:1]:
+    if outcome.winner:
         apply = f"bilstm-attention apply {spec.folder}/best.yaml && dvc repro"
-        print(f"{apply} gives dev {spec.sweep.metric} {finalist.score:.2f}")
+        print(f"{apply} gives dev {spec.sweep.metric} {outcome.winner['score']:.2f}")
 
 
 def list_sweeps(storage: str | None) -> None:
@@ -247,12 +217,15 @@ def _study_rows(storage: Any) -> list[dict[str, str]]:
         study = optuna.load_study(study_name=summary.study_name, storage=storage)
         counts = [f"{count} {state}" for state, count in state_counts(study).items() if count]
         winner = read_outcome(paths.STUDIES / summary.study_name)
-        confirmed = f"\nbest.yaml: trial {winner['trial']}, {winner['score']:.2f}" if winner.get("confirmed") else ""
+        best = f"{best_line(best_trials(study))} in the search"
+        if "trial" in winner:
+            note = "" if winner["confirmed"] else "\nnot confirmed"
+            best += f"\nbest.yaml: trial {winner['trial']}, {winner['score']:.2f}{note}"
         rows.append(
             {
                 "study": summary.study_name,
                 "trials": "\n".join(counts) or "none",
-                "best": f"{best_line(best_trials(study))} in the search{confirmed}",
+                "best": best,
                 "started": f"{summary.datetime_start:%Y-%m-%d %H:%M}" if summary.datetime_start else "",
             }
         )

@@ -9,12 +9,18 @@ import pandas as pd
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params
-from bilstm_attention.console import JobProgress, start_tensorflow
+from bilstm_attention.console import JobProgress, print_table, start_tensorflow
 from bilstm_attention.errors import UserError
-from bilstm_attention.reports.comparison_page import compared_scores, comparison_page, comparison_section, plot_variants
+from bilstm_attention.reports.comparison_page import (
+    compared_scores,
+    comparison_page,
+    comparison_section,
+    plot_variants,
+    score_rows,
+)
 from bilstm_attention.search.comparison import Comparison, read_page
-from bilstm_attention.search.comparison_runs import load_runs, save_runs
-from bilstm_attention.search.results import frequent_confusions, scores_by_class, tabulate
+from bilstm_attention.search.comparison_runs import comparison_runs, save_runs
+from bilstm_attention.search.results import frequent_confusions, label_issues, scores_by_class, tabulate
 from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, merge_jobs, run_trainings
 from bilstm_attention.tracking.runs import log_runs
 
@@ -63,22 +69,32 @@ def compare(file: Path, workers: int, prepare: Callable[[Params, Path], None]) -
                     text = comparison_page(page.about, command, sections, missing, target.name, made_with)
                     with paths.atomic_write(target.with_name(f"{target.name}.md")) as path:
                         path.write_text(text, encoding="utf-8")
+                    for experiment, runs in comparison_runs(f"{comparison.page}.{comparison.name}"):
+                        log_runs(experiment, runs, f"table {comparison.name}")
+    for comparison, table in zip(comparisons, tables, strict=True):
+        rows = score_rows(table, comparison.monitor, comparison.scored_on, comparison.table.reference)
+        print(f"\n{comparison.table.about.strip()}")
+        print_table(rows.drop(columns=["weights added", "by seed", "ensemble"], errors="ignore").to_dict("records"))
     print(f"{target}.md: {len(comparisons)} tables; all scores are in {target.name}.csv")
 
 
 def _finish_table(
     comparison: Comparison, plan: Sequence[tuple[str, TrainingJob]], records: Mapping[str, TrainingRecord], target: Path
 ) -> tuple[pd.DataFrame, str]:
-    """Logs the runs of a table and draws its picture; returns its scores and its section of the page."""
+    """Saves the runs of a table and draws its picture; returns its scores and its section of the page."""
     done = {
         name: [(job, records[job.work]) for variant, job in plan if variant == name] for name in comparison.variants
     }
-    for experiment, runs in load_runs(save_runs(comparison, done)):
-        log_runs(experiment, runs, f"table {comparison.name}")
+    save_runs(comparison, done)
     content, table = comparison.table, tabulate(comparison, done)
     picture = target.with_name(f"{target.name}-{comparison.name}.png")
     split = "test" if content.test else comparison.scored_on
     plot_variants(compared_scores(table), f"{split} {comparison.monitor}", picture)
+    issues, best = None, str(table.set_index("variant")["mean"].idxmax())
+    if content.folds is not None:
+        issues = target.with_name(f"{target.name}-{comparison.name}-label_issues.csv")
+        with paths.atomic_write(issues) as path:
+            label_issues(done[best]).to_csv(path, index=False)
     section = comparison_section(
         table,
         about=content.about,
@@ -88,6 +104,7 @@ def _finish_table(
         picture=picture.name,
         classes=scores_by_class(done) if "classes" in content.show else None,
         errors=frequent_confusions(done[content.reference]) if "errors" in content.show else None,
+        issues=(best, issues.name) if issues else None,
     )
     table.insert(0, "table", comparison.name)
     return table, section

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from bilstm_attention import paths
@@ -13,14 +13,14 @@ from bilstm_attention.evaluation.metrics import scores
 from bilstm_attention.search.comparison import Comparison
 from bilstm_attention.search.results import Done
 from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, predicted_on_test, sample_name
-from bilstm_attention.tracking.pipeline import corpus_name, flatten_metrics
-from bilstm_attention.tracking.runs import RunRecord, fingerprints
+from bilstm_attention.tracking.pipeline import attention_metrics, corpus_name
+from bilstm_attention.tracking.runs import RunRecord, fingerprints, training_metrics
 
 RUNS = paths.TRAININGS / "runs"
 
 
-def save_runs(comparison: Comparison, done: Mapping[str, Done]) -> Path:
-    """Writes the runs of a table by MLflow experiment; returns the file.
+def save_runs(comparison: Comparison, done: Mapping[str, Done]) -> None:
+    """Writes the runs of a table by MLflow experiment.
 
     A training of several tables is a run of each.
     """
@@ -28,22 +28,37 @@ def save_runs(comparison: Comparison, done: Mapping[str, Done]) -> Path:
     for variant, trainings in done.items():
         for job, record in trainings:
             runs.setdefault(corpus_name(job.params), []).append(_run(comparison, variant, job, record))
-    file = RUNS / f"{comparison.page}.{comparison.name}.json"
-    paths.write_json(file, runs)
-    return file
+    paths.write_json(RUNS / f"{comparison.page}.{comparison.name}.json", runs)
 
 
-def load_runs(file: Path) -> list[tuple[str, list[RunRecord]]]:
-    """The runs of a table, by MLflow experiment."""
-    return [
-        (experiment, [RunRecord(**{**run, "identity": tuple(run["identity"])}) for run in runs])
-        for experiment, runs in json.loads(file.read_text(encoding="utf-8")).items()
-    ]
+def comparison_runs(table: str = "*") -> list[tuple[str, list[RunRecord]]]:
+    """The runs of all comparisons, by MLflow experiment: a parent, described by the page, and the trainings.
+
+    Args:
+        table: as `page.table`, if it is one alone.
+    """
+    runs: dict[tuple[str, str], list[RunRecord]] = {}
+    for file in sorted(RUNS.glob(f"{table}.json")):
+        page = file.stem.rpartition(".")[0]
+        for experiment, arguments in json.loads(file.read_text(encoding="utf-8")).items():
+            records = runs.setdefault((page, experiment), [_parent(page)])
+            records += [
+                RunRecord(**{**each, "identity": tuple(each["identity"]), "parent": records[0].identity})
+                for each in arguments
+            ]
+    return [(experiment, records) for (_, experiment), records in runs.items()]
 
 
-def comparison_runs() -> list[tuple[str, list[RunRecord]]]:
-    """The runs of all tables, by MLflow experiment."""
-    return [runs for file in sorted(RUNS.glob("*.json")) for runs in load_runs(file)]
+def _parent(page: str) -> RunRecord:
+    file = paths.RESULTS / f"{page}.md"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    files = sorted(each for pattern in ("{}.*", "{}-*.png") for each in paths.RESULTS.glob(pattern.format(page)))
+    return RunRecord(
+        name=page,
+        identity=("comparison.page", page),
+        artifacts={"": files},
+        description=re.sub(rf"\]\(({page}[^/)]*[.](?:png|csv)\))", r"](artifact:\1", text),
+    )
 
 
 def _run(comparison: Comparison, variant: str, job: TrainingJob, record: TrainingRecord) -> dict[str, Any]:
@@ -51,18 +66,14 @@ def _run(comparison: Comparison, variant: str, job: TrainingJob, record: Trainin
     fold, splits = job.params.data.fold, ["train", "dev"]
     tags = {"comparison": comparison.page, "table": comparison.name, "variant": variant, "seed": str(job.seed)}
     tags |= {} if fold is None else {"fold": str(fold)}
-    metrics = {f"best_dev_{score}": value for score, value in record.dev.items()}
-    if job.faithfulness:
-        # it imports TensorFlow
-        from bilstm_attention.evaluation.faithfulness import merge_seeds
-
-        for sample in job.faithfulness:
-            measured = merge_seeds({job.seed: record.faithfulness[sample_name(sample)]})
-            metrics |= flatten_metrics(measured, "dev_faithfulness", "mean")
+    curves = training_metrics(record.history, record.dev, record.best_epoch)
+    for sample in job.faithfulness:
+        curves["metrics"] |= attention_metrics(record.faithfulness[sample_name(sample)])
     if predicted := predicted_on_test(job, record):
         splits.append("test")
         gold = load_split("test", ["label"], job.root)["label"].tolist()
-        metrics |= {f"test_{name}": value for name, value in scores(gold, predicted, record.labels).items()}
+        tested = scores(gold, predicted, record.labels)
+        curves["metrics"] |= {f"test/{name}": value for name, value in tested.items()}
     # a digest, since names of variants may hold quotes, which end a query of MLflow
     identity = hashlib.sha256(json.dumps([record.key, *tags.values()]).encode()).hexdigest()[:32]
     return {
@@ -70,8 +81,7 @@ def _run(comparison: Comparison, variant: str, job: TrainingJob, record: Trainin
         "identity": ("training.digest", identity),
         "params": flatten(with_overrides(job.params, {"train.seeds": [job.seed]})),
         "started": record.started,
-        "metrics": metrics,
-        "history": record.history,
+        **curves,
         "tags": record.environment | tags,
         "datasets": fingerprints({split: job.root / paths.PREPARED / f"{split}.parquet" for split in splits}),
     }

@@ -9,39 +9,18 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from bilstm_attention.config import Params, config_text, flatten, with_overrides
+from bilstm_attention.config import Params, config_text, flatten
 from bilstm_attention.evaluation.metrics import compare, spread_over_seeds
 from bilstm_attention.paths import atomic_write, write_json
-from bilstm_attention.search.retries import finished_trials
+from bilstm_attention.search.retries import failure_reason, finished_trials
 from bilstm_attention.search.study import SweepSpec, best_trials, confirmation_seeds
-from bilstm_attention.search.sweep import failure_reason
 from bilstm_attention.search.trainings import TrainingRecord
+from bilstm_attention.search.trial import trial_params
 
 # Trainings on fresh seeds, by the number of the trial and the seed.
 Confirmations = Mapping[tuple[int, int], TrainingRecord]
-
-
-@dataclass(frozen=True)
-class Finalist:
-    """One of the best trials.
-
-    Args:
-        number: of the trial.
-        params: those that give its score by `dvc repro`.
-        score: on dev: the mean over fresh seeds where the trial was confirmed, else that of the search.
-        searched: its score in the search, the best of many and therefore too high.
-        by_seed: the dev score of each fresh seed; empty: not confirmed on all of them.
-        cost: the second objective, where there is one.
-    """
-
-    number: int
-    params: Params
-    score: float
-    searched: float
-    by_seed: Mapping[int, float]
-    cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -49,16 +28,27 @@ class Outcome:
     """The results of a study so far.
 
     Args:
-        leaderboard: a row per finished trial, the best first: number, state, score, seed, mean and sd over fresh seeds
-            where it was confirmed, and every parameter of the space: "none" where that was tried, empty where the trial
-            does not have it. With two objectives also the second, and the Pareto front comes first.
-        finalists: the winner first; with two objectives every trial of the front.
+        leaderboard: a row per finished trial, the best first: trial, state, score, where it was confirmed on every
+            fresh seed `confirmed_mean`, `confirmed_sd` and `by_seed`, its seed, and every parameter of the space:
+            "none" where that was tried, empty where the trial does not have it. With two objectives also the second,
+            and the Pareto front comes first.
         p: of the difference between the two best confirmed trials, two-sided; None: fewer than two were.
     """
 
     leaderboard: pd.DataFrame
-    finalists: Sequence[Finalist]
     p: float | None
+
+    @property
+    def winner(self) -> dict[str, Any]:
+        """`trial`, `score`, `searched` (the best of many, and therefore too high), `confirmed`; empty: none yet."""
+        complete = self.leaderboard.dropna(subset="score").to_dict("records")
+        return _summary(complete[0]) if complete else {}
+
+
+def _summary(row: Mapping[Any, Any]) -> dict[str, Any]:
+    confirmed = bool(pd.notna(row["confirmed_mean"]))
+    score = row["confirmed_mean" if confirmed else "score"]
+    return {"trial": row["trial"], "score": score, "searched": row["score"], "confirmed": confirmed}
 
 
 def get_outcome(
@@ -72,81 +62,62 @@ def get_outcome(
         confirmations: those that are done.
         gold: labels of dev, in the order of the predictions.
     """
-    metric, seeds = spec.sweep.metric, confirmation_seeds(spec)
-    by_trial: dict[int, dict[int, TrainingRecord]] = {}
-    for (number, seed), record in confirmations.items():
-        by_trial.setdefault(number, {})[seed] = record
-    complete = {number: by_seed for number, by_seed in by_trial.items() if set(by_seed) == set(seeds)}
-    scores = {number: {seed: complete[number][seed].dev[metric] for seed in seeds} for number in complete}
-    best = best_trials(study)
-    finalists = [_finalist(spec, trial, scores.get(trial.number, {})) for trial in best]
-    finalists.sort(key=lambda each: (not each.by_seed, -each.score))
-    predicted = [
-        [complete[finalist.number][seed].predicted for seed in seeds] for finalist in finalists[:2] if finalist.by_seed
-    ]
-    p = compare(gold, predicted[0], predicted[1], metric) if len(predicted) == 2 else None
-    return Outcome(_leaderboard(spec, finished_trials(study), scores, {trial.number for trial in best}), finalists, p)
-
-
-def _finalist(spec: SweepSpec, trial: FrozenTrial, by_seed: Mapping[int, float]) -> Finalist:
-    seeds = list(by_seed) or [trial.user_attrs["seed"]]
-    params = with_overrides(spec.space.base, {**trial.user_attrs["overrides"], "train.seeds": seeds})
-    searched, *costs = trial.values
-    score = spread_over_seeds(by_seed)["mean"] if by_seed else searched
-    return Finalist(trial.number, params, score, searched, by_seed, *costs)
-
-
-def _leaderboard(
-    spec: SweepSpec, trials: Sequence[FrozenTrial], scores: Mapping[int, Mapping[int, float]], front: set[int]
-) -> pd.DataFrame:
-    against, rows = spec.sweep.against, []
-    for trial in trials:
-        complete = trial.state == TrialState.COMPLETE
-        spread = spread_over_seeds(scores[trial.number]) if trial.number in scores else {"mean": None, "sd": None}
-        second = {against: trial.values[1] if complete else None, "on_front": trial.number in front} if against else {}
+    metric, against, seeds = spec.sweep.metric, spec.sweep.against, confirmation_seeds(spec)
+    front, rows = {trial.number for trial in best_trials(study)}, []
+    for trial in finished_trials(study):
+        score, *costs = trial.values if trial.state == TrialState.COMPLETE else [None, None]
+        row = {"trial": trial.number, "state": trial.state.name.lower(), "score": score}
+        if against:
+            row |= {against: costs[0], "on_front": trial.number in front}
+        confirmed = all((trial.number, seed) in confirmations for seed in seeds)
+        by_seed = {seed: confirmations[trial.number, seed].dev[metric] for seed in seeds} if confirmed else {}
+        spread = spread_over_seeds(by_seed) if confirmed else {}
         values = {key: "none" if value is None else value for key, value in trial.params.items()}
-        rows.append(
-            {
-                "trial": trial.number,
-                "state": trial.state.name.lower(),
-                "score": trial.values[0] if complete else None,
-                **second,
-                "confirmed_mean": spread["mean"],
-                "confirmed_sd": spread["sd"],
-                "seed": trial.user_attrs.get("seed"),
-                "seconds": trial.duration.total_seconds() if trial.duration else None,
-                **{dimension.key: values.get(dimension.key) for dimension in spec.space.dimensions},
-                "reason": failure_reason(trial),
-            }
-        )
-    # pandas would turn whole numbers into fractions where another trial has none
-    frame = pd.DataFrame(rows, dtype=object)
+        row |= {
+            "confirmed_mean": spread.get("mean"),
+            "confirmed_sd": spread.get("sd"),
+            "by_seed": ", ".join(f"{each:.2f}" for each in by_seed.values()) or None,
+            "seed": trial.user_attrs.get("seed"),
+            "seconds": trial.duration.total_seconds() if trial.duration else None,
+            **{dimension.key: values.get(dimension.key) for dimension in spec.space.dimensions},
+            "reason": failure_reason(trial),
+        }
+        rows.append(row)
     order = [*(["on_front"] if against else []), "confirmed_mean", "score"]
-    return frame.sort_values(order, ascending=False, na_position="last", kind="stable") if rows else frame
+    # as objects, or pandas would turn whole numbers into fractions where another trial has none
+    board = pd.DataFrame(rows, columns=None if rows else ["trial", "state", *order, "seconds"], dtype=object)
+    board = board.sort_values(order, ascending=False, na_position="last", kind="stable")
+    first = board.dropna(subset="confirmed_mean")["trial"].head(2)
+    predicted = [[confirmations[number, seed].predicted for seed in seeds] for number in first]
+    return Outcome(board, compare(gold, predicted[0], predicted[1], metric) if len(predicted) == 2 else None)
 
 
-def write_outcome(spec: SweepSpec, outcome: Outcome) -> None:
+def write_outcome(spec: SweepSpec, study: optuna.Study, outcome: Outcome) -> None:
     """Writes `leaderboard.csv`, `outcome.json` and, once a trial is complete, `best.yaml`.
 
     With two objectives also `front/trial-*.yaml`.
     """
-    folder, front = spec.folder, spec.folder / "front"
+    folder, front, board = spec.folder, spec.folder / "front", outcome.leaderboard
     for stale in front.glob("trial-*.yaml"):
         # of an earlier start, and perhaps no longer on the front
         stale.unlink()
     with atomic_write(folder / "leaderboard.csv") as path:
-        outcome.leaderboard.to_csv(path, index=False)
-    experiments = dict(zip([folder / "best.yaml"], outcome.finalists, strict=False))
+        board.to_csv(path, index=False)
+    complete = board.dropna(subset="score").to_dict("records")
+    experiments = dict(zip([folder / "best.yaml"], complete, strict=False))
     if spec.sweep.against:
-        experiments |= {front / f"trial-{each.number:04d}.yaml": each for each in outcome.finalists}
-    for target, finalist in experiments.items():
-        with atomic_write(target) as path:
-            path.write_text(config_text(finalist.params, _comment(spec, finalist)), encoding="utf-8")
-    winner: dict[str, Any] = {}
-    for finalist in outcome.finalists[:1]:
-        winner = {"trial": finalist.number, "score": finalist.score, "searched": finalist.searched}
-        winner["confirmed"] = bool(finalist.by_seed)
-    write_json(folder / "outcome.json", {"trials": len(outcome.leaderboard), **winner, "p": outcome.p})
+        experiments |= {front / f"trial-{row['trial']:04d}.yaml": row for row in complete if row["on_front"]}
+    for file, row in experiments.items():
+        trial = _summary(row)
+        seeds = confirmation_seeds(spec) if trial["confirmed"] else [row["seed"]]
+        overrides = study.get_trials(deepcopy=False)[trial["trial"]].params
+        comment = (
+            f"Trial {trial['trial']} of the study {spec.sweep.study}: dev {spec.sweep.metric} {trial['score']}, mean of"
+            f" seeds {', '.join(map(str, seeds))}; {trial['searched']} in the search."
+        )
+        with atomic_write(file) as path:
+            path.write_text(config_text(trial_params(spec, overrides, *seeds), comment), encoding="utf-8")
+    write_json(folder / "outcome.json", {"trials": len(board), **outcome.winner, "p": outcome.p})
 
 
 def read_outcome(folder: Path) -> dict[str, Any]:
@@ -155,43 +126,15 @@ def read_outcome(folder: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
-def _comment(spec: SweepSpec, finalist: Finalist) -> str:
-    seeds = ", ".join(map(str, finalist.params.train.seeds))
-    return (
-        f"Trial {finalist.number} of the study {spec.sweep.study}: dev {spec.sweep.metric} {finalist.score}, mean of"
-        f" seeds {seeds}; {finalist.searched} in the search."
-    )
-
-
-def confirmation_table(spec: SweepSpec, outcome: Outcome) -> pd.DataFrame:
-    """A row per confirmed trial: its score in the search, the mean over fresh seeds, the drop, and every seed's."""
-    return pd.DataFrame(
-        [
-            {
-                "trial": each.number,
-                "search": each.searched,
-                "confirmed": each.score,
-                "drop": each.searched - each.score,
-                **{f"seed {seed}": score for seed, score in each.by_seed.items()},
-            }
-            for each in outcome.finalists
-            if each.by_seed
-        ]
-    )
-
-
-def protocol(spec: SweepSpec, study: optuna.Study) -> str:
+def protocol(spec: SweepSpec, leaderboard: pd.DataFrame) -> str:
     """How the trials were made, in a few sentences of Markdown."""
-    finished = finished_trials(study)
-    states = pd.Series([trial.state.name.lower() for trial in finished], dtype=str).value_counts()
-    counts = ", ".join(f"{count} {state}" for state, count in states.items()) or "none"
-    seconds = sum(trial.user_attrs.get("result", {}).get("seconds", 0.0) for trial in finished)
+    counts = ", ".join(f"{count} {state}" for state, count in leaderboard["state"].value_counts().items()) or "none"
     usual, base = flatten(Params()), flatten(spec.space.base)
     changed = [key for key, value in base.items() if value != usual[key] and key not in spec.sweep.space]
     epoch = "best" if spec.space.base.train.restore_best_weights else "last"
     return (
-        f"{len(finished)} trials ({counts}), {timedelta(seconds=round(seconds))} of training in all workers together."
-        f" Each trial has a seed of its own; its score is that of its {epoch} epoch **on dev**. Test was not opened."
-        " Parameters that all trials share and that differ from the defaults:"
+        f"{len(leaderboard)} trials ({counts}), {timedelta(seconds=round(leaderboard['seconds'].sum()))} in all workers"
+        f" together. Each trial has a seed of its own; its score is that of its {epoch} epoch **on dev**. Test was not"
+        " opened. Parameters that all trials share and that differ from the defaults:"
         f" {', '.join(f'`{key}={base[key]}`' for key in changed) or 'none'}."
     )

@@ -1,9 +1,12 @@
 """The MLflow runs of a sweep, built from its study and its folder: a parent with the outcome, a child per trial."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params, flatten, load_params, with_overrides
@@ -13,10 +16,32 @@ from bilstm_attention.search.retries import finished_trials
 from bilstm_attention.search.study import local_url, open_storage
 from bilstm_attention.tracking.environment import input_digests
 from bilstm_attention.tracking.pipeline import corpus_name
-from bilstm_attention.tracking.runs import RunRecord, fingerprints
+from bilstm_attention.tracking.runs import RunRecord, epoch_metrics, fingerprints, live_runs, training_metrics
 from bilstm_attention.yaml_files import check
 
 STUDY_ID, TRIAL_ID = "sweep.id", "sweep.trial"
+
+
+@contextmanager
+def log_sweep(study: optuna.Study, folder: Path) -> Iterator[Callable[[FrozenTrial], None]]:
+    """The runs of a sweep while it lasts: a parent that shows the best score so far, with its outcome at the end.
+
+    Yields:
+        a function to call with each finished trial.
+    """
+
+    def running() -> RunRecord:
+        return parent_record(study, folder, running=True)
+
+    def log(*trials: FrozenTrial) -> None:
+        # here and not in the thread: warnings of Optuna can be silenced in one alone
+        records = [running(), *(trial_record(study, trial) for trial in trials)]
+        submit(lambda tracker: [tracker.write(record) for record in records])
+
+    about = f"the sweep {study.study_name}"
+    with live_runs(experiment_name(study), about, running, lambda: sweep_records(study, folder)) as submit:
+        log()
+        yield log
 
 
 def sweep_records(study: optuna.Study, folder: Path) -> list[RunRecord]:
@@ -52,12 +77,16 @@ def _base(study: optuna.Study) -> Params:
 def trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
     """A finished trial, with its curves."""
     attributes, sweep = trial.user_attrs, study.user_attrs["definition"]["sweep"]
-    result = attributes.get("result", {})
+    # a user attribute in studies of earlier versions
+    result = (attributes | trial.system_attrs).get("result", {})
     values = shown_params({key.rpartition(".")[2]: value for key, value in trial.params.items()})
-    metrics = {f"best_dev_{score}": value for score, value in result.get("dev", {}).items()}
+    if "dev" in result:
+        curves = training_metrics(result["history"], result["dev"], result["best_epoch"])
+    else:
+        curves = {"history": [epoch_metrics(row) for row in result.get("history", ())], "metrics": {}}
     if len(study.directions) > 1 and trial.values:
-        metrics[sweep["against"]] = trial.values[1]
-    overrides = {**attributes.get("overrides", trial.params), "train.seeds": [attributes.get("seed", 0)]}
+        curves["metrics"][sweep["against"]] = trial.values[1]
+    overrides = {**trial.params, "train.seeds": [attributes.get("seed", 0)]}
     data = study.user_attrs["definition"]["data"]
     # of a study whose data has been replaced since, the digests alone are known
     files = (
@@ -70,43 +99,53 @@ def trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
         parent=(STUDY_ID, study.user_attrs["id"]),
         started=trial.datetime_start.timestamp() if trial.datetime_start else None,
         params=flatten(with_overrides(_base(study), overrides)),
-        metrics=metrics,
-        history=result.get("history", ()),
+        **curves,
         tags=tags | {key: str(attributes[key]) for key in ("seed", "reason") if key in attributes},
         datasets=fingerprints(files),
     )
 
 
-def parent_record(study: optuna.Study, folder: Path) -> RunRecord:
-    """The sweep: what all trials share as parameters, the winner's score as metrics, the winner's parameters as tags.
-
-    The winner may change when the sweep goes on, and parameters of a run in MLflow cannot.
-    """
-    sweep = study.user_attrs["definition"]["sweep"]
-    outcome, tags = read_outcome(folder), study.user_attrs["definition"]["data"] | {"sweep": study.study_name}
-    if outcome.get("trial") is not None:
-        best = flatten(load_params(folder / "best.yaml"))
-        tags |= {"winner": f"trial {outcome['trial']}"} | {f"winner.{key}": str(best[key]) for key in sweep["space"]}
-    metrics = {name: outcome[name] for name in ("trials", "p") if outcome.get(name) is not None}
-    for name, key in ((f"best_dev_{sweep['metric']}", "score"), (f"searched_dev_{sweep['metric']}", "searched")):
-        if outcome.get(key) is not None:
-            metrics[name] = outcome[key]
-    report = folder / "report.md"
+def parent_record(study: optuna.Study, folder: Path, running: bool = False) -> RunRecord:
+    """The sweep: its best dev score after each finished trial, and at the end the winner's parameters and score."""
+    definition, score = study.user_attrs["definition"], f"dev/{study.user_attrs['definition']['sweep']['metric']}"
     starts = [trial.datetime_start for trial in study.get_trials(deepcopy=False) if trial.datetime_start]
-    return RunRecord(
+    record = RunRecord(
         name=f"sweep {study.study_name}",
         identity=(STUDY_ID, study.user_attrs["id"]),
         started=min(starts).timestamp() if starts else None,
-        params={key: value for key, value in flatten(_base(study)).items() if key not in sweep["space"]},
-        metrics=metrics,
-        tags=tags,
+        history=_best_so_far(study, score),
+        tags=definition["data"] | {"sweep": study.study_name},
+        status="RUNNING",
+    )
+    if running:
+        return record
+    outcome, report = read_outcome(folder), folder / "report.md"
+    values = {score: outcome.get("score"), f"{score}/searched": outcome.get("searched"), "p": outcome.get("p")}
+    text = report.read_text(encoding="utf-8") if report.is_file() else ""
+    if (folder / "figures/figures.html").is_file():
+        text = text.replace("\n## ", "\n[All figures, interactive](figures/figures.html)\n\n## ", 1)
+    won = outcome.get("trial") is not None
+    return replace(
+        record,
+        params=flatten(load_params(folder / "best.yaml")) if won else {},
+        metrics={name: value for name, value in values.items() if value is not None},
+        tags={**record.tags, **({"winner": f"trial {outcome['trial']}"} if won else {})},
         artifacts=_artifacts(folder),
         # its pictures become files of the run
-        description=report.read_text(encoding="utf-8").replace("](figures/", "](artifact:figures/")
-        if report.is_file()
-        else "",
-        final=True,
+        description=text.replace("](figures/", "](artifact:figures/"),
+        status="FINISHED",
+        # after a later start another trial may have won
+        replaces=True,
     )
+
+
+def _best_so_far(study: optuna.Study, score: str) -> list[dict[str, float]]:
+    trials = sorted(finished_trials(study), key=lambda trial: (trial.datetime_complete, trial.number))
+    rows, best = list[dict[str, float]](), list[float]()
+    for count, trial in enumerate(trials, start=1):
+        best = [max(best + trial.values[:1])] if trial.state == TrialState.COMPLETE else best
+        rows.append({"epoch": count, "trials": count} | dict(zip([score], best, strict=False)))
+    return rows
 
 
 def _artifacts(folder: Path) -> dict[str, list[Path]]:

@@ -1,6 +1,5 @@
 """Results of a comparison: scores, spread, intervals, significance, and the confusions of the reference."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,16 +18,10 @@ Done = Sequence[tuple[TrainingJob, TrainingRecord]]
 
 @dataclass(frozen=True)
 class Answers:
-    """What the models of one variant predicted.
-
-    Args:
-        gold: labels of the sentences, `(N,)`.
-        predicted: by seed, `(N,)`.
-        labels: class names.
-    """
+    """What the models of one variant predicted: labels of the sentences, `(N,)`, also by seed, and the class names."""
 
     gold: list[str]
-    predicted: dict[int, list[str]]
+    predicted: Mapping[Any, list[str]]
     labels: list[str]
 
     def summarize(self, metric: str, prefix: str = "") -> dict[str, Any]:
@@ -36,18 +29,27 @@ class Answers:
         by_seed = {seed: scoring.scores(self.gold, each, self.labels)[metric] for seed, each in self.predicted.items()}
         spread = scoring.spread_over_seeds(by_seed)
         summary = {f"seed_{seed}": score for seed, score in by_seed.items()}
-        summary |= {"mean": spread["mean"], "sd": spread["sd"]}
-        return {f"{prefix}{key}": value for key, value in summary.items()}
+        return {
+            f"{prefix}{key}": value for key, value in {**summary, "mean": spread["mean"], "sd": spread["sd"]}.items()
+        }
+
+
+def _predictions(done: Done, *columns: str) -> pd.DataFrame:
+    """Columns of the split that scores the variant, of all folds, with `seed`, `predicted` and `confidence`."""
+    splits = [
+        load_split(job.scored, list(columns) or None, job.root).assign(
+            seed=job.seed, predicted=record.predicted, confidence=record.confidence
+        )
+        for job, record in done
+    ]
+    return pd.concat(splits, ignore_index=True)
 
 
 def scored_answers(done: Done) -> Answers:
     """On the split that scores the variant, all folds together."""
-    roots = {job.root: job.scored for job, _ in done}
-    gold = [label for root, split in roots.items() for label in load_split(split, ["label"], root)["label"]]
-    predicted: dict[int, list[str]] = defaultdict(list)
-    for job, record in done:
-        predicted[job.seed] += record.predicted
-    return Answers(gold, dict(predicted), done[0][1].labels)
+    by_seed = _predictions(done, "label").groupby("seed", sort=False)
+    gold = by_seed.get_group(done[0][0].seed)["label"].tolist()
+    return Answers(gold, by_seed["predicted"].agg(list).to_dict(), done[0][1].labels)
 
 
 def tested_answers(done: Done) -> Answers:
@@ -129,11 +131,7 @@ def frequent_confusions(done: Done, shown: int = 12) -> pd.DataFrame:
     Columns: `gold`, `predicted`, `answers`; and of the most certain of these its `confidence` in percent, the `id` of
     its sentence and the `words`: those of the entities, or without entities the first ten.
     """
-    splits = [
-        load_split(job.scored, root=job.root).assign(predicted=record.predicted, confidence=record.confidence)
-        for job, record in done
-    ]
-    answers = pd.concat(splits, ignore_index=True).rename(columns={"label": "gold"})
+    answers = _predictions(done).rename(columns={"label": "gold"})
     wrong = answers[answers["gold"] != answers["predicted"]]
     count = wrong.groupby(["gold", "predicted"])["id"].transform("size")
     surest = wrong.assign(answers=count).sort_values("confidence", ascending=False, kind="stable")
@@ -142,6 +140,26 @@ def frequent_confusions(done: Done, shown: int = 12) -> pd.DataFrame:
     return table[["gold", "predicted", "answers"]].assign(
         confidence=100 * table["confidence"], id=table["id"], words=[_words(row) for row in table.to_dict("records")]
     )
+
+
+def label_issues(done: Done) -> pd.DataFrame:
+    """The sentences whose prediction out of fold is not their label, the most certain first.
+
+    Columns: `id`, `text`, `label`, `predicted`, `confidence`. Of several seeds, `predicted` has the highest mean
+    probability, where a seed that predicts another label counts as 0; `confidence` is that mean.
+    """
+    answers = _predictions(done, "id", "tokens", "label")
+    sums = answers.groupby(["id", "predicted"], sort=False)["confidence"].sum()
+    mean = (
+        (sums / answers["seed"].nunique())
+        .round(4)
+        .sort_values(ascending=False, kind="stable")
+        .reset_index()
+        .drop_duplicates("id")
+    )
+    issues = mean.merge(answers.drop_duplicates("id")[["id", "tokens", "label"]], on="id")
+    issues = issues[issues["predicted"] != issues["label"]].assign(text=issues["tokens"].map(" ".join))
+    return issues[["id", "text", "label", "predicted", "confidence"]]
 
 
 def _words(row: Mapping[Any, Any]) -> str:

@@ -49,6 +49,11 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     return counted_trials(study, *FINISHED)
 
 
+def failure_reason(trial: FrozenTrial) -> str | None:
+    """Why a trial failed; None: it did not."""
+    return str(trial.user_attrs.get(REASON, "its worker died")) if trial.state == TrialState.FAIL else None
+
+
 def retry_trials(study: optuna.Study, trials: Iterable[FrozenTrial]) -> None:
     """Ends running trials whose process is known to be dead, and enqueues their parameters again."""
     for trial in trials:

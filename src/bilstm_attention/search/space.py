@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial, create_trial
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from bilstm_attention.config import Params, flatten, with_overrides
 from bilstm_attention.errors import ParamsError, did_you_mean, join_lines
@@ -41,6 +41,12 @@ class Confirm(Block):
     seeds: Annotated[int, Field(ge=1, le=1000)] = 5
 
 
+class Stop(Block):
+    """No new trial begins once `patience` finished trials in a row brought no better dev score; None: always."""
+
+    patience: Annotated[int, Field(ge=1)] | None = None
+
+
 class Sweep(Block):
     """The content of a file of `experiments/sweeps`.
 
@@ -52,6 +58,7 @@ class Sweep(Block):
         sampler: how the parameters of trials are drawn.
         pruner: when they end early.
         confirm: what is trained again at the end.
+        stop: when the search ends before all trials are spent.
         fixed: parameters that all trials share, by dotted name, over those of `params.yaml`.
         space: values by dotted name: a list, or `low` and `high` with `step` or `log`; either with `when`, the values
             of other parameters of the space under which this one is tried.
@@ -63,6 +70,7 @@ class Sweep(Block):
     sampler: Sampler = Sampler()
     pruner: Pruner = Pruner()
     confirm: Confirm = Confirm()
+    stop: Stop = Stop()
     fixed: dict[str, Any] = Field(default_factory=dict)
     space: Annotated[dict[str, Any], Field(min_length=1)]
 
@@ -72,6 +80,13 @@ class Sweep(Block):
         return [self.metric, *([self.against] if self.against else [])]
 
 
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+When = dict[str, Annotated[list[Any], Field(min_length=1), BeforeValidator(_as_list)]]
+
+
 class Range(Block):
     """Numbers from `low` to `high`, both included."""
 
@@ -79,14 +94,14 @@ class Range(Block):
     high: int | float
     step: int | float | None = None
     log: bool = False
-    when: dict[str, Any] = Field(default_factory=dict)
+    when: When = Field(default_factory=dict)
 
 
 class Choice(Block):
     """One of `values`."""
 
     values: Annotated[list[str | bool | int | float | None], Field(min_length=1)]
-    when: dict[str, Any] = Field(default_factory=dict)
+    when: When = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,7 +116,7 @@ class Dimension:
 
     key: str
     distribution: BaseDistribution
-    when: Mapping[str, tuple[Any, ...]]
+    when: When
 
     def applies(self, overrides: Mapping[str, Any]) -> bool:
         """Whether this parameter is tried beside those drawn before it."""
@@ -168,13 +183,12 @@ class Space:
         """Every combination that the conditions allow; the `current` one first, where it is among them."""
         combinations: list[dict[str, Any]] = [{}]
         for dimension in self.dimensions:
-            grown = []
-            for overrides in combinations:
-                choices = (
-                    [{dimension.key: value} for value in dimension.values()] if dimension.applies(overrides) else [{}]
-                )
-                grown += [{**overrides, **choice} for choice in choices]
-            combinations = grown
+            choices = [{dimension.key: value} for value in dimension.values()]
+            combinations = [
+                {**overrides, **choice}
+                for overrides in combinations
+                for choice in (choices if dimension.applies(overrides) else [{}])
+            ]
         return sorted(combinations, key=lambda overrides: overrides != self.current())
 
     def current(self) -> dict[str, Any]:
@@ -201,28 +215,27 @@ def read_sweep(path: Path, params: Params, overrides: Mapping[str, Any]) -> tupl
     fixed = {**flatten(sweep.fixed), **overrides}
     base = with_overrides(params, fixed, where=f"{path}: fixed")
     known = flatten(base)
-    faults = [
-        f"{path}: space: unknown parameter {key}{did_you_mean(key, known) or '.'}"
-        for key in sweep.space
-        if key not in known
-    ]
+    unknown = [key for key in sweep.space if key not in known]
+    faults = [f"space: unknown parameter {key}{did_you_mean(key, known) or '.'}" for key in unknown]
     for key in sorted(fixed.keys() & sweep.space.keys()):
         place = "with -S" if key in overrides else "in fixed"
-        faults.append(f"{path}: {key} stands {place} and in space; leave one out.")
+        faults.append(f"{key} stands {place} and in space; leave one out.")
     faults += [
-        f"{path}: {key}: trials use the data prepared by params.yaml; change it there, then `dvc repro embed`."
+        f"{key}: trials use the data prepared by params.yaml; change it there, then `dvc repro embed`."
         for key in [*fixed, *sweep.space]
         if key.partition(".")[0] in ("data", "embeddings")
     ]
     if "train.seeds" in {*fixed, *sweep.space}:
-        faults.append(f"{path}: train.seeds: each trial derives its own seed from sampler.seed; leave it out.")
+        faults.append("train.seeds: each trial derives its own seed from sampler.seed; leave it out.")
     if sweep.against and sweep.pruner.kind != "none":
-        faults.append(f"{path}: against: with two objectives no trial can be pruned; write pruner: {{kind: none}}.")
+        faults.append("against: with two objectives no trial can be pruned; write pruner: {kind: none}.")
+    if sweep.against and sweep.stop.patience:
+        faults.append("stop.patience: counts trials without a better dev score; leave it out with against.")
     package = SAMPLER_PACKAGES.get(sweep.sampler.kind)
     if package and not find_spec(package):
-        faults.append(f"{path}: sampler.kind: {sweep.sampler.kind} needs the package {package}: pip install {package}.")
+        faults.append(f"sampler.kind: {sweep.sampler.kind} needs the package {package}: pip install {package}.")
     if faults:
-        raise ParamsError(join_lines(faults))
+        raise ParamsError(join_lines(f"{path}: {fault}" for fault in faults))
     dimensions = {
         key: _dimension(key, setting, known[key], f"{path}: space.{key}") for key, setting in sweep.space.items()
     }
@@ -249,7 +262,7 @@ def _dimension(key: str, setting: Any, current: Any, where: str) -> Dimension:
         values = [float(value) if _is_float(current) and type(value) is int else value for value in choice.values]
         if len({(type(value), value) for value in values}) < len(values):
             raise ParamsError(f"{where}: {values} has a value twice.")
-        return Dimension(key, CategoricalDistribution(values), _conditions(choice.when))
+        return Dimension(key, CategoricalDistribution(values), choice.when)
     span = check(setting, where, Range)
     numbers = [number for number in (span.low, span.high, span.step) if number is not None]
     if not all(map(math.isfinite, numbers)) or span.low > span.high:
@@ -257,7 +270,7 @@ def _dimension(key: str, setting: Any, current: Any, where: str) -> Dimension:
     distribution: Any = FloatDistribution if _is_float(current) or any(map(_is_float, numbers)) else IntDistribution
     steps = {} if span.step is None else {"step": span.step}
     try:
-        return Dimension(key, distribution(span.low, span.high, log=span.log, **steps), _conditions(span.when))
+        return Dimension(key, distribution(span.low, span.high, log=span.log, **steps), span.when)
     except ValueError as error:
         raise ParamsError(f"{where}: {error}") from None
 
@@ -266,18 +279,12 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, float)
 
 
-def _conditions(when: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-    return {key: tuple(value) if isinstance(value, list) else (value,) for key, value in when.items()}
-
-
 def _faults_of_when(dimension: Dimension, dimensions: Mapping[str, Dimension], where: str) -> Iterator[str]:
     for key, values in dimension.when.items():
         named = f"{where}: space.{dimension.key}: when {key}"
         if key not in dimensions:
             yield f"{named}: not in the space{did_you_mean(key, dimensions) or '.'} A condition is on what is tried."
             continue
-        if not values:
-            yield f"{named}: names no value."
         strange = [value for value in values if not dimensions[key].contains(value)]
         if strange:
             yield f"{named}: {', '.join(map(repr, strange))} is never tried there."

@@ -17,7 +17,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from bilstm_attention.errors import SweepError
-from bilstm_attention.search.retries import JOB, allow_experimental, counted_trials, retry_callback
+from bilstm_attention.search.retries import allow_experimental, counted_trials, retry_callback
 from bilstm_attention.search.space import Pruner, Sampler, Space, Sweep
 
 # Seeds of confirmations and of samplers begin where those of trials never come.
@@ -126,16 +126,7 @@ def _reason(error: Exception) -> str:
 
 
 class Storage(RDBStorage):
-    """Heartbeats that go on after an outage, where Optuna's thread ends at the first that fails, with a traceback."""
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Stores an attribute; before the name of its job the first heartbeat of a trial.
-
-        Optuna never takes a trial for dead that was killed before its first heartbeat.
-        """
-        if key == JOB and self.get_heartbeat_interval():
-            self.record_heartbeat(trial_id)
-        super().set_trial_user_attr(trial_id, key, value)
+    """Goes on with heartbeats after an outage, where Optuna's thread ends at the first that fails, with a traceback."""
 
     def record_heartbeat(self, trial_id: int) -> None:
         """Stores that a trial is alive, or waits for the next time."""
@@ -198,6 +189,13 @@ def load_study(spec: SweepSpec, sampler_seed: int = 0) -> optuna.Study:
     sampler = _sampler(spec.sweep.sampler, sampler_seed)
     pruner = _pruner(spec.sweep.pruner, spec.space.base.train.epochs)
     return optuna.load_study(study_name=spec.sweep.study, storage=study_storage(spec), sampler=sampler, pruner=pruner)
+
+
+def store_result(spec: SweepSpec, number: int, result: dict[str, Any]) -> None:
+    """Stores what the training of a trial measured as a system attribute: optuna-dashboard shows the others in full."""
+    storage = study_storage(spec)
+    study = storage.get_study_id_from_name(spec.sweep.study)
+    storage.set_trial_system_attr(storage.get_trial_id_from_study_id_trial_number(study, number), "result", result)
 
 
 def create_study(spec: SweepSpec) -> optuna.Study:

@@ -1,5 +1,6 @@
 """The driver of a sweep: hands trials to workers until the budget is spent, over as many starts as it takes."""
 
+import math
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -15,9 +17,9 @@ from bilstm_attention.errors import SweepError, UserError
 from bilstm_attention.paths import file_lock
 from bilstm_attention.search.retries import (
     JOB,
-    REASON,
     allow_experimental,
     counted_trials,
+    failure_reason,
     finished_trials,
     recover,
     retry_trials,
@@ -30,6 +32,7 @@ from bilstm_attention.search.study import (
     derived_seed,
     hide_password,
     report_outages,
+    study_storage,
 )
 from bilstm_attention.search.trial import TrialJob, run_trial
 from bilstm_attention.search.workers import WorkerCrashed, run_jobs
@@ -48,7 +51,7 @@ class StopRequest:
     """
 
     def __init__(self, print_line: Callable[[str], None]) -> None:
-        self.requested, self._print_line = False, print_line
+        self.requested, self.print_line = False, print_line
 
     def __enter__(self) -> "StopRequest":
         self._previous = signal.signal(signal.SIGINT, self._handle)
@@ -61,7 +64,7 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        self._print_line("stopping when the running trials have ended; Ctrl-C again stops them now")
+        self.print_line("stopping when the running trials have ended, or now by Ctrl-C; the same command resumes")
 
 
 def lock_study(spec: SweepSpec) -> AbstractContextManager[None]:
@@ -79,7 +82,7 @@ def begin_study(spec: SweepSpec) -> optuna.Study:
     from bilstm_attention.tracking.environment import input_digests
 
     definition = {
-        "sweep": spec.sweep.model_dump(mode="json", exclude={"confirm"}, exclude_none=True),
+        "sweep": spec.sweep.model_dump(mode="json", exclude={"confirm", "stop"}, exclude_none=True),
         "params": spec.space.base.model_dump(mode="json", exclude={"evaluate"}),
         "data": input_digests(),
     }
@@ -136,26 +139,41 @@ def search(
             budget = min(budget, len(spec.space.grid()))
         on_trial(study, None)
         _Driver(spec, study, budget, time.monotonic() + seconds, stop, on_trial).run(workers, work)
+        if len(finished_trials(study)) < budget and out_of_patience(spec, study):
+            stop.print_line(f"stopped: no better trial among the last {spec.sweep.stop.patience}")
         return study
 
 
+def out_of_patience(spec: SweepSpec, study: optuna.Study) -> bool:
+    """Whether the last finished trials, as many as the patience of the sweep, brought no better dev score."""
+    if spec.sweep.stop.patience is None:
+        return False
+    finished = sorted(finished_trials(study), key=lambda trial: (trial.datetime_complete, trial.number))
+    scores = [trial.values[0] if trial.state == TrialState.COMPLETE else -math.inf for trial in finished]
+    before = scores[: -spec.sweep.stop.patience]
+    return bool(before) and max(before) >= max(scores)
+
+
+@dataclass
 class _Driver:
     """The state of one start of a sweep: which jobs run, and what became of them."""
 
-    def __init__(
-        self, spec: SweepSpec, study: optuna.Study, budget: int, end: float, stop: StopRequest, on_trial: OnTrial
-    ):
-        self.spec, self.study, self.budget = spec, study, budget
-        self.end, self.stop, self.on_trial = end, stop, on_trial
-        # across machines and starts
-        self.prefix = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self.jobs: dict[str, TrialJob] = {}
-        self.job_count = 0
-        self.started = len([trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING])
-        self.idle_crashes = 0
-        self.first_seen: dict[int, float] = {}
+    spec: SweepSpec
+    study: optuna.Study
+    budget: int
+    end: float  # of `time.monotonic`, for the last new trial
+    stop: StopRequest
+    on_trial: OnTrial
+    jobs: dict[str, TrialJob] = field(default_factory=dict)
+    job_count: int = 0
+    idle_crashes: int = 0
+    seen: set[int] = field(default_factory=set)
 
     def run(self, workers: int, work: Work) -> None:
+        # across machines and starts
+        self.prefix = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        trials = self.study.get_trials(deepcopy=False)
+        self.started = len([trial for trial in trials if trial.state != TrialState.WAITING])
         try:
             while not self._is_over():
                 if self._is_full():
@@ -171,7 +189,8 @@ class _Driver:
 
     def _is_over(self) -> bool:
         spent = len(finished_trials(self.study)) >= self.budget
-        return self.stop.requested or time.monotonic() > self.end or spent
+        stopped = self.stop.requested or out_of_patience(self.spec, self.study)
+        return stopped or time.monotonic() > self.end or spent
 
     def _is_full(self) -> bool:
         # not all jobs of this machine have begun their trial
@@ -216,13 +235,14 @@ class _Driver:
         if self.spec.local:
             retry_trials(self.study, self._running())
             return
+        storage = study_storage(self.spec)
+        study_id = storage.get_study_id_from_name(self.study.study_name)
+        for number in {trial.number for trial in self._running()} - self.seen:
+            # Optuna takes a trial for alive that was killed before its first heartbeat, so it gets one here
+            storage.record_heartbeat(storage.get_trial_id_from_study_id_trial_number(study_id, number))
+            self.seen.add(number)
         with allow_experimental():
             optuna.storages.fail_stale_trials(self.study)
-        # Optuna takes a trial for alive that was killed before its first heartbeat; it has no job, see `Storage`
-        now = time.monotonic()
-        nameless = [trial for trial in self._running() if not _job(trial)]
-        silent = [t for t in nameless if now - self.first_seen.setdefault(t.number, now) > 2 * self.spec.heartbeat]
-        retry_trials(self.study, silent)
 
 
 def _job(trial: FrozenTrial) -> str:
@@ -237,10 +257,3 @@ def _check_first_trials(finished: Sequence[FrozenTrial]) -> None:
         first = sorted(finished, key=lambda trial: trial.number)[:MAX_FIRST_FAILURES]
         reasons = "; ".join(f"trial {trial.number}: {failure_reason(trial)}" for trial in first)
         raise SweepError(f"the first {MAX_FIRST_FAILURES} trials failed: {reasons}.")
-
-
-def failure_reason(trial: FrozenTrial) -> str | None:
-    """Why a trial failed; None: it did not."""
-    if trial.state != TrialState.FAIL:
-        return None
-    return str(trial.user_attrs.get(REASON, "its worker died"))

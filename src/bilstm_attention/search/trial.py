@@ -23,7 +23,7 @@ from bilstm_attention.search.retries import (
     first_attempt,
     retry_if_cut_off,
 )
-from bilstm_attention.search.study import SweepSpec, derived_seed, is_outage, load_study, report_outages
+from bilstm_attention.search.study import SweepSpec, derived_seed, is_outage, load_study, report_outages, store_result
 
 if TYPE_CHECKING:
     from bilstm_attention.data.dataset import Dataset, Rows
@@ -67,9 +67,9 @@ class TrialScores:
 Train = Callable[[SweepSpec, Params, int, OnEpoch], TrialScores]
 
 
-def trial_params(spec: SweepSpec, overrides: Mapping[str, Any], seed: int) -> Params:
-    """All parameters of a trial, with its seed."""
-    return with_overrides(spec.space.base, {**overrides, "train.seeds": [seed]})
+def trial_params(spec: SweepSpec, overrides: Mapping[str, Any], *seeds: int) -> Params:
+    """All parameters of a trial, with these seeds."""
+    return with_overrides(spec.space.base, {**overrides, "train.seeds": list(seeds)})
 
 
 def train_trial(spec: SweepSpec, params: Params, seed: int, on_epoch: OnEpoch) -> TrialScores:
@@ -111,39 +111,31 @@ def run_trial(job: TrialJob, train: Train = train_trial) -> int | None:
         objective = _Objective(job, study, train)
         try:
             study.optimize(objective, n_trials=1, catch=(Exception,), callbacks=[retry_if_cut_off])
-        except (ValueError, UpdateFinishedTrialError):
-            # this machine slept or was cut off from the database, and another has ended the trial and retries it
-            if objective.lost:
-                return None
-            raise
+        except (AssertionError, ValueError, UpdateFinishedTrialError):
+            # Another has ended the trial. It took this process for dead, or SQLite let both take it from the queue.
+            if objective.number is None or not study.trials[objective.number].state.is_finished():
+                raise
+            return None
         return objective.number
 
 
+@dataclass
 class _Objective:
     """The function that Optuna optimizes; remembers the trial it was called with."""
 
-    def __init__(self, job: TrialJob, study: optuna.Study, train: Train):
-        self.job, self.study, self.train = job, study, train
-        self.number: int | None = None
-        self.lost = False
+    job: TrialJob
+    study: optuna.Study
+    train: Train
+    number: int | None = None
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, float]:
-        self.number = trial.number
-        try:
-            return self._run(trial)
-        except UpdateFinishedTrialError:
-            self.lost = True
-            raise
-
-    def _run(self, trial: optuna.Trial) -> float | tuple[float, float]:
-        spec, started = self.job.spec, time.monotonic()
+        self.number, spec = trial.number, self.job.spec
         # with its number, since a retried trial inherits the attributes of the one before
         trial.set_user_attr(JOB, [trial.number, self.job.name])
         # the same for all attempts of a trial, so that a kill changes no result
         seed = derived_seed(spec.sweep.sampler.seed, first_attempt(self.study.get_trials(deepcopy=False)[trial.number]))
         overrides = spec.space.suggest(trial)
         trial.set_user_attr("seed", seed)
-        trial.set_user_attr("overrides", overrides)
         history: list[dict[str, Any]] = []
 
         def on_epoch(row: dict[str, Any]) -> None:
@@ -157,23 +149,20 @@ class _Objective:
         reason, scores = None, None
         try:
             scores = self.train(spec, trial_params(spec, overrides, seed), seed, on_epoch)
-            return self._values(scores)
+            score = scores.dev[spec.sweep.metric]
+            return score if scores.cost is None else (score, scores.cost)
         except Exception as error:
             if not isinstance(error, optuna.TrialPruned | UpdateFinishedTrialError) and not is_outage(error):
                 reason = error_line(error)
             raise
         finally:
-            result = {"history": history, "seconds": time.monotonic() - started}
+            result: dict[str, Any] = {"history": history}
             if scores:
                 result |= {"dev": dict(scores.dev), "best_epoch": scores.best_epoch}
             # before the trial ends, since Optuna adds nothing to it then
-            trial.set_user_attr("result", result)
+            store_result(spec, trial.number, result)
             if reason:
                 trial.set_user_attr(REASON, reason)
-
-    def _values(self, scores: TrialScores) -> float | tuple[float, float]:
-        score = scores.dev[self.job.spec.sweep.metric]
-        return score if scores.cost is None else (score, scores.cost)
 
 
 def error_line(error: Exception) -> str:

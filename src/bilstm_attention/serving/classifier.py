@@ -14,15 +14,20 @@ from bilstm_attention.data.dataset import Rows
 from bilstm_attention.data.formats import marking_fault
 from bilstm_attention.data.tokens import MARKERS, Vocabulary, encode_examples, tokenize
 from bilstm_attention.errors import DataError, join_lines
+from bilstm_attention.evaluation.calibration import scale
 
 EMPTY_ENTITIES = {MARKERS[:2], MARKERS[2:]}
 
 
 class TextClassifier:
-    """A trained Keras classifier of raw sentences; `labels` are in the order of their numbers."""
+    """A trained Keras classifier of raw sentences; `labels` are in the order of their numbers.
 
-    def __init__(self, model: Any, vocabulary: Vocabulary, labels: Sequence[str], data: Data):
+    Probabilities are scaled by the `temperature`, see `evaluation.calibration.scale`; labels do not depend on it.
+    """
+
+    def __init__(self, model: Any, vocabulary: Vocabulary, labels: Sequence[str], data: Data, temperature: float = 1.0):
         self.model, self.vocabulary, self.labels, self.data = model, vocabulary, list(labels), data
+        self.temperature = temperature
 
     def answer(self, texts: Sequence[str], attention: bool = False, first: int = 0) -> pd.DataFrame:
         """Classifies N sentences; a relation sentence marks both entities, as `<e1>..</e1>` and `<e2>..</e2>`.
@@ -47,9 +52,10 @@ class TextClassifier:
         probabilities, weights = np.empty((0, len(self.labels)), np.float32), list[Any]()
         if texts:
             probabilities, weights = read_attention(self.model, rows) if attention else (predict(self.model, rows), [])
+        numbers, probabilities = probabilities.argmax(axis=1), scale(probabilities, self.temperature)
         answers = pd.DataFrame(
             {
-                "label": pd.Series([self.labels[number] for number in probabilities.argmax(axis=1)], dtype="str"),
+                "label": pd.Series([self.labels[number] for number in numbers], dtype="str"),
                 "score": probabilities.max(axis=1).astype(float),
                 "probabilities": [dict(zip(self.labels, row, strict=True)) for row in probabilities.tolist()],
             }
@@ -94,7 +100,7 @@ class TextClassifier:
 
 
 def load_folder(folder: Path) -> TextClassifier:
-    """Reads `model.keras`, `vocabulary.txt`, `labels.json` and `params.yaml` from a folder."""
+    """Reads `model.keras`, `vocabulary.txt`, `labels.json`, `params.yaml` and, if there, `calibration.json`."""
     from bilstm_attention.console import start_tensorflow
 
     start_tensorflow()
@@ -102,18 +108,15 @@ def load_folder(folder: Path) -> TextClassifier:
 
     labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
     vocabulary = Vocabulary.load(folder / "vocabulary.txt")
-    return TextClassifier(
-        load_classifier(folder / "model.keras"), vocabulary, labels, load_params(folder / "params.yaml").data
-    )
+    calibration, data = folder / "calibration.json", load_params(folder / "params.yaml").data
+    temperature = json.loads(calibration.read_text(encoding="utf-8"))["temperature"] if calibration.is_file() else 1.0
+    return TextClassifier(load_classifier(folder / "model.keras"), vocabulary, labels, data, temperature)
 
 
 class Served:
     """A classifier as MLflow calls it; a request that cannot be answered gets status 400 from MLflow's server.
 
-    Args:
-        classifier: the classifier.
-        max_rows: sentences of a request.
-        max_characters: of a sentence.
+    A request has at most `max_rows` sentences, and a sentence `max_characters`.
     """
 
     def __init__(self, classifier: TextClassifier, max_rows: int, max_characters: int):

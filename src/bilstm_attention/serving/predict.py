@@ -28,14 +28,9 @@ Chunk = tuple[pa.Table, int]
 
 
 def predict_lines(lines: Iterable[str], model: str | None, attention: bool, as_json: bool, to: TextIO) -> None:
-    """Answers one sentence a line: label, TAB, score, or all columns as JSON.
+    """Answers one sentence a line: label, TAB, score; with `as_json` or `attention` all columns as JSON.
 
-    Args:
-        lines: the sentences; each of a stream is answered as soon as it is read.
-        model: see `load_model`.
-        attention: adds tokens and weights, as JSON.
-        as_json: whether answers are JSON.
-        to: where answers are written.
+    Each line of a stream is answered as soon as it is read. `model`: see `load_model`.
 
     Raises:
         DataError: a line that is not UTF-8, or cannot be answered, by its row, counted from 0.
@@ -55,12 +50,8 @@ def predict_lines(lines: Iterable[str], model: str | None, attention: bool, as_j
 def predict_file(source: Path, target: Path, column: str, model: str | None, attention: bool) -> None:
     """Adds the columns of the answers to a table; the target appears whole or not at all.
 
-    Args:
-        source: csv, parquet or jsonl; the cells of a csv are text, NA too.
-        target: of the same kinds; a csv has nested columns as JSON.
-        column: of the sentences.
-        model: see `load_model`.
-        attention: adds `tokens` and `weights`.
+    Both are csv, whose cells are text, NA too, and whose nested columns are JSON; or parquet, or jsonl. `column` has
+    the sentences; `model`: see `load_model`; `attention` adds `tokens` and `weights`.
 
     Raises:
         DataError: a table of another kind, damaged, without the column or with a column of an answer's name; sentences
@@ -98,22 +89,21 @@ def predict_file(source: Path, target: Path, column: str, model: str | None, att
 
 
 def load_model(source: str | None) -> "TextClassifier":
-    """Loads a classifier: of a run's id, or of an MLflow address such as `models:/sample@champion`.
-
-    Without a source it is the best seed on dev of this checkout.
+    """Loads the classifier of a source of `registry.fetch_model`; without one, the best seed on dev of this checkout.
 
     Raises:
         UserError: there is no such model.
     """
     from bilstm_attention.data.dataset import load_labels, load_vocabulary
-    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, seed_file
+    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_temperature, seed_file
     from bilstm_attention.tracking.environment import warn_if_stale
     from bilstm_attention.tracking.registry import fetch_model
 
     with TemporaryDirectory() as folder:
         if source is None:
             params = load_params(paths.PARAMS)
-            file = seed_file(best_seed(read_dev_scores(params.train.seeds), params.train.monitor), "model.keras")
+            seed = best_seed(read_dev_scores(params.train.seeds), params.train.monitor)
+            file, temperature = seed_file(seed, "model.keras"), read_temperature(seed)
             warn_if_stale(params.train.seeds)
         else:
             files = fetch_model(source, Path(folder))
@@ -124,7 +114,7 @@ def load_model(source: str | None) -> "TextClassifier":
 
         use_threads()
         if source is None:
-            return TextClassifier(load_classifier(file), load_vocabulary(), load_labels(), params.data)
+            return TextClassifier(load_classifier(file), load_vocabulary(), load_labels(), params.data, temperature)
         return load_folder(files)
 
 
@@ -147,11 +137,7 @@ def _check_columns(source: Path, names: Sequence[str], column: str, answers: Seq
 
 
 def _read_table(source: Path, file: BinaryIO) -> Iterator[Chunk]:
-    """The chunks of a table, at least one.
-
-    Raises:
-        DataError: the file is not what its name says.
-    """
+    """The chunks of a table, at least one; DataError if the file is not what its name says."""
     read = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[source.suffix]
     try:
         yield from read(source, file)

@@ -24,7 +24,8 @@ PACKAGES = ("bilstm-attention", "keras", "tensorflow", "numpy", "pandas", "mlflo
 
 def environment_tags() -> dict[str, str]:
     """Where a run was made: code, versions, machine."""
-    tensorflow = sys.modules.get("tensorflow")
+    # another thread may be importing TensorFlow
+    list_devices = getattr(getattr(sys.modules.get("tensorflow"), "config", None), "list_physical_devices", None)
     tags = {
         "mlflow.source.name": "bilstm-attention",
         "mlflow.user": _user(),
@@ -32,11 +33,12 @@ def environment_tags() -> dict[str, str]:
         "process": str(os.getpid()),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": "gpu" if tensorflow and tensorflow.config.list_physical_devices("GPU") else "cpu",
+        "device": "gpu" if list_devices and list_devices("GPU") else "cpu",
         **{f"version.{name}": importlib.metadata.version(name) for name in PACKAGES},
     }
-    commit = _git("rev-parse", "HEAD")
-    if commit:
+    if experiment := os.environ.get("DVC_EXP_NAME"):
+        tags["dvc.experiment"] = experiment
+    if commit := _git("rev-parse", "HEAD"):
         tags["mlflow.source.git.commit"] = commit
         tags["git.dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
     return tags

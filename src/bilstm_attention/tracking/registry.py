@@ -1,9 +1,9 @@
-"""Models in MLflow: logged to classify raw text, registered by name, one of them with the alias `champion`."""
+"""Models in MLflow: logged to classify raw text; `promote` registers one, as the champion of its name."""
 
-import hashlib
 import importlib.metadata
-import json
+import re
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bilstm_attention.errors import DataError, UserError
+from bilstm_attention.config import Params
+from bilstm_attention.errors import UserError
 from bilstm_attention.evaluation.metrics import compare, signed_score
+from bilstm_attention.evaluation.results import best_seed, read_dev_scores, seed_file
 from bilstm_attention.tracking.environment import sha256
 from bilstm_attention.tracking.store import error_line, open_store, shown_uri
 
@@ -24,10 +26,10 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 EVIDENCE = "promoted"  # tag of a version: when and why it became the champion
-DEV_ANSWERS = "dev_predictions.csv"  # artifact of a run: dev predictions of each seed, by which versions are compared
-DEV_DIGEST = "dev.sha256"  # tag of a version: the dev sentences of its score
-COMPARABLE = ("monitor", DEV_DIGEST)
+DEV_ANSWERS = "dev_predictions.csv"  # artifact of a run: dev predictions of each seed, by which models are compared
 MODEL_DIGEST = "model.sha256"
+CARD = "mlflow.note.content"  # tag of a logged model that the UI shows as its description
+FORBIDDEN = re.compile(r"[/:.%\"'\\]")  # in names of models
 SERVING_PACKAGES = ("mlflow", "keras", "tensorflow", "numpy", "pandas", "pyarrow", "pydantic", "ruamel.yaml", "rich")
 # limits of a request, unless a model is loaded with another `model_config`
 SERVING_LIMITS = {"max_rows": 5000, "max_characters": 100_000}
@@ -35,42 +37,38 @@ SERVING_LIMITS = {"max_rows": 5000, "max_characters": 100_000}
 
 @dataclass(frozen=True)
 class LoggedModel:
-    """A model to log with a run and to register, see `log_model`.
+    """A model to log with a run, see `log_model`.
 
     Args:
+        name: what it is.
         files: by name, what `serving.classifier.load_folder` reads.
         example: a sentence that it classifies.
-        name: in the registry.
-        tags: of the version.
+        card: its description, in Markdown.
+        scores: by the name of the metric, such as `dev/accuracy`.
+        datasets: by the first word of such a name, the digest of the dataset.
     """
 
+    name: str
     files: Mapping[str, Path]
     example: str
-    name: str
-    tags: Mapping[str, str]
+    card: str
+    scores: Mapping[str, float]
+    datasets: Mapping[str, str]
 
 
-def dev_digest(predictions: pd.DataFrame) -> str:
-    """Digest of dev sentences by `id` and `gold`, in any order: scores on other sentences do not compare."""
-    rows = sorted(zip(predictions["id"].astype(str), predictions["gold"], strict=True))
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+def best_model_file(params: Params) -> Path:
+    """The trained model of this checkout whose seed is best on dev."""
+    return seed_file(best_seed(read_dev_scores(params.train.seeds), params.train.monitor), "model.keras")
 
 
-def log_model(client: Any, experiment: str, run_id: str, model: LoggedModel) -> None:
-    """Logs a model with a run, and registers it, each once."""
+def log_model(client: Any, experiment: str, run_id: str, model: LoggedModel) -> str:
+    """Logs a model with a run, once; returns its id."""
     digest = sha256(model.files["model.keras"])
-    logged = [each for each in _logged_models(client, run_id) if each.tags.get(MODEL_DIGEST) == digest]
-    whole = [each.model_id for each in logged if _is_ready(each)]
-    for each in logged:
-        if each.model_id not in whole:
-            client.delete_logged_model(each.model_id)
-    model_id = whole[0] if whole else _log(experiment, run_id, model, digest)
-    if not client.search_registered_models(f"name = '{model.name}'"):
-        client.create_registered_model(model.name)
-    versions = client.search_model_versions(f"name = '{model.name}' and run_id = '{run_id}'")
-    source = f"models:/{model_id}"
-    if source not in [version.source for version in versions]:
-        client.create_model_version(model.name, source, run_id, dict(model.tags), model_id=model_id)
+    for each in _search(client, [experiment], f"source_run_id = '{run_id}' AND tags.`{MODEL_DIGEST}` = '{digest}'"):
+        if _is_ready(each):
+            return str(each.model_id)
+        client.delete_logged_model(each.model_id)
+    return _log(experiment, run_id, model, digest)
 
 
 def _log(experiment: str, run_id: str, model: LoggedModel, digest: str) -> str:
@@ -102,10 +100,10 @@ def _log(experiment: str, run_id: str, model: LoggedModel, digest: str) -> str:
         # not within mlflow.start_run: a failure there would end the finished run as FAILED
         logged = Model.log(
             artifact_path=None,
-            name="model",
+            name=FORBIDDEN.sub("_", model.name),
             flavor=mlflow.pyfunc,
             run_id=run_id,
-            tags={MODEL_DIGEST: digest},
+            tags={MODEL_DIGEST: digest, CARD: model.card},
             loader_module="bilstm_attention.serving.classifier",
             data_path=str(folder),
             model_config=SERVING_LIMITS,
@@ -117,15 +115,60 @@ def _log(experiment: str, run_id: str, model: LoggedModel, digest: str) -> str:
     return str(logged.model_id)
 
 
-def _logged_models(client: Any, run_id: str) -> list["MlflowModel"]:
-    """The models of a run, the newest first."""
-    return list(
-        client.search_logged_models(
-            [client.get_run(run_id).info.experiment_id],
-            f"source_run_id = '{run_id}'",
-            order_by=[{"field_name": "creation_timestamp", "ascending": False}],
-        )
-    )
+def log_model_scores(client: Any, run_id: str, model_id: str, model: LoggedModel) -> None:
+    """Gives a logged model the scores of its run, each with its dataset."""
+    from mlflow.entities import Metric
+
+    logged = {(metric.key, metric.value) for metric in client.get_logged_model(model_id).metrics or ()}
+    metrics, now = [], int(time.time() * 1000)
+    for name, value in model.scores.items():
+        if (name, value) in logged:
+            continue
+        # the last point of the run's own curve again, which leaves the curve as it is
+        points = [each for each in client.get_metric_history(run_id, name) if each.value == value]
+        point = max(points, key=lambda each: each.step, default=Metric(name, value, now, 0))
+        dataset = name.partition("/")[0]
+        metrics.append(Metric(name, value, point.timestamp, point.step, model_id, dataset, model.datasets[dataset]))
+    client.log_batch(run_id, metrics)
+
+
+def find_model(client: Any, source: str | Path, experiment: str | None = None) -> "MlflowModel":
+    """Finds a logged model, in the experiment of this name or in all.
+
+    Args:
+        source: id of the model's run, its first characters, or the run's name; `NAME/VERSION` of a registered model;
+            or the file `model.keras`, of which the newest evaluation counts.
+
+    Raises:
+        UserError: no model is from this source, or those of several runs are.
+    """
+    if isinstance(source, str) and (version := re.fullmatch(r"(.+)/(\d+)", source)):
+        try:
+            return _version_model(client, client.get_model_version(*version.groups()))
+        except Exception as error:
+            raise UserError(f"{source}: no model of this version: {error_line(error)}") from error
+    experiments = [each.experiment_id for each in client.search_experiments() if experiment in (None, each.name)]
+    if isinstance(source, Path):
+        queries, unknown = [f"tags.`{MODEL_DIGEST}` = '{sha256(source)}'"], "not logged yet; `dvc repro` does it"
+    else:
+        named = client.search_runs(experiments, f'attributes.run_name = "{source}"') if '"' not in source else []
+        queries = [f"source_run_id IN ({', '.join(repr(run.info.run_id) for run in named)})"] if named else []
+        queries += [f"source_run_id LIKE '{source}%'"] if source.isalnum() else []
+        unknown = "no run of this id or name has a model"
+    models = [each for query in queries for each in _search(client, experiments, query) if _is_ready(each)]
+    runs = {each.source_run_id for each in models}
+    if models and (len(runs) == 1 or isinstance(source, Path)):
+        return models[0]
+    legal = list(dict.fromkeys(each.source_run_id for each in models or _search(client, experiments, "")))[:5]
+    fault = f"{len(runs)} runs fit; type more of an id" if runs else unknown
+    shown = ", ".join(f"{run_id[:12]} ({client.get_run(run_id).info.run_name})" for run_id in legal) or "none"
+    raise UserError(f"{source}: {fault}. Runs with a model: {shown}.")
+
+
+def _search(client: Any, experiments: list[str], query: str) -> list["MlflowModel"]:
+    """Logged models, the newest first."""
+    newest = [{"field_name": "creation_timestamp", "ascending": False}]
+    return list(client.search_logged_models(experiments, query, order_by=newest)) if experiments else []
 
 
 def _is_ready(model: "MlflowModel") -> bool:
@@ -134,15 +177,17 @@ def _is_ready(model: "MlflowModel") -> bool:
     return bool(model.status == LoggedModelStatus.READY)
 
 
+def _version_model(client: Any, version: "ModelVersion") -> "MlflowModel":
+    model: MlflowModel = client.get_logged_model(version.source.removeprefix("models:/"))
+    return model
+
+
 def fetch_model(source: str, folder: Path) -> Path:
-    """Downloads a logged model.
+    """Downloads a logged model; returns the folder that `serving.classifier.load_folder` reads.
 
     Args:
-        source: id of its run, or an address of MLflow, for example `models:/sample@champion`.
+        source: see `find_model`, or an address of MLflow, for example `models:/sample@champion`.
         folder: where to.
-
-    Returns:
-        what `serving.classifier.load_folder` reads.
 
     Raises:
         UserError: the store has no such model, or does not answer.
@@ -152,117 +197,106 @@ def fetch_model(source: str, folder: Path) -> Path:
 
     try:
         client = open_store()
-        models = [] if ":/" in source else [each for each in _logged_models(client, source) if _is_ready(each)]
-        address = f"models:/{models[0].model_id}" if models else source
+        address = source if ":/" in source else f"models:/{find_model(client, source).model_id}"
         whole = Path(mlflow.artifacts.download_artifacts(address, dst_path=str(folder)))
         return whole / str(Model.load(whole).flavors["python_function"]["data"])
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{source}: {shown_uri()} has no such model: {error_line(error)}.") from error
 
 
-def promote(name: str, source: str, monitor: str, if_better: bool) -> None:
-    """Gives a version of a registered model the alias `champion`, and a tag with the evidence; prints both.
+def promote(name: str, experiment: str, source: str | Path, if_better: bool) -> None:
+    """Registers a model as version of `name`, with the alias `champion` and a tag with the evidence; prints both.
 
     Args:
-        name: of the registered model.
-        source: id of a run, or `best`: the version with the best dev score on the champion's dev sentences.
-        monitor: the score for `best` if there is no champion yet.
+        source: see `find_model`, as for `experiment`.
         if_better: only if its dev score is better than the champion's.
 
     Raises:
-        UserError: no such version, or, with `if_better`, one that cannot be compared with the champion.
+        UserError: no such model, or, with `if_better`, one that cannot be compared with the champion.
     """
     client = open_store()
-    registered = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda each: int(each.version))
-    # those that this project registered
-    versions = [each for each in registered if "monitor" in each.tags]
-    if not versions:
-        raise UserError(f"{name}: no model of this name is registered; `dvc repro` registers one.")
-    number = client.get_registered_model(name).aliases.get(CHAMPION)
-    champion = next((each for each in versions if str(each.version) == str(number)), None)
-    version = _select(name, versions, source, monitor, champion)
-    print(_describe(version))
-    if champion is version:
-        print(f"{name}: it is the champion already.")
-        return
-    evidence = "first champion"
-    if champion is not None:
-        print(f"{_describe(champion)}, the present champion")
-        better = False
+    model = find_model(client, source, experiment)
+    print(_describe(client, model))
+    registered = next(iter(client.search_registered_models(f"name = '{name}'")), None)
+    number, evidence = registered and registered.aliases.get(CHAMPION), "first champion"
+    if number:
+        champion, better = client.get_model_version(name, number), False
+        if champion.source == f"models:/{model.model_id}":
+            print(f"{name}: it is the champion already, version {number}.")
+            return
         try:
-            better, evidence = _compare(client, version, champion)
-        except UserError as error:
+            best = _version_model(client, champion)
+            print(f"{_describe(client, best)}, the champion, version {number}")
+            better, evidence = _compare(client, model, best)
+        except Exception as error:
+            evidence = str(error) if isinstance(error, UserError) else f"it has no dev score: {error_line(error)}"
             if if_better:
-                raise
-            evidence = str(error)
+                raise UserError(f"{name}: no comparison with version {number}, the champion: {evidence}") from error
         print(f"difference: {evidence}")
         if if_better and not better:
             print(f"{name}: version {number} stays champion.")
             return
         evidence = f"against version {number}: {evidence}"
-    elif if_better and number:
-        raise UserError(f"{name}: version {number}, the champion, has no dev score; leave --if-better out.")
-    client.set_registered_model_alias(name, CHAMPION, version.version)
+    if not registered:
+        client.create_registered_model(name)
+    version = _register(client, name, model)
+    client.set_registered_model_alias(name, CHAMPION, version)
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    client.set_model_version_tag(name, version.version, EVIDENCE, f"{when}, {evidence}")
-    print(f"{name}: version {version.version} is champion; models:/{name}@{CHAMPION} serves it.")
+    client.set_model_version_tag(name, version, EVIDENCE, f"{when}, {evidence}")
+    print(f"{name}: version {version} is champion; models:/{name}@{CHAMPION} serves it.")
 
 
-def _describe(version: "ModelVersion") -> str:
-    tags = version.tags
-    score = f"{tags['monitor']} {float(tags['dev']):.{4 if tags['monitor'] == 'loss' else 2}f}"
-    return f"version {version.version}, {tags['run']}, run {version.run_id}: dev {score}"
+def _register(client: Any, name: str, model: "MlflowModel") -> str:
+    """The version of a registered model that a logged model has, or now gets."""
+    source, run_id = f"models:/{model.model_id}", model.source_run_id
+    for each in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+        if each.source == source:
+            return str(each.version)
+    card = model.tags.get(CARD)
+    return str(client.create_model_version(name, source, run_id, description=card, model_id=model.model_id).version)
 
 
-def _dev_score(version: "ModelVersion") -> float:
-    """Higher is better."""
-    return signed_score(version.tags["monitor"], float(version.tags["dev"]))
+def _dev_score(model: "MlflowModel") -> tuple[str, float]:
+    """Name and value of the score by which a model was selected; UserError if it has none."""
+    monitor = (model.params or {}).get("train.monitor")
+    scores = [metric.value for metric in model.metrics or () if metric.key == f"dev/{monitor}"]
+    if not scores:
+        raise UserError(f"run {model.source_run_id}: its model has no dev score.")
+    return str(monitor), scores[-1]
 
 
-def _select(
-    name: str, versions: list["ModelVersion"], source: str, monitor: str, champion: "ModelVersion | None"
-) -> "ModelVersion":
-    if source == "best":
-        like = champion or next((each for each in reversed(versions) if each.tags["monitor"] == monitor), None)
-        if like is None:
-            raise UserError(f"{name}: no version is judged by {monitor}; name a run.")
-        alike = [each for each in versions if all(each.tags.get(tag) == like.tags.get(tag) for tag in COMPARABLE)]
-        return max(alike, key=_dev_score)
-    matches = [each for each in versions if each.run_id == source]
-    if not matches:
-        legal = ", ".join(f"{each.run_id} ({each.tags['run']})" for each in versions[-5:])
-        raise UserError(f"{source}: no version of {name} has this run. Legal: best, or a run: {legal}.")
-    return matches[-1]
+def _describe(client: Any, model: "MlflowModel") -> str:
+    monitor, score = _dev_score(model)
+    run = client.get_run(model.source_run_id).info
+    return f"{run.run_name}, run {run.run_id}: dev {monitor} {score:.{4 if monitor == 'loss' else 2}f}"
 
 
-def _compare(client: Any, version: "ModelVersion", champion: "ModelVersion") -> tuple[bool, str]:
-    """Whether a version has a better dev score than the champion, and the difference with a test, in words.
-
-    Raises:
-        UserError: other scores, or other dev sentences.
-    """
-    one, other, monitor = f"version {version.version}", f"version {champion.version}", version.tags["monitor"]
-    if monitor != champion.tags["monitor"]:
-        judged = f"{one} is judged by {monitor}, {other} by {champion.tags['monitor']}"
-        raise UserError(f"{judged}: they cannot be compared.")
-    first, second = (_dev_answers(client, each.run_id).set_index("id").sort_index() for each in (version, champion))
+def _compare(client: Any, model: "MlflowModel", champion: "MlflowModel") -> tuple[bool, str]:
+    """Whether a model has a better dev score than the champion, and the difference with a test, in words."""
+    (monitor, score), (other, best) = _dev_score(model), _dev_score(champion)
+    if monitor != other:
+        raise UserError(f"the dev scores are {monitor} and {other}, which do not compare.")
+    first, second = (_dev_answers(client, each.source_run_id) for each in (model, champion))
     if not first[["gold"]].equals(second[["gold"]]):
-        raise UserError(f"{one} and {other} were judged on different dev sentences: their scores cannot be compared.")
-    difference = _dev_score(version) - _dev_score(champion)
+        raise UserError("the dev sentences are not the same, so the scores do not compare.")
+    better = signed_score(monitor, score) > signed_score(monitor, best)
     if monitor == "loss":
-        return difference > 0, f"{-difference:+.4f}, without a test, since a loss compares no labels"
+        return better, f"{score - best:+.4f}, without a test, since a loss compares no labels"
     seeds = min(len(first.columns), len(second.columns)) - 1
     a, b = (table.drop(columns="gold").iloc[:, :seeds].T.to_numpy().tolist() for table in (first, second))
     p = compare(first["gold"].tolist(), a, b, monitor)
     by = f"{seeds} seed{'s' if seeds > 1 else ''} each, {len(first)} dev sentences"
-    return difference > 0, f"{difference:+.2f}, p {p:.3f} by approximate randomisation ({by})"
+    return better, f"{score - best:+.2f}, p {p:.3f} by approximate randomisation ({by})"
 
 
 def _dev_answers(client: Any, run_id: str) -> pd.DataFrame:
+    """Dev predictions of a run by sentence: `gold`, and a column for each seed."""
     with TemporaryDirectory() as folder:
         try:
             file = client.download_artifacts(run_id, DEV_ANSWERS, folder)
         except Exception as error:
-            raise DataError(f"run {run_id} has no {DEV_ANSWERS}: {error_line(error)}.") from error
+            raise UserError(f"run {run_id} has no {DEV_ANSWERS}: {error_line(error)}.") from error
         # a label may be NA or None
-        return pd.read_csv(file, dtype=str, keep_default_na=False)
+        return pd.read_csv(file, dtype=str, keep_default_na=False).set_index("id").sort_index()

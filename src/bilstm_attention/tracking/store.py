@@ -2,9 +2,7 @@
 
 import os
 import re
-import socket
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -94,30 +92,3 @@ def _check_sqlite(database: Path) -> None:
                 database.hardlink_to(new)
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA schema_version")
-
-
-def open_ui(host: str, port: int) -> None:
-    """Becomes MLflow's server of the project's store, unless that is a server itself.
-
-    Raises:
-        UserError: the port is taken.
-    """
-    store = store_uri()
-    if store.startswith("http"):
-        print(f"{shown_uri()} is a tracking server, and shows its runs itself.")
-        return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UserError(f"{host}:{port}: {error.strerror}; choose another with --port.") from None
-    # MLflow opens on its side for language-model traces unless told otherwise
-    page = f"http://{host}:{port}/#/experiments?workflowType=machine_learning"
-    print(f"{page} shows {shown_uri()}; Ctrl-C ends it.", flush=True)
-    # in the environment, since anyone on the machine may read a process's arguments, and an address may hold a password
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = store
-    # jobs for judging language models: eight more processes, and four times the memory
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    arguments = ["ui", "--default-artifact-root", artifact_uri(), "--host", host, "--port", str(port), "--workers", "1"]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])

@@ -3,7 +3,6 @@
 Shape letters: B sentences, T time steps, D embedding size, C classes.
 """
 
-from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -43,25 +42,26 @@ def training_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, cla
             tokens, labels = (tf.concat([part, part], axis=0) for part in (tokens, labels))
         sentences = tf.cast(tf.shape(labels)[0], tf.float32)
 
-        def losses(shift: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
-            """Loss; objective without the penalties of weights; word vectors `(B, T, D)` where adversarial."""
-            with embedding.shifted(shift) if adversarial else nullcontext([None]) as vectors:
-                probabilities = model(tokens, training=True)
+        def losses(shift: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+            """The loss with word vectors shifted, `(B, T, D)`; and the objective without the penalties of weights."""
+            embedding.shift = shift
+            probabilities = model(tokens, training=True)
+            embedding.shift = None
             loss = cross_entropy(tf.one_hot(labels, classes), probabilities) / sentences
             # the attention's penalties of this call; those of weights have their own gradient below
             added = [penalty for penalty in model.losses if any(penalty is own for own in attention.penalties)]
             total = tf.add_n([loss, *added])
             if r_drop:
                 total += r_drop * _divergence(probabilities) / sentences
-            return loss, (total / 2 if adversarial else total), vectors[0]
+            return loss, total / 2 if adversarial else total
 
         # A tape each, and not one persistent tape: that would run TensorFlow's gradient of the LSTM beside ours.
         with tf.GradientTape() as tape:
-            loss, total, vectors = losses()
+            loss, total = losses()
         if adversarial:
-            *gradients, vector_gradient = tape.gradient(total, [*weights, vectors])
+            *gradients, vector_gradient = tape.gradient(total, [*weights, embedding.vectors])
             with tf.GradientTape() as tape:
-                _, total, _ = losses(adversarial * _unit_length(vector_gradient))
+                _, total = losses(adversarial * _unit_length(vector_gradient))
             passes = [gradients, tape.gradient(total, weights)]
         else:
             passes = [tape.gradient(total, weights)]

@@ -5,13 +5,14 @@ import hashlib
 import re
 from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
 from bilstm_attention.data.download import CATALOG, Entry, File, describe, fetch, fetch_entry
+from bilstm_attention.errors import FetchError
 
 
 def sha256(content: bytes) -> str:
@@ -155,3 +156,33 @@ def test_mirror_without_the_archive_gives_its_vector_files(
     assert {path.read_bytes() for path in paths} == {b"archive" if "v.zip" in held else VECTORS}
     unverified = f"NOT VERIFIED, no checksum is known; sha256 {sha256(VECTORS)}" in capsys.readouterr().out
     assert unverified == ("v.200d.txt" in fetched)
+
+
+@pytest.mark.parametrize("ranges", [True, False], ids=["a server with ranges", "without"])
+@pytest.mark.parametrize("left", [b"0123", b"0123456789", b"wrong"])
+def test_cut_off_download_resumes(
+    tmp_path: Path, server: Server, left: bytes, ranges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, sent = b"0123456789", list[bytes]()
+
+    def do_get(handler: BaseHTTPRequestHandler) -> None:
+        start = int(handler.headers.get("Range", "bytes=0-")[6:-1]) if ranges else 0
+        sent.append(content[start:])
+        handler.send_response(416 if start >= len(content) else 206 if start else 200)
+        handler.send_header("Content-Length", str(len(sent[-1])))
+        handler.end_headers()
+        handler.wfile.write(sent[-1])
+
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "do_GET", do_get)
+    part = tmp_path / "toy/a.txt.part"
+    part.parent.mkdir()
+    part.write_bytes(left)
+    toy = entry(known("a.txt", content, f"{server.url}/a.txt"))
+    if ranges and left != b"0123":
+        # no such bytes, or not those of this file: the next start is from the beginning
+        with pytest.raises(FetchError, match="try again"):
+            fetch_entry(toy, tmp_path, progress=False)
+    [path] = fetch_entry(toy, tmp_path, progress=False)
+    assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
+    assert sent[-1] == (b"456789" if ranges and left == b"0123" else content)

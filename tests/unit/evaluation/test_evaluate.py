@@ -1,5 +1,6 @@
 import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,19 @@ from bilstm_attention.evaluation.metrics import metric_names, scores
 start_tensorflow()
 from bilstm_attention.evaluation import evaluate as evaluation  # noqa: E402
 from bilstm_attention.evaluation import faithfulness  # noqa: E402
+from bilstm_attention.evaluation.calibration import calibration_errors, fit_temperature, scale  # noqa: E402
 from bilstm_attention.evaluation.evaluate import evaluate_models  # noqa: E402
 from bilstm_attention.evaluation.results import (  # noqa: E402
     EvaluationResult,
     best_seed,
     headline_metrics,
     read_dev_scores,
-    read_results,
+    read_table,
+    read_temperature,
     write_results,
 )
 from bilstm_attention.model.classifier import load_classifier, save_classifier  # noqa: E402
-from bilstm_attention.model.predict import read_attention, to_labels  # noqa: E402
+from bilstm_attention.model.predict import predict, read_attention, to_labels  # noqa: E402
 from bilstm_attention.tracking import pipeline  # noqa: E402
 from bilstm_attention.training.fit import run_training  # noqa: E402
 
@@ -189,16 +192,35 @@ def test_faithfulness_is_measured_on_dev_unless_turned_off(result: EvaluationRes
     assert (without.faithfulness, "dev_faithfulness" in without.scores) == ({}, False)
 
 
-def test_results_come_back_from_their_files(result: EvaluationResult, tmp_path: Path) -> None:
-    write_results(result, "loss", tmp_path)
-    read = read_results(SEEDS, tmp_path)
-    assert (read.scores, read.coverage, read.faithfulness) == (result.scores, result.coverage, result.faithfulness)
-    for name in ("dev_predictions", "confusion", "classes", "learning_curves"):
-        pd.testing.assert_frame_equal(getattr(read, name), getattr(result, name), check_dtype=False)
-    table = read.attention[8]
-    assert [list(tokens) for tokens in table["tokens"]] == result.attention[8]["tokens"].tolist()
-    assert [list(weights[0]) for weights in table["weights"]] == [row[0] for row in result.attention[8]["weights"]]
-    assert (tmp_path / "answers/seed_3.txt").read_text().startswith("1\t")
+def test_temperature_is_fitted_on_dev_and_is_of_its_model(
+    result: EvaluationResult, relations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(relations, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    write_results(result, "corpus", "loss")
+    rows = {split: encode(load_split(split), load_vocabulary(), load_labels()) for split in ("dev", "test")}
+    model = paths.seed_folder(8) / "model.keras"
+    dev, test = (predict(load_classifier(model), rows[split]) for split in ("dev", "test"))
+    temperature = read_temperature(8)
+    assert temperature == pytest.approx(fit_temperature(dev, rows["dev"].labels))
+    ours = {name: each["by_seed"]["8"] for name, each in result.scores["test_calibration"]["scaled"].items()}
+    assert ours == pytest.approx(calibration_errors(scale(test, temperature), rows["test"].labels))
+    assert result.reliability.groupby("probabilities")["sentences"].sum().tolist() == [len(SEEDS) * len(test)] * 2
+    # a model that evaluate has not seen
+    shutil.copy(paths.seed_folder(3) / "model.keras", model)
+    assert read_temperature(8) == 1
+
+
+def test_results_come_back_from_their_files(result: EvaluationResult, inside: Path) -> None:
+    write_results(result, "corpus", "loss")
+    for file, content in (("scores", {"corpus": "corpus", **result.scores}), ("faithfulness", result.faithfulness)):
+        assert json.loads((paths.CURRENT / f"{file}.json").read_text()) == content
+    pd.testing.assert_frame_equal(read_table("dev_predictions"), result.dev_predictions, check_dtype=False)
+    confusion = read_table("confusion").set_index("gold").astype(int)
+    pd.testing.assert_frame_equal(confusion.rename_axis(columns="predicted"), result.confusion, check_dtype=False)
+    weights = pd.read_parquet(paths.CURRENT / "attention_weights/seed-8.parquet")["weights"]
+    assert [list(row[0]) for row in weights] == [row[0] for row in result.attention[8]["weights"]]
+    assert (paths.CURRENT / "answers/seed_3.txt").read_text().startswith("1\t")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +234,7 @@ def test_headline_shows_the_monitored_score_first(monitor: str, name: str, resul
         test[name][key] for key in ("sd", "low", "high")
     ]
     assert headline["dev"] == {monitor: dev[monitor]["mean"], "sd": dev[monitor]["sd"]}
-    assert headline["best_baseline"] == max(scores[name] for scores in result.scores["baselines"].values())
+    assert headline["test"]["best_baseline"] == max(scores[name] for scores in result.scores["baselines"].values())
 
 
 @pytest.mark.parametrize(("monitor", "best"), [("accuracy", 8), ("loss", 5)])
@@ -223,11 +245,7 @@ def test_best_seed_has_the_best_dev_score_ties_to_the_first(monitor: str, best: 
 
 @pytest.mark.parametrize(
     "path",
-    [
-        paths.PREPARED / "test.parquet",
-        paths.EMBEDDINGS / "coverage.json",
-        *(paths.seed_folder(8) / name for name in ("model.keras", "dev.json", "history.csv")),
-    ],
+    [paths.PREPARED / "test.parquet", paths.EMBEDDINGS / "coverage.json", paths.seed_folder(8) / "history.csv"],
     ids=str,
 )
 def test_missing_file_is_named_with_its_command(path: Path, inside: Path, tmp_path: Path) -> None:
@@ -257,7 +275,7 @@ def test_report_reads_no_undeclared_params(
     result: EvaluationResult, inside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "log_evaluation", lambda params: None)
-    write_results(result, "official_f1")
+    write_results(result, "corpus", "official_f1")
 
     def drawn() -> dict[str, bytes]:
         stages.report()
@@ -265,7 +283,14 @@ def test_report_reads_no_undeclared_params(
         return {file.name: file.read_bytes() for file in files}
 
     before = drawn()
-    assert {"seed-3.html", "seed-8.html", "learning_curves.png", "confusion.png", "attention.png"} <= set(before)
+    assert {
+        "seed-3.html",
+        "seed-8.html",
+        "learning_curves.png",
+        "confusion.png",
+        "reliability.png",
+        "attention.png",
+    } <= set(before)
     text = paths.PARAMS.read_text()
     monkeypatch.setattr(paths, "PARAMS", inside / "other.yaml")
     paths.PARAMS.write_text(text.replace("lstm_units: 3", "lstm_units: 5").replace("folder: corpus", "folder: other"))

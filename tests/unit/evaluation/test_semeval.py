@@ -95,14 +95,14 @@ def test_official_example_results_are_reproduced(examples: Path, number: int) ->
     expected = published_numbers(text)
     assert len(expected) > 100
     assert our_numbers(result) == expected
-    labels = [name for view in vars(result).values() for name in view.labels]
+    labels = [name for view in vars(result).values() for name in view.confusion.index]
     assert labels == re.findall(r"^ *_?(\S+) : ", text, flags=re.MULTILINE)
 
 
 def test_views_equal_hand_computed_numbers() -> None:
     result = evaluate_official(KEY, ANSWERS)
     view = result.official
-    assert view.labels == ["Cause-Effect", "Message-Topic", "Other"]
+    assert view.confusion.index.tolist() == ["Cause-Effect", "Message-Topic", "Other"]
     # an answer in the wrong direction counts as predicted and gold, but not as correct
     assert view.per_relation[["correct", "predicted", "gold"]].to_numpy().tolist() == [[1, 3, 3], [1, 1, 3], [1, 2, 3]]
     assert view.per_relation["f1"].tolist() == pytest.approx([100 / 3, 50, 40])
@@ -110,7 +110,7 @@ def test_views_equal_hand_computed_numbers() -> None:
     assert view.per_relation["skipped"].tolist() == [0, 1, 1]
     assert view.macro == pytest.approx((200 / 3, 100 / 3, 125 / 3))
     assert view.micro == pytest.approx((50, 100 / 3, 40))
-    assert view.confusion.columns.tolist() == [*view.labels, "Product-Producer"]
+    assert view.confusion.columns.tolist() == [*view.confusion.index, "Product-Producer"]
     assert view.confusion.to_numpy().tolist() == [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0]]
     assert list(view.shares.values()) == [(7, 9), (3, 7), (3, 9), (4, 9)]
     assert result.directed.macro.f1 == pytest.approx(100 / 3)
@@ -124,7 +124,7 @@ def test_views_equal_hand_computed_numbers() -> None:
 def test_kbp37_labels_are_scored_with_their_own_none_label() -> None:
     key = {"a": "per:spouse(e1,e2)", "b": "org:top_members/employees(e2,e1)", "c": "no_relation"}
     result = evaluate_official(key, {**key, "c": "per:spouse(e1,e2)"})
-    assert result.official.labels == ["org:top_members/employees", "per:spouse", "no_relation"]
+    assert result.official.confusion.index.tolist() == ["org:top_members/employees", "per:spouse", "no_relation"]
     assert result.score == pytest.approx((100 + 200 / 3) / 2)
 
 
@@ -196,11 +196,9 @@ def test_each_faulty_line_is_named_with_the_nearest_legal_label(tmp_path: Path) 
         read_answers(path)
     message = str(caught.value)
     assert "faulty lines: 5" in message
-    assert f"{path}:2: '2 Other' is not ID<TAB>label" in message
-    assert f"{path}:3: unknown label 'Othr'; did you mean 'Other'?" in message
-    assert f"{path}:4: " in message
-    assert f"{path}:5: id '1' was answered in line 1 already" in message
-    assert f"{path}:6: unknown label" in message
+    faults = ["'2 Other' is not ID<TAB>label", "unknown label 'Othr'; did you mean 'Other'?", ""]
+    for line, fault in enumerate([*faults, "id '1' was answered in line 1 already", "unknown label"], start=2):
+        assert f"{path}:{line}: {fault}" in message
 
 
 def test_legal_answers_are_those_of_semeval_or_of_the_key(tmp_path: Path) -> None:
@@ -214,8 +212,7 @@ def test_legal_answers_are_those_of_semeval_or_of_the_key(tmp_path: Path) -> Non
         read_answers(path, labels=SEMEVAL_LABELS)
 
 
-def test_file_that_is_missing_or_not_text_is_an_error(tmp_path: Path) -> None:
+def test_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "bytes.txt").write_bytes(b"1\t\xff\xfe\n")
-    for name in ("bytes.txt", "missing.txt"):
-        with pytest.raises(DataError, match=re.escape(f"{tmp_path / name}: cannot be read")):
-            read_answers(tmp_path / name)
+    with pytest.raises(DataError, match=r"bytes.txt: cannot be read"):
+        read_answers(tmp_path / "bytes.txt")

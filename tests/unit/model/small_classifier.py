@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.model.attention import MECHANISMS
 from bilstm_attention.model.classifier import attention_view, build_classifier
+from bilstm_attention.model.predict import forward_pass
 
 Array = NDArray[Any]
 WORDS, LEARNED, DIMENSION, CLASSES, LONGEST = 24, 15, 4, 3, 24
@@ -88,14 +89,12 @@ def shared_outputs(variant: str) -> list[Array]:
 
 @cache
 def _graph(variant: str) -> Any:
-    view = shared_view(variant)
-    signature = [tf.TensorSpec([None, None], tf.int32)]
-    return tf.function(lambda tokens: view(tokens, training=False), input_signature=signature)
+    return forward_pass.__wrapped__(shared_view(variant))
 
 
 def outputs(variant: str, tokens: Array) -> list[Array]:
     """Probabilities and weights by a graph, as in `model.predict.predict`."""
-    return [output.numpy() for output in _graph(variant)(tokens)]
+    return [output.numpy() for output in _graph(variant)(tf.constant(tokens))]
 
 
 def padded(rows: Sequence[Sequence[int]], columns: int = 0) -> Array:

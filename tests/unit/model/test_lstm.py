@@ -134,7 +134,7 @@ def test_fused_kernel_and_its_gradients_equal_those_of_keras(
 ) -> None:
     monkeypatch.setattr(lstm_module, "LARGE", large)  # each of both gradients is right for weights of any size
     states, mask, units = drawn(case)
-    reference, fused = (layer(kernel, units, merge, bias_initializer="random_normal") for kernel in (None, "fused"))
+    reference, fused = (layer(kernel, units, merge, bias_initializer="random_normal") for kernel in (None, "auto"))
     wanted = values_and_gradients(reference, states, mask)
     fused.build((None, None, states.shape[2]))
     fused.set_weights(reference.get_weights())
@@ -145,7 +145,7 @@ def test_fused_kernel_and_its_gradients_equal_those_of_keras(
 @pytest.mark.parametrize("large", [False, True])
 def test_large_weights_take_the_gradient_by_steps(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lstm_module, "LARGE", 111 if large else 112)  # (3 + 4) x 16 weights
-    bilstm = layer("fused")
+    bilstm = layer("auto")
     bilstm.build((None, None, DIMENSION))
 
     def gradient(states: tf.Tensor) -> Any:
@@ -162,7 +162,7 @@ def test_fused_kernel_is_the_default_on_a_cpu(kernel: str, fused: bool) -> None:
     assert ("BlockLSTMV2" in operations(lambda states: bilstm(states, mask=ALL_REAL))) is fused
 
 
-@pytest.mark.parametrize("saved_by", ["fused", "keras", None])
+@pytest.mark.parametrize("saved_by", ["auto", "keras", None])
 def test_weights_of_one_kernel_fit_every_other(saved_by: str | None, tmp_path: Path) -> None:
     states, mask, _ = drawn("narrow")
 
@@ -173,7 +173,7 @@ def test_weights_of_one_kernel_fit_every_other(saved_by: str | None, tmp_path: P
     first = model(saved_by)
     wanted = np.asarray(first([states, mask]))
     first.save_weights(tmp_path / "lstm.weights.h5")
-    for kernel in ("fused", "keras", None):
+    for kernel in ("auto", "keras", None):
         other = model(kernel)
         other.load_weights(tmp_path / "lstm.weights.h5")
         np.testing.assert_allclose(np.asarray(other([states, mask])), wanted, atol=1e-6)

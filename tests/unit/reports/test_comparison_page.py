@@ -20,7 +20,7 @@ def scores(**columns: Any) -> pd.DataFrame:
     )
 
 
-def section(table: pd.DataFrame, **parts: pd.DataFrame) -> str:
+def section(table: pd.DataFrame, **parts: Any) -> str:
     text = pages.comparison_section(
         table, about="Kinds", score="accuracy", scored_on="5 folds", reference="best", picture="kinds.png", **parts
     )
@@ -53,6 +53,13 @@ def test_confusions_have_the_confidence_in_percent() -> None:
     text = section(scores(), errors=errors)
     assert "**Confusions of `best`** on 5 folds" in text
     assert "| A | B | 1234 | 100 % | 7 |" in text
+
+
+def test_possible_errors_of_labels_have_a_link() -> None:
+    text = section(scores(), issues=("best", "x-kinds-label_issues.csv"))
+    assert "[Possible errors of labels](x-kinds-label_issues.csv): training sentences" in text
+    assert "not what `best` predicts" in text
+    assert "label_issues" not in section(scores())
 
 
 def test_classes_have_a_column_per_variant() -> None:

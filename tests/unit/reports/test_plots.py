@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from matplotlib.colors import same_color
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from bilstm_attention.reports import plots
@@ -48,21 +47,23 @@ def drops(percents: list[float]) -> dict:
     }
 
 
-def example(tokens: str, weights: list[float], predicted: str = "neg", gold: str = "neg") -> AttentionExample:
+def reliability() -> pd.DataFrame:
+    columns = {"confidence": [40.0, 90.0, 50.0], "accuracy": [30.0, 70.0, 55.0]}
+    return pd.DataFrame({"probabilities": ["raw", "raw", "scaled"], **columns})
+
+
+def example(tokens: str, weights: list[float], predicted: str = "neg", gold: str | None = "neg") -> AttentionExample:
     return AttentionExample(tokens.split(), np.array([weights], dtype=np.float32), gold, [(predicted, 0.875)])
 
 
 PICTURES = {
     "curves of five seeds": (plots.learning_curves, {s: history([50, 60, 55 + s]) for s in range(5)}, "official_f1"),
-    "curves of many seeds": (plots.learning_curves, {s: history([50.0] * 200) for s in range(12)}, "official_f1"),
     "curves of one epoch": (plots.learning_curves, {3: history([50], "loss")}, "loss"),
     "confusion of 19": (plots.confusion_matrix, counts(DIRECTED)),
-    "confusion of 2": (plots.confusion_matrix, counts(["neg", "pos"])),
-    "classes, 10": (plots.scores_by_class, by_class([*RELATIONS, "Other"])),
-    "classes, 2": (plots.scores_by_class, by_class(["neg", "pos"])),
+    "classes": (plots.scores_by_class, by_class(["neg", "pos"])),
     "faithfulness": (plots.faithfulness_curves, drops([1, 5, 10, 20, 50])),
+    "reliability": (plots.reliability_curves, reliability()),
     "attention": (plots.attention_picture, [example("<e1> a </e1> b", [0.1, 0.5, 0.3, 0.1]), example("a", [1], "pos")]),
-    "attention to nothing": (plots.attention_picture, []),
 }
 
 
@@ -84,10 +85,6 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
 
 
-def boxes(figure: Figure) -> list[Rectangle]:
-    return [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
-
-
 @pytest.mark.parametrize("name", PICTURES)
 def test_picture_has_the_same_bytes_and_a_readable_size(name: str, tmp_path: Path) -> None:
     picture, *data = PICTURES[name]
@@ -103,7 +100,7 @@ def test_picture_has_the_same_bytes_and_a_readable_size(name: str, tmp_path: Pat
 
 
 def test_settings_of_matplotlib_neither_enter_nor_leave(tmp_path: Path) -> None:
-    picture, *data = PICTURES["classes, 2"]
+    picture, *data = PICTURES["classes"]
     picture(*data, tmp_path / "plain.png")
     with mpl.rc_context({"font.size": 20, "axes.facecolor": "red", "savefig.bbox": "tight"}):
         before = dict(mpl.rcParams)
@@ -195,45 +192,46 @@ def test_rankings_are_distinct_without_colour(drawn) -> None:
         assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "5", "10"]
 
 
-def test_tokens_are_shaded_relative_to_the_heaviest(drawn) -> None:
-    sentences = [example("a b c", [0.4, 0.2, 0.0]), example("d", [0.1])]
-    heaviest, half, none, other = (box.get_facecolor() for box in boxes(drawn(plots.attention_picture, sentences)))
-    assert same_color(heaviest, other)
-    assert same_color(heaviest, plots.SHADES(plots.DARKEST))
-    assert same_color(half, plots.SHADES(plots.DARKEST / 2))
-    assert none[3] == 0
+def test_reliability_has_a_raw_and_a_scaled_curve(drawn) -> None:
+    diagonal, *curves = drawn(plots.reliability_curves, reliability()).axes[0].lines
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
+    assert {line.get_label(): line.get_xydata().tolist() for line in curves} == {
+        "raw": [[40, 30], [90, 70]],
+        "scaled by the temperature of dev": [[50, 55]],
+    }
 
 
-def test_three_heaviest_weights_are_under_their_tokens(drawn) -> None:
-    figure = drawn(plots.attention_picture, [example("a b c d e", [0.3, 0.05, 0.3, 0.31, 0.04])])
-    places = {text.get_text(): text.get_position() for text in figure.axes[0].texts}
+def test_attention_is_shaded_and_its_heaviest_weights_written(drawn) -> None:
+    figure = drawn(plots.attention_picture, [example("a b c d e", [0.4, 0.2, 0.2, 0.2, 0.0]), example("f", [0.1])])
+    shades = [text.get_bbox_patch().get_facecolor() for text in figure.axes[0].texts if text.get_bbox_patch()]
+    assert same_color(shades[0], shades[5])
+    assert same_color(shades[0], plots.SHADES(plots.DARKEST))
+    assert same_color(shades[1], plots.SHADES(plots.DARKEST / 2))
+    assert shades[4][3] == 0
+    places = {text.get_text(): text.get_position()[0] for text in figure.axes[0].texts}
     digits = [text for text in figure.axes[0].texts if text.get_text().startswith("0.")]
-    assert [text.get_text() for text in digits] == ["0.30", "0.30", "0.31"]
-    assert [text.get_position()[0] for text in digits] == [places[token][0] for token in "acd"]
-    assert all(text.get_position()[1] > places["a"][1] for text in digits)
+    assert [text.get_text() for text in digits] == ["0.40", "0.20", "0.20", "0.10"]
+    assert [text.get_position()[0] for text in digits] == [places[token] for token in "abcf"]
 
 
 def test_long_sentences_wrap_and_long_tokens_are_cut(drawn) -> None:
-    tokens = "word " * 60 + "w" * 500
-    figure = drawn(plots.attention_picture, [example(tokens, [1 / 61] * 61), example("b", [1.0])])
-    page = figure.bbox
-    drawn_boxes = [text.get_window_extent() for text in figure.axes[0].texts]
-    assert all(page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 for box in drawn_boxes)
-    corners = [(box.get_y(), box.get_x()) for box in boxes(figure)]
+    figure = drawn(plots.attention_picture, [example("word " * 60 + "w" * 500, [1 / 61] * 61), example("b", [1.0])])
+    page, drawn_texts = figure.bbox, figure.axes[0].texts
+    extents = [text.get_window_extent() for text in drawn_texts]
+    assert all(page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 for box in extents)
+    corners = [text.get_position()[::-1] for text in drawn_texts if text.get_bbox_patch()]
     assert corners == sorted(corners)
     assert len({y for y, _ in corners}) >= 4
     assert any(text.endswith("w…") for text in texts(figure))
 
 
-def test_wrong_prediction_is_marked_without_colour(drawn) -> None:
-    right, wrong = example("a", [1.0], "pos", "pos"), example("a", [1.0], "pos", "neg")
-    figure = drawn(plots.attention_picture, [right])
-    assert "✓ pos (88 %)" in texts(figure)
-    assert len(boxes(figure)) == 1
-    figure = drawn(plots.attention_picture, [wrong])
-    caption = next(text for text in figure.axes[0].texts if text.get_text() == "✗ predicted pos (88 %), gold neg")
-    assert caption.get_weight() == "bold"
-    assert len(boxes(figure)) == 2
+@pytest.mark.parametrize(
+    ("gold", "caption"), [("pos", "✓ pos (88 %)"), ("neg", "✗ predicted pos (88 %), gold neg"), (None, "pos (88 %)")]
+)
+def test_wrong_prediction_is_marked_without_colour(gold: str | None, caption: str, drawn) -> None:
+    figure = drawn(plots.attention_picture, [example("a", [1.0], "pos", gold)])
+    (line,) = (text for text in figure.axes[0].texts if text.get_text() == caption)
+    assert line.get_weight() == ("bold" if gold == "neg" else "normal")
 
 
 def test_dollars_and_underscores_are_no_mathematics(drawn) -> None:

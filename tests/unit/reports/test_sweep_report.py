@@ -5,7 +5,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bilstm_attention.reports.sweep_report import leaderboard_rows, shown_params, sweep_report, winner_line
+from bilstm_attention.reports.sweep_report import (
+    fresh_seed_rows,
+    leaderboard_rows,
+    shown_params,
+    sweep_report,
+    winner_line,
+)
 
 UNITS, CLIP = "model.lstm_units", "train.clip_norm"
 
@@ -17,27 +23,25 @@ def make_board(**more: Any) -> pd.DataFrame:
         "score": [70.0, 80.125, None],
         "confirmed_mean": [75.0, None, None],
         "confirmed_sd": [1.5, None, None],
+        "by_seed": ["73.50, 76.50", None, None],
         UNITS: [5, None, 3],
         CLIP: ["none", 0.123456, 1.0],
     }
     return pd.DataFrame(columns | more, dtype=object)
 
 
-CONFIRMED = pd.DataFrame({"trial": [4, 2], "search": [70.0, 80.0], "confirmed": [75.0, 74.0], "seed 11": [75.0, 74.0]})
-
-
 def test_report_has_winner_tables_figures_and_protocol() -> None:
     tables = {
         "Best trials": leaderboard_rows(make_board(), [UNITS, CLIP]),
-        "On fresh seeds": CONFIRMED,
+        "On fresh seeds": fresh_seed_rows(make_board()),
         "Importances": pd.DataFrame({"parameter": ["lstm_units"], "share": [0.75]}),
         "Empty": pd.DataFrame(),
     }
-    winner = winner_line("official_f1", make_board(), CONFIRMED, 0.0312)
+    winner = winner_line("official_f1", make_board(), 0.0312)
     text = sweep_report("s", winner, tables, ["figures/history.png"], "Three trials.")
     for part in (
         "# Sweep s",
-        "**Trial 4: 75.00**, the mean dev official_f1 over 1 fresh seed; 70.00 in the search",
+        "**Trial 4: 75.00**, the mean dev official_f1 over 2 fresh seeds; 70.00 in the search",
         "Against trial 2, the second: p = 0.031",
         "![history](figures/history.png)",
         "Three trials.",
@@ -48,16 +52,16 @@ def test_report_has_winner_tables_figures_and_protocol() -> None:
     assert ["4", "70.00", "75.00 ± 1.50", "5", "none"] in rows
     assert ["2", "80.12", "", "", "0.1235"] in rows
     assert ["7", "pruned", "", "3", "1"] in rows
-    assert ["4", "70", "75", "75"] in rows
+    assert ["4", "70", "75", "73.50, 76.50"] in rows
     assert ["lstm_units", "0.75"] in rows
 
 
 def test_winner_that_is_not_confirmed_is_called_so() -> None:
     board = make_board().iloc[[1, 2]]
-    line = winner_line("accuracy", board, pd.DataFrame(), None)
+    line = winner_line("accuracy", board, None)
     assert line == "Trial 2: 80.12 dev accuracy in the search, the best of many; not confirmed."
-    assert "p =" not in winner_line("accuracy", board, CONFIRMED, None)
-    assert winner_line("accuracy", pd.DataFrame(), pd.DataFrame(), None) == "No trial is complete yet."
+    assert "p =" not in winner_line("accuracy", make_board(), None)
+    assert winner_line("accuracy", board[1:], None) == "No trial is complete yet."
 
 
 def test_leaderboard_has_the_second_objective() -> None:

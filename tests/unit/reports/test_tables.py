@@ -1,11 +1,13 @@
 import io
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from bilstm_attention.config import Params, with_overrides
+from bilstm_attention.reports.attention_page import AttentionExample
 from bilstm_attention.reports.tables import (
     describe_evaluation,
     describe_seed,
@@ -13,6 +15,7 @@ from bilstm_attention.reports.tables import (
     markdown_table,
     score_document,
     score_table,
+    shaded_text,
 )
 
 TWO_SEEDS = with_overrides(Params(), {"train.seeds": [0, 3]})
@@ -24,6 +27,8 @@ def metrics(**by_seed: float) -> dict[str, Any]:
     mean = sum(scores.values()) / len(scores)
     summary = {"mean": mean, "sd": sd, "low": 70.123, "high": 80.456, "by_seed": scores}
     return {
+        "corpus": "jokes",
+        "test_calibration": {"raw": {"ece": {"mean": 4.321}}, "scaled": {"ece": {"mean": 1.2}}},
         "test": {"official_f1": summary, "accuracy": {**summary, "mean": 33.333}},
         "dev": {"official_f1": {"mean": 78.25, "sd": sd, "by_seed": dict.fromkeys(scores, 78.25)}},
         "ensemble": {"official_f1": 81.119, "accuracy": 82.0},
@@ -43,6 +48,7 @@ def printed(scores: dict[str, Any]) -> str:
 
 def test_table_shows_spread_and_ensemble_of_several_seeds_alone() -> None:
     one, two = printed(ONE), printed(TWO)
+    assert one.startswith("jokes: test scores in percent, seed 0")
     assert all(text in one for text in ("75.50 ", "70.12–80.46", "16.71", "seed 0"))
     assert not any(text in one for text in ("±", "ensemble"))
     assert all(text in two for text in ("76.00 ± 1.50", "81.12", "seeds 0, 3"))
@@ -61,7 +67,8 @@ def test_document_shows_every_seed_and_the_protocol() -> None:
         ["ensemble", "", "81.12", "82.00"],
         ["majority", "", "0.00", "16.71"],
     ]
-    assert lines[0] == "Test scores in percent. Dev official_f1 selects the epoch; test selects nothing."
+    assert lines[0] == "Test scores on jokes in percent. Dev official_f1 selects the epoch; test selects nothing."
+    assert "Expected calibration error on test 4.32 %; 1.20 % with the temperature of dev." in lines
     assert "Word vectors cover 98.76 % of the tokens of test, 95.50 % of its types." in lines
     assert "Parameters that differ from the defaults: `train.seeds=[0, 3]`." in lines
     assert lines[-1] == "Made with a machine."
@@ -85,8 +92,21 @@ def test_description_of_an_evaluation_starts_with_its_score() -> None:
     two = describe_evaluation(TWO_SEEDS, TWO, "today", ["seed-0.html", "seed-3.html"])
     assert two.startswith("**test official_f1 76.00** ± 1.50 over 2 seeds, 95 % interval")
     one = describe_seed(TWO_SEEDS, TWO, 3, "seed-3.html")
-    assert one.startswith("**test official_f1 76.50**; dev official_f1 78.25. One of the seeds 0, 3;")
+    assert one.startswith("**test official_f1 76.50**; dev official_f1 78.25. The parent run")
     assert "(artifact:attention/seed-3.html)" in one
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_tokens_are_shaded_by_weight_in_a_terminal_alone(terminal: bool) -> None:
+    console = Console(file=io.StringIO(), force_terminal=terminal, color_system="truecolor" if terminal else None)
+    tokens = ["the", "caf\udce9", "ran"]
+    sentence = AttentionExample(tokens, np.array([[0.0, 0.5, 0.25]]), None, [("Other", 0.875)])
+    console.print(shaded_text(sentence), soft_wrap=True, highlight=False)
+    shown = console.file.getvalue()
+    heavy, half = (
+        "\x1b[30;48;2;{}m{}\x1b[0m".format(*each) for each in (("107;174;214", "caf?"), ("181;214;234", "ran"))
+    )
+    assert shown == f"Other  0.8750\nthe {heavy if terminal else 'caf?'} {half if terminal else 'ran'} \n"
 
 
 @pytest.mark.parametrize(("monitor", "score"), [("official_f1", "62.35"), ("loss", "0.1234")])

@@ -57,14 +57,13 @@ def run_here(next_job: Callable[[], Any], work: Callable[[Any], Any], workers: i
 def add_trial(study: optuna.Study, units: int, *values: float, state: str = "COMPLETE", **attributes: Any) -> int:
     """A finished trial; returns its number, to which 100 added is its seed."""
     number = len(study.trials)
-    usual = {"seed": 100 + number, "overrides": {UNITS: units}, "result": {"history": [], "seconds": 60.0}}
     study.add_trial(
         create_trial(
             state=TrialState[state],
             values=list(map(float, values)) or None,
             params={UNITS: units},
             distributions={UNITS: IntDistribution(1, 1000)},
-            user_attrs=usual | attributes,
+            user_attrs={"seed": 100 + number, **attributes},
         )
     )
     return number

@@ -12,7 +12,7 @@ from bilstm_attention.config import Params
 from bilstm_attention.search.comparison import Comparison, Table
 from bilstm_attention.search.comparison_runs import comparison_runs, save_runs
 from bilstm_attention.search.trainings import TrainingJob, TrainingRecord
-from bilstm_attention.tracking.runs import log_runs
+from bilstm_attention.tracking.runs import NOTE, PARENT, log_runs
 
 RECORD = TrainingRecord(
     key="abc",
@@ -51,15 +51,26 @@ def test_shared_training_is_a_run_of_each_table_and_variant(
         content = {"seeds": [3], "reference": "zhou", "variants": {variant: {} for variant in variants}}
         comparison = Comparison("page", name, Table.model_validate(content), dict.fromkeys(variants, Params()))
         save_runs(comparison, {variant: [(job, RECORD)] for variant in variants})
-    for experiment, runs in comparison_runs() * 2:
-        assert (experiment, runs[0].name, runs[0].started) == ("sample", "mean seed=3", 5.0)
+    paths.RESULTS.mkdir(parents=True)
+    (paths.RESULTS / "page.md").write_text("# Page\n![one](page-one.png), [other](other.md)\n")
+    (paths.RESULTS / "page-one.png").touch()
+    for experiment, (parent, *runs) in comparison_runs() * 2:
+        assert (experiment, parent.name, runs[0].name, runs[0].started) == ("sample", "page", "mean seed=3", 5.0)
         assert set(runs[0].datasets) - {"test"} == {"train", "dev"}
-        log_runs(experiment, runs, "tables")
+        log_runs(experiment, [parent, *runs], "tables")
+    assert [len(runs) for _, runs in comparison_runs("page.two")] == [3]
     client = MlflowClient(mlflow_store)
-    logged = [run.data for run in client.search_runs([each.experiment_id for each in client.search_experiments()])]
+    found = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    (page,) = (run for run in found if PARENT not in run.data.tags)
+    assert (
+        f"![one](get-artifact?path=page-one.png&run_uuid={page.info.run_id}), [other](other.md)" in page.data.tags[NOTE]
+    )
+    assert [file.path for file in client.list_artifacts(page.info.run_id)] == ["page-one.png", "page.md"]
+    logged = [run.data for run in found if run is not page]
+    assert {run.tags[PARENT] for run in logged} == {page.info.run_id}
     places = sorted((name, variant) for name, variants in tables.items() for variant in variants)
     assert sorted((run.tags["table"], run.tags["variant"]) for run in logged) == places
     assert {(run.tags["python"], run.params["train.seeds"]) for run in logged} == {("of the training", "[3]")}
     # the fold that scores a training is test where the corpus has no test file
-    assert [run.metrics.get("test_accuracy") for run in logged] == [accuracy] * 3
-    assert {run.metrics["best_dev_accuracy"] for run in logged} == {70.0}
+    assert [run.metrics.get("test/accuracy") for run in logged] == [accuracy] * 3
+    assert {run.metrics["dev/accuracy"] for run in logged} == {70.0}

@@ -13,12 +13,13 @@ from tests.unit.search.studies import AGAINST, UNITS, add_trial, make_spec
 from bilstm_attention import paths
 from bilstm_attention.config import flatten, load_params
 from bilstm_attention.search import commands
-from bilstm_attention.search.outcome import confirmation_table, get_outcome, protocol, read_outcome, write_outcome
-from bilstm_attention.search.records import sweep_records, sweep_runs
+from bilstm_attention.search.outcome import get_outcome, protocol, read_outcome, write_outcome
+from bilstm_attention.search.records import log_sweep, sweep_records, sweep_runs
 from bilstm_attention.search.study import SweepSpec, confirmation_seeds, load_study
 from bilstm_attention.search.sweep import StopRequest, begin_study
 from bilstm_attention.search.trainings import TrainingJob
 from bilstm_attention.search.workers import WorkerCrashed
+from bilstm_attention.tracking.runs import PARENT, Tracker
 
 GOLD = ["a", "b"] * 20
 RIGHT, WRONG = GOLD, ["b", "a"] * 20
@@ -58,23 +59,20 @@ def test_confirmed_trials_rank_by_their_means(spec: SweepSpec, study: optuna.Stu
     board = outcome.leaderboard
     assert board["trial"].tolist() == [3, 2, 1, 4]
     assert board["confirmed_mean"].tolist()[:2] == [79.0, 71.0]
+    assert board["by_seed"].tolist() == ["78.00, 80.00", "70.00, 72.00", None, None]
     assert board["reason"].tolist() == [None, None, None, "the loss is not a number"]
-    winner = outcome.finalists[0]
-    assert (winner.number, winner.score, winner.searched) == (3, 79.0, 80.0)
-    assert winner.params.train.seeds == confirmation_seeds(spec)
-    assert flatten(winner.params)[UNITS] == 30
+    assert outcome.winner == {"trial": 3, "score": 79.0, "searched": 80.0, "confirmed": True}
     assert outcome.p is not None
     assert outcome.p < 0.01
-    assert confirmation_table(spec, outcome)["drop"].tolist() == [1.0, 19.0]
 
 
 def test_trial_with_a_missing_confirmation_is_not_confirmed(spec: SweepSpec, study: optuna.Study) -> None:
-    confirmations = confirmed(spec, {2: (70.0,), 3: (78.0,)})
-    outcome = get_outcome(spec, study, confirmations, GOLD)
-    assert (outcome.finalists[0].number, outcome.finalists[0].score, outcome.p) == (2, 90.0, None)
+    outcome = get_outcome(spec, study, confirmed(spec, {2: (70.0,), 3: (78.0,)}), GOLD)
+    assert outcome.winner == {"trial": 2, "score": 90.0, "searched": 90.0, "confirmed": False}
+    assert outcome.p is None
+    write_outcome(spec, study, outcome)
     # what the trial itself was trained with
-    assert outcome.finalists[0].params.train.seeds == [102]
-    assert confirmation_table(spec, outcome).empty
+    assert load_params(spec.folder / "best.yaml").train.seeds == [102]
 
 
 def test_confirmations_are_read_trained_or_fail_until_a_stop(
@@ -84,7 +82,7 @@ def test_confirmations_are_read_trained_or_fail_until_a_stop(
 
     def run_jobs(next_job: Callable[[], TrainingJob | None], *arguments: Any) -> Iterator[tuple[TrainingJob, Any]]:
         while job := next_job():
-            yield job, WorkerCrashed(1, -9) if job.name == f"trial 2 with seed {second}" else Path(job.name)
+            yield job, WorkerCrashed(-9) if job.name == f"trial 2 with seed {second}" else Path(job.name)
             stop.requested = job.name == f"trial 3 with seed {first}"
 
     # an earlier start has trained one of them
@@ -105,9 +103,10 @@ def test_confirmations_are_read_trained_or_fail_until_a_stop(
 
 
 def test_written_outcome_reads_back(spec: SweepSpec, study: optuna.Study) -> None:
-    write_outcome(spec, get_outcome(spec, study, confirmed(spec, {2: (70.0, 72.0), 3: (78.0, 80.0)}), GOLD))
+    write_outcome(spec, study, get_outcome(spec, study, confirmed(spec, {2: (70.0, 72.0), 3: (78.0, 80.0)}), GOLD))
     assert pd.read_csv(spec.folder / "leaderboard.csv")["trial"].tolist() == [3, 2, 1, 4]
-    assert load_params(spec.folder / "best.yaml").model.lstm_units == 30
+    best = load_params(spec.folder / "best.yaml")
+    assert (best.model.lstm_units, best.train.seeds) == (30, confirmation_seeds(spec))
     assert "Trial 3 of the study s: dev accuracy 79.0" in (spec.folder / "best.yaml").read_text()
     winner = read_outcome(spec.folder)
     assert (winner["trial"], winner["score"], winner["confirmed"], winner["trials"]) == (3, 79.0, True, 4)
@@ -117,8 +116,9 @@ def test_written_outcome_reads_back(spec: SweepSpec, study: optuna.Study) -> Non
 def test_study_without_finished_trials_has_an_outcome(spec: SweepSpec) -> None:
     study = begin_study(spec)
     outcome = get_outcome(spec, study, {})
-    assert (len(outcome.leaderboard), list(outcome.finalists), outcome.p) == (0, [], None)
-    write_outcome(spec, outcome)
+    assert (len(outcome.leaderboard), outcome.winner, outcome.p) == (0, {}, None)
+    assert protocol(spec, outcome.leaderboard).startswith("0 trials (none), 0:00:00 in all workers")
+    write_outcome(spec, study, outcome)
     assert not (spec.folder / "best.yaml").exists()
     assert read_outcome(spec.folder)["trials"] == 0
 
@@ -132,15 +132,16 @@ def test_with_two_objectives_every_trial_of_the_front_has_a_file(spec: SweepSpec
     stale.parent.mkdir()
     stale.touch()
     outcome = get_outcome(two, study, {})
-    write_outcome(two, outcome)
+    write_outcome(two, study, outcome)
     assert {path.name for path in stale.parent.iterdir()} == {"trial-0001.yaml", "trial-0002.yaml"}
     assert outcome.leaderboard["on_front"].tolist() == [True, True, False]
     assert outcome.leaderboard["latency_ms"].tolist() == [5.0, 4.0, 6.0]
 
 
 def test_protocol_counts_trials_and_names_what_they_share(spec: SweepSpec, study: optuna.Study, tmp_path: Path) -> None:
-    text = protocol(make_spec(tmp_path, **{"train.epochs": 4}), study)
-    assert text.startswith("4 trials (3 complete, 1 fail), 0:04:00 of training")
+    board = get_outcome(spec, study, {}).leaderboard.assign(seconds=[60.0, 90.0, 30.0, None])
+    text = protocol(make_spec(tmp_path, **{"train.epochs": 4}), board)
+    assert text.startswith("4 trials (3 complete, 1 fail), 0:03:00 in all workers together.")
     assert "its best epoch **on dev**" in text
     assert "differ from the defaults: `train.epochs=4`." in text
 
@@ -148,11 +149,14 @@ def test_protocol_counts_trials_and_names_what_they_share(spec: SweepSpec, study
 def test_runs_hold_the_trials_and_the_winner(
     spec: SweepSpec, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_outcome(spec, get_outcome(spec, study, confirmed(spec, {3: (78.0, 80.0)}), GOLD))
+    write_outcome(spec, study, get_outcome(spec, study, confirmed(spec, {3: (78.0, 80.0)}), GOLD))
     parent, *trials = sweep_records(study, spec.folder)
-    assert parent.metrics == {"trials": 4, "best_dev_accuracy": 79.0, "searched_dev_accuracy": 80.0}
-    assert (parent.tags["winner"], parent.tags[f"winner.{UNITS}"]) == ("trial 3", "30")
-    assert UNITS not in parent.params
+    assert parent.metrics == {"dev/accuracy": 79.0, "dev/accuracy/searched": 80.0}
+    assert [row["dev/accuracy"] for row in parent.history] == [70.0, 90.0, 90.0, 90.0]
+    assert [row["trials"] for row in parent.history] == [1, 2, 3, 4]
+    assert parent.tags["winner"] == "trial 3"
+    assert parent.params == flatten(load_params(spec.folder / "best.yaml"))
+    assert parent.params[UNITS] == 30
     assert {file.name for file in parent.artifacts[""]} == {"leaderboard.csv", "best.yaml"}
     assert [trial.parent for trial in trials] == [parent.identity] * 4
     assert trials[1].params[UNITS] == 20
@@ -162,31 +166,64 @@ def test_runs_hold_the_trials_and_the_winner(
     assert sweep_runs() == ([("sample", [parent, *trials])], [])
 
 
-def test_fault_of_the_recorder_is_raised(spec: SweepSpec, study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*arguments: object) -> None:
-        raise ZeroDivisionError
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (ZeroDivisionError, "FAILED")])
+def test_sweep_is_logged_live_and_has_the_params_of_its_winner(
+    error: type[BaseException],
+    status: str,
+    spec: SweepSpec,
+    study: optuna.Study,
+    mlflow_store: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
 
-    monkeypatch.setattr("bilstm_attention.search.commands.log_runs", fail)
-    with pytest.raises(ZeroDivisionError), commands.Recorder() as recorder:
-        recorder.submit(study, spec.folder)
+    def break_off() -> None:
+        with log_sweep(study, spec.folder) as log_trial:
+            log_trial(study.trials[1])
+            raise error
+
+    with pytest.raises(error):
+        break_off()
+    tracker = Tracker("sample")
+
+    def runs() -> tuple[Any, list[Any]]:
+        found = tracker.client.search_runs([tracker.experiment])
+        (parent,) = (run for run in found if PARENT not in run.data.tags)
+        return parent, [run for run in found if run is not parent]
+
+    broken, (trial,) = runs()
+    assert (broken.info.status, broken.data.params) == (status, {})
+    assert broken.data.metrics == {"trials": 4, "dev/accuracy": 90.0}
+    assert trial.data.tags[PARENT] == broken.info.run_id
+    ids = []
+    for scores, units in (({3: (78.0, 80.0)}, "30"), ({3: (78.0, 80.0)}, "30"), ({2: (88.0, 89.0)}, "20")):
+        with log_sweep(study, spec.folder):
+            write_outcome(spec, study, get_outcome(spec, study, confirmed(spec, scores), GOLD))
+        parent, trials = runs()
+        ids.append(parent.info.run_id)
+        best = flatten(load_params(spec.folder / "best.yaml"))
+        assert parent.data.params == {key: str(value) for key, value in best.items()}
+        assert (parent.info.status, parent.data.params[UNITS]) == ("FINISHED", units)
+        assert {run.data.tags[PARENT] for run in trials} == {parent.info.run_id}
+        assert len(trials) == 4
+    # another winner, whose parameters the earlier run cannot take
+    assert ids[0] == ids[1] == broken.info.run_id != ids[2]
+    assert parent.data.metrics["dev/accuracy"] == 88.5
 
 
 def test_studies_are_listed_with_their_winners(
     spec: SweepSpec, study: optuna.Study, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_outcome(spec, get_outcome(spec, study, confirmed(spec, {3: (78.0, 80.0)}), GOLD))
     monkeypatch.setattr(paths, "STUDIES", spec.folder.parent)
     commands.list_sweeps(None)
-    printed = capsys.readouterr().out
-    for part in (
-        "s ",
-        "3 complete",
-        "1 failed",
-        "1 waiting",
-        "90.00, trial 2 in the search",
-        "best.yaml: trial 3, 79.00",
-    ):
-        assert part in printed
+    assert "best.yaml" not in capsys.readouterr().out
+    for winner, confirmations in (("trial 2, 90.00", {}), ("trial 3, 79.00", {3: (78.0, 80.0)})):
+        write_outcome(spec, study, get_outcome(spec, study, confirmed(spec, confirmations), GOLD))
+        commands.list_sweeps(None)
+        printed = capsys.readouterr().out
+        parts = ("s ", "3 complete", "1 failed", "1 waiting", "90.00, trial 2 in the search", f"best.yaml: {winner} ")
+        assert ("not confirmed" in printed) == (not confirmations)
+        assert [part for part in parts if part not in printed] == []
 
 
 def test_no_studies_yet(spec: SweepSpec, capsys: pytest.CaptureFixture) -> None:

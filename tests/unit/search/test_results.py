@@ -9,7 +9,7 @@ from bilstm_attention import paths
 from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.evaluation.metrics import bootstrap_interval, scores
 from bilstm_attention.search.comparison import Comparison, Table, Variant
-from bilstm_attention.search.results import frequent_confusions, scores_by_class, tabulate
+from bilstm_attention.search.results import frequent_confusions, label_issues, scores_by_class, tabulate
 from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, sample_name
 
 LABELS = ["Cause-Effect(e1,e2)", "Cause-Effect(e2,e1)", "Member-Collection(e1,e2)", "Other"]
@@ -141,6 +141,26 @@ def test_confusions_have_their_most_certain_example(root: Path) -> None:
     }
     assert len(frequent_confusions(done, shown=3)) == 3
     assert frequent_confusions([trained(root, "a", 0, GOLD)]).empty
+
+
+def test_label_issues_rank_by_mean_confidence_of_the_seeds(tmp_path: Path) -> None:
+    first, second = (write_data(tmp_path / name, gold) for name, gold in (("first", GOLD[:3]), ("second", GOLD[3:])))
+    done = [
+        *(trained(first, "a", seed, [EFFECT, EFFECT, EFFECT], 0.6 + 0.2 * seed) for seed in (0, 1)),
+        # the first seed is surer of the label than the second of anything else
+        *(
+            trained(second, "a", seed, labels, 0.9 - seed / 2)
+            for seed, labels in enumerate([[MEMBER] * 3, [OTHER] * 3])
+        ),
+    ]
+    for job, _ in done[2:]:
+        split = pd.read_parquet(job.root / paths.PREPARED / "dev.parquet").assign(id=["7", "8", "9"])
+        split.to_parquet(job.root / paths.PREPARED / "dev.parquet")
+    table = label_issues(done)
+    assert table["id"].tolist() == ["0", "1", "8", "9"]
+    assert table["confidence"].tolist() == [0.7, 0.7, 0.45, 0.45]
+    assert table.iloc[0, 1:4].tolist() == ["<e1> first0 </e1> <e2> the second </e2>", CAUSE, EFFECT]
+    assert table["predicted"].tolist() == [EFFECT, EFFECT, MEMBER, MEMBER]
 
 
 def test_example_of_plain_classes_is_the_sentence_start(root: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -13,7 +14,7 @@ from tests.unit.search.studies import AGAINST, GRID, SWEEP, UNITS, add_trial, ma
 
 from bilstm_attention.errors import SweepError
 from bilstm_attention.search import sweep
-from bilstm_attention.search.retries import JOB, MAX_RETRIES, finished_trials, first_attempt, recover, retry_trials
+from bilstm_attention.search.retries import MAX_RETRIES, finished_trials, first_attempt, recover, retry_trials
 from bilstm_attention.search.study import (
     SweepSpec,
     best_trials,
@@ -97,6 +98,27 @@ def test_grid_tries_every_cell_once(tmp_path: Path, run: Callable[..., optuna.St
     assert all(cell in cells for cell in spec.space.grid())
 
 
+@pytest.mark.parametrize(("patience", "trials"), [(2, 3), (3, 7), (9, 8)])
+def test_sweep_stops_without_a_better_trial(
+    patience: int, trials: int, tmp_path: Path, run: Callable[..., optuna.Study], capsys: pytest.CaptureFixture
+) -> None:
+    # equal is not better, and neither is a failure
+    scores = iter([70.0, 70.0, None, 80.0, 1.0, 2.0, 3.0, 4.0])
+
+    def train(*arguments: Any) -> TrialScores:
+        if (score := next(scores)) is None:
+            raise ValueError("no score")
+        return TrialScores({"accuracy": score}, 1)
+
+    spec = make_spec(tmp_path, f"{SWEEP}stop: {{patience: {patience}}}\n")
+    run(spec, 2, train)
+    assert len(finished_trials(run(spec, 8, train))) == trials
+    line = f"stopped: no better trial among the last {patience}\n"
+    assert (line in capsys.readouterr().out) == (trials < 8)
+    # more patience goes on: it is no part of the study
+    assert not sweep.out_of_patience(make_spec(tmp_path), load_study(spec))
+
+
 def test_hours_that_are_over_start_no_trial(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
     assert finished_trials(run(spec, 3, seconds=-1)) == []
 
@@ -114,13 +136,13 @@ def test_another_space_or_other_params_are_refused(
 
 
 def test_failed_training_is_a_trial_with_its_reason(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
+    errors = iter([None, ZeroDivisionError("by zero\nand more"), None])
+
     def fail_second(*arguments: Any) -> TrialScores:
-        fail_second.calls += 1  # type: ignore[attr-defined]
-        if fail_second.calls == 2:  # type: ignore[attr-defined]
-            raise ZeroDivisionError("by zero\nand more")
+        if error := next(errors):
+            raise error
         return train_units(*arguments)
 
-    fail_second.calls = 0  # type: ignore[attr-defined]
     lines: list[Any] = []
     study = run(spec, 3, fail_second, on_trial=lambda study, trial: lines.append(trial and trial.number))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
@@ -142,7 +164,9 @@ def test_bad_trial_is_pruned(tmp_path: Path, run: Callable[..., optuna.Study]) -
     states = [trial.state for trial in finished_trials(study)]
     assert len(states) == 20
     assert states.count(TrialState.PRUNED) > 2
-    assert all(trial.user_attrs["result"]["history"] for trial in study.trials)
+    assert all(trial.system_attrs["result"]["history"] for trial in study.trials)
+    # optuna-dashboard shows these in full
+    assert {name for trial in study.trials for name in trial.user_attrs} == {"job", "seed"}
 
 
 def test_crashed_worker_has_its_trial_retried_at_once(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
@@ -152,7 +176,7 @@ def test_crashed_worker_has_its_trial_retried_at_once(spec: SweepSpec, run: Call
         while (job := next_job()) is not None:
             if len(finished_trials(load_study(spec))) == 1 and not lost:
                 lost.append(start_and_die(load_study(spec), job.name))
-                yield job, WorkerCrashed(1, -9)
+                yield job, WorkerCrashed(-9)
             else:
                 yield job, work(job)
 
@@ -166,33 +190,26 @@ def test_crashed_worker_has_its_trial_retried_at_once(spec: SweepSpec, run: Call
     assert retried.user_attrs["seed"] == derived_seed(3, lost[0])
 
 
-def test_trial_killed_before_it_had_a_job_is_retried(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+@pytest.mark.parametrize(("database", "job"), [(False, None), (True, None), (True, "elsewhere:0")])
+def test_trial_killed_before_its_first_heartbeat_is_retried(
+    tmp_path: Path, run: Callable[..., optuna.Study], monkeypatch: pytest.MonkeyPatch, database: bool, job: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = make_spec(tmp_path, storage=f"sqlite:///{tmp_path}/studies.db" if database else None)
     run(spec, 1)
-    number = start_and_die(load_study(spec))
+    number = start_and_die(load_study(spec), job)
+    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.2)
     study = run(spec, 3)
     assert len(finished_trials(study)) == 3
     assert study.trials[number].state == TrialState.FAIL
     assert number in map(first_attempt, finished_trials(study))
 
 
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
-def test_trial_of_a_dead_machine_is_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., optuna.Study]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    spec = make_spec(tmp_path, storage=f"sqlite:///{tmp_path}/shared.db")
-    dead = sweep.begin_study(spec).ask()
-    # its first heartbeat is stored with the name of its job, and no other follows
-    dead.set_user_attr(JOB, [dead.number, "elsewhere:0"])
-    trials = run(spec, 3, seconds=60).trials
-    assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
-    assert first_attempt(trials[3]) == dead.number
-
-
 def test_workers_that_die_before_a_trial_end_the_sweep(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
     def crash(next_job: Callable[[], TrialJob | None], work: Any, workers: int) -> Any:
         while (job := next_job()) is not None:
-            yield job, WorkerCrashed(1, -9)
+            yield job, WorkerCrashed(-9)
 
     with pytest.raises(SweepError, match=r"workers end before they begin a trial; of the last, .* SIGKILL"):
         run(spec, 3, execute=crash)
@@ -230,16 +247,29 @@ def test_trial_that_finished_before_it_could_be_retried_stays(spec: SweepSpec) -
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"]
 
 
-def test_trial_that_another_machine_took_over_is_dropped(spec: SweepSpec) -> None:
-    begin(spec)
-
-    def lose(*arguments: Any) -> TrialScores:
+@pytest.mark.parametrize("moment", ["in training", "before its value is stored", "by another worker"])
+def test_trial_that_another_process_ended_is_dropped(
+    moment: str, spec: SweepSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take_over(*_: object) -> None:
+        # which ends the trial without calling this again
+        monkeypatch.setattr(optuna.samplers.RandomSampler, "after_trial", Mock())
         study = load_study(spec)
         retry_trials(study, study.get_trials(states=(TrialState.RUNNING,)))
+
+    def train(*arguments: Any) -> TrialScores:
+        if moment == "in training":
+            take_over()
+        elif moment == "by another worker":
+            load_study(spec).tell(0, 5.0)
         return train_units(*arguments)
 
-    assert run_trial(TrialJob(spec, "job", 0, 5), lose) is None
-    assert [trial.state.name for trial in load_study(spec).trials] == ["FAIL", "WAITING"]
+    begin(spec)
+    if moment == "before its value is stored":
+        monkeypatch.setattr(optuna.samplers.RandomSampler, "after_trial", take_over)
+    assert run_trial(TrialJob(spec, "job", 0, 5), train) is None
+    states = [trial.state.name for trial in load_study(spec).trials]
+    assert states == (["COMPLETE"] if moment == "by another worker" else ["FAIL", "WAITING"])
 
 
 def test_no_trial_begins_once_others_fill_the_budget(spec: SweepSpec) -> None:

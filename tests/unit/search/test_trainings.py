@@ -91,7 +91,7 @@ def test_merged_jobs_measure_what_each_of_them_needs() -> None:
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (WorkerCrashed(7, -9), "zhou seed=0: its worker was killed by SIGKILL; run the same command to resume"),
+        (WorkerCrashed(-9), "zhou seed=0: its worker was killed by SIGKILL; run the same command to resume"),
         (ParamsError("train.monitor: f is unknown"), "zhou seed=0: train.monitor: f is unknown"),
     ],
 )

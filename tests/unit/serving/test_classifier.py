@@ -1,6 +1,7 @@
 """Raw text is classified row by row; a sentence that cannot be classified is named by its row."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,16 @@ def test_answers_are_those_of_the_network(classifier: TextClassifier) -> None:
     assert table["label"].tolist() == [LABELS[number] for number in rows.argmax(axis=1)]
     np.testing.assert_allclose(table["score"], rows.max(axis=1), atol=1e-7)
     assert classifier.answer([]).empty
+
+
+def test_temperature_changes_scores_and_no_label(classifier: TextClassifier, tmp_path: Path) -> None:
+    raw = classifier.answer(TEXTS)
+    folder = save_classifier_folder(tmp_path, units=4, seed=1, params="data: {tokens: {max_length: 12}}\n")
+    (folder / "calibration.json").write_text('{"temperature": 0.5}')
+    scaled = load_folder(folder).answer(TEXTS)
+    assert scaled["label"].tolist() == raw["label"].tolist()
+    squares = probabilities(classifier, TEXTS) ** 2
+    np.testing.assert_allclose(scaled["score"], squares.max(axis=1) / squares.sum(axis=1), rtol=1e-5)
 
 
 def test_rows_do_not_affect_each_other(classifier: TextClassifier) -> None:

@@ -16,7 +16,7 @@ from tests.small import LABELS, WORDS, save_classifier_folder
 from bilstm_attention.errors import DataError
 from bilstm_attention.serving import predict
 from bilstm_attention.serving.classifier import TextClassifier, load_folder
-from bilstm_attention.serving.predict import predict_file, predict_lines
+from bilstm_attention.serving.predict import KINDS, predict_file, predict_lines
 
 TEXTS = [f"The <e1>{WORDS[number % 6]}</e1> of{' the' * (number % 4)} <e2>car</e2>, NA" for number in range(11)]
 NESTED = ("probabilities", "tokens", "weights")
@@ -60,9 +60,10 @@ def read(path: Path) -> pd.DataFrame:
             return pd.read_json(path, lines=True, dtype=False)
 
 
-@pytest.mark.parametrize("attention", [False, True])
-@pytest.mark.parametrize("target", [".csv", ".parquet", ".jsonl"])
-@pytest.mark.parametrize("source", [".csv", ".parquet", ".jsonl"])
+@pytest.mark.parametrize(
+    ("source", "target", "attention"),
+    [(source, target, source != target) for source in KINDS for target in KINDS],
+)
 def test_every_row_of_a_table_is_answered_in_order(
     source: str, target: str, attention: bool, classifier: TextClassifier, table: pd.DataFrame, tmp_path: Path
 ) -> None:
@@ -80,7 +81,7 @@ def test_every_row_of_a_table_is_answered_in_order(
             np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-@pytest.mark.parametrize("target", [".csv", ".parquet", ".jsonl"])
+@pytest.mark.parametrize("target", KINDS)
 @pytest.mark.parametrize("source", [".csv", ".parquet"])
 def test_table_without_rows_gives_one_without_rows(
     source: str, target: str, table: pd.DataFrame, tmp_path: Path

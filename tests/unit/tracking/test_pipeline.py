@@ -1,31 +1,37 @@
 """Runs of the pipeline: one per seed, which its test scores join, and a parent of several; built from files alone."""
 
+import hashlib
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.tracking import pipeline
+from bilstm_attention.tracking.environment import environment_tags
 from bilstm_attention.tracking.pipeline import (
-    PIPELINE_DIGEST,
+    TRAINING_KEY,
+    attention_metrics,
     corpus_name,
     evaluation_records,
-    flatten_metrics,
+    log_training,
     model_name,
     pipeline_records,
     run_name,
     training_record,
 )
-from bilstm_attention.tracking.registry import DEV_DIGEST, MODEL_DIGEST
+from bilstm_attention.tracking.registry import MODEL_DIGEST
+from bilstm_attention.tracking.runs import PARENT, Tracker, log_runs
 
 DEV = {0: {"loss": 0.9, "accuracy": 60.0}, 1: {"loss": 0.5, "accuracy": 70.0}}
 ATTENTION = {"mean": 31.0, "sd": None, "by_seed": {"0": 30.0, "1": 32.0}}
 FAITHFULNESS = {
     "rows": 20,
-    "comprehensiveness": {"attention": ATTENTION},
+    "comprehensiveness": {"attention": ATTENTION, "random": ATTENTION},
     "entropy": {**ATTENTION, "by_seed": {}},
     "rank_correlation": None,
     "curves": {"percent": [1, 5]},
@@ -49,9 +55,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for seed, dev in DEV.items():
         folder = str(paths.seed_folder(seed))
         write(tmp_path, f"{folder}/model.keras", f"model {seed}")
-        write(tmp_path, f"{folder}/dev.json", {"best_epoch": 2, "epochs": 2, "dev": dev})
-        write(tmp_path, f"{folder}/history.csv", "epoch,loss,dev_accuracy\n1,1.0,55.0\n2,0.5,60.0\n")
+        write(tmp_path, f"{folder}/dev.json", {"best_epoch": 2, "epochs": 2, "dev": dev, "key": f"key {seed}"})
+        write(tmp_path, f"{folder}/history.csv", pd.DataFrame(history(seed)).to_csv(index=False))
     return tmp_path
+
+
+def history(seed: int) -> list[dict[str, float]]:
+    """Two epochs, the second with the dev scores of the seed."""
+    first = {"epoch": 1, "learning_rate": 0.1, "loss": 1.0, "dev_loss": 0.95, "dev_accuracy": 55.0 + seed}
+    return [first, {**first, "epoch": 2, "loss": 1 / 3, **{f"dev_{name}": value for name, value in DEV[seed].items()}}]
 
 
 def params(*seeds: int, **overrides: Any) -> Params:
@@ -61,62 +73,127 @@ def params(*seeds: int, **overrides: Any) -> Params:
 def evaluate(project: Path, *seeds: int) -> None:
     """Writes what `evaluate` and `report` leave."""
     several = len(seeds) > 1
-    test = {"mean": 51.0, "sd": 1.0 if several else None, "low": 40.0, "high": 60.0}
+    test = {"mean": fmean(50.0 + seed for seed in seeds), "sd": 1.0 if several else None, "low": 40.0, "high": 60.0}
     dev = {name: {str(seed): DEV[seed][name] for seed in seeds} for name in ("loss", "accuracy")}
     scores = {
         "test": {"accuracy": {**test, "by_seed": {str(seed): 50.0 + seed for seed in seeds}}},
-        "dev": {name: {"mean": 65.0, "sd": test["sd"], "by_seed": by_seed} for name, by_seed in dev.items()},
+        "dev": {
+            name: {"mean": fmean(scores.values()), "sd": test["sd"], "by_seed": scores} for name, scores in dev.items()
+        },
         "ensemble": {"accuracy": 52.0},
         "baselines": {"majority": {"accuracy": 20.0}},
         "baseline_sentences": 9,
         "test_coverage": {"types": 90.0, "tokens": 99.0},
         "dev_faithfulness": FAITHFULNESS,
+        "test_calibration": {"raw": {"ece": ATTENTION}, "scaled": {"ece": ATTENTION}},
+        "corpus": "sample",
     }
     write(project, "experiments/current/scores.json", scores)
+    split = {"rows": 9, "labels": {"A": 4, "B": 5}}
+    write(project, "data/prepared/summary.json", {"splits": dict.fromkeys(("train", "dev", "test"), split)})
     write(project, "experiments/current/dev_predictions.csv", "id,gold,seed_0\n1,NA,NA\n")
     write(project, "experiments/current/plots/overview.png", "png")
+    for name in ("answers/gold.txt", *(f"attention/seed-{seed}.html" for seed in seeds)):
+        write(project, f"experiments/current/{name}", name)
 
 
 def test_run_of_a_training_has_its_scores_and_curves() -> None:
-    record = training_record(params(0, 1), 1, started=5.0)
-    assert (record.name, record.started, record.identity[0]) == ("zhou u=100 seed=1", 5.0, MODEL_DIGEST)
-    assert record.metrics == {"best_dev_loss": 0.5, "best_dev_accuracy": 70.0}
-    assert record.history[1] == {"epoch": 2, "loss": 0.5, "dev_accuracy": 60.0}
+    record = training_record(params(0, 1), 1)
+    assert (record.name, record.identity[0]) == ("zhou monitor=accuracy seed=1", TRAINING_KEY)
+    assert record.tags[MODEL_DIGEST] == hashlib.sha256(b"model 1").hexdigest()
+    assert record.started == (paths.seed_folder(1) / "model.keras").stat().st_mtime
+    assert record.metrics == {"dev/loss": 0.5, "dev/accuracy": 70.0, "loss": 1 / 3, "best_epoch": 2}
+    assert record.history[0] == {"epoch": 1, "learning_rate": 0.1, "loss": 1.0, "dev/loss": 0.95, "dev/accuracy": 56.0}
+    assert record.history[2] == {"epoch": 3, "loss": 1 / 3, "dev/loss": 0.5, "dev/accuracy": 70.0}
     assert (record.tags["seed"], set(record.datasets)) == ("1", {"train", "dev"})
     assert "epoch 2 of 2" in record.description
-    model = paths.seed_folder(1) / "model.keras"
-    assert training_record(params(0, 1), 1).started == model.stat().st_mtime
 
 
 def test_one_seed_has_one_run(project: Path) -> None:
     evaluate(project, 0)
     (run,) = evaluation_records(params(0))
     assert run.identity == training_record(params(0), 0).identity
-    assert run.identity[0] == PIPELINE_DIGEST
     assert run.parent is None
-    assert run.metrics.items() >= {"best_dev_accuracy": 60.0, "test_accuracy": 50.0, "test_accuracy_low": 40.0}.items()
-    assert "test_accuracy_mean" not in run.metrics
+    scores = {"dev/accuracy": 60.0, "test/accuracy": 50.0, "test/accuracy/low": 40.0, "baseline/majority": 20.0}
+    assert run.metrics.items() >= scores.items()
+    assert not {"test/accuracy/sd", "test/accuracy/ensemble"} & set(run.metrics)
     assert set(run.datasets) == {"train", "dev", "test"}
     assert "seed-0" in run.description
 
 
-def test_several_seeds_have_a_parent_with_mean_and_ensemble(project: Path) -> None:
+@pytest.fixture
+def store(mlflow_store: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
+    return mlflow_store
+
+
+def test_parent_has_the_means_of_its_children(project: Path, store: str) -> None:
     evaluate(project, 0, 1)
-    parent, *children = evaluation_records(params(0, 1))
-    assert [child.parent for child in children] == [parent.identity] * 2
-    assert [child.metrics["test_accuracy"] for child in children] == [50.0, 51.0]
-    assert [child.metrics["dev_faithfulness_comprehensiveness_attention"] for child in children] == [30.0, 32.0]
-    scores = {"test_accuracy_mean": 51.0, "ensemble_test_accuracy": 52.0, "majority_test_accuracy": 20.0}
-    assert parent.metrics.items() >= scores.items()
-    assert parent.name == "zhou u=100 seeds=0,1"
-    assert parent.started == min(child.started or 0 for child in children)
+    settings = params(0, 1, **{"evaluate.log_model": False})
+    records = evaluation_records(settings)
+    ids = log_runs("sample", records, "all")
+    tracker = Tracker("sample")
+    parent, *children = (tracker.client.get_run(ids[record.identity]) for record in records)
+    assert {child.data.tags[PARENT] for child in children} == {parent.info.run_id}
+    assert [child.data.metrics["attention/comprehensiveness"] for child in children] == [30.0, 32.0]
+    assert [child.data.metrics["test/ece"] for child in children] == [30.0, 32.0]
+    shared = children[0].data.metrics.keys() & parent.data.metrics.keys()
+    assert shared >= {"loss", "dev/loss", "dev/accuracy", "test/accuracy", "attention/comprehensiveness"}
+    for name in shared:
+        assert parent.data.metrics[name] == pytest.approx(fmean(child.data.metrics[name] for child in children)), name
+    assert set(parent.data.metrics) - shared == {
+        *("dev/accuracy/sd", "test/accuracy/sd", "test/accuracy/low", "test/accuracy/high", "test/accuracy/ensemble"),
+        *("baseline/majority", "attention/entropy"),
+    }
+    curve = tracker.client.get_metric_history(parent.info.run_id, "dev/accuracy")
+    assert {point.step: point.value for point in curve} == {1: 55.5, 2: 65.0, 3: 65.0}
+    assert parent.info.run_name == "zhou monitor=accuracy seeds=0,1"
+    assert parent.info.start_time == min(child.info.start_time for child in children)
 
 
-@pytest.mark.parametrize("change", ["model", "test", "evaluate"])
-def test_other_models_test_set_or_scoring_are_another_run(change: str, project: Path) -> None:
+def test_mean_curve_is_of_the_seeds_that_got_so_far(project: Path) -> None:
+    write(project, f"{paths.seed_folder(0)}/history.csv", pd.DataFrame(history(0)[:1]).to_csv(index=False))
+    write(project, f"{paths.seed_folder(0)}/dev.json", {"best_epoch": 1, "epochs": 1, "dev": DEV[0]})
+    evaluate(project, 0, 1)
+    first, second, kept = evaluation_records(params(0, 1))[0].history
+    assert (first["dev/accuracy"], second["dev/accuracy"]) == (55.5, 70.0)
+    assert first["dev/accuracy/sd"] == pytest.approx(0.5**0.5)
+    assert "dev/accuracy/sd" not in second
+    assert (kept["epoch"], kept["dev/accuracy"], kept["dev/accuracy/sd"]) == (3, 65.0, 1.0)
+
+
+def test_training_is_logged_live_and_goes_on_in_its_run(store: str) -> None:
+    settings, rows = params(0), history(0)
+
+    def press_ctrl_c() -> None:
+        with log_training(settings, 0, "key 0", []) as log_epoch:
+            log_epoch(rows[0])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        press_ctrl_c()
+    tracker = Tracker("sample")
+    (killed,) = tracker.client.search_runs([tracker.experiment])
+    assert (killed.info.status, killed.data.metrics["dev/accuracy"]) == ("KILLED", 55.0)
+    with log_training(settings, 0, "key 0", rows[:1]) as log_epoch:
+        log_epoch(rows[1])
+    (run,) = tracker.client.search_runs([tracker.experiment])
+    assert (run.info.run_id, run.info.status) == (killed.info.run_id, "FINISHED")
+    points = tracker.client.get_metric_history(run.info.run_id, "dev/accuracy")
+    assert [(point.step, point.value) for point in points] == [(1, 55.0), (2, 60.0), (3, 60.0)]
+    # the same from the files on disk
+    assert tracker.has(training_record(settings, 0))
+    with log_training(params(0, **{"evaluate.bootstrap": 200}), 0, "key 0", rows):
+        pass
+    assert len(tracker.client.search_runs([tracker.experiment])) == 2
+
+
+@pytest.mark.parametrize("change", ["training", "test", "evaluate"])
+def test_other_trainings_test_set_or_scoring_are_another_run(change: str, project: Path) -> None:
     before = training_record(params(0), 0).identity
-    if change == "model":
-        (project / paths.seed_folder(0) / "model.keras").write_text("other")
+    if change == "training":
+        report = {"best_epoch": 2, "epochs": 2, "dev": DEV[0], "key": "other"}
+        write(project, f"{paths.seed_folder(0)}/dev.json", report)
     elif change == "test":
         (project / "data/prepared/test.parquet").write_text("other")
     settings = params(0, **({"evaluate.bootstrap": 200} if change == "evaluate" else {}))
@@ -128,9 +205,18 @@ def test_best_model_is_logged_with_the_whole(project: Path) -> None:
     model = evaluation_records(params(0, 1))[0].model
     assert model is not None
     assert model.files["model.keras"] == paths.seed_folder(1) / "model.keras"
-    assert set(model.files) == {"model.keras", "vocabulary.txt", "labels.json", "params.yaml"}
-    assert (model.name, model.tags["dev"], model.tags["monitor"]) == ("sample", "65.0", "accuracy")
-    assert len(model.tags[DEV_DIGEST]) == 64
+    assert set(model.files) == {"model.keras", "vocabulary.txt", "labels.json", "params.yaml", "calibration.json"}
+    assert model.name == run_name(params(0, 1), [1])
+    assert model.scores == {"dev/loss": 0.7, "dev/accuracy": 65.0, "test/accuracy": 50.5}
+    assert {len(digest) for digest in model.datasets.values()} == {36}
+    for part in (
+        "train 9",
+        "2 labels: A, B",
+        "Seed 1, the best on dev of the seeds 0, 1",
+        "40.00–60.00",
+        "sample@champion",
+    ):
+        assert part in model.card
     assert "<e1>" in model.example
     plain = evaluation_records(params(0, 1, **{"data.format": "delimited"}))[0].model
     assert plain is not None
@@ -144,7 +230,7 @@ def test_records_on_disk_and_what_is_missing(project: Path, monkeypatch: pytest.
     assert missing == ["seed 7 is not trained", "these models are not evaluated"]
     evaluate(project, 0, 1)
     records, missing = pipeline_records(params(0, 1))
-    assert (records[0].name, len(records), missing) == ("zhou u=100 seeds=0,1", 3, [])
+    assert (records[0].name, len(records), missing) == ("zhou monitor=accuracy seeds=0,1", 3, [])
     # trained again since: the evaluation is of other models
     write(project, f"{paths.seed_folder(1)}/dev.json", {"best_epoch": 2, "epochs": 2, "dev": {**DEV[1], "loss": 0.4}})
     assert pipeline_records(params(0, 1))[1] == ["these models are not evaluated"]
@@ -154,18 +240,44 @@ def test_records_on_disk_and_what_is_missing(project: Path, monkeypatch: pytest.
     assert missing[0] == "seed 1 was trained with other parameters"
 
 
-def test_metrics_are_flattened_by_seed_or_key() -> None:
-    one = flatten_metrics(FAITHFULNESS, "dev", "1")
-    assert one == {"dev_rows": 20, "dev_comprehensiveness_attention": 32.0}
-    assert flatten_metrics(FAITHFULNESS, "dev", "mean") == {
-        **one,
-        "dev_comprehensiveness_attention": 31.0,
-        "dev_entropy": 31.0,
-    }
+@pytest.mark.parametrize(
+    ("measured", "key", "expected"),
+    [
+        (FAITHFULNESS, "1", {"comprehensiveness": 32.0}),
+        (FAITHFULNESS, "mean", {"comprehensiveness": 31.0, "entropy": 31.0}),
+        ({"comprehensiveness": {"attention": 3.0}, "entropy": 2.0}, "mean", {"comprehensiveness": 3.0, "entropy": 2.0}),
+        ({}, "mean", {}),
+    ],
+)
+def test_attention_metrics(measured: dict[str, Any], key: str, expected: dict[str, float]) -> None:
+    assert attention_metrics(measured, key) == {f"attention/{name}": value for name, value in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ({"train.monitor": "official_f1"}, "zhou defaults seeds=2,3"),
+        (
+            {"data.folds": 3, "train.epochs": 5, "model.dropout.lstm": 0.5, "model.attention.kind": "max"},
+            "max dropout.lstm=0.5 epochs=5 monitor=accuracy data.folds=3 seeds=2,3",
+        ),
+        ({"embeddings.source": "file", "embeddings.path": "x" * 200}, "zhou monitor=accuracy embeddings.source=file …"),
+    ],
+)
+def test_name_says_what_differs_from_the_defaults(overrides: dict[str, Any], name: str) -> None:
+    full = run_name(params(2, 3, **overrides), [2, 3])
+    assert full.startswith(name)
+    assert full.endswith(" seeds=2,3")
+    assert len(full) <= 120
+
+
+def test_name_begins_with_the_experiment_of_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_EXP_NAME", "puffy-daks")
+    assert run_name(params(2), [2]) == "zhou puffy-daks monitor=accuracy seed=2"
+    assert environment_tags()["dvc.experiment"] == "puffy-daks"
 
 
 def test_names() -> None:
     settings = params(2, **{"data.folder": "data/external/my: corpus"})
     assert (corpus_name(settings), model_name(settings)) == ("my: corpus", "my_ corpus")
     assert model_name(params(2, **{"evaluate.register_as": "relations"})) == "relations"
-    assert run_name(settings, [2, 3]) == "zhou u=100 seeds=2,3"

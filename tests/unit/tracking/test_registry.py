@@ -16,22 +16,25 @@ from mlflow import MlflowClient
 from tests.small import begin_project, save_classifier_folder
 
 from bilstm_attention.errors import UserError
+from bilstm_attention.tracking.environment import sha256
 from bilstm_attention.tracking.registry import (
+    CARD,
     CHAMPION,
     DEV_ANSWERS,
-    DEV_DIGEST,
     EVIDENCE,
+    MODEL_DIGEST,
     SERVING_PACKAGES,
     LoggedModel,
-    dev_digest,
     fetch_model,
+    find_model,
     log_model,
+    log_model_scores,
     promote,
 )
 from bilstm_attention.tracking.runs import RunRecord, Tracker
 
 EXAMPLE = "The <e1>wheel</e1> of the <e2>car</e2> broke."
-TAGS = {"run": "zhou", "monitor": "accuracy", "dev": "50.0"}
+DIGESTS = {"dev": "0a", "test": "1b"}
 
 pytestmark = pytest.mark.usefixtures("inside")
 
@@ -47,16 +50,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_classifier_folder(tmp_path_factory.mktemp("tiny") / "classifier", units=3, seed=0)
 
 
-def model_in(folder: Path, name: str) -> LoggedModel:
-    return LoggedModel({file.name: file for file in folder.iterdir()}, EXAMPLE, name, TAGS)
+def model_in(folder: Path) -> LoggedModel:
+    files, scores = {file.name: file for file in folder.iterdir()}, {"dev/accuracy": 50.0, "test/accuracy": 40.0}
+    return LoggedModel("zhou lr=0.1", files, EXAMPLE, "# A card", scores, DIGESTS)
 
 
-def write_model(tracker: Tracker, run_id: str, folder: Path, name: str) -> None:
-    log_model(tracker.client, tracker.experiment, run_id, model_in(folder, name))
+def write_model(tracker: Tracker, run_id: str, folder: Path) -> None:
+    log_model(tracker.client, tracker.experiment, run_id, model_in(folder))
 
 
-def new_run(tracker: Tracker, **more: Any) -> str:
-    return tracker.write(RunRecord("run", ("id", uuid4().hex), {}, **more))
+def new_run(tracker: Tracker, name: str = "run", **more: Any) -> str:
+    return tracker.write(RunRecord(name, ("id", uuid4().hex), {"train.monitor": "accuracy"}, **more))
 
 
 def bytes_of_fetched(run_id: str, folder: Path) -> bytes:
@@ -71,7 +75,7 @@ import mlflow
 import pandas as pd
 
 mlflow.set_tracking_uri({store!r})
-model = mlflow.pyfunc.load_model("models:/relations/1")
+model = mlflow.pyfunc.load_model({model!r})
 table = model.predict(pd.DataFrame({{"text": {texts!r}}}), params={{"attention": True}})
 imports = set()
 for name, module in list(sys.modules.items()):
@@ -96,15 +100,23 @@ TEXTS = [EXAMPLE, "A <e1>dog</e1> unheard of <e2>barked</e2>"]
 def test_logged_model_serves_raw_text_in_a_fresh_process(tracker: Tracker, folder: Path, tmp_path: Path) -> None:
     from bilstm_attention.serving.classifier import load_folder
 
-    run_id = new_run(tracker, model=model_in(folder, "relations"))
+    history = [{"epoch": 1, "dev/accuracy": 30.0}, {"epoch": 2, "dev/accuracy": 50.0}]
+    run_id = new_run(tracker, model=model_in(folder), history=history, metrics={"test/accuracy": 40.0})
     (output,) = tracker.client.get_run(run_id).outputs.model_outputs
-    location = Path(tracker.client.get_logged_model(output.model_id).artifact_location.removeprefix("file://"))
+    logged = tracker.client.get_logged_model(output.model_id)
+    assert (logged.name, logged.params["train.monitor"]) == ("zhou lr=0_1", "accuracy")
+    scores = {(each.key, each.value, each.step, each.dataset_name, each.dataset_digest) for each in logged.metrics}
+    assert scores == {("dev/accuracy", 50.0, 2, "dev", "0a"), ("test/accuracy", 40.0, 0, "test", "1b")}
+    curve = tracker.client.get_metric_history(run_id, "dev/accuracy")
+    assert sorted((point.step, point.value) for point in curve) == [(1, 30.0), (2, 50.0)]
+    assert tracker.client.search_registered_models(f"name = '{tracker.experiment}'") == []
+    location = Path(logged.artifact_location.removeprefix("file://"))
     assert location.is_relative_to(Path.cwd() / "experiments/mlartifacts")
     files = {str(path.relative_to(location)) for path in location.rglob("*") if path.is_file()}
     assert not [name for name in files if re.search(r"\.(pkl|pickle|joblib|pyc|h5)$", name)]
     assert {f"data/classifier/{file.name}" for file in folder.iterdir()} <= files
 
-    code = SERVE.format(store=tracker.client.tracking_uri, texts=TEXTS)
+    code = SERVE.format(store=tracker.client.tracking_uri, model=logged.model_uri, texts=TEXTS)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     served = json.loads(done.stdout.splitlines()[-1])
@@ -132,123 +144,156 @@ def test_half_logged_model_is_logged_again_and_each_once(tracker: Tracker, folde
         return sorted(str(model.status) for model in models)
 
     run_id = new_run(tracker)
-    write_model(tracker, run_id, folder, "changing")
+    write_model(tracker, run_id, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MlflowClient, "log_model_artifacts", Mock(side_effect=Cut()))
         with pytest.raises(Cut):
-            write_model(tracker, run_id, other_folder, "changing")
+            write_model(tracker, run_id, other_folder)
     assert tracker.client.get_run(run_id).info.status == "FINISHED"
     assert statuses() == ["PENDING", "READY"]
     # the newest whole one
     assert bytes_of_fetched(run_id, tmp_path / "before") == (folder / "model.keras").read_bytes()
     for _ in range(2):
-        write_model(tracker, run_id, other_folder, "changing")
+        write_model(tracker, run_id, other_folder)
     assert statuses() == ["READY", "READY"]
     assert bytes_of_fetched(run_id, tmp_path / "after") == (other_folder / "model.keras").read_bytes()
-    versions = tracker.client.search_model_versions("name = 'changing'")
-    assert [(version.run_id, version.tags["dev"]) for version in versions] == [(run_id, "50.0")] * 2
 
 
 GOLD = ["A", "B"] * 20
 
 
-class Versions:
-    """A registered model whose versions answer so many of 40 dev sentences right, by seed."""
+class Models:
+    """Logged models whose seeds label so many of 40 dev sentences right, and the registered model of their champion."""
 
-    def __init__(self, tracker: Tracker, name: str, folder: Path):
-        self.tracker, self.name, self.folder = tracker, name, folder
-        tracker.client.create_registered_model(name)
+    def __init__(self, tracker: Tracker, folder: Path):
+        self.tracker, self.client, self.name, self.folder = tracker, tracker.client, tracker.experiment, folder
 
-    def add(self, *right: int, monitor: str = "accuracy", first_id: int = 0, answers: bool = True) -> str:
-        """Registers a version, `first_id` the id of its first sentence; returns the id of its run."""
+    def add(
+        self, *right: int, monitor: str = "accuracy", first_id: int = 0, answers: bool = True, name: str = "zhou"
+    ) -> str:
+        """Logs a run and its model, `first_id` the id of its first sentence; returns the id of the run."""
         table = {"id": [str(first_id + number) for number in range(40)], "gold": GOLD}
         for seed, count in enumerate(right):
             table[f"seed_{seed}"] = GOLD[:count] + ["B" if label == "A" else "A" for label in GOLD[count:]]
         pd.DataFrame(table).to_csv(self.folder / DEV_ANSWERS, index=False)
-        run = new_run(self.tracker, artifacts={"": [self.folder / DEV_ANSWERS]} if answers else {})
-        tags = {"run": f"{right}", "monitor": monitor, "dev": repr(sum(right) / len(right) * 2.5)}
-        tags |= {DEV_DIGEST: dev_digest(pd.DataFrame(table))}
-        self.tracker.client.create_model_version(self.name, f"runs:/{run}/model", run, tags)
+        run = new_run(self.tracker, name, artifacts={"": [self.folder / DEV_ANSWERS]} if answers else {})
+        digest = sha256(self.folder / DEV_ANSWERS)
+        params = {"train.monitor": monitor}
+        logged = self.client.create_logged_model(
+            self.tracker.experiment, "zhou", run, {MODEL_DIGEST: digest, CARD: f"card {right}"}, params
+        )
+        self.client.finalize_logged_model(logged.model_id, "READY")
+        scores = {f"dev/{monitor}": sum(right) / len(right) * 2.5}
+        log_model_scores(self.client, run, logged.model_id, LoggedModel("", {}, "", "", scores, DIGESTS))
         return run
 
-    def promote(self, source: str, if_better: bool = False) -> None:
-        promote(self.name, source, "accuracy", if_better)
+    def promote(self, source: str | Path, if_better: bool = False) -> None:
+        promote(self.name, self.experiment, source, if_better)
+
+    @property
+    def experiment(self) -> str:
+        return str(self.client.get_experiment(self.tracker.experiment).name)
 
     def champion(self) -> tuple[str, str]:
         """Its run, and the evidence."""
-        version = self.tracker.client.get_model_version_by_alias(self.name, CHAMPION)
+        version = self.client.get_model_version_by_alias(self.name, CHAMPION)
         return version.run_id, version.tags[EVIDENCE].partition(", ")[2]
 
 
 @pytest.fixture
-def versions(tracker: Tracker, tmp_path: Path, request: pytest.FixtureRequest) -> Versions:
-    return Versions(tracker, re.sub(r"\W", " ", request.node.name), tmp_path)
+def models(tracker: Tracker, tmp_path: Path) -> Models:
+    return Models(tracker, tmp_path)
 
 
-def test_best_dev_score_becomes_champion_with_evidence(versions: Versions, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = versions.add(20, 20), versions.add(31)
-    versions.promote(first)
-    assert versions.champion() == (first, "first champion")
-    versions.promote("best", if_better=True)
-    run, evidence = versions.champion()
+def test_better_model_becomes_champion_with_evidence_and_card(
+    models: Models, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = models.add(20, 20), models.add(31)
+    models.promote(first)
+    assert models.champion() == (first, "first champion")
+    # the file of the model that was logged last
+    models.promote(models.folder / DEV_ANSWERS, if_better=True)
+    run, evidence = models.champion()
     assert run == second
     assert re.fullmatch(r"against version 1: \+27.50, p 0.0\d\d by .* \(1 seed each, 40 dev sentences\)", evidence)
+    assert models.client.get_model_version(models.name, "2").description == "card (31,)"
     printed = capsys.readouterr().out
     assert "dev accuracy 77.50" in printed
-    assert "dev accuracy 50.00, the present champion" in printed
-    versions.promote("best")
-    assert "it is the champion already" in capsys.readouterr().out
+    assert "dev accuracy 50.00, the champion, version 1" in printed
+    models.promote(f"{models.name}/2")
+    assert "it is the champion already, version 2" in capsys.readouterr().out
+    # back to a version that is there
+    models.promote(first)
+    assert models.client.get_model_version_by_alias(models.name, CHAMPION).run_id == first
 
 
-def test_worse_version_is_promoted_only_without_condition(versions: Versions) -> None:
-    worse, better = versions.add(20), versions.add(31)
-    versions.promote(better)
-    versions.promote(worse, if_better=True)
-    assert versions.champion()[0] == better
-    versions.promote(worse)
-    assert versions.champion()[0] == worse
+def test_worse_model_is_promoted_only_without_condition(models: Models) -> None:
+    worse, better = models.add(20), models.add(31)
+    models.promote(better)
+    models.promote(worse, if_better=True)
+    assert models.champion()[0] == better
+    models.promote(worse)
+    assert models.champion()[0] == worse
 
 
-def test_least_loss_is_best(versions: Versions) -> None:
-    high, low = versions.add(30, monitor="loss"), versions.add(20, monitor="loss")
-    versions.promote(high)
-    versions.promote("best", if_better=True)
-    assert versions.champion() == (low, "against version 1: -25.0000, without a test, since a loss compares no labels")
+def test_least_loss_is_best(models: Models) -> None:
+    high, low = models.add(30, monitor="loss"), models.add(20, monitor="loss")
+    models.promote(high)
+    models.promote(low, if_better=True)
+    assert models.champion() == (low, "against version 1: -25.0000, without a test, since a loss compares no labels")
 
 
 @pytest.mark.parametrize(
     ("other", "reason"),
     [
-        ({"monitor": "macro_f1"}, "version 2 is judged by macro_f1, version 1 by accuracy"),
-        ({"first_id": 100}, "judged on different dev sentences"),
+        ({"monitor": "macro_f1"}, "the dev scores are macro_f1 and accuracy, which do not compare"),
+        ({"first_id": 100}, "the dev sentences are not the same"),
         ({"answers": False}, f"has no {DEV_ANSWERS}"),
     ],
 )
-def test_incomparable_version_is_refused_if_it_must_be_better(
-    other: dict[str, Any], reason: str, versions: Versions
-) -> None:
-    first, second = versions.add(20), versions.add(31, **other)
-    versions.promote(first)
+def test_incomparable_model_is_refused_if_it_must_be_better(other: dict[str, Any], reason: str, models: Models) -> None:
+    first, second = models.add(20), models.add(31, **other)
+    models.promote(first)
     with pytest.raises(UserError, match=reason):
-        versions.promote(second, if_better=True)
-    assert versions.champion()[0] == first
-    versions.promote(second)
-    assert versions.champion()[0] == second
+        models.promote(second, if_better=True)
+    assert models.champion()[0] == first
+    models.promote(second)
+    assert models.champion()[0] == second
 
 
-def test_unknown_run_or_model_is_an_error(versions: Versions, tracker: Tracker) -> None:
-    run = versions.add(20)
-    with pytest.raises(UserError, match=f"abc: no version of .* Legal: best, or a run: {run}"):
-        versions.promote("abc")
-    with pytest.raises(UserError, match="`dvc repro` registers one"):
-        promote("nobody", "best", "accuracy", if_better=False)
+def test_champion_made_by_hand_is_replaced_without_condition(models: Models) -> None:
+    run = models.add(20)
+    models.client.create_registered_model(models.name)
+    models.client.create_model_version(models.name, "runs:/x/model")
+    models.client.set_registered_model_alias(models.name, CHAMPION, "1")
+    with pytest.raises(UserError, match="no comparison with version 1, the champion: it has no dev score"):
+        models.promote(run, if_better=True)
+    models.promote(run)
+    assert models.champion()[0] == run
 
 
-def test_champion_made_by_hand_is_replaced_without_condition(versions: Versions, tracker: Tracker) -> None:
-    run = versions.add(20)
-    tracker.client.create_model_version(versions.name, "runs:/x/model")
-    tracker.client.set_registered_model_alias(versions.name, CHAMPION, "2")
-    with pytest.raises(UserError, match="version 2, the champion, has no dev score"):
-        versions.promote(run, if_better=True)
-    versions.promote(run)
-    assert versions.champion()[0] == run
+def test_model_is_found_by_id_prefix_name_or_version(models: Models) -> None:
+    first, second = models.add(20, name="zhou u=8"), models.add(31, name="mean")
+    new_run(models.tracker, "mean")  # without a model
+    for source, run in ((first, first), (first[:12], first), ("zhou u=8", first), ("mean", second)):
+        assert find_model(models.client, source).source_run_id == run
+    models.promote(second)
+    assert find_model(models.client, f"{models.name}/1").source_run_id == second
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("zhou", "zhou: 2 runs fit; type more of an id. Runs with a model: "),
+        ("xyz", "xyz: no run of this id or name has a model. Runs with a model: "),
+        ('a "name"', "no run of this id or name has a model"),
+        ("nobody/7", "nobody/7: no model of this version: "),
+        (Path("params.yaml"), "params.yaml: not logged yet"),
+    ],
+)
+def test_unknown_or_ambiguous_model_is_one_line(source: str | Path, reason: str, models: Models) -> None:
+    models.add(20), models.add(31)
+    with pytest.raises(UserError) as raised:
+        find_model(models.client, source, models.experiment)
+    assert reason in str(raised.value)
+    assert "\n" not in str(raised.value)

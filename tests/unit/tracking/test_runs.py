@@ -1,11 +1,16 @@
-"""Runs are written once, completed later, kept in one store for every copy, and cost no result when the store fails."""
+"""Runs are followed live, written once, completed later, and cost no result when the store fails."""
 
 import hashlib
 import json
 import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,7 +20,7 @@ from tests.small import begin_project, commit_all
 
 from bilstm_attention.config import Params, flatten
 from bilstm_attention.errors import UserError
-from bilstm_attention.tracking import environment
+from bilstm_attention.tracking import environment, runs
 from bilstm_attention.tracking.environment import (
     check_up_to_date,
     environment_tags,
@@ -23,8 +28,18 @@ from bilstm_attention.tracking.environment import (
     stages_of_other_params,
     warn_if_stale,
 )
-from bilstm_attention.tracking.runs import NOTE, PARENT, RunRecord, Tracker, fingerprints, log_runs, missing_runs
-from bilstm_attention.tracking.store import artifact_uri, open_store, open_ui, report_store_errors, shown_uri, store_uri
+from bilstm_attention.tracking.runs import (
+    NOTE,
+    PARENT,
+    RunRecord,
+    Tracker,
+    complete_runs,
+    fingerprints,
+    live_runs,
+    log_runs,
+    training_metrics,
+)
+from bilstm_attention.tracking.store import artifact_uri, open_store, report_store_errors, shown_uri, store_uri
 
 pytestmark = pytest.mark.usefixtures("inside")
 
@@ -41,7 +56,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def record(identity: str = "a", **more: Any) -> RunRecord:
-    return RunRecord(**{"name": "zhou u=100 seed=2", "identity": ("id", identity), "params": flatten(Params()), **more})
+    return RunRecord(**{"name": "zhou seed=2", "identity": ("id", identity), "params": flatten(Params()), **more})
 
 
 def test_run_reads_back_as_recorded(tracker: Tracker, tmp_path: Path) -> None:
@@ -53,7 +68,7 @@ def test_run_reads_back_as_recorded(tracker: Tracker, tmp_path: Path) -> None:
     run_id = tracker.write(
         record(
             started=1_700_000_000.5,
-            metrics={"best_dev_accuracy": 53.0},
+            metrics={"best_epoch": 53.0},
             history=history,
             tags={"seed": "2"},
             datasets=fingerprints({split: Path(f"data/{split}.parquet") for split in ("train", "dev")}),
@@ -63,12 +78,12 @@ def test_run_reads_back_as_recorded(tracker: Tracker, tmp_path: Path) -> None:
     )
     run = tracker.client.get_run(run_id)
     assert (run.info.run_name, run.info.status, run.info.start_time) == (
-        "zhou u=100 seed=2",
+        "zhou seed=2",
         "FINISHED",
         1_700_000_000_500,
     )
     assert run.data.params == {name: str(value) for name, value in flatten(Params()).items()}
-    assert run.data.metrics["best_dev_accuracy"] == 53.0
+    assert run.data.metrics["best_epoch"] == 53.0
     steps = {metric.step: metric.value for metric in tracker.client.get_metric_history(run_id, "loss")}
     assert steps == {row["epoch"]: row["loss"] for row in history}
     datasets = {entry.dataset.name: entry.dataset for entry in run.inputs.dataset_inputs}
@@ -86,13 +101,132 @@ def test_run_reads_back_as_recorded(tracker: Tracker, tmp_path: Path) -> None:
 def test_second_record_completes_the_run(tracker: Tracker) -> None:
     first = record(metrics={"dev": 1.0}, history=[{"epoch": 1, "loss": 2.0}], description="trained")
     run_id = tracker.write(first)
-    tested = record(metrics={"dev": 1.0, "test": 3.0}, history=first.history, description="evaluated", final=True)
-    assert tracker.write(tested) == tracker.write(first) == run_id
+    tested = record(metrics={"dev": 1.0, "test": 3.0}, history=first.history, description="evaluated")
+    assert tracker.write(tested) == run_id
     run = tracker.client.get_run(run_id)
     assert {"dev": 1.0, "test": 3.0}.items() <= run.data.metrics.items()
     assert run.data.tags[NOTE] == "evaluated"
     for name in ("dev", "test", "loss"):
         assert len(tracker.client.get_metric_history(run_id, name)) == 1
+
+
+def steps(tracker: Tracker, run_id: str, metric: str) -> dict[int, float]:
+    """The points of a metric, each once."""
+    points = tracker.client.get_metric_history(run_id, metric)
+    assert len({point.step for point in points}) == len(points)
+    return {point.step: point.value for point in points}
+
+
+def test_kept_epoch_is_the_last_step(tracker: Tracker) -> None:
+    rows = ((1, 1.0, 9.0), (2, 0.5, 8.0))
+    history = [{"epoch": e, "learning_rate": 0.1, "loss": loss, "dev_accuracy": dev} for e, loss, dev in rows]
+    run_id = tracker.write(record(**training_metrics(history, {"accuracy": 9.0}, best_epoch=1)))
+    assert steps(tracker, run_id, "dev/accuracy") == {1: 9.0, 2: 8.0, 3: 9.0}
+    assert steps(tracker, run_id, "learning_rate") == {1: 0.1, 2: 0.1}
+    metrics = tracker.client.get_run(run_id).data.metrics
+    assert metrics == {"dev/accuracy": 9.0, "loss": 1.0, "best_epoch": 1.0, "learning_rate": 0.1}
+
+
+@contextmanager
+def live(name: str) -> Iterator[Callable[[Any], None]]:
+    """A run that begins with one epoch and ends with two."""
+
+    def running() -> RunRecord:
+        return record(history=[{"epoch": 1, "loss": 2.0}], status="RUNNING")
+
+    def finished() -> list[RunRecord]:
+        return [record(history=[{"epoch": epoch, "loss": 2.0 / epoch} for epoch in (1, 2)])]
+
+    with live_runs(name, "the training", running, finished) as submit:
+        submit(lambda tracker: tracker.write(running()))
+        yield submit
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_run_is_there_while_work_goes_on(tracker: Tracker) -> None:
+    name = tracker.client.get_experiment(tracker.experiment).name
+    with live(name) as submit:
+        wait_for(lambda: (run := tracker.find(("id", "a"))) and run.data.metrics == {"loss": 2.0})
+        run = tracker.find(("id", "a"))
+        assert run
+        assert (run.info.status, run.data.params["model.lstm_units"]) == ("RUNNING", "100")
+        submit(lambda tracker: tracker.log_epoch(("id", "a"), {"epoch": 2, "loss": 1.5}))
+        wait_for(lambda: tracker.client.get_run(run.info.run_id).data.metrics == {"loss": 1.5})
+    assert tracker.client.get_run(run.info.run_id).info.status == "FINISHED"
+    assert steps(tracker, run.info.run_id, "loss") == {1: 2.0, 2: 1.5}
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (ZeroDivisionError, "FAILED")])
+def test_broken_off_run_resumes_and_a_finished_one_does_not(
+    error: type[BaseException], status: str, tracker: Tracker
+) -> None:
+    name = tracker.client.get_experiment(tracker.experiment).name
+    with pytest.raises(error), live(name):
+        raise error
+    run = tracker.find(("id", "a"))
+    assert run
+    assert run.info.status == status
+    with live(name):
+        wait_for(lambda: tracker.client.get_run(run.info.run_id).info.status == "RUNNING")
+    assert steps(tracker, run.info.run_id, "loss") == {1: 2.0, 2: 1.0}
+    assert len(tracker.client.search_runs([tracker.experiment])) == 1
+    # the same work from its beginning
+    again = Tracker(name).write(record(status="RUNNING"))
+    assert again != run.info.run_id
+
+
+def test_store_that_hangs_costs_one_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hanging = threading.Event()
+    monkeypatch.setattr(runs, "open_store", hanging.wait)
+    monkeypatch.setattr(runs, "WAIT_SECONDS", 0.01)
+    with live("corpus") as submit:
+        submit(lambda tracker: None)
+    hanging.set()
+    wait_for(lambda: all(thread.name != "mlflow" for thread in threading.enumerate()))
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: the training was not logged to MLflow (")
+    assert "no answer for 0.01 s" in warning
+
+
+def test_store_that_fails_drops_the_rest(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built, begun = list[str](), threading.Event()
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        begun.set()
+        raise ConnectionError("cut off")
+
+    monkeypatch.setattr(MlflowClient, "log_batch", fail)
+    with live(tracker.client.get_experiment(tracker.experiment).name) as submit:
+        assert begun.wait(120)
+        submit(lambda tracker: built.append("later"))
+    assert built == []
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "ConnectionError: cut off" in warning
+
+
+def test_run_with_other_params_is_replaced(tracker: Tracker) -> None:
+    first = tracker.write(record(params={"kind": "zhou"}, metrics={"dev": 1.0}, replaces=True))
+    child = tracker.write(record("child", parent=("id", "a")))
+    assert tracker.write(record(params={"kind": "zhou"}, metrics={"dev": 1.0}, replaces=True)) == first
+    second = tracker.write(record(params={"kind": "max"}, metrics={"dev": 2.0}, replaces=True))
+    tracker.write(record("child", parent=("id", "a")))
+    assert tracker.client.get_run(child).data.tags[PARENT] == second
+    kinds = {
+        run.info.run_id: run.data.params["kind"]
+        for run in tracker.client.search_runs([tracker.experiment])
+        if "kind" in run.data.params
+    }
+    assert kinds == {second: "max"}
 
 
 def test_parent_has_its_children(inside: Path, request: pytest.FixtureRequest) -> None:
@@ -107,7 +241,7 @@ def test_parent_has_its_children(inside: Path, request: pytest.FixtureRequest) -
     assert tracker.client.get_run(run_id).data.tags[PARENT] == ids[parent.identity]
 
 
-CALLS = ("create_run", "log_batch", "log_inputs", "log_artifact", "set_tag", "set_terminated")
+CALLS = ("create_run", "log_batch", "log_inputs", "log_artifact", "set_terminated")
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -117,7 +251,7 @@ def test_run_cut_off_at_any_call_is_completed(
     (tmp_path / "page.html").touch()
     whole = record(
         metrics={"dev": 1.0},
-        history=[{"epoch": epoch, "loss": 2.0, "dev_loss": 3.0} for epoch in (1, 2)],
+        history=[{"epoch": epoch, "loss": 2.0, "dev/loss": 3.0} for epoch in (1, 2)],
         datasets=fingerprints({"train": Path("data/train.parquet")}),
         artifacts={"": [tmp_path / "page.html"]},
         description="trained",
@@ -135,13 +269,12 @@ def test_run_cut_off_at_any_call_is_completed(
     with monkeypatch.context() as outage:
         outage.setattr(MlflowClient, call, fail_at_second)
         assert log_runs(name, [whole], "the training") == {}
-    assert missing_runs(name, [whole]) == [whole]
-    ids = log_runs(name, [whole], "the training")
-    assert missing_runs(name, [whole]) == []
+    assert complete_runs(name, [whole]) == 1
+    assert complete_runs(name, [whole]) == 0
     (run,) = tracker.client.search_runs([tracker.experiment])
-    assert (run.info.run_id, run.info.status) == (ids[whole.identity], "FINISHED")
+    assert run.info.status == "FINISHED"
     assert run.data.params["model.lstm_units"] == "100"
-    for metric, points in {"dev": 1, "loss": 2, "dev_loss": 2}.items():
+    for metric, points in {"dev": 1, "loss": 2, "dev/loss": 2}.items():
         assert len(tracker.client.get_metric_history(run.info.run_id, metric)) == points
     assert [file.path for file in tracker.client.list_artifacts(run.info.run_id)] == ["page.html"]
     assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["train"]
@@ -151,9 +284,8 @@ def test_run_cut_off_at_any_call_is_completed(
 def test_run_without_its_scores_is_missing(inside: Path, request: pytest.FixtureRequest) -> None:
     name, tested = request.node.name, record(metrics={"dev": 1.0, "test": 3.0})
     log_runs(name, [record(metrics={"dev": 1.0})], "the training")
-    assert missing_runs(name, [tested, record("b")]) == [tested, record("b")]
-    log_runs(name, [tested], "the evaluation")
-    assert missing_runs(name, [tested]) == []
+    assert complete_runs(name, [tested, record("b")]) == 2
+    assert complete_runs(name, [tested, record("b")]) == 0
 
 
 def test_run_of_a_dead_process_is_closed(tracker: Tracker, request: pytest.FixtureRequest) -> None:
@@ -228,6 +360,12 @@ def test_shown_address_hides_secrets(address: str, shown: str, monkeypatch: pyte
     assert shown_uri() == shown
 
 
+def test_run_can_be_made_while_tensorflow_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another thread, when the module is there and has nothing yet."""
+    monkeypatch.setitem(sys.modules, "tensorflow", ModuleType("tensorflow"))
+    assert environment_tags()["device"] == "cpu"
+
+
 def test_tags_say_where_a_run_was_made(project: Path) -> None:
     tags = environment_tags()
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
@@ -277,11 +415,3 @@ def test_stale_stages_are_a_warning_or_an_error(
     assert capsys.readouterr().err.rstrip().endswith("not known: dvc status: Unable to acquire lock")
     with pytest.raises(UserError, match=r"^dvc status: Unable to acquire lock$"):
         check_up_to_date("it was prepared")
-
-
-def test_ui_refuses_a_busy_port() -> None:
-    with socket.socket() as busy:
-        busy.bind(("127.0.0.1", 0))
-        busy.listen()
-        with pytest.raises(UserError, match="--port"):
-            open_ui("127.0.0.1", busy.getsockname()[1])

@@ -136,6 +136,7 @@ def run_case(name: str, project: Path) -> dict[str, Any]:
         fitted.history.to_csv(model.with_name("history.csv"), index=False)
         digests[str(seed)], dev[str(seed)] = weights_digest(model), fitted.dev
     scores = evaluate_models(params.train.seeds, params.evaluate).scores
+    del scores["test_calibration"]  # came after the digests
     numbers = json.dumps(scores, sort_keys=True)
     test = {name: summary["by_seed"] for name, summary in scores["test"].items()}
     return {
