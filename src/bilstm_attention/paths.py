@@ -1,6 +1,7 @@
 """Every path of the project, its root, and files that are written whole or not at all."""
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -97,3 +98,9 @@ def write_json(path: Path, content: Any) -> None:
     """Writes JSON, keys in their order, by `atomic_write`."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -157,11 +157,12 @@ def evaluate() -> None:
     start_tensorflow()
     from bilstm_attention.evaluation.evaluate import evaluate_models
     from bilstm_attention.evaluation.results import write_results
+    from bilstm_attention.tracking.pipeline import corpus_name
     from bilstm_attention.training.fit import use_threads
 
     use_threads()
     result = evaluate_models(params.train.seeds, params.evaluate)
-    write_results(result, Path(params.data.folder).name, params.train.monitor)
+    write_results(result, corpus_name(params), params.train.monitor)
     name, summary = next(iter(result.scores["test"].items()))
     baselines = {model: scores[name] for model, scores in result.scores["baselines"].items()}
     print_summary(

@@ -1,6 +1,5 @@
 """Results of the stages train and evaluate as files: written and read without TensorFlow."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +77,7 @@ def write_results(result: EvaluationResult, corpus: str, monitor: str) -> None:
         with paths.atomic_write(folder / f"answers/{column}.txt") as path:
             write_answers(path, predictions["id"], predictions[column])
     for seed, temperature in result.scores["test_calibration"]["temperature"]["by_seed"].items():
-        content = {"temperature": temperature, "model": _digest(seed_file(int(seed), "model.keras"))}
+        content = {"temperature": temperature, "model": paths.sha256(seed_file(int(seed), "model.keras"))}
         paths.write_json(folder / f"calibration/seed-{seed}.json", content)
     for seed, table in result.attention.items():
         with paths.atomic_write(folder / f"attention_weights/seed-{seed}.parquet") as path:
@@ -99,12 +98,7 @@ def read_temperature(seed: int) -> float:
     """The temperature that `evaluate` fitted to a seed's model; 1 if it has not seen this model."""
     file = paths.CURRENT / f"calibration/seed-{seed}.json"
     saved = read_json(file) if file.is_file() else {}
-    return float(saved["temperature"] if saved.get("model") == _digest(seed_file(seed, "model.keras")) else 1)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return float(saved["temperature"] if saved.get("model") == paths.sha256(seed_file(seed, "model.keras")) else 1)
 
 
 def read_dev_scores(seeds: Sequence[int]) -> dict[int, dict[str, float]]:

@@ -126,7 +126,7 @@ def shaded_text(example: AttentionExample) -> Text:
 
 
 def model_card(
-    params: Params, seed: int, metrics: Mapping[str, Any], splits: Mapping[str, Any], name: str, example: str
+    params: Params, seed: int, scores: Mapping[str, Any], splits: Mapping[str, Any], name: str, example: str
 ) -> str:
     """The description of the model of the best seed: data, protocol, scores, limits, and how to load it.
 
@@ -141,10 +141,10 @@ def model_card(
     others = f", the best on dev of the seeds {', '.join(map(str, seeds))}, whose mean ± sd follows"
     epoch = f"Dev {monitor} selects the epoch" if params.train.restore_best_weights else "The last epoch is kept"
     lines = [
-        f"- {key}: dev {_mean_and_sd(metrics['dev'][key])}, test {_mean_and_sd(test)}, 95 % interval {_interval(test)}"
-        for key, test in metrics["test"].items()
+        f"- {key}: dev {_mean_and_sd(scores['dev'][key])}, test {_mean_and_sd(test)}, 95 % interval {_interval(test)}"
+        for key, test in scores["test"].items()
     ]
-    scores = "\n".join(lines)
+    listed = "\n".join(lines)
     marked = " Both entities must be marked." if data.relational else ""
     return f"""**Data.** `{data.folder}`, sentences: {rows}. {len(labels)} labels: {", ".join(labels[:LABELS_SHOWN])}\
 {", ..." if len(labels) > LABELS_SHOWN else ""}.
@@ -153,12 +153,12 @@ def model_card(
 
 **Scores in percent.**
 
-{scores}
+{listed}
 
 **Limits.** The scores hold for sentences like those of the corpus. Every sentence gets one of the labels, whatever it\
  is about.{marked} Words that the vocabulary lacks are all read alike, and a sentence is cut to\
- {data.tokens.max_length} tokens. A temperature fitted on dev calibrates\
- the probabilities. Attention weights show what was pooled, which need not be the reason for a prediction.
+ {data.tokens.max_length} tokens. A temperature fitted on dev calibrates the probabilities.\
+ Attention weights show what was pooled, which need not be the reason for a prediction.
 
 **Use.**
 

@@ -52,11 +52,12 @@ def comparison_runs(table: str = "*") -> list[tuple[str, list[RunRecord]]]:
 def _parent(page: str) -> RunRecord:
     file = paths.RESULTS / f"{page}.md"
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    files = sorted(each for pattern in ("{}.*", "{}-*.png") for each in paths.RESULTS.glob(pattern.format(page)))
+    links = re.findall(rf"\]\(({page}[^/)]*[.](?:png|csv))\)", text)
+    files = [paths.RESULTS / name for name in dict.fromkeys((f"{page}.csv", f"{page}.md", *links))]
     return RunRecord(
         name=page,
         identity=("comparison.page", page),
-        artifacts={"": files},
+        artifacts={"": [each for each in files if each.is_file()]},
         description=re.sub(rf"\]\(({page}[^/)]*[.](?:png|csv)\))", r"](artifact:\1", text),
     )
 

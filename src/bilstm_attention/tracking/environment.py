@@ -1,7 +1,6 @@
 """Describes where a run was made (code, versions, machine, data), and whether the workspace is stale for DVC."""
 
 import getpass
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -79,12 +77,6 @@ def _user() -> str:
     except (KeyError, OSError):
         # in a container whose user has no name
         return str(os.getuid())
-
-
-def sha256(path: Path) -> str:
-    """Digest of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def dvc_status(*targets: str) -> dict[str, list[Any]]:

@@ -21,8 +21,9 @@ from bilstm_attention import paths
 from bilstm_attention.config import Params, flatten
 from bilstm_attention.data.tokens import MARKER
 from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_histories, read_json, seed_file
+from bilstm_attention.paths import sha256
 from bilstm_attention.reports.tables import describe_evaluation, describe_seed, describe_training, model_card
-from bilstm_attention.tracking.environment import input_digests, made_with, sha256, stages_of_other_params
+from bilstm_attention.tracking.environment import input_digests, made_with, stages_of_other_params
 from bilstm_attention.tracking.registry import FORBIDDEN, MODEL_DIGEST, LoggedModel
 from bilstm_attention.tracking.runs import (
     RunRecord,

@@ -17,7 +17,7 @@ from bilstm_attention.config import Params
 from bilstm_attention.errors import UserError
 from bilstm_attention.evaluation.metrics import compare, signed_score
 from bilstm_attention.evaluation.results import best_seed, read_dev_scores, seed_file
-from bilstm_attention.tracking.environment import sha256
+from bilstm_attention.paths import sha256
 from bilstm_attention.tracking.store import error_line, open_store, shown_uri
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from bilstm_attention.data.dataset import existing
-from bilstm_attention.tracking.environment import environment_tags, sha256
+from bilstm_attention.paths import sha256
+from bilstm_attention.tracking.environment import environment_tags
 from bilstm_attention.tracking.registry import LoggedModel, log_model, log_model_scores
 from bilstm_attention.tracking.store import artifact_uri, error_line, open_store, shown_uri, store_uri
 

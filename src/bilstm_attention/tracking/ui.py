@@ -17,7 +17,7 @@ from typing import Any
 from bilstm_attention.errors import UserError
 from bilstm_attention.tracking.store import artifact_uri, open_store, shown_uri, store_uri
 
-# MLflow opens on its side for language-model traces unless told otherwise
+# by default MLflow opens on its side for language-model traces
 WORKFLOW = "workflowType=machine_learning"
 VIEW, VARIED = "best-on-dev", 20
 

@@ -52,21 +52,28 @@ def test_shared_training_is_a_run_of_each_table_and_variant(
         comparison = Comparison("page", name, Table.model_validate(content), dict.fromkeys(variants, Params()))
         save_runs(comparison, {variant: [(job, RECORD)] for variant in variants})
     paths.RESULTS.mkdir(parents=True)
-    (paths.RESULTS / "page.md").write_text("# Page\n![one](page-one.png), [other](other.md)\n")
-    (paths.RESULTS / "page-one.png").touch()
+    (paths.RESULTS / "page.md").write_text(
+        "# Page\n![one](page-one.png), [other](other.md), [labels](page-one-labels.csv)\n"
+    )
+    for name in ("page-one.png", "page-one-labels.csv", "page-another-one.png"):
+        (paths.RESULTS / name).touch()
     for experiment, (parent, *runs) in comparison_runs() * 2:
         assert (experiment, parent.name, runs[0].name, runs[0].started) == ("sample", "page", "mean seed=3", 5.0)
         assert set(runs[0].datasets) - {"test"} == {"train", "dev"}
         log_runs(experiment, [parent, *runs], "tables")
     assert [len(runs) for _, runs in comparison_runs("page.two")] == [3]
     client = MlflowClient(mlflow_store)
-    found = client.search_runs([each.experiment_id for each in client.search_experiments()])
-    (page,) = (run for run in found if PARENT not in run.data.tags)
+    stored = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    (page,) = (run for run in stored if PARENT not in run.data.tags)
     assert (
         f"![one](get-artifact?path=page-one.png&run_uuid={page.info.run_id}), [other](other.md)" in page.data.tags[NOTE]
     )
-    assert [file.path for file in client.list_artifacts(page.info.run_id)] == ["page-one.png", "page.md"]
-    logged = [run.data for run in found if run is not page]
+    assert [file.path for file in client.list_artifacts(page.info.run_id)] == [
+        "page-one-labels.csv",
+        "page-one.png",
+        "page.md",
+    ]
+    logged = [run.data for run in stored if run is not page]
     assert {run.tags[PARENT] for run in logged} == {page.info.run_id}
     places = sorted((name, variant) for name, variants in tables.items() for variant in variants)
     assert sorted((run.tags["table"], run.tags["variant"]) for run in logged) == places

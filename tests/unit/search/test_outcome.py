@@ -187,9 +187,9 @@ def test_sweep_is_logged_live_and_has_the_params_of_its_winner(
     tracker = Tracker("sample")
 
     def runs() -> tuple[Any, list[Any]]:
-        found = tracker.client.search_runs([tracker.experiment])
-        (parent,) = (run for run in found if PARENT not in run.data.tags)
-        return parent, [run for run in found if run is not parent]
+        runs = tracker.client.search_runs([tracker.experiment])
+        (parent,) = (run for run in runs if PARENT not in run.data.tags)
+        return parent, [run for run in runs if run is not parent]
 
     broken, (trial,) = runs()
     assert (broken.info.status, broken.data.params) == (status, {})

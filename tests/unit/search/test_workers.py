@@ -8,12 +8,21 @@ import time
 from collections.abc import Callable
 from multiprocessing import active_children
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 
 from bilstm_attention.errors import SweepError
 from bilstm_attention.search.workers import WorkerCrashed, run_jobs
+
+
+class LastWords:
+    """Is pickled after what stands before it in a result, and kills the worker while it sends all that."""
+
+    def __reduce__(self) -> Any:
+        Thread(target=lambda: (time.sleep(0.005), os.kill(os.getpid(), signal.SIGKILL))).start()
+        return int, ()
 
 
 def work(job: Any) -> Any:
@@ -23,6 +32,8 @@ def work(job: Any) -> Any:
             os.kill(os.getpid(), signal.SIGKILL)
         case "exit":
             os._exit(3)
+        case "half":
+            return bytes(200_000_000), LastWords()
         case "interrupt":
             os.kill(os.getpid(), signal.SIGINT)
             return "survived"
@@ -65,6 +76,34 @@ def test_dead_worker_costs_its_own_job_alone() -> None:
     assert isinstance(killed, WorkerCrashed)
     assert str(killed) == "its worker was killed by SIGKILL"
     assert str(ended) == "its worker ended with exit code 3"
+
+
+def test_worker_killed_while_it_answers_costs_its_job_alone() -> None:
+    assert list(run_jobs(from_list(["half", 3]), work, 1)) == [("half", WorkerCrashed(-9)), (3, 9)]
+
+
+def test_executor_of_python_waits_for_the_other_half(tmp_path: Path) -> None:
+    """The reason for a pool of our own: its parent has the sending end of the pipe open too."""
+    program = (
+        "from concurrent.futures import ProcessPoolExecutor, wait\n"
+        "from multiprocessing import get_context\n"
+        "from tests.unit.search.test_workers import *\n"
+        "if __name__ == '__main__':\n"
+        "    future = ProcessPoolExecutor(1, get_context('spawn')).submit(work, 'half')\n"
+        "    while active_children():\n"
+        "        time.sleep(0.1)\n"
+        "    print(len(wait([future], timeout=3).done), flush=True)\n"
+        "    os._exit(0)\n"
+    )
+    assert run_program(program, tmp_path).communicate()[0] == "0\n"
+
+
+def run_program(program: str, folder: Path) -> subprocess.Popen[str]:
+    (folder / "parent.py").write_text(program, encoding="utf-8")
+    root = Path(__file__).parents[3]
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}"}
+    command = [sys.executable, folder / "parent.py"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def test_worker_that_died_idle_costs_one_job() -> None:
@@ -110,11 +149,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
         "    for _, process in run_jobs(from_list([0.1, 0.1, 600, 600]), sleep_and_return_process, 2):\n"
         "        print(process, flush=True)\n"
     )
-    (tmp_path / "parent.py").write_text(program, encoding="utf-8")
-    root = Path(__file__).parents[3]
-    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}"}
-    command = [sys.executable, tmp_path / "parent.py"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+    with run_program(program, tmp_path) as parent:
         assert parent.stdout is not None
         assert int(parent.stdout.readline()) != int(parent.stdout.readline())
         parent.kill()

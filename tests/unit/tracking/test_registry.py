@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from tests.small import begin_project, save_classifier_folder
 
 from bilstm_attention.errors import UserError
-from bilstm_attention.tracking.environment import sha256
+from bilstm_attention.paths import sha256
 from bilstm_attention.tracking.registry import (
     CARD,
     CHAMPION,
