@@ -200,7 +200,8 @@ def test_trial_killed_before_its_first_heartbeat_is_retried(
     run(spec, 1)
     number = start_and_die(load_study(spec), job)
     monkeypatch.setattr(sweep, "POLL_SECONDS", 0.2)
-    study = run(spec, 3)
+    # else it would wait for the trial without end
+    study = run(spec, 3, seconds=60)
     assert len(finished_trials(study)) == 3
     assert study.trials[number].state == TrialState.FAIL
     assert number in map(first_attempt, finished_trials(study))
