@@ -68,11 +68,12 @@ def log_model(client: Any, experiment: str, run_id: str, model: LoggedModel) -> 
         if _is_ready(each):
             return str(each.model_id)
         client.delete_logged_model(each.model_id)
-    return _log(experiment, run_id, model, digest)
+    return _log(client, experiment, run_id, model, digest)
 
 
-def _log(experiment: str, run_id: str, model: LoggedModel, digest: str) -> str:
+def _log(client: Any, experiment: str, run_id: str, model: LoggedModel, digest: str) -> str:
     import mlflow
+    from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array, Map
@@ -91,27 +92,29 @@ def _log(experiment: str, run_id: str, model: LoggedModel, digest: str) -> str:
         ),
         params=ParamSchema([ParamSpec("attention", DataType.boolean, default=False)]),
     )
-    mlflow.set_experiment(experiment_id=experiment)
+    name, tags = FORBIDDEN.sub("_", model.name), {MODEL_DIGEST: digest, CARD: model.card}
+    params = client.get_run(run_id).data.params
+    logged = client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=tags, params=params)
     with TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "classifier"
-        folder.mkdir()
-        for name, file in model.files.items():
-            shutil.copy(file, folder / name)
-        # not within mlflow.start_run: a failure there would end the finished run as FAILED
-        logged = Model.log(
-            artifact_path=None,
-            name=FORBIDDEN.sub("_", model.name),
-            flavor=mlflow.pyfunc,
-            run_id=run_id,
-            tags={MODEL_DIGEST: digest, CARD: model.card},
+        data, saved = Path(scratch) / "classifier", Path(scratch) / "saved"
+        data.mkdir()
+        for file_name, file in model.files.items():
+            shutil.copy(file, data / file_name)
+        # not Model.log, which loads the model to try its example: 3 s for an import of TensorFlow
+        mlflow.pyfunc.save_model(
+            saved,
+            mlflow_model=Model(run_id=run_id, model_uuid=logged.model_id, model_id=logged.model_id),
             loader_module="bilstm_attention.serving.classifier",
-            data_path=str(folder),
+            data_path=str(data),
             model_config=SERVING_LIMITS,
             code_paths=[str(Path(__file__).parents[1])],
             pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in SERVING_PACKAGES],
             signature=signature,
             input_example=pd.DataFrame({"text": [model.example]}),
         )
+        client.log_model_artifacts(logged.model_id, str(saved))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     return str(logged.model_id)
 
 
