@@ -3,13 +3,14 @@
 First the blocks, then reading and overrides, then named experiments, the files of `experiments/configs`.
 """
 
+import codecs
 import io
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
@@ -41,20 +42,50 @@ class Tokens(Block):
     max_length: Annotated[int, Field(ge=1, le=10_000)] = 100
 
 
+def _to_text(value: Any) -> Any:
+    # YAML reads `0` as a number: a column without a name, or a class
+    if isinstance(value, dict):
+        return {_to_text(key): each for key, each in value.items()}
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _check_encoding(name: str) -> str:
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        raise ValueError(
+            f"data.encoding: {name!r} is no encoding; legal are utf-8, utf-16, cp1252, gb18030, ..."
+        ) from None
+    return name
+
+
+Text = Annotated[str, BeforeValidator(_to_text)]
+Files = Annotated[str | dict[str, str], BeforeValidator(_to_text)]
+
+
 class Data(Block):
     """The corpus and its splits; read by `prepare`."""
 
-    format: Literal["semeval2010", "kbp37", "delimited", "classes"] = "semeval2010"
+    format: Literal["semeval2010", "kbp37", "table", "classes", "fasttext"] = "semeval2010"
     folder: str = "data/sample"
-    train: str | dict[str, str] = "train.txt"
-    dev: str | dict[str, str] | None = None
-    test: str | dict[str, str] | None = "test.txt"
+    train: Files = "train.txt"
+    dev: Files | None = None
+    test: Files | None = "test.txt"
     train_rows: Annotated[int, Field(ge=2)] | None = None
-    text: str = "text"
-    label: str = "label"
+    encoding: Annotated[str, AfterValidator(_check_encoding)] = "utf-8"
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    quoting: Literal["auto", "doubled", "backslash", "none"] = "auto"
+    header: bool = True
+    id: Text | None = None
+    text: Text = "text"
+    label: Text = "label"
+    relations: Literal["markers", "spans", "words"] | None = None
+    entities: list[Text] = Field(default=["subj_start", "subj_end", "obj_start", "obj_end"])
+    markers: Annotated[list[str], Field(min_length=4, max_length=4)] | None = None
     dev_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     split_seed: Annotated[int, Field(ge=0)] = 0
+    count_repeats: bool = True
     folds: Annotated[int, Field(ge=2, le=100)] = 10
     fold: Annotated[int, Field(ge=0)] | None = None
     tokens: Tokens = Tokens()
@@ -64,9 +95,13 @@ class Data(Block):
         classes, context = self.format == "classes", self.tokens.context
         for split in ("train", "dev", "test"):
             value = getattr(self, split)
-            if value is not None and isinstance(value, dict) != classes:
-                legal = "a mapping {label: file}" if classes else "one file's name"
-                raise ValueError(f"data.{split}: format {self.format} takes {legal}, not {value!r}")
+            if isinstance(value, dict) and not classes:
+                raise ValueError(f"data.{split}: format {self.format} takes one file's name, not {value!r}")
+        if self.relations and self.format != "table":
+            raise ValueError(f"data.relations: {self.relations} is of format table, not {self.format}; leave it empty")
+        columns = {"spans": 4, "words": 2}.get(self.relations or "")
+        if columns and len(self.entities) != columns:
+            raise ValueError(f"data.entities: relations {self.relations} takes {columns} columns, not {self.entities}")
         if self.train_rows is not None and classes:
             raise ValueError(
                 f"data.train_rows: the first {self.train_rows} rows would be of the first class alone; leave it empty"
@@ -85,7 +120,7 @@ class Data(Block):
     @property
     def relational(self) -> bool:
         """Whether sentences mark two entities."""
-        return self.format in ("semeval2010", "kbp37")
+        return self.format in ("semeval2010", "kbp37") or self.relations is not None
 
 
 class Embeddings(Block):

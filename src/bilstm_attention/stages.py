@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -29,22 +30,24 @@ def prepare(params: Params | None = None, root: Path = paths.PROJECT) -> None:
         root: the folder to write under.
     """
     from bilstm_attention.data import tokens
-    from bilstm_attention.data.corpus import index_corpus
-    from bilstm_attention.data.labels import none_last
+    from bilstm_attention.data.corpus import read_chunks, read_corpus
     from bilstm_attention.data.prepare import encode_chunk, summarize, write_splits
+    from bilstm_attention.data.relations import none_last
     from bilstm_attention.data.splits import SPLITS, make_splits
 
     data, folder = (params or load_params(paths.PARAMS)).data, root / paths.PREPARED
-    index = index_corpus(data)
-    splits = make_splits(index.rows, data)
-    tables = (encode_chunk(chunk, data) for chunk in index.chunks)
+    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        # without a name, so that a killed process leaves nothing
+        corpus = stack.enter_context(TemporaryFile(dir=folder))
+        rows = read_corpus(data, corpus)
+        splits = make_splits(rows, data)
         files = {name: stack.enter_context(atomic_write(folder / f"{name}.parquet")) for name in SPLITS}
-        stats = write_splits(tables, splits, files, data)
+        stats = write_splits((encode_chunk(part, data) for part in read_chunks(corpus, rows)), splits, files, data)
     with atomic_write(folder / "words.csv") as path:
         tokens.write_words(tokens.word_table(stats["train"].words), path)
-    summary = summarize(index.rows, splits, stats)
-    labels = none_last(set(index.rows["label"][splits <= SPLITS.index("train")]))
+    summary = summarize(rows, splits, stats)
+    labels = none_last(set(rows["label"][splits <= SPLITS.index("train")]))
     write_json(folder / "labels.json", labels)
     write_json(folder / "summary.json", summary)
     numbers = {split: counts["rows"] for split, counts in summary["splits"].items()}

@@ -1,132 +1,106 @@
-"""Indexes a corpus: checks every row and keeps about 200 bytes of it, enough to make splits and to read it again."""
+"""Reads a corpus once: every row is checked and kept in a file; memory holds what the splits need, 200 bytes a row."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import islice
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow.parquet import ParquetFile, ParquetWriter
 
 from bilstm_attention.config import Data
 from bilstm_attention.console import progress_bar
-from bilstm_attention.data.formats import Fault, FilePosition, Row, content_faults, read, split_files
-from bilstm_attention.data.splits import SPLITS, Split, sentence_key
+from bilstm_attention.data.formats import Fault, Row, content_faults, read_rows, split_sources
+from bilstm_attention.data.splits import SPLITS, sentence_key
 from bilstm_attention.errors import OFFENDERS_SHOWN, DataError, join_lines
 
 CHUNK_ROWS = 50_000
 DIGEST = 16  # bytes; for 10^9 texts, the probability that two share a digest is 10^-21
+TEXTS = pa.schema([(name, pa.string()) for name in ("id", "text", "label")])
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Consecutive rows of a file, which can be read without the rows before them."""
-
-    split: Split  # that names the file
-    start: FilePosition
-    rows: int
-    digest: bytes  # checksum of ids, texts and labels
-
-
-@dataclass(frozen=True)
-class Index:
-    """All rows of a corpus, in the order of its splits and their files.
+def read_corpus(data: Data, file: BinaryIO, chunk_rows: int = CHUNK_ROWS) -> pd.DataFrame:
+    """Reads the files that `data` names; no row is dropped.
 
     Args:
-        rows: columns `key`, int32, equal for equal `sentence_key`; `label`, `split` (that names the file) and `file`,
-            categories, labels sorted by name; `line`, int64.
-        chunks: the same rows, to be read again.
-    """
+        data: names the files and their format.
+        file: an empty file, to which ids, texts and labels are written; `read_chunks` reads it.
+        chunk_rows: rows at a time in memory.
 
-    rows: pd.DataFrame
-    chunks: list[Chunk]
-
-
-def index_corpus(data: Data, chunk_rows: int = CHUNK_ROWS) -> Index:
-    """Reads the files that `data` names, `chunk_rows` rows at a time; no row is dropped.
+    Returns:
+        a row per row of the corpus, in the order of its splits and their files: `key`, int32, equal for equal
+        `sentence_key`; `label`, `split` (that names the file) and `file`, categories, labels sorted by name; `line`,
+        int64.
 
     Raises:
-        DataError: lists faults by file and line: a file that is missing or not UTF-8, a malformed block or record, a
-            missing column, an empty sentence or label, an id repeated in a split, and in a relation corpus a missing,
-            repeated or misplaced marker or an empty entity.
+        DataError: lists faults by file and line: a file that is missing or of another encoding, a malformed block or
+            record, a missing column, an empty sentence or label, an id repeated in a split, and in a relation corpus a
+            missing, repeated or misplaced marker.
     """
-    files = {split: starts for split in SPLITS if (starts := split_files(data, split))}
-    chunks, tables = list[Chunk](), list[pa.Table]()
-    size = sum(start.path.stat().st_size for starts in files.values() for start in starts)
-    with progress_bar("reading", size) as advance:
-        for split, starts in files.items():
-            split_chunks, table = _index_split(split, starts, data, chunk_rows, advance)
-            chunks += split_chunks
-            tables.append(table)
-    table = pa.concat_tables(tables)
-    label = table["label"].to_pandas()
-    sizes = [chunk.rows for chunk in chunks]
-    rows = {
-        "key": _codes(table["key"]),
-        "label": label.cat.reorder_categories(sorted(label.cat.categories)),
-        "split": _repeated([chunk.split for chunk in chunks], sizes),
-        "file": _repeated([str(chunk.start.path) for chunk in chunks], sizes),
-        "line": table["line"].to_numpy(),
-    }
-    return Index(pd.DataFrame(rows), chunks)
-
-
-def read_chunk(chunk: Chunk, data: Data) -> list[Row]:
-    """Reads the rows of a chunk again; a file changed since then is a `DataError`."""
-    rows = list(islice((item for item in read(chunk.start, data) if isinstance(item, Row)), chunk.rows))
-    if _digest(rows) != chunk.digest:
-        raise DataError(f"{chunk.start}: reads differently a second time; leave the corpus alone while it is prepared.")
-    return rows
-
-
-def _index_split(
-    split: Split, starts: list[FilePosition], data: Data, chunk_rows: int, advance: Callable[[int], None]
-) -> tuple[list[Chunk], pa.Table]:
-    """Reads and checks the files of one split; the table holds `key` (digests), `label` and `line`."""
-    chunks, tables, faults, total = list[Chunk](), list[pa.Table](), list[Fault](), 0
-    for start in starts:
-        remaining = read(start, data)
-        while items := list(islice(remaining, chunk_rows)):
-            rows = [item for item in items if isinstance(item, Row)]
-            batch_faults = [item for item in items if isinstance(item, Fault)]
-            batch_faults += (fault for row in rows for fault in content_faults(row, data.relational))
-            total += len(batch_faults)
-            faults += sorted(batch_faults)[:OFFENDERS_SHOWN]  # a broken file may have millions
-            if rows:
-                chunks.append(Chunk(split, rows[0].position, len(rows), _digest(rows)))
-                tables.append(_table(rows))
-                advance(rows[-1].position.offset - rows[0].position.offset)
-    if tables:
-        repeated, count = _repeated_ids(pa.concat_tables(tables), chunks, data)
-        faults += repeated
-        total += count
+    sources = [(split, source) for split in SPLITS for source in split_sources(data, split)]
+    tables, faults, total = list[pa.Table](), list[Fault](), 0
+    size = sum(source.path.stat().st_size for _, source in sources)
+    with progress_bar("reading", size) as advance, ParquetWriter(file, TEXTS, compression="zstd") as writer:
+        for split in SPLITS:
+            files = [source for name, source in sources if name == split]
+            items, count = (item for source in files for item in read_rows(source, data, advance)), 0
+            while chunk := list(islice(items, chunk_rows)):
+                rows = [item for item in chunk if isinstance(item, Row)]
+                chunk_faults = [item for item in chunk if isinstance(item, Fault)]
+                chunk_faults += (fault for row in rows for fault in content_faults(row, data))
+                total += len(chunk_faults)
+                faults += sorted(chunk_faults)[:OFFENDERS_SHOWN]  # a broken file may have millions
+                count += len(chunk)
+                tables.append(_table(rows, split))
+                writer.write_table(pa.table([[row[place] for row in rows] for place in range(3)], schema=TEXTS))
+            if files and not count:
+                paths = ", ".join(str(source.path) for source in files)
+                raise DataError(f"{paths}: no sentence in it; data.{split} names it.")
+    table = pa.concat_tables(tables).unify_dictionaries()
+    if not faults and (data.id or data.format in ("semeval2010", "kbp37")):
+        faults, total = _repeated_ids(table, file)
     if faults:
         raise DataError(join_lines(map(str, sorted(faults)), more=total - len(faults)))
-    if not tables:
-        files = ", ".join(str(start.path) for start in starts)
-        raise DataError(f"{files}: no sentence in it; data.{split} names it.")
-    return chunks, pa.concat_tables(tables).drop_columns("id")
+    index: pd.DataFrame = table.drop_columns(["id", "key"]).to_pandas()
+    index["label"] = index["label"].cat.reorder_categories(sorted(index["label"].cat.categories))
+    index.insert(0, "key", _codes(table["key"]))
+    return index
 
 
-def _table(rows: list[Row]) -> pa.Table:
+def read_chunks(file: BinaryIO, rows: pd.DataFrame, chunk_rows: int = CHUNK_ROWS) -> Iterator[pd.DataFrame]:
+    """The texts that `read_corpus` wrote, in parts: `id`, `text`, `label` and `source`, "file:line".
+
+    Args:
+        file: as `read_corpus` wrote it.
+        rows: as it returned them.
+        chunk_rows: rows of a part.
+    """
+    start = 0
+    with ParquetFile(file, pre_buffer=False) as table:
+        for batch in table.iter_batches(chunk_rows):
+            places = rows.iloc[start : start + len(batch)]
+            start += len(batch)
+            source = places["file"].astype(str) + ":" + places["line"].astype(str)
+            yield batch.to_pandas().assign(source=source.to_numpy())
+
+
+def _table(rows: list[Row], split: str) -> pa.Table:
     columns = {
         "id": pa.array([_hash(row.id) for row in rows], pa.binary(DIGEST)),
         "key": pa.array([_hash(sentence_key(row.text)) for row in rows], pa.binary(DIGEST)),
         "label": pa.array([row.label for row in rows], pa.string()).dictionary_encode(),
-        "line": pa.array([row.position.line for row in rows], pa.int64()),
+        "split": pa.array([split] * len(rows), pa.string()).dictionary_encode(),
+        "file": pa.array([row.file for row in rows], pa.string()).dictionary_encode(),
+        "line": pa.array([row.line for row in rows], pa.int64()),
     }
     return pa.table(columns)
 
 
 def _hash(text: str) -> bytes:
     return blake2b(text.encode(), digest_size=DIGEST).digest()
-
-
-def _digest(rows: list[Row]) -> bytes:
-    return _hash("\n".join(part for row in rows for part in row[:3]))
 
 
 def _codes(digests: pa.ChunkedArray) -> NDArray[np.int32]:
@@ -142,25 +116,17 @@ def _codes(digests: pa.ChunkedArray) -> NDArray[np.int32]:
     return codes
 
 
-def _repeated(names: list[str], sizes: list[int]) -> Any:
-    categories = pd.Index(dict.fromkeys(names))
-    return pd.Categorical.from_codes(np.repeat(categories.get_indexer(pd.Index(names)), sizes), categories)
-
-
-def _repeated_ids(table: pa.Table, chunks: list[Chunk], data: Data) -> tuple[list[Fault], int]:
-    """The first faults of rows whose id an earlier row has, and the number of all such rows."""
-    codes = _codes(table["id"])
-    if codes.max() + 1 == len(codes):
+def _repeated_ids(table: pa.Table, file: BinaryIO) -> tuple[list[Fault], int]:
+    """The first faults of rows whose id an earlier row of their split has, and the number of all such rows."""
+    ids = pd.DataFrame({"split": table["split"].to_pandas(), "id": _codes(table["id"])})
+    later = np.flatnonzero(ids.duplicated())
+    if not len(later):
         return [], 0
-    later = np.flatnonzero(pd.Series(codes).duplicated())
-    starts = np.cumsum([0, *(chunk.rows for chunk in chunks)])
-
-    def read_row(number: int) -> Row:
-        chunk = int(np.searchsorted(starts, number, side="right")) - 1
-        return read_chunk(chunks[chunk], data)[number - int(starts[chunk])]
-
-    faults = []
+    names, faults = pd.read_parquet(file, columns=["id"])["id"], list[Fault]()
+    places = table.select(["file", "line"]).to_pandas()
     for number in later[:OFFENDERS_SHOWN].tolist():
-        row, first = read_row(number), read_row(int(np.argmax(codes == codes[number])))
-        faults.append(Fault(row.position, f"id {row.id} is also the id at {first.position}; ids must differ."))
+        first = int(np.argmax((ids == ids.iloc[number]).all(axis=1)))
+        place = f"{places['file'].iloc[first]}:{places['line'].iloc[first]}"
+        message = f"id {names.iloc[number]} is also the id at {place}; ids must differ."
+        faults.append(Fault(str(places["file"].iloc[number]), int(places["line"].iloc[number]), message))
     return faults, len(later)

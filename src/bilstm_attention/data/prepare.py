@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from bilstm_attention.config import Data
 from bilstm_attention.console import progress_bar
-from bilstm_attention.data.corpus import Chunk, read_chunk
 from bilstm_attention.data.splits import SPLITS, Split
 from bilstm_attention.data.tokens import SPANS, SPECIALS, encode_with_faults
 from bilstm_attention.errors import OFFENDERS_SHOWN, DataError, join_lines
@@ -37,11 +36,8 @@ class SplitStats:
     truncated: int = 0  # rows cut
 
 
-def encode_chunk(chunk: Chunk, data: Data) -> pa.Table:
-    """The rows of a chunk as `tokens.encode_with_faults` makes them; errors as of `corpus.read_chunk`."""
-    rows = read_chunk(chunk, data)
-    columns = {name: [getattr(row, name) for row in rows] for name in ("id", "text", "label")}
-    examples = pd.DataFrame({**columns, "source": [str(row.position) for row in rows]})
+def encode_chunk(examples: pd.DataFrame, data: Data) -> pa.Table:
+    """A part of `corpus.read_chunks` as `tokens.encode_with_faults` makes it."""
     schema = _schema(data).append(pa.field("faults", pa.list_(pa.string()))).remove_metadata()
     return pa.Table.from_pandas(encode_with_faults(examples, data), schema)
 
@@ -54,7 +50,7 @@ def write_splits(
     The bytes depend on the rows alone, not on how they are cut into chunks.
 
     Args:
-        tables: all chunks of an index, in order, as `encode_chunk` returns them.
+        tables: the whole corpus in order, as `encode_chunk` returns it.
         splits: the split of every row, as `splits.make_splits` returns it.
         files: the file of each split.
 
@@ -120,7 +116,7 @@ def summarize(rows: pd.DataFrame, splits: NDArray[np.int8], stats: Mapping[Split
     """Counts of the splits, ready for JSON: integers and strings alone.
 
     Args:
-        rows: the rows of a `corpus.Index`.
+        rows: as `corpus.read_corpus` returns them.
         splits: the split of every row, as `splits.make_splits` returns it.
         stats: by split, in the order of `splits.SPLITS`.
 

@@ -4,6 +4,7 @@ A split is a share of train, or one fold of a cross-validation. scikit-learn's g
 than those of the published scores.
 """
 
+from heapq import heapreplace
 from typing import Any, Literal
 
 import numpy as np
@@ -35,7 +36,7 @@ def make_splits(rows: pd.DataFrame, data: Data) -> NDArray[np.int8]:
     they share sentences; `prepare.summarize` counts those.
 
     Args:
-        rows: the rows of a `corpus.Index`.
+        rows: as `corpus.read_corpus` returns them.
 
     Returns:
         the split of each row, as its index in `SPLITS`, int8; `UNUSED` for rows of train beyond `data.train_rows`,
@@ -75,35 +76,56 @@ def _source(row: Any) -> str:
 
 
 def _split_off(rows: pd.DataFrame, split: str, data: Data) -> NDArray[np.bool_]:
-    """Marks the rows of a share of the sentences of each label; the rest keeps a sentence of every label."""
+    """Marks a share of the rows of each label, by whole sentences; the rest keeps a sentence of every label.
+
+    Each different sentence has the same chance, however often it is repeated. Without `data.count_repeats` the chance
+    grows with the repeats, and sentences are counted, not rows.
+    """
     fraction = data.test_fraction if split == "test" else data.dev_fraction
     table = pd.DataFrame({"key": rows["key"].to_numpy(), "label": rows["label"].cat.codes.to_numpy()})
-    shuffled = table.sample(frac=1, random_state=data.split_seed, ignore_index=True)
-    reserved = shuffled.drop_duplicates("label")["key"]
-    sentences = shuffled.drop_duplicates("key")
-    free = sentences[~sentences["key"].isin(reserved)]
-    seats = _seats(sentences["label"].value_counts(sort=False), free["label"].value_counts(), fraction)
-    if not seats.sum():
+    last, counts = ~table["key"].duplicated(keep="last"), table["key"].value_counts()
+    shuffled = table.sample(frac=1, random_state=data.split_seed)
+    if data.count_repeats:
+        sentences = shuffled[last.loc[shuffled.index]]
+        sentences = sentences.assign(rows=counts.loc[sentences["key"]].to_numpy())
+    else:
+        sentences = shuffled.drop_duplicates("key").assign(rows=1)
+    free = sentences[~sentences["key"].isin(sentences.drop_duplicates("label")["key"])]
+    sizes, most = (each.groupby("label")["rows"].sum() for each in (sentences, free))
+    seats = _seats(sizes, most, fraction)
+    taken, left = list[int](), seats.to_dict()
+    for key, label, count in free[["key", "label", "rows"]].itertuples(index=False):
+        if count <= left[label]:
+            left[label] -= count
+            taken.append(key)
+    if not taken:
         raise DataError(
             f"{_source(rows.iloc[0])}: {len(sentences)} different sentences of {len(seats)} labels are too few to"
             f" split off data.{split}_fraction = {fraction}; raise it, or name a file in data.{split}."
         )
-    taken = free.groupby("label").cumcount() < free["label"].map(seats)
-    mask: NDArray[np.bool_] = table["key"].isin(free["key"][taken]).to_numpy()
+    mask: NDArray[np.bool_] = table["key"].isin(taken).to_numpy()
     return mask
 
 
 def _fold(rows: pd.DataFrame, data: Data) -> NDArray[np.bool_]:
-    """Marks the rows of `data.fold`: shuffled sentences of each label are assigned to the folds in turn.
+    """Marks the rows of `data.fold`: shuffled sentences, label by label, go to the fold that has the fewest rows.
 
-    A sentence stays in train if train would lose its label, such as the only sentence of a label.
+    Without `data.count_repeats` they go to the folds in turn. A sentence stays in train if train would lose its label,
+    such as the only sentence of a label.
     """
     table = pd.DataFrame({"key": rows["key"].to_numpy(), "label": rows["label"].cat.codes.to_numpy()})
     sentences = table.sample(frac=1, random_state=data.split_seed).drop_duplicates("key")
     if len(sentences) < data.folds:
         few = f"{len(sentences)} different sentences make no {data.folds} folds"
         raise DataError(f"{_source(rows.iloc[0])}: {few}; lower data.folds.")
-    chosen = sentences.sort_values("label", kind="stable")["key"].iloc[data.fold :: data.folds]
+    keys = sentences.sort_values("label", kind="stable")["key"]
+    sizes = table["key"].value_counts().loc[keys] if data.count_repeats else [1] * len(keys)
+    folds, chosen = [(0, fold) for fold in range(data.folds)], list[int]()
+    for key, size in zip(keys, sizes, strict=True):
+        # of equally large folds the first: in turn, if no sentence is repeated
+        _, fold = heapreplace(folds, (folds[0][0] + size, folds[0][1]))
+        if fold == data.fold:
+            chosen.append(key)
     in_fold = table["key"].isin(chosen)
     lost = ~table["label"].isin(table["label"][~in_fold])
     mask: NDArray[np.bool_] = (in_fold & ~table["key"].isin(table["key"][lost])).to_numpy()
@@ -114,7 +136,7 @@ def _fold(rows: pd.DataFrame, data: Data) -> NDArray[np.bool_]:
 
 
 def _seats(sizes: "pd.Series[int]", free: "pd.Series[int]", fraction: float) -> "pd.Series[int]":
-    """Number of sentences to take of each label: `fraction` of each, rounded so that their sum is right.
+    """Number of rows to take of each label: `fraction` of each, rounded so that their sum is right.
 
     Largest remainders are rounded up first (Hamilton's apportionment), and no label gives more than are `free`.
     """

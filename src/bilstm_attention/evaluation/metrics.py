@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bilstm_attention.data.labels import NONE_LABELS, is_directed, none_last, relation_of
+from bilstm_attention.data.relations import NONE_LABELS, is_directed, none_last, relation_of
 from bilstm_attention.errors import DataError, join_lines
 
 Floats = NDArray[np.float64]

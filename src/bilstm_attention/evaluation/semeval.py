@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from bilstm_attention.data.labels import NONE_LABELS, is_directed, none_last, relation_of
+from bilstm_attention.data.relations import NONE_LABELS, is_directed, none_last, relation_of
 from bilstm_attention.errors import DataError, did_you_mean, join_lines
 from bilstm_attention.evaluation.metrics import percent, precision_recall_f1
 

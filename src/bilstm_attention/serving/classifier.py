@@ -11,7 +11,7 @@ import pandas as pd
 
 from bilstm_attention.config import Data, load_params
 from bilstm_attention.data.dataset import Rows
-from bilstm_attention.data.formats import marking_fault
+from bilstm_attention.data.relations import MARKING, marking_fault
 from bilstm_attention.data.tokens import MARKERS, Vocabulary, encode_examples, tokenize
 from bilstm_attention.errors import DataError, join_lines
 from bilstm_attention.evaluation.calibration import scale
@@ -96,7 +96,7 @@ class TextClassifier:
         if not text.strip():
             return "an empty sentence."
         fault = marking_fault(text) if self.data.relational else ""
-        return fault and f"{fault}; a relation sentence marks both entities as <e1>..</e1> and <e2>..</e2>."
+        return fault and f"{fault}; {MARKING}."
 
 
 def load_folder(folder: Path) -> TextClassifier:

@@ -1,24 +1,32 @@
 """Corpora as tables, for tests."""
 
+from tempfile import TemporaryFile
+
 import pandas as pd
 
 from bilstm_attention.config import Data
-from bilstm_attention.data.corpus import index_corpus
-from bilstm_attention.data.formats import read, split_files
+from bilstm_attention.data.corpus import read_chunks, read_corpus
 from bilstm_attention.data.splits import SPLITS, Split, make_splits, sentence_key
 
 COLUMNS = ["id", "text", "label", "source"]
 
 
+def read_index(data: Data) -> pd.DataFrame:
+    """The rows that `read_corpus` returns."""
+    with TemporaryFile() as file:
+        return read_corpus(data, file)
+
+
 def read_split(data: Data, split: Split) -> pd.DataFrame:
     """The rows of a split's files as `tokens.encode_examples` takes them, checked."""
-    index_corpus(data)
-    rows = [row for start in split_files(data, split) for row in read(start, data)]
-    return pd.DataFrame([(*row[:3], str(row.position)) for row in rows], columns=COLUMNS)
+    with TemporaryFile() as file:
+        rows = read_corpus(data, file)
+        texts = pd.concat(read_chunks(file, rows), ignore_index=True)
+    return texts[(rows["split"] == split).to_numpy()].reset_index(drop=True)[COLUMNS]
 
 
 def index_rows(**splits: pd.DataFrame | None) -> pd.DataFrame:
-    """The rows of an index of tables with the columns `COLUMNS`, in the order of `SPLITS`."""
+    """The rows of a corpus of tables with the columns `COLUMNS`, in the order of `SPLITS`."""
     table = pd.concat([rows.assign(split=name) for name, rows in splits.items() if rows is not None], ignore_index=True)
     file_and_line = table["source"].str.rsplit(":", n=1, expand=True)
     columns = {

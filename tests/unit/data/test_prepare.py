@@ -1,72 +1,21 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tests.unit.data.tables import read_split
+from tests.unit.data.tables import read_index, read_split
 
 from bilstm_attention.config import Data
 from bilstm_attention.data import prepare
-from bilstm_attention.data.corpus import index_corpus, read_chunk
-from bilstm_attention.data.formats import Row, read, split_files
+from bilstm_attention.data.corpus import read_chunks, read_corpus
 from bilstm_attention.data.prepare import SplitStats, encode_chunk, summarize, write_splits
 from bilstm_attention.data.splits import SPLITS, make_splits
 from bilstm_attention.data.tokens import encode_examples
 from bilstm_attention.errors import DataError
-
-WORDS = ["oak", "a b", "Ünder", "x\x85y", "\u2028z", "naïve", 'say "so"']
-ENDINGS = ["\n", "\r\n", "\r"]
-
-
-def semeval(texts: list[str], ending: str) -> tuple[str, str]:
-    blocks = [
-        f'{n}\t"<e1>{text}</e1> met <e2>b{n}</e2>"\n{"ab"[n % 2]}\nComment:\n\n' + "\n" * (n % 3)
-        for n, text in enumerate(texts, 1)
-    ]
-    return "semeval2010", "".join(blocks).replace("\n", ending)
-
-
-def kbp37(texts: list[str], ending: str) -> tuple[str, str]:
-    return "kbp37", semeval(texts, ending)[1].replace(f"Comment:{ending}", "")
-
-
-def table(separator: str) -> Callable[[list[str], str], tuple[str, str]]:
-    def written(texts: list[str], ending: str) -> tuple[str, str]:
-        broken = ending if separator == "," else " "
-        rows = [(f"{text}{broken}{n}".replace('"', '""'), "ab"[n % 2]) for n, text in enumerate(texts)]
-        lines = [f'"{text}"{separator}{label}' for text, label in rows]
-        return "delimited", ending.join([f"text{separator}label", *lines, "", ""])
-
-    return written
-
-
-def jsonl(texts: list[str], ending: str) -> tuple[str, str]:
-    records = [{"text": f"{text} {n}", "label": "ab"[n % 2]} for n, text in enumerate(texts)]
-    return "delimited", "".join(f"{json.dumps(record, ensure_ascii=False)}{ending}{ending}" for record in records)
-
-
-FORMATS = {"txt": semeval, "kbp": kbp37, "csv": table(","), "tsv": table("\t"), "jsonl": jsonl}
-
-
-@pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=12), st.sampled_from(ENDINGS), st.booleans(), st.data())
-def test_reading_resumes_at_any_row(tmp_path_factory, name, texts, ending, marked, drawn):
-    folder = tmp_path_factory.mktemp("corpus")
-    kind, content = FORMATS[name](texts, ending)
-    (folder / f"t.{name}").write_bytes(b"\xef\xbb\xbf" * marked + content.encode())
-    data = Data(format=kind, folder=str(folder), train=f"t.{name}", test=None)
-    rows = list(read(split_files(data, "train")[0], data))
-    assert len(rows) == len(texts)
-    assert all(isinstance(row, Row) for row in rows)
-    number = drawn.draw(st.integers(0, len(rows) - 1))
-    assert list(read(rows[number].position, data)) == rows[number:]
-
 
 def corpus(folder: Path, rows: int = 60) -> Data:
     """Relations of three labels, some sentences twice; dev and test come from train."""
@@ -80,10 +29,11 @@ def corpus(folder: Path, rows: int = 60) -> Data:
 
 def prepared(data: Data, folder: Path, chunk_rows: int) -> tuple[dict[str, bytes], dict]:
     folder.mkdir()
-    index = index_corpus(data, chunk_rows)
     files = {name: folder / f"{name}.parquet" for name in SPLITS}
-    encoded = (encode_chunk(chunk, data) for chunk in index.chunks)
-    stats = write_splits(encoded, make_splits(index.rows, data), files, data)
+    with TemporaryFile() as file:
+        rows = read_corpus(data, file, chunk_rows)
+        encoded = (encode_chunk(part, data) for part in read_chunks(file, rows, chunk_rows))
+        stats = write_splits(encoded, make_splits(rows, data), files, data)
     return {name: path.read_bytes() for name, path in files.items()}, stats
 
 
@@ -106,7 +56,7 @@ def test_files_do_not_depend_on_the_chunk_size(tmp_path, monkeypatch, group):
 def test_files_are_those_of_pandas(tmp_path):
     data = corpus(tmp_path)
     written, stats = prepared(data, tmp_path / "out", 7)
-    numbers, table = make_splits(index_corpus(data).rows, data), read_split(data, "train")
+    numbers, table = make_splits(read_index(data), data), read_split(data, "train")
     for number, name in enumerate(SPLITS):
         rows = encode_examples(table[numbers == number], data)
         rows.to_parquet(tmp_path / "pandas.parquet", index=False)
@@ -117,13 +67,13 @@ def test_files_are_those_of_pandas(tmp_path):
 
 def test_index_holds_keys_labels_files_and_lines(tmp_path):
     data = corpus(tmp_path)
-    rows = index_corpus(data, 7).rows
+    rows = read_index(data)
     assert rows["key"].nunique() == 60
     assert rows["label"].cat.categories.tolist() == ["a", "b", "c"]
     assert (rows["file"] == f"{tmp_path}/train.txt").all()
     assert rows["line"].tolist() == list(range(1, 240, 4))
     (tmp_path / "train.txt").write_text((tmp_path / "train.txt").read_text().replace("far ", ""))
-    keys = index_corpus(data, 7).rows["key"]
+    keys = read_index(data)["key"]
     assert pd.factorize(keys)[0].tolist() == [n % 50 for n in range(60)]
 
 
@@ -138,7 +88,7 @@ def test_faults_of_all_chunks_are_listed_in_order_and_counted(tmp_path):
     path = tmp_path / "train.txt"
     good = path.read_text()
     path.write_text(good.replace("</e2>", ""))
-    lines = faults(lambda: index_corpus(data, 7))
+    lines = faults(lambda: read_index(data))
     assert [int(line.split(":")[1]) for line in lines[:-1]] == list(range(1, 80, 4))
     assert lines[-1] == "... and 40 more"
     path.write_text(good.replace("oak ", "oak oak oak oak oak oak oak oak oak oak oak oak "))
@@ -152,20 +102,10 @@ def test_repeated_id_is_a_fault_within_a_split_only(tmp_path):
     data = corpus(tmp_path)
     path = tmp_path / "train.txt"
     path.write_text(path.read_text().replace('59\t"', '3\t"'))
-    assert faults(lambda: index_corpus(data, 7)) == [f"{path}:237: id 3 is also the id at {path}:13; ids must differ."]
+    assert faults(lambda: read_index(data)) == [f"{path}:237: id 3 is also the id at {path}:13; ids must differ."]
     corpus(tmp_path)
     both = data.model_copy(update={"test": "train.txt"})
-    assert len(index_corpus(both, 7).rows) == 120
-
-
-def test_file_changed_since_indexing_is_an_error(tmp_path):
-    data = corpus(tmp_path)
-    chunks = index_corpus(data, 7).chunks
-    path = tmp_path / "train.txt"
-    path.write_text(path.read_text().replace("oak 8<", "elm 8<"))
-    assert len(read_chunk(chunks[0], data)) == 7
-    with pytest.raises(DataError, match=f"{path}:29: reads differently a second time"):
-        read_chunk(chunks[1], data)
+    assert len(read_index(both)) == 120
 
 
 RELATIONS = [
@@ -181,11 +121,8 @@ def summary(folder: Path, train: list[str], test: list[str], max_length: int) ->
         blocks = [f'{n}\t"{text}"\n{"ab"[n % 2]}\nComment:\n\n' for n, text in enumerate(texts, 1)]
         (folder / f"{name}.txt").write_text("".join(blocks))
     data = Data.model_validate({"folder": str(folder), "dev": "test.txt", "tokens": {"max_length": max_length}})
-    index = index_corpus(data)
-    splits = make_splits(index.rows, data)
-    files = {name: folder / f"{name}.parquet" for name in SPLITS}
-    stats = write_splits((encode_chunk(chunk, data) for chunk in index.chunks), splits, files, data)
-    found = summarize(index.rows, splits, stats)
+    rows, (_, stats) = read_index(data), prepared(data, folder / "out", 50)
+    found = summarize(rows, make_splits(rows, data), stats)
     assert json.loads(json.dumps(found)) == found
     return found
 
@@ -214,10 +151,10 @@ def test_summary_has_lengths_before_cutting_and_counts_cut_rows(tmp_path):
 
 def test_real_semeval_has_the_known_duplicates(real_data, tmp_path):
     data = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
-    index = index_corpus(data)
-    splits = np.select([index.rows["split"] == "train"], [0], 2).astype(np.int8)
+    rows = read_index(data)
+    splits = np.select([rows["split"] == "train"], [0], 2).astype(np.int8)
     found = summarize(
-        index.rows,
+        rows,
         splits,
         {"train": SplitStats(lengths=[np.ones(1, np.int32)]), "test": SplitStats(lengths=[np.ones(1, np.int32)])},
     )

@@ -1,14 +1,16 @@
 import doctest
+import hashlib
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
-from tests.unit.data.tables import read_split, split_tables
+from tests.unit.data.tables import read_index, read_split, split_tables
 
 from bilstm_attention.config import Data
 from bilstm_attention.data import splits as module
-from bilstm_attention.data.splits import sentence_key
+from bilstm_attention.data.splits import make_splits, sentence_key
 from bilstm_attention.errors import DataError
 
 
@@ -119,18 +121,60 @@ def test_folds_are_disjoint_and_train_has_every_label(rows, folds, of_test):
     """With a test file folds are of dev, without one of test."""
     train = examples([label for _, label in rows], [f"Word<e1>{n}</e1> <e2>x</e2>"[n % 2 :] for n, _ in rows])
     test = None if of_test else examples(["a"], name="test.txt")
-    fold_keys: list[set[str]] = []
+    fold_keys, fold_rows = list[set[str]](), list[int]()
     for fold in range(folds):
         try:
             parts = split_tables(train, None, test, Data(fold=fold, folds=folds))
         except DataError:
             reject()
         fold_keys.append(keys(parts[2 if of_test else 1]))
+        fold_rows.append(len(parts[2 if of_test else 1]))
         rest = [part for part in parts if part is not parts[2] or of_test]
         assert sum(len(keys(part)) for part in rest) == len(keys(train))
         assert set(parts[0]["label"]) == set(train["label"])
     assert sum(map(len, fold_keys)) == len(set().union(*fold_keys))
-    assert max(map(len, fold_keys)) <= -(-len(keys(train)) // folds)
+    repeats = train["text"].map(sentence_key).value_counts().max()
+    assert max(fold_rows) < len(train) / folds + repeats
+
+
+REPEATED = {
+    "some often": [1] * 1000 + [50] * 20,
+    "falling": [200 // (n + 1) or 1 for n in range(2000)],
+    "pairs": [2] * 800,
+    "one": [300] + [1] * 1700,
+    "rare label": [1] * 500 + [25] * 40,
+}
+
+
+@pytest.mark.parametrize("repeats", REPEATED.values(), ids=REPEATED)
+def test_shares_are_of_rows(repeats):
+    """Drawn row by row, the first of these gave 54 to 59 % of its rows to a test of 20 %."""
+    texts = [f"sentence {n}" for n, count in enumerate(repeats) for _ in range(count)]
+    rows = examples(["aab"[int(text.split()[1]) % 3] for text in texts], texts)
+    for seed in range(4):
+        parts = split_tables(rows, None, None, Data(split_seed=seed))
+        assert [100 * len(part) / len(rows) for part in parts] == pytest.approx([72, 8, 20], abs=1)
+    folds = [len(split_tables(rows, None, None, Data(fold=fold, folds=5))[2]) / len(rows) for fold in range(5)]
+    assert folds == pytest.approx([0.2] * 5, abs=0.01)
+
+
+def test_repeated_sentences_are_drawn_as_often_as_others():
+    texts = [f"sentence {n}" for n in range(1000)] + [f"often {n}" for n in range(20) for _ in range(50)]
+    rows, often = examples(["a", "b"] * 1000, texts), list[int]()
+    for seed in range(10):
+        test = split_tables(rows, None, None, Data(split_seed=seed))[2]
+        often.append(len(set(test["text"][test["text"].str.startswith("often")])))
+    # of 20, a fifth; drawn row by row, 19
+    assert 2 < sum(often) / len(often) < 6
+
+
+def test_without_count_repeats_the_published_split_of_semeval_stays(real_data):
+    data = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
+    rows = read_index(data)
+    old, new = (make_splits(rows, data.model_copy(update={"count_repeats": counted})) for counted in (False, True))
+    assert (np.count_nonzero(old == 1), np.count_nonzero(new == 1)) == (802, 800)
+    assert np.count_nonzero(old != new) == 10
+    assert hashlib.sha256(old.tobytes()).hexdigest() == "96f1b50f7542008649f261348b5e6e8c75694e780af3575575aa278918e528f6"
 
 
 def test_folds_cover_all_sentences_with_equal_shares_of_labels():

@@ -6,7 +6,7 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bilstm_attention.data.labels import relation_of
+from bilstm_attention.data.relations import relation_of
 from bilstm_attention.errors import DataError
 from bilstm_attention.evaluation.metrics import (
     baselines,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bilstm_attention.data.labels import NONE_LABELS
+from bilstm_attention.data.relations import NONE_LABELS
 from bilstm_attention.errors import DataError
 from bilstm_attention.evaluation.metrics import percent
 from bilstm_attention.evaluation.semeval import (
