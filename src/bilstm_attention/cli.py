@@ -299,13 +299,15 @@ def predict(
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--input", dir_okay=False, resolve_path=True, help="A table to classify: csv, parquet or jsonl."),
+        typer.Option("--input", dir_okay=False, resolve_path=True, help="Table to classify: csv, tsv, json, parquet."),
     ] = None,
     target: Annotated[
         Path | None,
-        typer.Option("--output", dir_okay=False, resolve_path=True, help="The table to write: csv, parquet or jsonl."),
+        typer.Option("--output", dir_okay=False, resolve_path=True, help="Table to write: csv, tsv, jsonl, parquet."),
     ] = None,
-    column: Annotated[str, typer.Option(help="Column of the sentences in the table.")] = "text",
+    column: Annotated[
+        str | None, typer.Option(help="Column of the sentences in the table; by default that of the training data.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(

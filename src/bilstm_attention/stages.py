@@ -30,28 +30,35 @@ def prepare(params: Params | None = None, root: Path = paths.PROJECT) -> None:
         root: the folder to write under.
     """
     from bilstm_attention.data import tokens
+    from bilstm_attention.data.checks import corpus_warnings
     from bilstm_attention.data.corpus import read_chunks, read_corpus
     from bilstm_attention.data.prepare import encode_chunk, summarize, write_splits
     from bilstm_attention.data.relations import none_last
     from bilstm_attention.data.splits import SPLITS, make_splits
+    from bilstm_attention.evaluation.metrics import check_monitor
 
-    data, folder = (params or load_params(paths.PARAMS)).data, root / paths.PREPARED
+    params = params or load_params(paths.PARAMS)
+    data, folder = params.data, root / paths.PREPARED
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         # without a name, so that a killed process leaves nothing
         corpus = stack.enter_context(TemporaryFile(dir=folder))
         rows = read_corpus(data, corpus)
         splits = make_splits(rows, data)
+        labels = none_last(set(rows["label"][splits <= SPLITS.index("train")]))
+        check_monitor(params.train.monitor, labels)
         files = {name: stack.enter_context(atomic_write(folder / f"{name}.parquet")) for name in SPLITS}
         stats = write_splits((encode_chunk(part, data) for part in read_chunks(corpus, rows)), splits, files, data)
     with atomic_write(folder / "words.csv") as path:
         tokens.write_words(tokens.word_table(stats["train"].words), path)
-    summary = summarize(rows, splits, stats)
-    labels = none_last(set(rows["label"][splits <= SPLITS.index("train")]))
+    warnings = corpus_warnings(rows, splits, data)
+    summary = {**summarize(rows, splits, stats), "warnings": warnings}
     write_json(folder / "labels.json", labels)
     write_json(folder / "summary.json", summary)
     numbers = {split: counts["rows"] for split, counts in summary["splits"].items()}
     numbers |= {"labels": len(labels), "truncated": summary["splits"]["train"]["truncated"]}
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     print_summary("prepare", {**numbers, "duplicates": sum(summary["duplicates"].values())})
 
 

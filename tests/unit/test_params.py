@@ -81,7 +81,7 @@ def test_files_fit_the_format(split: str) -> None:
     assert f"data.{split}: format classes takes a mapping {{label: file}}, not 'a.txt'." in message
 
 
-PLAIN = {"data.format": "delimited"}
+PLAIN = {"data.format": "table"}
 CLASSES = {"data.format": "classes", "data.train": {"a": "a.txt"}, "data.test": None}
 
 

@@ -126,7 +126,7 @@ def read_rows(source: Source, data: Data, advance: Callable[[int], None] = lambd
                 if number % ROWS_PER_STEP == 0:
                     advance(file.tell() - position)
                     position = file.tell()
-            advance(path.stat().st_size - position)
+            advance(file.tell() - position)
         except DataError as error:
             raise DataError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
@@ -199,23 +199,34 @@ def _short(line: str) -> str:
     return repr(line if len(line) <= 60 else line[:57] + "...")
 
 
+def sentence_columns(data: Data) -> list[str]:
+    """The columns of a table that hold a sentence and its entities."""
+    return [data.text, *(data.entities if data.relations in ("spans", "words") else [])]
+
+
+def read_sentence(record: Mapping[str, Any], data: Data) -> str:
+    """The sentence of a record, its entities marked.
+
+    Raises:
+        DataError: it is no text, or its entities are not where they should be; without the place.
+    """
+    text = record[data.text]
+    if data.relations and text:
+        text = mark_entities(text, [record[name] for name in sentence_columns(data)[1:]], data)
+    return _to_text(text).strip()
+
+
 def _records(file: BinaryIO, path: Path, data: Data) -> Iterator[Row | Fault]:
-    entities = data.entities if data.relations in ("spans", "words") else []
-    names = [*([data.id] if data.id else []), data.text, data.label, *entities]
-    count = 0
+    names, count = [*sentence_columns(data), data.label, *([data.id] if data.id else [])], 0
     for number, record in read_table(file, path, data, names):
-        if isinstance(record, str):
-            yield Fault(str(path), number, record)
-            continue
-        count += 1
+        count += not isinstance(record, str)
         try:
-            text, label = record[data.text], _to_text(record[data.label])
-            if data.relations:
-                text = mark_entities(text, [record[name] for name in entities], data)
-            name = _to_text(record[data.id]) if data.id else str(count)
-            yield Row(name.strip(), _to_text(text).strip(), label.strip(), str(path), number)
+            if isinstance(record, str):
+                raise DataError(record)
+            name, label = (_to_text(record[column]) if column else str(count) for column in (data.id, data.label))
+            yield Row(name.strip(), read_sentence(record, data), label.strip(), str(path), number)
         except DataError as error:
-            yield Fault(str(path), number, f"sentence {count} {error}")
+            yield Fault(str(path), number, str(error))
 
 
 def _to_text(value: Any) -> str:

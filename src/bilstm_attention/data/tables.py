@@ -33,6 +33,10 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 SAMPLE = 1 << 17  # bytes from which an encoding is guessed
+COMMON_ENCODINGS = (
+    *("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "koi8_r", "gb18030", "big5"),
+    *("shift_jis", "euc_jp", "euc_kr", "cp874", "utf_16"),
+)
 BAD_CHARACTER = re.compile("[\0\udc80-\udcff]")  # NUL, or a byte that is not of the encoding
 HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can spell half of a surrogate pair, which is no character
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
@@ -42,6 +46,11 @@ DELIMITERS = ",;\t|"
 Record = tuple[int, dict[str, Any] | str]
 
 csv.field_size_limit(2**31 - 1)
+
+
+class _Text(io.TextIOWrapper):
+    def close(self) -> None:
+        """Leaves the file open to whoever opened it."""
 
 
 class Lines:
@@ -64,7 +73,7 @@ class Lines:
         marked = [name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)]
         self.file, self.encoding, self.hint = file, marked[0] if marked else encoding, ""
         self.number, self.faults = 0, list[tuple[int, str]]()
-        self._text = io.TextIOWrapper(file, self.encoding, errors="surrogateescape", newline="")
+        self._text = _Text(file, self.encoding, errors="surrogateescape", newline="")
 
     def __iter__(self) -> "Lines":
         return self
@@ -87,10 +96,15 @@ class Lines:
         if not self.hint:
             position = self.file.tell()
             self.file.seek(0)
-            likely = [match.encoding for match in from_bytes(self.file.read(SAMPLE))][:3]
+            matches = list(from_bytes(self.file.read(SAMPLE), cp_isolation=list(COMMON_ENCODINGS)))[:2]
+            # of several that read the text alike, the first of the common ones
+            likely = [
+                next((name for name in COMMON_ENCODINGS if name in match.could_be_from_charset), match.encoding)
+                for match in matches
+            ]
             self.file.seek(position)
-            named = [name for name in likely if codecs.lookup(name) != codecs.lookup(self.encoding)]
-            self.hint = f"set data.encoding, perhaps to {' or '.join(named)}." if named else "set data.encoding."
+            named = ", perhaps to " + " or ".join(dict.fromkeys(likely)) if likely else ""
+            self.hint = f"set data.encoding{named}."
         return self.hint
 
 
@@ -298,8 +312,15 @@ def _json_array(text: str, line: int) -> Iterator[Record]:
 
 
 def _parquet_records(file: BinaryIO, path: Path) -> Iterator[Record]:
-    try:
+    with parquet_errors(path):
         batches = ParquetFile(file, pre_buffer=False).iter_batches(1 << 12)
         yield from enumerate((record for batch in batches for record in batch.to_pylist()), start=1)
+
+
+@contextmanager
+def parquet_errors(path: Path) -> Iterator[None]:
+    """Turns what pyarrow raises on a damaged file into a DataError."""
+    try:
+        yield
     except (ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as parquet: {error}.") from None

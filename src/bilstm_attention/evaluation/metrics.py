@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bilstm_attention.data.relations import NONE_LABELS, is_directed, none_last, relation_of
-from bilstm_attention.errors import DataError, join_lines
+from bilstm_attention.errors import DataError, ParamsError, join_lines
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -105,6 +105,13 @@ def metric_names(labels: Sequence[str]) -> tuple[str, ...]:
     labels but the none label.
     """
     return tuple(_METRICS) if is_relational(labels) else ("accuracy", "macro_f1")
+
+
+def check_monitor(monitor: str, labels: Sequence[str]) -> None:
+    """Raises ParamsError if `train.monitor` names no score of these labels."""
+    legal = [*metric_names(labels), "loss"]
+    if monitor not in legal:
+        raise ParamsError(f"train.monitor: {monitor} is not available for these labels. Legal: {', '.join(legal)}.")
 
 
 def scores(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> dict[str, float]:

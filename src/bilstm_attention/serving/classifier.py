@@ -29,13 +29,13 @@ class TextClassifier:
         self.model, self.vocabulary, self.labels, self.data = model, vocabulary, list(labels), data
         self.temperature = temperature
 
-    def answer(self, texts: Sequence[str], attention: bool = False, first: int = 0) -> pd.DataFrame:
+    def answer(self, texts: Sequence[str], attention: bool = False, places: Sequence[str] = ()) -> pd.DataFrame:
         """Classifies N sentences; a relation sentence marks both entities, as `<e1>..</e1>` and `<e2>..</e2>`.
 
         Args:
             texts: the sentences.
             attention: whether to add tokens and their weights.
-            first: number of the first row, for errors.
+            places: what errors call the sentences; by default their rows, counted from 0.
 
         Returns:
             a row per sentence: `label`, the most probable; `score`, its probability; `probabilities` by label; with
@@ -47,7 +47,7 @@ class TextClassifier:
         """
         from bilstm_attention.model.predict import predict, read_attention
 
-        tokens = self.tokens(texts, first)
+        tokens = self.tokens(texts, places)
         rows = Rows.from_tokens(tokens, self.vocabulary)
         probabilities, weights = np.empty((0, len(self.labels)), np.float32), list[Any]()
         if texts:
@@ -73,17 +73,18 @@ class TextClassifier:
         tokens = self.tokens(texts)
         return pd.DataFrame({"tokens": tokens, "label": ""}), Rows.from_tokens(tokens, self.vocabulary)
 
-    def tokens(self, texts: Sequence[str], first: int = 0) -> list[list[str]]:
-        """Sentences as words, cut and marked as in training; errors call the first one row `first`."""
-        faults = [f"row {number}: {fault}" for number, text in enumerate(texts, first) if (fault := self._fault(text))]
+    def tokens(self, texts: Sequence[str], places: Sequence[str] = ()) -> list[list[str]]:
+        """Sentences as words, cut and marked as in training; see `answer` for `places`."""
+        places = places or [f"row {number}" for number in range(len(texts))]
+        pairs = zip(places, texts, strict=True)
+        faults = [f"{place}: {fault}" for place, text in pairs if (fault := self._fault(text))]
         if faults:
             raise DataError(join_lines(faults))
         rows = [tokenize(text, self.data.tokens) for text in texts]
         if all(map(self._is_whole, rows)):
             # for a single sentence, making a table takes about as long as the forward pass
             return rows
-        sources = [f"row {number}" for number in range(first, first + len(texts))]
-        examples = pd.DataFrame({"id": sources, "text": list(texts), "label": "", "source": sources})
+        examples = pd.DataFrame({"id": places, "text": list(texts), "label": "", "source": places})
         return list(encode_examples(examples, self.data)["tokens"])
 
     def _is_whole(self, row: Sequence[str]) -> bool:

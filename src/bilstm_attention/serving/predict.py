@@ -5,26 +5,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pandas as pd
 import pyarrow as pa
-from pyarrow import csv
-from pyarrow.parquet import ParquetFile, ParquetWriter
+from pyarrow.parquet import ParquetWriter, read_schema
 
 from bilstm_attention import paths
-from bilstm_attention.config import load_params
+from bilstm_attention.config import Data, load_params
 from bilstm_attention.console import print_summary, progress_bar, start_tensorflow
-from bilstm_attention.errors import DataError
+from bilstm_attention.errors import DataError, join_lines
 
 if TYPE_CHECKING:
+    from bilstm_attention.data.tables import Record
     from bilstm_attention.serving.classifier import TextClassifier
 
 # Sentences at once: enough of like length for a batch, few enough to hold in memory and to show progress.
 CHUNK = 4096
-KINDS = (".csv", ".parquet", ".jsonl")
-# A part of a table, and how many bytes of the file it took.
-Chunk = tuple[pa.Table, int]
+TARGETS = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def predict_lines(lines: Iterable[str], model: str | None, attention: bool, as_json: bool, to: TextIO) -> None:
@@ -39,49 +37,61 @@ def predict_lines(lines: Iterable[str], model: str | None, attention: bool, as_j
     size, stream = CHUNK if isinstance(lines, Sequence) else 1, iter(lines)
     try:
         while texts := [line.rstrip("\n") for line in islice(stream, size)]:
-            for answer in classifier.answer(texts, attention, first).to_dict("records"):
+            for answer in classifier.answer(
+                texts, attention, [f"row {first + place}" for place in range(len(texts))]
+            ).to_dict("records"):
                 short = f"{answer['label']}\t{answer['score']:.6f}"
                 print(_to_json(answer) if as_json or attention else short, file=to, flush=True)
             first += len(texts)
     except UnicodeDecodeError as error:
-        raise DataError(f"standard input, row {first} or after it: not UTF-8: {error}.") from None
+        place = f"standard input, row {first} or after it"
+        raise DataError(f"{place}: not UTF-8: {error}. A file of another encoding is --input.") from None
 
 
-def predict_file(source: Path, target: Path, column: str, model: str | None, attention: bool) -> None:
+def predict_file(source: Path, target: Path, column: str | None, model: str | None, attention: bool) -> None:
     """Adds the columns of the answers to a table; the target appears whole or not at all.
 
-    Both are csv, whose cells are text, NA too, and whose nested columns are JSON; or parquet, or jsonl. `column` has
-    the sentences; `model`: see `load_model`; `attention` adds `tokens` and `weights`.
+    The source is read as the training data of the model was, by its `data.encoding`, `delimiter` and so on. Nested
+    columns of a csv are JSON. A column of an answer's name stays; that of the answer is then `predicted_<name>`.
+
+    Args:
+        source: a table of any kind in `data.tables`.
+        target: csv, tsv, jsonl or parquet.
+        column: of the sentences; None: that of the training data.
+        model: see `load_model`.
+        attention: whether `tokens` and `weights` are added.
 
     Raises:
-        DataError: a table of another kind, damaged, without the column or with a column of an answer's name; sentences
-            that cannot be answered, by row, counted from 0.
+        DataError: a table of another kind, damaged or without the column; sentences that cannot be answered, by line.
     """
-    for path in (source, target):
-        if path.suffix not in KINDS:
-            raise DataError(f"{path}: tables are {', '.join(KINDS)}; lines of text are read from standard input.")
+    from bilstm_attention.data.formats import sentence_columns
+    from bilstm_attention.data.tables import open_file, parquet_errors, read_table, table_kind
+
+    kind = table_kind(source)
+    if target.suffix.lower() not in TARGETS:
+        raise DataError(f"{target}: ends in {target.suffix!r}; legal are {', '.join(TARGETS)}.")
     if not source.is_file():
         raise DataError(f"{source}: no such file.")
     classifier, count = load_model(model), 0
-    schema = _answer_schema(classifier.labels, attention)
+    data = classifier.data.model_copy(update={"text": column} if column else {})
 
     def answer() -> Iterator[pa.Table]:
         nonlocal count
-        for table, size in _read_table(source, file):
-            _check_columns(source, table.column_names, column, schema.names)
-            try:
-                answers = classifier.answer(table[column].to_pylist(), attention, count)
-            except DataError as error:
-                raise DataError("\n".join(f"{source}: {line}" for line in str(error).splitlines())) from None
-            for field in schema:
-                table = table.append_column(field, pa.array(answers[field.name].tolist(), field.type))
-            count += len(table)
-            advance(size)
-            yield table
+        with parquet_errors(source):
+            # whose columns keep their types
+            schema = read_schema(source) if kind == ".parquet" else None
+        records, position = read_table(file, source, data, sentence_columns(data)), 0
+        while (chunk := list(islice(records, CHUNK))) or not count:
+            yield _answer(classifier, source, data, chunk, schema, attention)
+            if not chunk:
+                return
+            count += len(chunk)
+            advance(file.tell() - position)
+            position = file.tell()
 
     with (
         paths.atomic_write(target) as temporary,
-        source.open("rb") as file,
+        open_file(source) as file,
         progress_bar(f"predict {source.name}", source.stat().st_size) as advance,
     ):
         _write_table(temporary, target, answer())
@@ -118,6 +128,41 @@ def load_model(source: str | None) -> "TextClassifier":
         return load_folder(files)
 
 
+def _answer(
+    classifier: "TextClassifier",
+    source: Path,
+    data: Data,
+    chunk: Sequence["Record"],
+    schema: pa.Schema | None,
+    attention: bool,
+) -> pa.Table:
+    """Records with their answers; DataError lists those that cannot be read or answered, by line."""
+    from bilstm_attention.data.formats import read_sentence
+
+    texts, records, faults = list[str](), list[dict[str, Any]](), list[str]()
+    for number, record in chunk:
+        try:
+            if isinstance(record, str):
+                raise DataError(record)
+            texts.append(read_sentence(record, data))
+            records.append(record)
+        except DataError as error:
+            faults.append(f"{source}:{number}: {error}")
+    if faults:
+        raise DataError(join_lines(faults))
+    answers = classifier.answer(texts, attention, [f"{source}:{number}" for number, _ in chunk])
+    names = schema.names if schema else list(dict.fromkeys(chain(*records))) or [data.text]
+    try:
+        columns = {name: pa.array([record.get(name) for record in records]) for name in names}
+        table = pa.Table.from_pylist(records, schema) if schema else pa.table(columns)
+    except (pa.ArrowException, OverflowError, ValueError) as error:
+        raise DataError(f"{source}: a column has values of several types: {error}.") from None
+    for field in _answer_schema(classifier.labels, attention):
+        name = f"predicted_{field.name}" if field.name in names else field.name
+        table = table.append_column(name, pa.array(answers[field.name].tolist(), field.type))
+    return table
+
+
 def _answer_schema(labels: Sequence[str], attention: bool) -> pa.Schema:
     """Columns of `TextClassifier.answer`."""
     probabilities = pa.struct([(label, pa.float64()) for label in labels])
@@ -127,90 +172,31 @@ def _answer_schema(labels: Sequence[str], attention: bool) -> pa.Schema:
     return pa.schema(fields)
 
 
-def _check_columns(source: Path, names: Sequence[str], column: str, answers: Sequence[str]) -> None:
-    if twice := ", ".join(sorted({name for name in names if names.count(name) > 1})):
-        raise DataError(f"{source}: several columns are called {twice}; give each a name of its own.")
-    if column not in names:
-        raise DataError(f"{source}: no column {column!r}. There are: {', '.join(names)}.")
-    if hidden := ", ".join(sorted(set(answers) & set(names))):
-        raise DataError(f"{source}: already has columns of the answers' names, {hidden}; rename them.")
-
-
-def _read_table(source: Path, file: BinaryIO) -> Iterator[Chunk]:
-    """The chunks of a table, at least one; DataError if the file is not what its name says."""
-    read = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[source.suffix]
-    try:
-        yield from read(source, file)
-    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
-        raise DataError(f"{source}: cannot be read as {source.suffix[1:]}: {error}.") from None
-
-
-def _read_csv(source: Path, file: BinaryIO) -> Iterator[Chunk]:
-    # an empty line is an empty cell, which is no sentence: no row is dropped
-    parsing = csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False)
-    # one thread: its errors name the row
-    reading, position = csv.ReadOptions(use_threads=False), 0
-    with csv.open_csv(source, reading, parsing) as header:
-        names = header.schema.names
-    texts = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-    with csv.open_csv(file, reading, parsing, texts) as batches:
-        yield batches.schema.empty_table(), 0
-        for batch in batches:
-            for start in range(0, len(batch), CHUNK):
-                yield pa.Table.from_batches([batch.slice(start, CHUNK)]), file.tell() - position
-                position = file.tell()
-
-
-def _read_jsonl(source: Path, file: BinaryIO) -> Iterator[Chunk]:
-    names: list[str] = []
-    lines = enumerate(file, start=1)
-    while chunk := list(islice(lines, CHUNK)):
-        rows = []
-        for number, line in chunk:
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{source}:{number}: not JSON: {error}.") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{source}:{number}: a line is an object, {{...}}; received {type(row).__name__}.")
-            names = names or list(row)
-            if set(row) != set(names):
-                raise DataError(f"{source}:{number}: keys {', '.join(row)}; the first line has {', '.join(names)}.")
-            rows.append(row)
-        yield pa.table({name: [row[name] for row in rows] for name in names}), sum(len(line) for _, line in chunk)
-    if not names:
-        yield pa.table({}), 0
-
-
-def _read_parquet(source: Path, file: BinaryIO) -> Iterator[Chunk]:
-    table, size = ParquetFile(file), source.stat().st_size
-    yield table.schema_arrow.empty_table(), 0
-    for batch in table.iter_batches(CHUNK):
-        yield pa.Table.from_batches([batch]), size * len(batch) // table.metadata.num_rows
-
-
 def _write_table(path: Path, target: Path, tables: Iterator[pa.Table]) -> None:
     """Writes chunks, at least one, to `path`, in the format of the name of `target`."""
-    first = next(tables)
-    if target.suffix == ".parquet":
+    first, kind = next(tables), target.suffix.lower()
+    tables = chain([first], tables)
+    if kind == ".parquet":
         with ParquetWriter(path, first.schema) as writer:
-            for table in chain([first], tables):
+            for table in tables:
                 try:
                     writer.write_table(table)
                 except ValueError as error:
                     raise DataError(f"{target}: columns of the input change their type: {error}") from None
         return
+    separator, header = "\t" if kind == ".tsv" else ",", True
     with path.open("w", encoding="utf-8", newline="") as file:
-        if target.suffix == ".csv":
-            pd.DataFrame(columns=first.column_names).to_csv(file, index=False, lineterminator="\n")
-        for table in chain([first], tables):
+        for table in tables:
             rows = table.to_pylist()
-            if target.suffix == ".jsonl":
+            if kind == ".jsonl":
                 file.writelines(f"{_to_json(row)}\n" for row in rows)
                 continue
-            frame = pd.DataFrame([row.values() for row in rows], dtype=object)
+            if table.column_names != first.column_names:
+                raise DataError(f"{target}: later records have other columns than the first {CHUNK}; write .jsonl.")
+            frame = pd.DataFrame([row.values() for row in rows], columns=table.column_names, dtype=object)
             frame = frame.map(lambda cell: _to_json(cell) if isinstance(cell, dict | list) else cell)
-            frame.to_csv(file, index=False, header=False, lineterminator="\n")
+            frame.to_csv(file, sep=separator, index=False, header=header, lineterminator="\n")
+            header = False
 
 
 def _to_json(value: Any) -> str:

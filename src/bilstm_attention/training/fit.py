@@ -25,7 +25,7 @@ from bilstm_attention.config import Params, Train
 from bilstm_attention.console import THREADS
 from bilstm_attention.data.dataset import Dataset, Rows, pad, steps_per_epoch, training_batches
 from bilstm_attention.errors import ParamsError, TrainingError
-from bilstm_attention.evaluation.metrics import metric_names, scores, signed_score
+from bilstm_attention.evaluation.metrics import check_monitor, scores, signed_score
 from bilstm_attention.model.classifier import build_classifier
 from bilstm_attention.model.predict import predict
 from bilstm_attention.paths import atomic_write
@@ -90,11 +90,7 @@ def run_training(
         TrainingError: the loss is not a number.
     """
     settings = params.train
-    legal = [*metric_names(dataset.labels), "loss"]
-    if settings.monitor not in legal:
-        raise ParamsError(
-            f"train.monitor: {settings.monitor} is not available for this label set. Legal: {', '.join(legal)}."
-        )
+    check_monitor(settings.monitor, dataset.labels)
     use_threads()
     model = build_classifier(params.model, dataset.matrix, dataset.training_words, len(dataset.labels), seed)
     optimizer = make_optimizer(settings, steps_per_epoch(dataset.train, settings.batch_size))

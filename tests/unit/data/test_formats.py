@@ -1,13 +1,16 @@
+import bz2
+import gzip
 import json
+import lzma
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from tests.unit.data.tables import read_split
+from tests.unit.data.tables import read_index, read_split
 
 from bilstm_attention.config import Data
-from bilstm_attention.data.corpus import index_corpus
-from bilstm_attention.data.formats import marking_fault, split_files
+from bilstm_attention.data.formats import split_sources
+from bilstm_attention.data.relations import marking_fault
 from bilstm_attention.errors import DataError
 
 FIRST = '1\t"A <e1>kettle</e1> stood on the <e2>stove</e2>."'
@@ -20,14 +23,18 @@ def semeval(folder: Path, content: str | bytes, name: str = "train.txt") -> Data
     return Data(format="semeval2010", folder=str(folder), train=name, test=None)
 
 
-def delimited(folder: Path, name: str, content: str, **columns: str) -> Data:
-    (folder / name).write_bytes(content.encode())
-    return Data(format="delimited", folder=str(folder), train=name, test=None, **columns)
+def table(folder: Path, name: str, content: str | bytes, **settings: object) -> Data:
+    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    return Data.model_validate({"format": "table", "folder": str(folder), "train": name, "test": None, **settings})
+
+
+def rows_of(data: Data) -> list[list[str]]:
+    return read_split(data, "train")[["text", "label"]].values.tolist()
 
 
 def faults(data: Data) -> list[str]:
     with pytest.raises(DataError) as caught:
-        index_corpus(data)
+        read_index(data)
     return str(caught.value).replace(data.folder + "/", "").split("\n")
 
 
@@ -70,9 +77,11 @@ def test_kbp37_file_gives_one_row_per_block(tmp_path):
 @pytest.mark.parametrize(
     ("broken", "expected"),
     [
-        (SEMEVAL.replace("Comment:\r\n", ""), "train.txt:1: sentence 1 opens a block of 2 lines"),
-        (SEMEVAL.replace("Comment:\r\n\r\n", "Comment:\r\n"), "train.txt:1: sentence 1 opens a block of 6 lines"),
-        (SEMEVAL.replace("Comment: a", "Remark: a"), "train.txt:7: 'Remark: a shed' stands under sentence 2"),
+        (SEMEVAL.replace("Other\r\nComment:\r\n", ""), "train.txt:1: sentence 1 has no label under it"),
+        (
+            SEMEVAL.replace("Comment: a", "Remark: a"),
+            "train.txt:7: 'Remark: a shed' stands under the label of sentence 2",
+        ),
         (SEMEVAL.replace('2\t"', "2\t"), "train.txt:5: a block begins with '2\\tThe"),
         (SEMEVAL.replace('2\t"', '2 "'), "train.txt:5: a block begins with '2 \"The"),
         (SEMEVAL.replace("2\t", "1\t"), "train.txt:5: id 1 is also the id at train.txt:1"),
@@ -80,12 +89,36 @@ def test_kbp37_file_gives_one_row_per_block(tmp_path):
         (SEMEVAL.replace("</e1> stood", " stood"), "train.txt:1: sentence 1 has <e1> <e2> </e2> but no </e1>"),
         (SEMEVAL.replace("dry", "<e2>dry"), "train.txt:5: sentence 2 has <e2> more than once"),
         ("\n\n", "train.txt: no sentence in it; data.train names it."),
-        (SEMEVAL.replace("rakes", " "), "train.txt:5: sentence 2 has nothing between <e1> and </e1>"),
     ],
 )
 def test_malformed_block_is_named_by_line(tmp_path, broken, expected):
     (line,) = faults(semeval(tmp_path, broken))
     assert line.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        SEMEVAL.replace("Comment:\r\n", "").replace("Comment: a shed\r\n", ""),
+        SEMEVAL.replace("Comment:\r\n", "Comment: of many\r\nlines, such as\r\nOther\r\n"),
+        SEMEVAL.replace("\r\n\r\n", "\r\n"),
+        SEMEVAL.replace("\r\nComment:\r\n\r\n", "\r\n").replace("Comment: a shed\r\n\r\n", ""),
+        SEMEVAL.replace('1\t"', "1\t\u201c").replace('stove</e2>."', "stove</e2>.\u201d"),
+        SEMEVAL.replace('stove</e2>."', 'stove</e2>".').replace("\r\n\r\n", "\r\n\r\n\r\n"),
+        SEMEVAL.replace("\t", " \t ").replace("Other", "  Other"),
+    ],
+    ids=[
+        "no comment",
+        "long comment",
+        "no blank lines",
+        "two lines a block",
+        "curly",
+        "text after the quote",
+        "blanks",
+    ],
+)
+def test_blocks_as_others_write_them(tmp_path, changed):
+    assert rows_of(semeval(tmp_path, changed)) == rows_of(semeval(tmp_path, SEMEVAL, "other.txt"))
 
 
 def test_twenty_faults_are_listed_and_the_rest_counted(tmp_path):
@@ -106,6 +139,7 @@ def test_twenty_faults_are_listed_and_the_rest_counted(tmp_path):
         ("<e1>cats <e2>and</e1> dogs</e2>", "order <e1> <e2> </e1> </e2>"),
         ("<e1>cats <e2>and</e2> dogs</e1>", "order <e1> <e2> </e2> </e1>"),
         ("cats and dogs", "no markers"),
+        ("<e1> </e1> and <e2>dogs</e2>", ""),
     ],
 )
 def test_markers_may_touch_words_and_swap_but_not_cross(text, wrong):
@@ -113,9 +147,17 @@ def test_markers_may_touch_words_and_swap_but_not_cross(text, wrong):
     assert bool(marking_fault(text)) == bool(wrong)
 
 
-def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path):
-    (line,) = faults(semeval(tmp_path, SEMEVAL.encode().replace(b"shed</e2>", b"sh\x96d</e2>")))
-    assert line.startswith("train.txt:5: byte 14 of the line is 0x96, which is not UTF-8")
+def test_bytes_of_another_encoding_are_named_by_line_with_what_it_may_be(tmp_path):
+    lines = faults(semeval(tmp_path, SEMEVAL.encode().replace(b"shed</e2>", b"sh\x96d</e2>")))
+    assert lines[0].startswith("train.txt:5: character 14 of the line is 0x96, which is not utf-8; set data.encoding")
+    rows = "".join(f"text {n} über größere Häuser\tgut\n" for n in range(50))
+    lines = faults(table(tmp_path, "t.tsv", f"text\tlabel\n{rows}".encode("cp1252")))
+    assert "cp1252" in lines[0]
+    lines = faults(table(tmp_path, "t.tsv", ("text\tlabel\n" + "这部电影很好看，我喜欢\t好\n" * 30).encode("gb18030")))
+    assert "gb" in lines[0]
+    assert "cp1252" not in lines[0]
+    (line,) = faults(table(tmp_path, "t.tsv", "text\tlabel\na\0b\tc\n"))
+    assert line.startswith("t.tsv:2: character 2 of the line is NUL")
 
 
 def test_missing_file_names_its_neighbours_and_the_fetch_command(tmp_path):
@@ -128,80 +170,235 @@ def test_missing_file_names_its_neighbours_and_the_fetch_command(tmp_path):
     assert "`bilstm-attention fetch mr` fetches it." in line
 
 
-@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "json", "parquet", "csv.gz", "jsonl.bz2", "tsv.xz"])
 def test_table_of_pandas_is_read_back_with_words_like_na(tmp_path, ending):
-    table = pd.DataFrame({"said": ["NA", 'a "fine", day', "1"], "kind": ["null", "NaN", "None"], "id": ["x", "y", "z"]})
+    frame = pd.DataFrame({"said": ["NA", 'a "fine", day', "1"], "kind": ["null", "NaN", "None"], "id": ["x", "y", "z"]})
     path = tmp_path / f"t.{ending}"
-    if ending == "jsonl":
-        table.to_json(path, orient="records", lines=True)
+    if "json" in ending:
+        frame.to_json(path, orient="records", lines="jsonl" in ending)
+    elif ending == "parquet":
+        frame.to_parquet(path)
     else:
-        table.to_csv(path, sep="," if ending == "csv" else "\t", index=False)
-    data = Data(format="delimited", folder=str(tmp_path), train=path.name, test=None, text="said", label="kind")
-    found = read_split(data, "train")
-    assert found[["id", "text", "label"]].values.tolist() == table[["id", "said", "kind"]].values.tolist()
-    assert found["source"].str.split(":").str[-1].tolist() == (
-        ["1", "2", "3"] if ending == "jsonl" else ["2", "3", "4"]
-    )
+        frame.to_csv(path, sep="," if "csv" in ending else "\t", index=False)
+    settings = {"format": "table", "folder": str(tmp_path), "test": None, "text": "said", "label": "kind", "id": "id"}
+    found = read_split(Data(**settings, train=path.name), "train")
+    assert found[["id", "text", "label"]].values.tolist() == frame[["id", "said", "kind"]].values.tolist()
+    first = 2 if "csv" in ending or "tsv" in ending else 1
+    places = [1, 1, 1] if ending == "json" else [first, first + 1, first + 2]
+    assert found["source"].tolist() == [f"{path}:{place}" for place in places]
 
 
 def test_line_numbers_count_line_breaks_in_fields(tmp_path):
-    found = read_split(delimited(tmp_path, "t.csv", 'text,label\r\n"one\r\ntwo",a\r\n\r\nthree,b\r\n'), "train")
+    found = read_split(table(tmp_path, "t.csv", 'text,label\r\n"one\r\ntwo",a\r\n\r\nthree,b\r\n'), "train")
     assert found["source"].str.split(":").str[-1].tolist() == ["2", "5"]
     assert found["id"].tolist() == ["1", "2"]
+
+
+ROWS = [["good; really, good", "pos"], ["bad film", "neg"]]
+LONG = "word " * 40_000
+READ = {
+    "semicolons": ("t.csv", 'text;label\n"good; really, good";pos\nbad film;neg\n', {}),
+    "sep= line": ("t.csv", 'sep=;\ntext;label\n"good; really, good";pos\nbad film;neg\n', {}),
+    "bars": ("t.csv", "text|label\ngood; really, good|pos\nbad film|neg\n", {}),
+    "delimiter": ("t.txt", "text#label\ngood; really, good#pos\nbad film#neg\n", {"delimiter": "#"}),
+    "UTF-16 of Excel": ("t.txt", "text\tlabel\r\ngood; really, good\tpos\r\nbad film\tneg".encode("utf-16"), {}),
+    "byte order mark": ("t.csv", '\ufefftext,label\n"good; really, good",pos\nbad film,neg\n', {}),
+    "no header": ("t.csv", 'pos,"good; really, good"\nneg,bad film\n', {"header": False, "text": 1, "label": 0}),
+    "names alike": ("t.csv", ',Text , LABEL\n0,"good; really, good",pos\n1,bad film,neg\n', {}),
+    "repeated ids": ("t.csv", 'id,text,label\n7,"good; really, good",pos\n7,bad film,neg\n', {}),
+    "ending in capitals": ("T.CSV", 'text,label\n"good; really, good",pos\nbad film,neg\n', {}),
+    "json array": (
+        "t.json",
+        '[{"text": "good; really, good", "label": "pos"},\n\n {"text": "bad film",\n "label": "neg", "more": [1]}\n]\n',
+        {},
+    ),
+    "other keys in a row": (
+        "t.jsonl",
+        '{"label": "pos", "text": "good; really, good"}\n\n{"text": "bad film", "label": "neg", "x": 1}\n',
+        {},
+    ),
+    "fastText": ("t.txt", "__label__pos good; really, good\n__label__neg\tbad film\n", {"format": "fasttext"}),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "settings"), READ.values(), ids=READ)
+def test_tables_as_people_have_them(tmp_path, name, content, settings):
+    assert rows_of(table(tmp_path, name, content, **settings)) == ROWS
+
+
+def test_windows_1252_is_read_when_named(tmp_path):
+    content = 'text;label\n"caf\xe9 \u2013 \u20ac 5";gut\n'.encode("cp1252")
+    assert rows_of(table(tmp_path, "t.csv", content, encoding="cp1252")) == [["caf\xe9 \u2013 \u20ac 5", "gut"]]
+    with pytest.raises(ValueError, match=r"data.encoding: 'cp9999' is no encoding"):
+        table(tmp_path, "t.csv", content, encoding="cp9999")
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "settings", "expected"),
+    [
+        ("t.tsv", 'say "cheese\tx', {}, 'say "cheese'),
+        ("t.tsv", '"open\tx', {}, '"open'),
+        ("t.tsv", '"a ""b"" c"\tx', {}, 'a "b" c'),
+        ("t.tsv", '"a" or "b"\tx', {}, '"a" or "b"'),
+        ("t.tsv", '"whole"\tx', {"quoting": "none"}, '"whole"'),
+        ("t.csv", '"a \\"b\\" c",x', {"quoting": "backslash"}, 'a "b" c'),
+        ("t.csv", f'"{LONG}",x', {}, LONG.strip()),
+    ],
+)
+def test_quotes(tmp_path, name, line, settings, expected):
+    header = f"text{',' if name == 't.csv' else chr(9)}label"
+    assert rows_of(table(tmp_path, name, f"{header}\n{line}\n", **settings)) == [[expected, "x"]]
+
+
+def test_last_column_without_quotes_takes_the_rest_of_its_line(tmp_path):
+    data = table(tmp_path, "t.csv", 'label,text\npos,good, really "good\n', quoting="none")
+    assert rows_of(data) == [['good, really "good', "pos"]]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0, "0"), (1.0, "1"), (0.5, "0.5"), (True, "true"), ("1.0", "1.0"), ("\u00fcber", "\u00fcber")],
+)
+def test_labels_may_be_numbers_and_booleans(tmp_path, value, expected):
+    data = table(tmp_path, "t.jsonl", json.dumps({"text": "a", "label": value}))
+    assert rows_of(data) == [["a", expected]]
+    pd.DataFrame({"text": ["a"], "label": [value]}).to_parquet(tmp_path / "t.parquet")
+    assert rows_of(table(tmp_path, "t.parquet", (tmp_path / "t.parquet").read_bytes())) == [["a", expected]]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
+        ("t.csv", "texts,label\na,b\n", "t.csv:1: no column 'text'; did you mean 'texts'? There are texts, label."),
         (
             "t.csv",
-            "texts,label\na,b\n",
-            "t.csv:1: no column 'text'; did you mean 'texts'? Set data.text to one of texts, ",
+            "good film,pos\nbad,neg\n",
+            "t.csv:1: no column 'text'. no column 'label'. There are good film, pos.",
         ),
-        ("t.csv", "text,label\na,b,c\nd,e\n", "t.csv:2: 3 fields where the header names 2"),
+        ("t.csv", "text,text,label\na,b,c\n", "t.csv:1: several columns are called text"),
+        ("t.csv", "text,label\na,b,c\nd,e\n", "t.csv:2: 3 fields where the header has 2"),
         ("t.csv", 'text,label\n"a"b,c\nd,e\n', "t.csv:2: the record that begins here cannot be read"),
         ("t.csv", 'text,label\na,b\n"c,d\n', "t.csv:3: the record that begins here cannot be read"),
-        ("t.tsv", 'text\tlabel\n"a\tb\nc\td"\n', "t.tsv:2: a quote opens here and closes on a later line"),
+        ("t.tsv", 'text\tlabel\n"a\nd\te\n', "t.tsv:2: 1 fields where the header has 2"),
         ("t.tsv", "text\tlabel\na\t \nc\td\n", "t.tsv:2: sentence 1 has no label"),
-        ("t.csv", "id,text,label\n5,a,b\n5,c,d\n", "t.csv:3: id 5 is also the id at t.csv:2"),
         ("t.jsonl", '{"text": "a", "label": 1}\n{"text": "a"\n', "t.jsonl:2: not JSON"),
-        ("t.jsonl", "[1]\n", "t.jsonl:1: not a JSON object"),
-        ("t.jsonl", '{"text": "a"}\n', "t.jsonl:1: no column 'label'. Set data.label to one of text."),
-        ("t.jsonl", '{"text": null, "label": "a"}\n', "t.jsonl:1: 'text' is 'null'; legal is a string"),
-        ("t.jsonl", '{"text": "a", "label": true}\n', "t.jsonl:1: 'label' is 'true'; legal is a string"),
-        ("t.jsonl", '{"text": "\\ud800", "label": "a"}\n', "t.jsonl:1: 'text' is"),
-        ("t.xlsx", "", "t.xlsx: ends in '.xlsx'; data.format delimited reads .csv, .tsv and .jsonl"),
+        ("t.jsonl", "1\n", "t.jsonl:1: not a JSON object"),
+        ("t.json", '[{"text": "a", "label": "b"},\n{"text": }]', "t.json:2: not JSON"),
+        ("t.json", '[{"text": "a", "label": "b"},\n5]', "t.json:2: not a JSON object"),
+        ("t.jsonl", '{"text": "a"}\n', "t.jsonl:1: no column 'label'. There is text."),
+        ("t.jsonl", '{"text": null, "label": "a"}\n', "t.jsonl:1: sentence 1 is empty"),
+        ("t.jsonl", '{"text": {"a": 1}, "label": "a"}\n', "t.jsonl:1: holds '{\"a\": 1}'; legal is text"),
+        ("t.jsonl", '{"text": "\\ud800", "label": "a"}\n', "t.jsonl:1: holds"),
+        ("t.xlsx", "", "t.xlsx: ends in '.xlsx'; tables are .csv"),
+        ("t.parquet", "text", "t.parquet: cannot be read as parquet"),
+        ("t.csv.gz", "text,label\n", "t.csv.gz: damaged, or not what its name says"),
+        ("t.csv", "", "t.csv:1: no column 'text'. no column 'label'. There are none."),
     ],
 )
 def test_malformed_record_is_named_by_line(tmp_path, name, content, expected):
-    (line,) = faults(delimited(tmp_path, name, content))
+    (line,) = faults(table(tmp_path, name, content))
     assert line.startswith(expected)
 
 
-def test_integer_is_a_legal_label(tmp_path):
-    lines = "".join(json.dumps({"text": "über", "label": n}, ensure_ascii=False) + "\n" for n in (0, 1))
-    found = read_split(delimited(tmp_path, "t.jsonl", lines), "train")
-    assert found["label"].tolist() == ["0", "1"]
-    assert found["text"][0] == "über"
+def test_all_faults_of_a_file_are_listed_at_once(tmp_path):
+    content = 'text,label\n"a"b,x\ngood,pos\nc,d,e\n"f"g,y\nbad,neg\n,neg\n'
+    lines = faults(table(tmp_path, "t.csv", content))
+    assert [line.split(":")[1] for line in lines] == ["2", "4", "5", "7"]
+
+
+@pytest.mark.parametrize("pack", [gzip, bz2, lzma])
+def test_cut_archive_is_an_error(tmp_path, pack):
+    ending = {gzip: "gz", bz2: "bz2", lzma: "xz"}[pack]
+    content = pack.compress(("text,label\n" + "".join(f"{n * 7919} words,a\n" for n in range(9999))).encode())
+    (line,) = faults(table(tmp_path, f"t.csv.{ending}", content[: len(content) // 2]))
+    assert line.startswith(f"t.csv.{ending}: damaged")
 
 
 def test_class_files_give_label_and_id(tmp_path):
-    (tmp_path / "good.txt").write_text("fine film \nnice\n", encoding="utf-8")
-    (tmp_path / "bad.txt").write_text("dull\n", encoding="utf-8")
-    files = {"pos": "good.txt", "neg": "bad.txt"}
-    found = read_split(Data(format="classes", folder=str(tmp_path), train=files, test=None), "train")
-    assert split_files(Data(), "dev") == []
-    assert found[["id", "text", "label"]].values.tolist() == [
-        ["pos-1", "fine film", "pos"],
-        ["pos-2", "nice", "pos"],
-        ["neg-1", "dull", "neg"],
-    ]
+    (tmp_path / "good.txt").write_text("fine film \nnice\n\n", encoding="utf-8")
     (tmp_path / "bad.txt").write_text("dull\n\nslow\n", encoding="utf-8")
-    assert faults(Data(format="classes", folder=str(tmp_path), train=files, test=None)) == [
-        "bad.txt:2: sentence neg-2 is empty."
+    data = Data(format="classes", folder=str(tmp_path), train={1: "good.txt", 0: "bad.txt"}, test=None)
+    assert split_sources(data, "dev") == []
+    assert read_split(data, "train")[["id", "text", "label"]].values.tolist() == [
+        ["1-1", "fine film", "1"],
+        ["1-2", "nice", "1"],
+        ["0-1", "dull", "0"],
+        ["0-3", "slow", "0"],
     ]
     missing = Data(format="classes", folder=str(tmp_path), train={"pos": "a.txt", "neg": "b.txt"}, test=None)
     assert [line.split(":")[0] for line in faults(missing)] == ["a.txt", "b.txt"]
+    twice = Data(format="classes", folder=str(tmp_path), train={"pos": "good.txt", "neg": "good.txt"}, test=None)
+    assert faults(twice)[0].startswith("good.txt: named for several classes in data.train")
+    (tmp_path / "t.csv").write_text("text,label\na,b\n")
+    tables = Data(format="classes", folder=str(tmp_path), train={"pos": "good.txt", "neg": "t.csv"}, test=None)
+    assert faults(tables)[0].startswith("t.csv: a table")
+
+
+@pytest.mark.parametrize("named", ["train", {"neg": "train/neg", "pos": "train/pos/*.txt"}])
+def test_folders_of_reviews_give_a_row_per_file(tmp_path, named):
+    for label, texts in {"pos": ["Fine.\n\nNice.", "Good"], "neg": ["Dull"]}.items():
+        (tmp_path / "train" / label).mkdir(parents=True)
+        for number, text in enumerate(texts):
+            (tmp_path / "train" / label / f"{number}_7.txt").write_text(text)
+    data = Data(format="classes", folder=str(tmp_path), train=named, test=None)
+    found = read_split(data, "train")
+    assert found[["id", "text", "label"]].values.tolist() == [
+        ["neg-0_7", "Dull", "neg"],
+        ["pos-0_7", "Fine.  Nice.", "pos"],
+        ["pos-1_7", "Good", "pos"],
+    ]
+    assert found["source"][1] == f"{tmp_path}/train/pos/0_7.txt:1"
+    empty = Data(format="classes", folder=str(tmp_path), train={"a": "train/neg", "b": "train/*.md"}, test=None)
+    assert faults(empty)[0].startswith("train/*.md: no files there; data.train names it for the class 'b'.")
+
+
+def test_fasttext_line_without_one_label_is_named(tmp_path):
+    data = table(tmp_path, "t.txt", "__label__a good\nno label\n__label__a __label__b two\n", format="fasttext")
+    assert [line.split(":")[1] for line in faults(data)] == ["2", "3"]
+
+
+MARKED = "The <e1>lid</e1> of the <e2>tea pot</e2> broke ."
+TACRED = {"token": ["The", "lid", "of", "the", "tea", "pot", "broke", "."], "relation": "part_of"}
+MARKERS, WORDS = {"relations": "markers"}, {"relations": "words", "entities": ["h", "t"]}
+PLACES = {"relations": "spans", "entities": list("abcd")}
+SPANS = {"subj_start": 1, "subj_end": 1, "obj_start": 4, "obj_end": 5}
+
+
+def test_relations_in_tables(tmp_path):
+    marked = table(tmp_path, "m.csv", f"text,label\n{MARKED},part_of\n", relations="markers")
+    assert rows_of(marked) == [[MARKED, "part_of"]]
+    own = MARKED.replace("<e1>", "[E1]").replace("</e1>", "[/E1]").replace("<e2>", "$").replace("</e2>", "#")
+    other = table(
+        tmp_path, "o.csv", f"text,label\n{own},part_of\n", relations="markers", markers=["[E1]", "[/E1]", "$", "#"]
+    )
+    assert rows_of(other) == [[MARKED, "part_of"]]
+    tacred = table(
+        tmp_path, "t.json", json.dumps([{**TACRED, **SPANS}]), relations="spans", text="token", label="relation"
+    )
+    ((text, label),) = rows_of(tacred)
+    assert (text, label) == ("The <e1> lid </e1> of the <e2> tea pot </e2> broke .", "part_of")
+    plain = "The lid of the tea pot broke ."
+    offsets = table(
+        tmp_path, "s.csv", f"text,label,a,b,c,d\n{plain},x,4,7,15,22\n", relations="spans", entities=list("abcd")
+    )
+    assert rows_of(offsets) == [[MARKED, "x"]]
+    content = f"text,label,h,t\n{plain},x,lid,tea pot\n"
+    words = table(tmp_path, "w.csv", content, relations="words", entities=["h", "t"])
+    assert rows_of(words) == [[MARKED, "x"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "expected"),
+    [
+        ("text,label\nno marks,x\n", MARKERS, "sentence 1 has no markers"),
+        ("text,label,h,t\na lid on a lid,x,lid,on\n", WORDS, "has the entity 'lid' 2 times"),
+        ("text,label,a,b,c,d\nab cd,x,0,2,3,9\n", PLACES, "has the positions ['0', '2', '3', '9'] in 5 characters"),
+        ("text,label,a,b,c,d\nab cd,x,0,4,3,5\n", PLACES, "sentence 1 has its markers in the order"),
+    ],
+)
+def test_faults_of_relations_are_named_by_line(tmp_path, content, settings, expected):
+    (line,) = faults(table(tmp_path, "t.csv", content, **settings))
+    assert line.startswith(f"t.csv:2: {expected}")
 
 
 def test_real_semeval_files_are_read(real_data):

@@ -17,6 +17,7 @@ from bilstm_attention.data.splits import SPLITS, make_splits
 from bilstm_attention.data.tokens import encode_examples
 from bilstm_attention.errors import DataError
 
+
 def corpus(folder: Path, rows: int = 60) -> Data:
     """Relations of three labels, some sentences twice; dev and test come from train."""
     texts = [f"The <e1>oak {n % 50}</e1> hid an <e2>owl</e2>, {'far ' * (n % 7)}off." for n in range(rows)]

@@ -174,7 +174,9 @@ def test_without_count_repeats_the_published_split_of_semeval_stays(real_data):
     old, new = (make_splits(rows, data.model_copy(update={"count_repeats": counted})) for counted in (False, True))
     assert (np.count_nonzero(old == 1), np.count_nonzero(new == 1)) == (802, 800)
     assert np.count_nonzero(old != new) == 10
-    assert hashlib.sha256(old.tobytes()).hexdigest() == "96f1b50f7542008649f261348b5e6e8c75694e780af3575575aa278918e528f6"
+    assert (
+        hashlib.sha256(old.tobytes()).hexdigest() == "96f1b50f7542008649f261348b5e6e8c75694e780af3575575aa278918e528f6"
+    )
 
 
 def test_folds_cover_all_sentences_with_equal_shares_of_labels():

@@ -40,7 +40,7 @@ def with_tokens(classifier: TextClassifier, **tokens: Any) -> TextClassifier:
 @pytest.fixture(scope="module")
 def plain(classifier: TextClassifier) -> TextClassifier:
     """The same network for a corpus without entities, punctuation dropped."""
-    data = Data(format="delimited", train="train.csv", test=None)
+    data = Data(format="table", train="train.csv", test=None)
     return with_tokens(TextClassifier(classifier.model, classifier.vocabulary, LABELS, data), punctuation="drop")
 
 

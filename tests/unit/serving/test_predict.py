@@ -16,9 +16,10 @@ from tests.small import LABELS, WORDS, save_classifier_folder
 from bilstm_attention.errors import DataError
 from bilstm_attention.serving import predict
 from bilstm_attention.serving.classifier import TextClassifier, load_folder
-from bilstm_attention.serving.predict import KINDS, predict_file, predict_lines
+from bilstm_attention.serving.predict import TARGETS, predict_file, predict_lines
 
 TEXTS = [f"The <e1>{WORDS[number % 6]}</e1> of{' the' * (number % 4)} <e2>car</e2>, NA" for number in range(11)]
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 NESTED = ("probabilities", "tokens", "weights")
 
 
@@ -40,8 +41,8 @@ def table() -> pd.DataFrame:
 
 def write(table: pd.DataFrame, path: Path) -> Path:
     match path.suffix:
-        case ".csv":
-            table.to_csv(path, index=False)
+        case ".csv" | ".tsv":
+            table.to_csv(path, sep=SEPARATORS[path.suffix], index=False)
         case ".parquet":
             table.to_parquet(path)
         case ".jsonl":
@@ -51,8 +52,8 @@ def write(table: pd.DataFrame, path: Path) -> Path:
 
 def read(path: Path) -> pd.DataFrame:
     match path.suffix:
-        case ".csv":
-            answers = pd.read_csv(path, keep_default_na=False, dtype={"number": str})
+        case ".csv" | ".tsv":
+            answers = pd.read_csv(path, sep=SEPARATORS[path.suffix], keep_default_na=False, dtype={"number": str})
             return answers.assign(**{name: answers[name].map(json.loads) for name in NESTED if name in answers})
         case ".parquet":
             return pd.read_parquet(path)
@@ -62,7 +63,7 @@ def read(path: Path) -> pd.DataFrame:
 
 @pytest.mark.parametrize(
     ("source", "target", "attention"),
-    [(source, target, source != target) for source in KINDS for target in KINDS],
+    [(source, target, source != target) for source in TARGETS for target in TARGETS],
 )
 def test_every_row_of_a_table_is_answered_in_order(
     source: str, target: str, attention: bool, classifier: TextClassifier, table: pd.DataFrame, tmp_path: Path
@@ -81,7 +82,7 @@ def test_every_row_of_a_table_is_answered_in_order(
             np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-@pytest.mark.parametrize("target", KINDS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("source", [".csv", ".parquet"])
 def test_table_without_rows_gives_one_without_rows(
     source: str, target: str, table: pd.DataFrame, tmp_path: Path
@@ -108,8 +109,8 @@ def test_columns_keep_their_types(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sentence": [*TEXTS[:7], "no marks", *TEXTS[8:]]}, "in.csv: row 7: has no markers; a relation sentence"),
-        ({"label": "x"}, "already has columns of the answers' names, label; rename them"),
+        ({"sentence": [*TEXTS[:7], "no marks", *TEXTS[8:]]}, "in.csv:9: has no markers; a relation sentence"),
+        ({"sentence": [*TEXTS[:7], "", *TEXTS[8:]]}, "in.csv:9: an empty sentence"),
     ],
 )
 def test_table_that_cannot_be_answered_leaves_the_target(
@@ -124,23 +125,41 @@ def test_table_that_cannot_be_answered_leaves_the_target(
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "out.csv"}
 
 
+def test_labelled_table_keeps_its_labels(classifier: TextClassifier, tmp_path: Path) -> None:
+    (tmp_path / "in.CSV").write_text("\ufeffText;label\n\n" + "".join(f"{text};x\n" for text in TEXTS))
+    predict_file(tmp_path / "in.CSV", tmp_path / "out.csv", None, None, False)
+    answers = pd.read_csv(tmp_path / "out.csv")
+    assert list(answers) == ["text", "label", "predicted_label", "score", "probabilities"]
+    assert answers["label"].unique().tolist() == ["x"]
+    assert answers["predicted_label"].tolist() == classifier.answer(TEXTS)["label"].tolist()
+
+
+def test_keys_of_json_are_optional(classifier: TextClassifier, tmp_path: Path) -> None:
+    rows = [{"text": TEXTS[0]}, {"n": 1, "text": TEXTS[1]}, {"text": TEXTS[2]}, {"text": TEXTS[3], "late": True}]
+    (tmp_path / "in.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
+    predict_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", None, None, False)
+    answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [answer["label"] for answer in answers] == classifier.answer([row["text"] for row in rows])["label"].tolist()
+    assert (answers[1]["n"], answers[3]["late"]) == (1, True)
+    with pytest.raises(DataError, match="later records have other columns"):
+        predict_file(tmp_path / "in.jsonl", tmp_path / "out.csv", None, None, False)
+
+
 DAMAGED: dict[str, tuple[str | bytes, str]] = {
     "absent.csv": ("", "no such file"),
-    "a.txt": ("text\n", "tables are .csv, .parquet, .jsonl"),
-    "column.csv": ("a,b\n1,2\n", "no column 'text'. There are: a, b"),
-    "empty.csv": ("", "cannot be read as csv: Empty CSV file"),
-    "latin.csv": ("text\né\n".encode("latin-1"), "string: invalid UTF8 data"),
-    "comma.csv": ("text\nA good film, but long\n", "Row #2: Expected 1 columns, got 2"),
-    "late.csv": (f"text\n{TEXTS[0].replace(',', '')}\nlong, longer\n", "Row #3: Expected 1 columns, got 2"),
-    "gap.csv": (f'text\n"{TEXTS[0]}"\n\n"{TEXTS[0]}"\n', "row 1: an empty sentence"),
+    "a.xlsx": ("text\n", "tables are .csv, .tsv"),
+    "column.csv": ("a,b\n1,2\n", "column.csv:1: no column 'text'. There are a, b."),
+    "empty.csv": ("", "empty.csv:1: no column 'text'"),
+    "latin.csv": (f"text\n{TEXTS[0].replace(',', '')} é\n".encode("latin-1"), "latin.csv:2: character"),
+    "comma.csv": ("text\nA good film, but long\n", "comma.csv:2: 2 fields where the header has 1"),
     "twice.csv": (f'text,note,note\n"{TEXTS[0]}",1,2\n', "several columns are called note; give each a name"),
-    "broken.jsonl": ('{"text": "a"}\n{"te', "broken.jsonl:2: not JSON"),
-    "list.jsonl": ("[1]\n", "list.jsonl:1: a line is an object"),
-    "keys.jsonl": ('{"text": "a"}\n{"text": "b", "c": 1}\n', "keys.jsonl:2: keys text, c; the first line has text"),
-    "empty.jsonl": ("", "no column 'text'. There are: ."),
-    "half.jsonl": ('{"text": "\\ud83d"}\n', "cannot be read as jsonl"),
-    "short.csv": (f'note,text\n1,"{TEXTS[0]}"\n2\n', "Row #3: Expected 2 columns, got 1"),
-    "mixed.jsonl": ('{"text": "a", "id": 1}\n{"text": "b", "id": "x7"}\n', "cannot be read as jsonl"),
+    "broken.jsonl": (f'{{"text": "{TEXTS[0]}"}}\n{{"te', "broken.jsonl:2: not JSON"),
+    "list.jsonl": ("1\n", "list.jsonl:1: not a JSON object"),
+    "half.jsonl": ('{"text": "\\ud83d"}\n', "half.jsonl:1: holds"),
+    "mixed.jsonl": (
+        f'{{"text": "{TEXTS[0]}", "id": 1}}\n{{"text": "{TEXTS[0]}", "id": "x7"}}\n',
+        "a column has values of several types",
+    ),
     "text.parquet": ("text", "cannot be read as parquet"),
 }
 

@@ -218,7 +218,7 @@ def test_best_model_is_logged_with_the_whole(project: Path) -> None:
     ):
         assert part in model.card
     assert "<e1>" in model.example
-    plain = evaluation_records(params(0, 1, **{"data.format": "delimited"}))[0].model
+    plain = evaluation_records(params(0, 1, **{"data.format": "table"}))[0].model
     assert plain is not None
     assert "<e1>" not in plain.example
     assert evaluation_records(params(0, 1, **{"evaluate.log_model": False}))[0].model is None

@@ -57,7 +57,7 @@ CASES: dict[str, dict[str, Any]] = {
         "train.restore_best_weights": False,
     },
     "plain_classes": {
-        "data.format": "delimited",
+        "data.format": "table",
         "data.train": "plain.csv",
         "data.test": None,
         "model.attention.kind": "feedforward",
