@@ -7,6 +7,7 @@ import codecs
 import io
 import sys
 from collections.abc import Mapping
+from os.path import normpath
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from bilstm_attention.errors import ParamsError, did_you_mean
-from bilstm_attention.paths import atomic_write
+from bilstm_attention.paths import PREPARED, atomic_write
 from bilstm_attention.yaml_files import PLAIN, Block, check, read_yaml
 
 # Mechanisms of model/attention.py; a list here, since importing them takes TensorFlow. A test holds the two equal.
@@ -93,6 +94,8 @@ class Data(Block):
     @model_validator(mode="after")
     def _fit_together(self) -> "Data":
         classes, context = self.format == "classes", self.tokens.context
+        if PREPARED.is_relative_to(normpath(self.folder)):
+            raise ValueError(f"data.folder: {self.folder} holds outputs of the pipeline; use a folder such as data/mine")
         for split in ("train", "dev", "test"):
             value = getattr(self, split)
             if isinstance(value, dict) and not classes:
@@ -234,7 +237,7 @@ class Train(Block):
     r_drop: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
     adversarial: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
     ema: Fraction = 0.0
-    monitor: Literal["official_f1", "accuracy", "macro_f1", "loss"] = "official_f1"
+    monitor: Literal["official_f1", "micro_f1_without_other", "accuracy", "macro_f1", "loss"] = "official_f1"
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Train":

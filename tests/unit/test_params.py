@@ -76,9 +76,23 @@ def test_files_fit_the_format(split: str) -> None:
     by_class = {"a": "a.txt"}
     message = refused({f"data.{split}": by_class})
     assert f"data.{split}: format semeval2010 takes one file's name, not {{'a': 'a.txt'}}." in message
-    others = {"data.train": by_class, "data.dev": None, "data.test": None}
-    message = refused({**others, "data.format": "classes", f"data.{split}": "a.txt"})
-    assert f"data.{split}: format classes takes a mapping {{label: file}}, not 'a.txt'." in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        ({"data.folder": "data"}, "data.folder: data holds outputs of the pipeline; use a folder such as data/mine"),
+        ({"data.folder": "./data/"}, "holds outputs of the pipeline"),
+        ({"data.relations": "markers"}, "data.relations: markers is of format table, not semeval2010"),
+        (
+            {"data.format": "table", "data.relations": "words"},
+            "data.entities: relations words takes 2 columns, not ['subj_start', 'subj_end', 'obj_start', 'obj_end']",
+        ),
+        ({"data.encoding": "utf-9"}, "data.encoding: 'utf-9' is no encoding; legal are utf-8"),
+    ],
+)
+def test_settings_of_a_corpus_fit_together(overrides: dict[str, object], part: str) -> None:
+    assert part in refused(overrides)
 
 
 PLAIN = {"data.format": "table"}

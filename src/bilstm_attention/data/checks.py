@@ -1,6 +1,7 @@
 """Warnings about a corpus that can be read, but is seldom meant so."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -61,8 +62,9 @@ def _variants(label: str) -> list[str]:
 
 def _places(rows: pd.DataFrame, chosen: "pd.Series[bool]") -> str:
     found = rows[chosen]
-    names = [f"{row.file}:{row.line}" for row in found.head(SHOWN).itertuples()]
-    return f"{len(found)} row{'s' * (len(found) > 1)}: {', '.join(names)}{', ...' * (len(found) > SHOWN)}"
+    first = found.head(SHOWN).groupby("file", observed=True, sort=False)["line"]
+    names = "; ".join(f"{Path(str(file)).name}:{', '.join(map(str, lines))}" for file, lines in first)
+    return f"{len(found)} row{'s' * (len(found) > 1)}: {names}{', ...' * (len(found) > SHOWN)}"
 
 
 def _count_warnings(rows: pd.DataFrame, splits: NDArray[np.int8]) -> Iterator[str]:

@@ -8,8 +8,8 @@ from bilstm_attention.config import Data
 from bilstm_attention.data.tokens import MARKER, MARKERS
 from bilstm_attention.errors import DataError
 
-# SemEval-2010 Task 8; KBP37 and TACRED; NYT; and as others write them
-NONE_LABELS = ("Other", "no_relation", "NA", "other", "none", "None", "no relation", "No_Relation", "NO_RELATION")
+# SemEval-2010 Task 8, KBP37 and TACRED, NYT10
+NONE_LABELS = ("Other", "no_relation", "NA")
 DIRECTED = re.compile(r"([\w:/.-]+)\((?:e1,e2|e2,e1)\)")
 # Either entity may come first.
 ORDERS = [*MARKERS], [*MARKERS[2:], *MARKERS[:2]]

@@ -102,9 +102,14 @@ def metric_names(labels: Sequence[str]) -> tuple[str, ...]:
     `official_f1`: mean F1 over the relations of the gold labels, direction counted, the none label left out.
     `accuracy`: share of correct labels. `macro_f1`: mean F1 over the labels among gold or predictions;
     `macro_f1_without_other`: the same without the none label. `micro_f1_without_other`: F1 of the summed counts of all
-    labels but the none label.
+    labels but the none label, which is TACRED's score; without directions it takes the place of `official_f1`.
     """
-    return tuple(_METRICS) if is_relational(labels) else ("accuracy", "macro_f1")
+    if is_relational(labels):
+        return tuple(_METRICS)
+    # `Other` may be a plain class
+    if not set(NONE_LABELS[1:]).isdisjoint(labels):
+        return ("micro_f1_without_other", "accuracy", "macro_f1", "macro_f1_without_other")
+    return ("accuracy", "macro_f1")
 
 
 def check_monitor(monitor: str, labels: Sequence[str]) -> None:

@@ -65,7 +65,7 @@ class Sweep(Block):
     """
 
     study: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    metric: Literal["official_f1", "accuracy", "macro_f1"] = "official_f1"
+    metric: Literal["official_f1", "micro_f1_without_other", "accuracy", "macro_f1"] = "official_f1"
     against: Literal["latency_ms", "parameters"] | None = None
     sampler: Sampler = Sampler()
     pruner: Pruner = Pruner()

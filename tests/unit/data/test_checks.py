@@ -65,7 +65,7 @@ def test_equal_sentences_with_other_labels_and_test_sentences_in_train_are_named
     splits = " ".join(["tr"] * 8 + ["de", "de", "te", "te"])
     found = warnings(labels, texts, splits, **PLAIN)
     assert found == [
-        "equal sentences have different labels: 2 rows: t.csv:1, t.csv:4.",
+        "equal sentences have different labels: 2 rows: t.csv:1, 4.",
         "sentences of test stand in train too: 1 row: t.csv:12.",
     ]
     # in a relation corpus a sentence may stand once for each pair of entities

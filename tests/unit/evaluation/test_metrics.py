@@ -107,6 +107,16 @@ def test_relational_labels_are_unlike_plain_classes() -> None:
     for plain in (("positive", "negative"), ("Other", "no_relation"), ("Cause-Effect(e1,e2)", "positive"), ()):
         assert not is_relational(plain)
     assert metric_names(KBP37)[0] == "official_f1"
+    assert metric_names(["Tools", "Other"])[0] == "accuracy"
+
+
+def test_relations_without_directions_have_the_score_of_tacred() -> None:
+    labels = ["per:title", "org:website", "no_relation"]
+    assert metric_names(labels)[0] == "micro_f1_without_other"
+    gold = ["per:title", "per:title", "no_relation", "org:website", "no_relation"]
+    predicted = ["per:title", "no_relation", "per:title", "per:title", "no_relation"]
+    # 1 correct, 3 predicted, 3 gold
+    assert scores(gold, predicted, labels)["micro_f1_without_other"] == pytest.approx(100 / 3)
 
 
 def test_unknown_labels_and_missing_predictions_are_errors() -> None:
