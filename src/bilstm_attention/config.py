@@ -95,7 +95,7 @@ class Data(Block):
     def _fit_together(self) -> "Data":
         classes, context = self.format == "classes", self.tokens.context
         if PREPARED.is_relative_to(normpath(self.folder)):
-            raise ValueError(f"data.folder: {self.folder} holds outputs of the pipeline; use a folder such as data/mine")
+            raise ValueError(f"data.folder: {self.folder} holds outputs of the pipeline; use one such as data/mine")
         for split in ("train", "dev", "test"):
             value = getattr(self, split)
             if isinstance(value, dict) and not classes:

@@ -81,7 +81,7 @@ def test_files_fit_the_format(split: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "part"),
     [
-        ({"data.folder": "data"}, "data.folder: data holds outputs of the pipeline; use a folder such as data/mine"),
+        ({"data.folder": "data"}, "data.folder: data holds outputs of the pipeline; use one such as data/mine"),
         ({"data.folder": "./data/"}, "holds outputs of the pipeline"),
         ({"data.relations": "markers"}, "data.relations: markers is of format table, not semeval2010"),
         (

@@ -225,6 +225,7 @@ PARAMS = """
 data: {format: classes, folder: corpus, train: {cold: cold.txt, hot: hot.txt}, test: null,
        dev_fraction: 0.25, test_fraction: 0.25}
 embeddings: {source: random, dimension: 3}
+train: {monitor: accuracy}
 """
 COLD = ["ice and snow", "snow on the hill", "a frozen lake", "frost at dawn", "hail again", "an icy wind"]
 HOT = ["sun and sand", "sand in the wind", "a boiling kettle", "embers at dusk", "noon again", "a dry hill"]

@@ -39,7 +39,7 @@ def relations(*texts: str) -> pd.DataFrame:
 
 
 def data(relational: bool = True, **tokens: object) -> Data:
-    kind = {} if relational else {"format": "delimited", "train": "train.csv"}
+    kind = {} if relational else {"format": "table", "train": "train.csv"}
     return Data.model_validate({**kind, "tokens": tokens})
 
 
