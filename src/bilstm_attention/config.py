@@ -234,6 +234,7 @@ class Train(Block):
     schedule: Schedule = Schedule()
     clip_norm: Annotated[float, Field(gt=0.0)] | None = 5.0
     label_smoothing: Fraction = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
     r_drop: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
     adversarial: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
     ema: Fraction = 0.0

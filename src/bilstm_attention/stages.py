@@ -178,6 +178,9 @@ def evaluate() -> None:
     print_summary(
         "evaluate", {f"test {name}": summary["mean"], "low": summary["low"], "high": summary["high"], **baselines}
     )
+    best = max(baselines, key=lambda model: baselines[model])
+    if summary["low"] <= baselines[best]:
+        print(f"the model is not clearly better than the baseline {best}: {summary['mean']:.2f}, {baselines[best]:.2f}")
 
 
 def report() -> None:

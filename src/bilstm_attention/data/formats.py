@@ -187,7 +187,7 @@ def _block(path: str, block: Sequence[tuple[int, str]]) -> Row | Fault:
     sentence = SENTENCE.fullmatch(first)
     if not sentence:
         return Fault(path, number, f"a block begins with {_short(first)}; legal is {BLOCK}.")
-    if not others:
+    if not others or others[0][1].lstrip().startswith("Comment:"):
         return Fault(path, number, f"sentence {sentence[1]} has no label under it; legal is {BLOCK}.")
     if len(others) > 1 and not others[1][1].lstrip().startswith("Comment"):
         message = f"{_short(others[1][1])} stands under the label of sentence {sentence[1]}; legal is {BLOCK}."

@@ -95,7 +95,8 @@ def run_training(
     model = build_classifier(params.model, dataset.matrix, dataset.training_words, len(dataset.labels), seed)
     optimizer = make_optimizer(settings, steps_per_epoch(dataset.train, settings.batch_size))
     optimizer.build(model.trainable_variables)
-    step = training_step(model, optimizer, len(dataset.labels), settings)
+    weights = balanced_weights(dataset) if settings.class_weights == "balanced" else None
+    step = training_step(model, optimizer, len(dataset.labels), settings, weights)
     model_variables = _changing_variables(model)
     variables = [*model_variables, *optimizer.variables]
     checkpoint = training_checkpoint(checkpoints, params, dataset, seed) if checkpoints else None
@@ -110,7 +111,7 @@ def run_training(
         batches = training_batches(dataset.train, settings.batch_size, seed, epoch)
         where = f"seed {seed}, epoch {epoch}"
         loss = _run_epoch(step, dataset.train, batches, where, learning_rate, partial(on_batch, epoch))
-        weights = _values(model_variables)
+        current = _values(model_variables)
         if settings.ema:
             optimizer.finalize_variable_values(model.trainable_variables)
         dev = _score_dev(model, dataset.dev, dataset.labels)
@@ -121,7 +122,7 @@ def run_training(
         if not settings.restore_best_weights or _is_best(state, settings.monitor):
             state.best_epoch, state.best = epoch, _values(model_variables)
         # training goes on from its own weights, not from their moving average
-        _assign(model_variables, weights)
+        _assign(model_variables, current)
         state.variables = _values(variables)
         if checkpoint:
             checkpoint.save(state)
@@ -131,6 +132,12 @@ def run_training(
     best = state.history[state.best_epoch - 1]
     dev = {name.removeprefix("dev_"): value for name, value in best.items() if name.startswith("dev_")}
     return TrainingResult(model, pd.DataFrame(state.history), state.best_epoch, dev)
+
+
+def balanced_weights(dataset: Dataset) -> NDArray[np.float32]:
+    """Weights of the classes, `(C,)`, inverse to their number of training sentences; their mean over these is 1."""
+    counts = np.bincount(dataset.train.labels, minlength=len(dataset.labels))
+    return (len(dataset.train) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)
 
 
 def _run_epoch(

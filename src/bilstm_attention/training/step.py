@@ -6,7 +6,9 @@ Shape letters: B sentences, T time steps, D embedding size, C classes.
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from bilstm_attention.config import Train
 from bilstm_attention.model.predict import TOKENS
@@ -14,7 +16,13 @@ from bilstm_attention.model.predict import TOKENS
 LABELS = tf.TensorSpec([None], tf.int32)  # class numbers (B,), of any B
 
 
-def training_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, classes: int, settings: Train) -> Any:
+def training_step(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    classes: int,
+    settings: Train,
+    class_weights: NDArray[np.float32] | None = None,
+) -> Any:
     """One step of training as a graph: word ids `(B, T)` and class numbers `(B,)` to the mean loss before the step.
 
     Cross-entropy against smoothed labels, plus the penalties of weights and attention, minimized by one update. Two
@@ -27,7 +35,7 @@ def training_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, cla
       of steepest loss; the step learns from the mean of the losses at both places. Miyato et al. 2017,
       arXiv:1605.07725, equations 5 to 7, without normalized vectors.
 
-    The optimizer is built on the model's trainable variables; the loss that is returned leaves penalties out.
+    `class_weights`, `(C,)`, multiply the losses of the sentences of each class. The optimizer is built on the model's trainable variables; the loss that is returned leaves penalties out.
     """
     r_drop, adversarial = settings.r_drop, settings.adversarial
     cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing, reduction="sum")
@@ -47,7 +55,8 @@ def training_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, cla
             embedding.shift = shift
             probabilities = model(tokens, training=True)
             embedding.shift = None
-            loss = cross_entropy(tf.one_hot(labels, classes), probabilities) / sentences
+            by_sentence = None if class_weights is None else tf.gather(class_weights, labels)
+            loss = cross_entropy(tf.one_hot(labels, classes), probabilities, by_sentence) / sentences
             # the attention's penalties of this call; those of weights have their own gradient below
             added = [penalty for penalty in model.losses if any(penalty is own for own in attention.penalties)]
             total = tf.add_n([loss, *added])

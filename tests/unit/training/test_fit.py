@@ -23,7 +23,13 @@ from bilstm_attention.model.attention import MECHANISMS  # noqa: E402
 from bilstm_attention.model.classifier import WordEmbedding, build_classifier  # noqa: E402
 from bilstm_attention.model.predict import predict  # noqa: E402
 from bilstm_attention.training import fit as training  # noqa: E402
-from bilstm_attention.training.fit import TrainingResult, digest, run_training, use_threads  # noqa: E402
+from bilstm_attention.training.fit import (  # noqa: E402
+    TrainingResult,
+    balanced_weights,
+    digest,
+    run_training,
+    use_threads,
+)
 from bilstm_attention.training.optimizers import OPTIMIZERS, make_optimizer  # noqa: E402
 from bilstm_attention.training.step import training_step  # noqa: E402
 
@@ -311,7 +317,9 @@ def test_optimizers_are_those_of_the_parameters() -> None:
     assert set(OPTIMIZERS) == set(KERAS_OPTIMIZERS) == set(get_args(Train.model_fields["optimizer"].annotation))
 
 
-def step_and_reference(params: Model, settings: Train, optimizers: tuple[Any, Any]) -> tuple[Any, keras.Model, Any]:
+def step_and_reference(
+    params: Model, settings: Train, optimizers: tuple[Any, Any], class_weights: Any = None
+) -> tuple[Any, keras.Model, Any]:
     """Our step; a model of the same weights as reference; and a check that both still have the same."""
     models = network(params), network(params)
     for model, optimizer in zip(models, optimizers, strict=True):
@@ -323,7 +331,7 @@ def step_and_reference(params: Model, settings: Train, optimizers: tuple[Any, An
         for one, other in zip(*(optimizer.variables for optimizer in optimizers), strict=True):
             np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-4, atol=atol)
 
-    return training_step(models[0], optimizers[0], len(CLASSES), settings), models[1], check
+    return training_step(models[0], optimizers[0], len(CLASSES), settings, class_weights), models[1], check
 
 
 def dense(gradients: Any) -> list[tf.Tensor]:
@@ -348,6 +356,22 @@ def test_step_is_that_of_keras_on_loss_and_penalties(name: str) -> None:
         assert len(reference.losses) > 1
         plain.apply(dense(tape.gradient(total, reference.trainable_variables)))
         assert float(step(TOKENS, LABELS)) == pytest.approx(float(loss), rel=1e-5)
+    check()
+
+
+def test_balanced_classes_weigh_the_same_in_the_loss() -> None:
+    weights = balanced_weights(DATA)
+    counts = np.bincount(DATA.train.labels)
+    np.testing.assert_allclose(weights * counts, len(DATA.train) / len(CLASSES), rtol=1e-6)
+    ours, plain = keras.optimizers.SGD(0.5), keras.optimizers.SGD(0.5)
+    params = EXACT.model_copy(update={"l2": 0.0})
+    step, reference, check = step_and_reference(params, train(clip_norm=None), (ours, plain), weights)
+    for _ in range(2):
+        with tf.GradientTape() as tape:
+            losses = keras.losses.categorical_crossentropy(GOLD, reference(TOKENS, training=True))
+            total = tf.reduce_mean(weights[LABELS] * losses)
+        assert float(step(TOKENS, LABELS)) == pytest.approx(float(total), rel=1e-5)
+        plain.apply(dense(tape.gradient(total, reference.trainable_variables)))
     check()
 
 
