@@ -1,22 +1,25 @@
 """Pictures of a run as PNG files; the same data give the same bytes.
 
 Drawn through `Figure`, without pyplot and its global state, in one style whatever a user's matplotlibrc says. `$` and
-`_` in a token or a label are no mathematics. The font is DejaVu Sans, which comes with matplotlib; scripts that it
-lacks, Chinese for instance, show as boxes.
+`_` in a token or a label are no mathematics. The font is DejaVu Sans, which comes with matplotlib; letters that it
+lacks, Chinese for instance, are drawn in another font of the machine. Where none has them there is no picture.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+import sys
+from collections.abc import Mapping, Sequence, Set
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib import style
+from matplotlib import font_manager, style
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
+from rich.cells import cell_len
 
 from bilstm_attention.data.tokens import MARKERS
 from bilstm_attention.evaluation.metrics import signed_score
@@ -34,7 +37,7 @@ LOOKS: tuple[dict[str, Any], ...] = (
 )
 DARKEST = 0.45  # of SHADES behind a token, so that dark letters stay readable
 # Attention picture: letters of a line and of a token at most, width and height of its cell in points.
-COLUMNS, LONGEST, CELL, MONO = 120, 45, (5.5, 11.5), "DejaVu Sans Mono"
+COLUMNS, LONGEST, CELL, MONO = 120, 45, (5.5, 11.5), ["DejaVu Sans Mono", "DejaVu Sans"]
 
 house_style = style.context(
     [
@@ -195,7 +198,7 @@ def attention_picture(examples: Sequence[AttentionExample], path: Path) -> None:
         heaviest = np.argsort(-weights, kind="stable")[:3]  # ties go to the first
         for index, token in enumerate(map(_short, example.tokens)):
             digits = f"{weights[index]:.2f}" if index in heaviest else ""
-            width = max(len(token), len(digits))
+            width = max(cell_len(token), len(digits))
             if column and column + width > COLUMNS:
                 column, row = 0, row + 2.5
             # the lightest of the shades is not white
@@ -228,7 +231,35 @@ def _short(text: str) -> str:
 
 
 def write(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG, whole or not at all."""
+    """Writes a figure as PNG, whole or not at all; without a font for its letters it says so and writes nothing."""
+    texts = figure.findobj(Text)
+    letters = {ord(letter) for text in texts for letter in text.get_text() if letter.isprintable()}
+    if missing := letters - _letters_of(font_manager.findfont("DejaVu Sans")):
+        fallbacks = _fonts_with(missing)
+        if not fallbacks:
+            some = "".join(map(chr, sorted(missing)[:10]))
+            print(f"{path} is not drawn: no installed font has {some}", file=sys.stderr)
+            return
+        for text in texts:
+            text.set_fontfamily([*text.get_fontfamily(), *fallbacks])
     with atomic_write(path) as temporary:
         # by default matplotlib writes its version into the file
         figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+@lru_cache
+def _letters_of(file: str) -> frozenset[int]:
+    return frozenset(font_manager.get_font(file).get_charmap())
+
+
+def _fonts_with(letters: Set[int]) -> list[str]:
+    """Fonts that together have all letters, as few as a greedy choice takes; none, if that cannot be."""
+    fonts = {entry.name: entry.fname for entry in sorted(font_manager.fontManager.ttflist, key=lambda each: each.name)}
+    chosen, missing = list[str](), set(letters)
+    while missing:
+        name = max(fonts, key=lambda each: len(missing & _letters_of(fonts[each])))
+        if not missing & _letters_of(fonts[name]):
+            return []
+        chosen.append(name)
+        missing -= _letters_of(fonts[name])
+    return chosen

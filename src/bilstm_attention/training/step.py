@@ -35,7 +35,8 @@ def training_step(
       of steepest loss; the step learns from the mean of the losses at both places. Miyato et al. 2017,
       arXiv:1605.07725, equations 5 to 7, without normalized vectors.
 
-    `class_weights`, `(C,)`, multiply the losses of the sentences of each class. The optimizer is built on the model's trainable variables; the loss that is returned leaves penalties out.
+    `class_weights`, `(C,)`, multiply the losses of the sentences of each class. The optimizer is built on the model's
+    trainable variables; the loss that is returned leaves penalties out.
     """
     r_drop, adversarial = settings.r_drop, settings.adversarial
     cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing, reduction="sum")

@@ -246,3 +246,16 @@ def test_dollars_and_underscores_are_no_mathematics(drawn) -> None:
     # as mathematics `$x_1$` would be two letters wide
     found = [text for figure in (attention, matrix, bars) for text in figure.findobj(Text) if text.get_text()]
     assert not any(text.get_parse_math() for text in found)
+
+
+def test_letters_of_other_scripts_are_drawn_in_a_font_that_has_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    # the only Japanese letter of a font that comes with matplotlib; a missing one would be a warning, here an error
+    plots.attention_picture([example("の good", [0.5, 0.5])], tmp_path / "a.png")
+    assert (tmp_path / "a.png").is_file()
+    plots.confusion_matrix(counts(["の", "b"]), tmp_path / "c.png")
+    # Tangut
+    plots.attention_picture([example("\U00017000 good", [0.5, 0.5])], tmp_path / "b.png")
+    assert not (tmp_path / "b.png").exists()
+    assert "b.png is not drawn: no installed font has \U00017000" in capsys.readouterr().err
