@@ -241,7 +241,8 @@ def write(figure: Figure, path: Path) -> None:
             print(f"{path} is not drawn: no installed font has {some}", file=sys.stderr)
             return
         for text in texts:
-            text.set_fontfamily([*text.get_fontfamily(), *fallbacks])
+            if missing & set(map(ord, text.get_text())):
+                text.set(fontfamily=[*text.get_fontfamily(), *fallbacks], fontweight="normal")
     with atomic_write(path) as temporary:
         # by default matplotlib writes its version into the file
         figure.savefig(temporary, format="png", metadata={"Software": None})
@@ -254,7 +255,10 @@ def _letters_of(file: str) -> frozenset[int]:
 
 def _fonts_with(letters: Set[int]) -> list[str]:
     """Fonts that together have all letters, as few as a greedy choice takes; none, if that cannot be."""
-    fonts = {entry.name: entry.fname for entry in sorted(font_manager.fontManager.ttflist, key=lambda each: each.name)}
+    entries = sorted(font_manager.fontManager.ttflist, key=lambda each: each.name)
+    # matplotlib's last resort has a box for every letter
+    regular = [each for each in entries if (each.style, each.weight) == ("normal", 400)]
+    fonts = {each.name: each.fname for each in regular if not each.name.startswith("Last Resort")}
     chosen, missing = list[str](), set(letters)
     while missing:
         name = max(fonts, key=lambda each: len(missing & _letters_of(fonts[each])))
