@@ -3,14 +3,18 @@ import gzip
 import json
 import lzma
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pandas as pd
 import pytest
 from tests.unit.data.tables import read_index, read_split
 
-from bilstm_attention.config import Data
+from bilstm_attention.config import Data, Tokens
+from bilstm_attention.data.corpus import read_chunks, read_corpus
 from bilstm_attention.data.formats import split_sources
 from bilstm_attention.data.relations import marking_fault
+from bilstm_attention.data.splits import make_splits
+from bilstm_attention.data.tokens import MARKERS, encode_examples
 from bilstm_attention.errors import DataError
 
 FIRST = '1\t"A <e1>kettle</e1> stood on the <e2>stove</e2>."'
@@ -359,7 +363,7 @@ def test_fasttext_line_without_one_label_is_named(tmp_path):
 
 MARKED = "The <e1>lid</e1> of the <e2>tea pot</e2> broke ."
 TACRED = {"token": ["The", "lid", "of", "the", "tea", "pot", "broke", "."], "relation": "part_of"}
-MARKERS, WORDS = {"relations": "markers"}, {"relations": "words", "entities": ["h", "t"]}
+MARKED_TEXT, WORDS = {"relations": "markers"}, {"relations": "words", "entities": ["h", "t"]}
 PLACES = {"relations": "spans", "entities": list("abcd")}
 SPANS = {"subj_start": 1, "subj_end": 1, "obj_start": 4, "obj_end": 5}
 
@@ -390,7 +394,7 @@ def test_relations_in_tables(tmp_path):
 @pytest.mark.parametrize(
     ("content", "settings", "expected"),
     [
-        ("text,label\nno marks,x\n", MARKERS, "sentence 1 has no markers"),
+        ("text,label\nno marks,x\n", MARKED_TEXT, "sentence 1 has no markers"),
         ("text,label,h,t\na lid on a lid,x,lid,on\n", WORDS, "has the entity 'lid' 2 times"),
         ("text,label,a,b,c,d\nab cd,x,0,2,3,9\n", PLACES, "has the positions ['0', '2', '3', '9'] in 5 characters"),
         ("text,label,a,b,c,d\nab cd,x,0,4,3,5\n", PLACES, "sentence 1 has its markers in the order"),
@@ -408,3 +412,50 @@ def test_real_semeval_files_are_read(real_data):
     assert train["label"].nunique() == 19
     assert (train["label"] == "Entity-Destination(e2,e1)").sum() == 1
     assert test["id"].tolist() == [str(n) for n in range(8001, 10718)]
+
+
+def prepared(data: Data) -> list[tuple[str, list[str], str]]:
+    """Split, tokens and label of each row, as `prepare` has them."""
+    with TemporaryFile() as file:
+        rows = read_corpus(data, file)
+        encoded = pd.concat([encode_examples(part, data) for part in read_chunks(file, rows)])
+    splits = make_splits(rows, data).tolist()
+    return list(zip(splits, map(list, encoded["tokens"]), encoded["label"], strict=True))
+
+
+def test_real_movie_reviews_give_the_same_splits_in_every_kind_of_table(real_data, tmp_path):
+    folder = str(real_data / "mr")
+    own = Data(
+        format="classes", folder=folder, train={"false": "rt-polarity.neg", "true": "rt-polarity.pos"}, test=None
+    )
+    expected = prepared(own)
+    reviews = read_split(own, "train")[["text", "label"]]
+    reviews.to_csv(tmp_path / "a.csv", index=False)
+    # MR has characters that cp1252 lacks
+    reviews.to_csv(tmp_path / "b.csv", index=False, sep=";", encoding="latin-1")
+    reviews.assign(label=reviews["label"] == "true").to_json(tmp_path / "c.jsonl", orient="records", lines=True)
+    reviews.assign(label=reviews["label"] == "true").to_parquet(tmp_path / "d.parquet")
+    reviews.to_csv(tmp_path / "e.txt", index=False, sep="\t", encoding="utf-16")
+    for name in ("a.csv", "b.csv", "c.jsonl", "d.parquet", "e.txt"):
+        encoding = "latin-1" if name == "b.csv" else "utf-8"
+        table_data = Data(format="table", folder=str(tmp_path), train=name, test=None, encoding=encoding)
+        assert prepared(table_data) == expected, name
+
+
+def test_real_semeval_is_the_same_as_marked_text_and_as_tokens_with_spans(real_data, tmp_path):
+    tokens = Tokens(lowercase=False, numbers="keep")
+    own = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test=None, tokens=tokens)
+    expected = prepared(own)
+    read_split(own, "train").to_csv(tmp_path / "a.csv", index=False)
+    settings = {"format": "table", "folder": str(tmp_path), "test": None, "tokens": tokens}
+    assert prepared(Data(**settings, train="a.csv", relations="markers")) == expected
+    records = []
+    for _, words, label in expected:
+        plain = [word for word in words if word not in MARKERS]
+        places = [sum(word not in MARKERS for word in words[: words.index(marker)]) for marker in MARKERS]
+        names = ("subj_start", "subj_end", "obj_start", "obj_end")
+        ends = [places[0], places[1] - 1, places[2], places[3] - 1]
+        records.append({"token": plain, "relation": label, **dict(zip(names, ends, strict=True))})
+    (tmp_path / "b.json").write_text(json.dumps(records))
+    spans = Data(**settings, train="b.json", relations="spans", text="token", label="relation")
+    assert prepared(spans) == expected
