@@ -1,7 +1,6 @@
 """Turns sentences into tokens, entity positions and word ids: the tokeniser, the encoding, the vocabulary."""
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -10,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import regex
 from numpy.typing import NDArray
 
 from bilstm_attention.config import Data, Tokens
+from bilstm_attention.data.text import JOINERS, KATAKANA, SPACE, UNSPACED, URL, USER, clean_text, compose, normalize_text
 from bilstm_attention.errors import DataError, join_lines
 
 MARKERS = ("<e1>", "</e1>", "<e2>", "</e2>")
@@ -21,57 +22,111 @@ SPECIALS = (PAD, UNK, *MARKERS)  # ids 0 to 5 of every vocabulary
 SPANS = ("e1_start", "e1_end", "e2_start", "e2_end")
 
 MARKER = re.compile("</?e[12]>")
+AROUND_MARKERS = re.compile(f"({MARKER.pattern})")
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
 SUFFIX = "(?i:n't|'(?:s|re|ve|ll|d|m))"
-# U+0300 to U+036F: combining accents, in text that is not composed.
-PART = r"""(?:
-    (?:[^\W\d_]\.)+[^\W\d_]\b\.?           # u.s. e.g.
-    | \d+(?:[.,:/]\d+)+\w*                 # 1,000 2.5kg 10:30
-    | [\w\u0300-\u036f]+                   # word 1990s
-)"""
-TOKEN = re.compile(
-    rf"""{MARKER.pattern}
-    | {SUFFIX}(?![-'\w])                   # 's n't, already split in the text
-    | {PART}(?:[-']{PART})*                # well-known o'brien u.s.-based
-    | \.\.+ | --+                          # ellipsis, dash
-    | \S                                   # any other mark
-    """,
-    re.VERBOSE,
+
+
+def _token_pattern(letter: str, word: str, inside: str, joiner: str, sign: str) -> str:
+    """Pattern of a token: `letter`, first sign of a `word`, the signs `inside` it, `joiner` of two, any other `sign`."""
+    part = rf"""(?:
+        (?:{letter}\.)+{letter}(?!{inside})\.?                 # u.s. e.g.
+        | \d+(?:[.,:/\u066b\u066c]\d+)+{inside}*             # 1,000 2.5kg 10:30
+        | {word}{inside}*                                     # word 1990s
+    )"""
+    return rf"""{URL} | {USER}
+        | {SUFFIX}(?!['\-]|{inside})                          # 's n't, already split in the text
+        | {part}(?:{joiner}{part})*                           # well-known o'brien u.s.-based
+        | \.\.+ | --+                                         # ellipsis, dash
+        | {sign}"""
+
+
+# Text in ASCII has a pattern of its own, which is several times faster; both give it the same tokens.
+ASCII_TOKEN = re.compile(MARKER.pattern + "|" + _token_pattern("[a-zA-Z]", r"\w", r"\w", "[-']", r"\S"), re.VERBOSE)
+
+EXTEND = rf"[\p{{M}}{JOINERS}]"  # belongs to the sign before it
+WORD = rf"\p{{L}}\p{{N}}_\p{{PCM}}\u05f3"
+RUNS_ALONE = f"[{UNSPACED}{KATAKANA}]"
+CLUSTER = rf"(?![{SPACE}\p{{M}}{JOINERS}])\X"
+UNICODE_TOKEN = _token_pattern(
+    letter=rf"[\p{{L}}--{RUNS_ALONE}]{EXTEND}*+",
+    word=f"[[{WORD}]--{RUNS_ALONE}]",
+    inside=rf"[[{WORD}\p{{M}}{JOINERS}]--{RUNS_ALONE}]",
+    # between letters also the middle dot (Catalan), and Hebrew gershayim
+    joiner=r"""(?:[-'] | (?<=[\p{L}\p{M}])[\u00b7\u0387\u05f4\u2027](?=\p{L}) | (?<=\p{Hebrew})"(?=\p{Hebrew}))""",
+    sign=rf"[{KATAKANA}](?:[{KATAKANA}]|{EXTEND})* | {CLUSTER}",
 )
-CONTRACTION = re.compile(rf"{SUFFIX}\Z")
+PATTERNS = {
+    "unicode": regex.compile(rf"(?:{UNICODE_TOKEN}){EXTEND}*", regex.V1 | regex.VERBOSE),
+    "characters": regex.compile(rf"(?:{URL}|{USER}|{CLUSTER}){EXTEND}*", regex.V1),
+}
+KEYCAP = regex.compile(r"[0-9#*]\ufe0f?\u20e3\p{M}*")
+RESERVED = re.compile("(?i)<(pad|/?e[12])>")
+CONTRACTION = re.compile(rf"(?:(?<![-'.])n't|(?<![-'])'(?:s|re|ve|ll|d|m))\Z", re.IGNORECASE)
+LOWERED_DOT = re.compile("i\u0307+")
 CACHED_LENGTH = 64  # characters; a longer token is hardly a word, and would fill the cache
 LINE_BREAK = re.compile(r"[\r\n]")
 
-DROPPED = "data.tokens.punctuation: drop removes tokens without a letter or digit; set it to keep, or fix the sentence."
-
 
 def tokenize(text: str, tokens: Tokens) -> list[str]:
-    r"""Splits a sentence into tokens; no token is empty or holds whitespace.
+    r"""Splits a sentence into tokens; no token is empty or holds white space.
 
-    Entity markers are whole tokens, whatever they touch, and are never changed. The other tokens are: words with the
-    hyphens and apostrophes inside them, abbreviations of letters and full stops, numbers with their commas and
-    decimals, runs of full stops or hyphens, and every other mark by itself. A typographic apostrophe is read as `'`,
-    and accented letters are composed (Unicode NFC). With `context`, that many tokens remain before the first marker and
-    after the last.
+    Entity markers are whole tokens, whatever they touch, and are never changed. `data.tokens.words` says what the other
+    tokens are:
+
+    `unicode`: words with the hyphens and apostrophes inside them, abbreviations of letters and full stops, numbers with
+    their commas and decimals, runs of full stops or hyphens, and every other sign by itself. A typographic apostrophe is
+    read as `'`. Where a script has no blanks, boundaries are those of UAX 29 without a dictionary: a run of Katakana is
+    a token, and of Han, Hiragana, Thai, Lao, Khmer and Myanmar each grapheme cluster.
+    `whitespace`: what blanks separate, for text that was split beforehand, with contractions as they are.
+    `characters`: each grapheme cluster, what a reader takes for one character.
+
+    In all three, letters are composed and what cannot be seen is dropped, see `text.normalize_text`. A combining mark
+    belongs to the sign before it; without one, after a blank or a marker, it is dropped, but for `whitespace`. An emoji
+    sequence is one token. Lower case is that of Unicode for no language, and the dot that it leaves of `İ` is
+    dropped: `i`. With `context`, that many tokens remain before the first marker and after the last.
 
     >>> tokenize("The <e1>dog</e1>s don't bark.", Tokens())
     ['the', '<e1>', 'dog', '</e1>', 's', 'do', "n't", 'bark', '.']
-    >>> tokenize("It's a well-known $1,250.50 U.S. price (1990s)...", Tokens())
+    >>> tokenize("It's a well-known $1,250.50 U.S. price (1990s)...", Tokens(numbers="zero"))
     ['it', "'s", 'a', 'well-known', '$', '0,000.00', 'u.s.', 'price', '(', '0000s', ')', '...']
     >>> tokenize("It's <e1>Ann</e1>, 5!", Tokens(lowercase=False, punctuation="drop", contractions="keep"))
-    ["It's", '<e1>', 'Ann', '</e1>', '0']
+    ["It's", '<e1>', 'Ann', '</e1>', '5']
     >>> tokenize("Here stands the <e1>wheel</e1> of a <e2>car</e2>, old and red.", Tokens(context=1))
     ['the', '<e1>', 'wheel', '</e1>', 'of', 'a', '<e2>', 'car', '</e2>', ',']
     """
-    options = tokens.lowercase, tokens.numbers, tokens.punctuation, tokens.contractions
+    contractions = tokens.contractions if tokens.words == "unicode" else "keep"
+    options = tokens.lowercase, tokens.numbers, tokens.punctuation, contractions
     words = [
         word
-        for token in TOKEN.findall(text.replace("\u2019", "'"))
+        for token in _split(text, tokens)
         for word in (_words if len(token) <= CACHED_LENGTH else _words.__wrapped__)(token, *options)
     ]
     if tokens.context is None:
         return words
     markers = [place for place, word in enumerate(words) if word in MARKERS] or [0, len(words)]
     return words[max(0, markers[0] - tokens.context) : markers[-1] + 1 + tokens.context]
+
+
+def _split(text: str, tokens: Tokens) -> list[str]:
+    """The parts of a text that become tokens."""
+    if tokens.words == "unicode" and not tokens.clean and text.isascii() and not CONTROL.search(text):
+        return ASCII_TOKEN.findall(text)
+    # markers first: what becomes `<e1>` by cleaning or folding is none
+    parts = AROUND_MARKERS.split(text)
+    return [token for part in parts for token in ([part] if part in MARKERS else _split_part(part, tokens))]
+
+
+def _split_part(text: str, tokens: Tokens) -> list[str]:
+    """As `_split`, for a text without entity markers."""
+    text = normalize_text(clean_text(text, tokens.clean), tokens.fold)
+    if tokens.words == "whitespace":
+        return RESERVED.sub(r"< \1 >", text).split()
+    if tokens.words == "unicode":
+        # blanks, since a keycap begins with a digit and would run into a word
+        text = KEYCAP.sub(r" \g<0> ", text.replace("\u2019", "'"))
+    found: list[str] = PATTERNS[tokens.words].findall(text)
+    return found
 
 
 @lru_cache(maxsize=1 << 17)
@@ -96,10 +151,11 @@ def split_contractions(token: str) -> list[str]:
 
 
 def _normalize(token: str, lowercase: bool, numbers: str) -> str:
-    token = unicodedata.normalize("NFC", token)
     if numbers == "zero":
         token = re.sub(r"\d", "0", token)
-    return token.lower() if lowercase else token
+    if lowercase:
+        token = LOWERED_DOT.sub("i", token.lower())
+    return token if token.isascii() else compose(token)
 
 
 def encode_examples(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
