@@ -34,7 +34,7 @@ class Tokens(Block):
     """How a sentence becomes tokens."""
 
     words: Literal["unicode", "whitespace", "characters"] = "unicode"
-    clean: list[Literal["html", "urls", "users"]] = []
+    clean: list[Literal["html", "urls", "users"]] = Field([])
     fold: bool = False
     lowercase: bool = True
     numbers: Literal["keep", "zero"] = "keep"

@@ -38,9 +38,9 @@ ADDRESS = rf"""[^{SPACE}<>"{UNSPACED}{KATAKANA}\p{{Hangul}}\u3000-\u303f\uff00-\
 ADDRESSES = regex.compile(
     rf"(?<![a-zA-Z0-9])(?i:(?:https?|ftp)://|www\.){ADDRESS}*(?![.,;:!?'()\[\]\u2019\u201d\u2026]){ADDRESS}", regex.V1
 )
-# With a letter, since `3 @5` is a price; with the host of a Mastodon name. The `@` of an e-mail address follows a letter.
-NAME = r"[\p{L}\p{M}\p{N}_]"
-NAMES = regex.compile(rf"(?<![\p{{L}}\p{{M}}\p{{N}}_@/])@(?=\p{{N}}*[\p{{L}}_]){NAME}+(?:@[\w-]+(?:\.[\w-]+)+)?", regex.V1)
+# With a letter, since `3 @5` is a price; with the host of a Mastodon name. A letter before it makes an e-mail address.
+NAME = r"\p{L}\p{M}\p{N}_"
+NAMES = regex.compile(rf"(?<![{NAME}@/])@(?=\p{{N}}*[\p{{L}}_])[{NAME}]+(?:@[\w-]+(?:\.[\w-]+)+)?", regex.V1)
 ENTITIES, HTML_TAGS = regex.compile(ENTITY), regex.compile(TAG)
 MARKUP = regex.compile(rf"{ENTITY}|(?!</?e[12]>){TAG}")
 
@@ -76,7 +76,7 @@ def clean_text(text: str, clean: Container[str]) -> str:
     return text
 
 
-def normalize_text(text: str, fold: bool = False) -> str:
+def normalize(text: str, fold: bool = False) -> str:
     """Composes a text and drops what cannot be seen.
 
     1. Control and format characters are dropped (NUL, soft hyphens, zero-width spaces, byte-order marks, marks of

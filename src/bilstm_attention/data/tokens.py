@@ -2,9 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +13,24 @@ import regex
 from numpy.typing import NDArray
 
 from bilstm_attention.config import Data, Tokens
-from bilstm_attention.data.text import JOINERS, KATAKANA, SPACE, UNSPACED, URL, USER, clean_text, compose, normalize_text
+from bilstm_attention.data.text import JOINERS, KATAKANA, SPACE, UNSPACED, URL, USER, clean_text, compose, normalize
 from bilstm_attention.errors import DataError, join_lines
 
 MARKERS = ("<e1>", "</e1>", "<e2>", "</e2>")
 PAD, UNK = "<pad>", "<unk>"
 SPECIALS = (PAD, UNK, *MARKERS)  # ids 0 to 5 of every vocabulary
 SPANS = ("e1_start", "e1_end", "e2_start", "e2_end")
+EMPTY_ENTITIES = {MARKERS[:2], MARKERS[2:]}
 
 MARKER = re.compile("</?e[12]>")
 AROUND_MARKERS = re.compile(f"({MARKER.pattern})")
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
-SUFFIX = "(?i:n't|'(?:s|re|ve|ll|d|m))"
+VERB = "'(?:s|re|ve|ll|d|m)"
+SUFFIX = f"(?i:n't|{VERB})"
 
 
 def _token_pattern(letter: str, word: str, inside: str, joiner: str, sign: str) -> str:
-    """Pattern of a token: `letter`, first sign of a `word`, the signs `inside` it, `joiner` of two, any other `sign`."""
+    """Pattern of a token: a `letter`, a `word`'s first sign, those `inside` it, a `joiner` of words, other `sign`s."""
     part = rf"""(?:
         (?:{letter}\.)+{letter}(?!{inside})\.?                 # u.s. e.g.
         | \d+(?:[.,:/\u066b\u066c]\d+)+{inside}*             # 1,000 2.5kg 10:30
@@ -45,9 +47,11 @@ def _token_pattern(letter: str, word: str, inside: str, joiner: str, sign: str) 
 ASCII_TOKEN = re.compile(MARKER.pattern + "|" + _token_pattern("[a-zA-Z]", r"\w", r"\w", "[-']", r"\S"), re.VERBOSE)
 
 EXTEND = rf"[\p{{M}}{JOINERS}]"  # belongs to the sign before it
-WORD = rf"\p{{L}}\p{{N}}_\p{{PCM}}\u05f3"
+WORD = r"\p{L}\p{N}_\p{PCM}\u05f3"
 RUNS_ALONE = f"[{UNSPACED}{KATAKANA}]"
-CLUSTER = rf"(?![{SPACE}\p{{M}}{JOINERS}])\X"
+# A flag is a pair of regional indicators; \X would count them from the first, in the square of their number. A cluster
+# that begins with the Arabic number sign may end with a blank.
+CLUSTER = rf"(?![{SPACE}\p{{M}}{JOINERS}])(?:\p{{RI}}{{1,2}}|\X(?<![{SPACE}])|.)"
 UNICODE_TOKEN = _token_pattern(
     letter=rf"[\p{{L}}--{RUNS_ALONE}]{EXTEND}*+",
     word=f"[[{WORD}]--{RUNS_ALONE}]",
@@ -62,10 +66,14 @@ PATTERNS = {
 }
 KEYCAP = regex.compile(r"[0-9#*]\ufe0f?\u20e3\p{M}*")
 RESERVED = re.compile("(?i)<(pad|/?e[12])>")
-CONTRACTION = re.compile(rf"(?:(?<![-'.])n't|(?<![-'])'(?:s|re|ve|ll|d|m))\Z", re.IGNORECASE)
+# Not after a hyphen or an apostrophe, which the rest of the word would lose as a token of its own.
+CONTRACTION = re.compile(rf"(?i:(?<![-'.])n't|(?<![-']){VERB})\Z")
 LOWERED_DOT = re.compile("i\u0307+")
 CACHED_LENGTH = 64  # characters; a longer token is hardly a word, and would fill the cache
 LINE_BREAK = re.compile(r"[\r\n]")
+
+DROPPED = "data.tokens.punctuation: drop removes tokens without a letter or digit; set it to keep, or fix the sentence."
+NOTHING = "all of it is invisible, or removed by data.tokens.clean; change that, or fix the sentence."
 
 
 def tokenize(text: str, tokens: Tokens) -> list[str]:
@@ -75,13 +83,13 @@ def tokenize(text: str, tokens: Tokens) -> list[str]:
     tokens are:
 
     `unicode`: words with the hyphens and apostrophes inside them, abbreviations of letters and full stops, numbers with
-    their commas and decimals, runs of full stops or hyphens, and every other sign by itself. A typographic apostrophe is
-    read as `'`. Where a script has no blanks, boundaries are those of UAX 29 without a dictionary: a run of Katakana is
-    a token, and of Han, Hiragana, Thai, Lao, Khmer and Myanmar each grapheme cluster.
-    `whitespace`: what blanks separate, for text that was split beforehand, with contractions as they are.
+    their commas and decimals, runs of full stops or hyphens, and every other sign by itself. A typographic apostrophe
+    is read as `'`. Where a script has no blanks, boundaries are those of UAX 29 without a dictionary: a run of Katakana
+    is a token, and of Han, Hiragana, Thai, Lao, Khmer and Myanmar each grapheme cluster.
+    `whitespace`: what blanks separate, for text that was split beforehand; contractions are not split.
     `characters`: each grapheme cluster, what a reader takes for one character.
 
-    In all three, letters are composed and what cannot be seen is dropped, see `text.normalize_text`. A combining mark
+    In all three, letters are composed and what cannot be seen is dropped, see `text.normalize`. A combining mark
     belongs to the sign before it; without one, after a blank or a marker, it is dropped, but for `whitespace`. An emoji
     sequence is one token. Lower case is that of Unicode for no language, and the dot that it leaves of `İ` is
     dropped: `i`. With `context`, that many tokens remain before the first marker and after the last.
@@ -119,7 +127,7 @@ def _split(text: str, tokens: Tokens) -> list[str]:
 
 def _split_part(text: str, tokens: Tokens) -> list[str]:
     """As `_split`, for a text without entity markers."""
-    text = normalize_text(clean_text(text, tokens.clean), tokens.fold)
+    text = normalize(clean_text(text, tokens.clean), tokens.fold)
     if tokens.words == "whitespace":
         return RESERVED.sub(r"< \1 >", text).split()
     if tokens.words == "unicode":
@@ -162,7 +170,7 @@ def encode_examples(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
     """Tokenises examples, locates their entities, and cuts rows longer than `data.tokens.max_length`.
 
     A plain row keeps its first tokens. A relation row keeps a window around both entities and their markers, with as
-    much text on the left as on the right where there is enough.
+    much text on the left as on the right where there is enough. An entity without a token gets `<unk>`.
 
     Args:
         examples: columns `id`, `text`, `label` and `source`, "file:line" for error messages; all strings.
@@ -173,55 +181,64 @@ def encode_examples(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
         the context before cutting, so that a row was cut where `length` exceeds `len(tokens)`.
 
     Raises:
-        DataError: lists by file and line the sentences and entities without a token, and the rows whose entities do not
-            fit in `max_length`.
+        DataError: lists by file and line the sentences without a token, and the rows whose entities do not fit in
+            `max_length`; the last line names the `max_length` that all of them need.
     """
     encoded = encode_with_faults(examples, data)
     if faults := list(chain.from_iterable(encoded["faults"])):
-        raise DataError(join_lines(faults))
-    return encoded.drop(columns="faults")
+        needed, limit = encoded["required_length"].max(), data.tokens.max_length
+        advice = f"\nRaise data.tokens.max_length to {needed}." if needed > limit else ""
+        raise DataError(join_lines(faults) + advice)
+    return encoded.drop(columns=["faults", "empty_entities", "required_length"])
 
 
 def encode_with_faults(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
-    """As `encode_examples`, but the errors of each row are in the column `faults`, a list of strings."""
+    """As `encode_examples`, but errors do not raise, and there are three more columns.
+
+    `faults`: the errors of each row, a list of strings. `empty_entities`: entities of the row that got `<unk>`, 0 to 2.
+    `required_length`: the smallest `data.tokens.max_length` that holds both entities and their markers; 1 for a plain
+    row.
+    """
     rows = [tokenize(text, data.tokens) for text in examples["text"]]
+    empty = [_fill_entities(row) if data.relational else 0 for row in rows]
     lengths, limit = np.fromiter(map(len, rows), np.int64, len(rows)), data.tokens.max_length
     encoded = pd.DataFrame({"id": examples["id"].array, "tokens": rows, "label": examples["label"].array})
     faults: list[list[str]] = [[] for _ in rows]
-    starts = np.zeros(len(rows), np.int64)
+    starts, required = np.zeros(len(rows), np.int64), np.ones(len(rows), np.int64)
     if data.relational:
         spans = np.array([[row.index(marker) for marker in MARKERS] for row in rows])
         spans[:, [0, 2]] += 1
-        for row, messages in _entity_faults(spans, limit):
+        required = spans.max(axis=1) - spans.min(axis=1) + 2  # with the outer markers
+        for row in np.flatnonzero(required > limit).tolist():
             source, name = examples[["source", "id"]].iloc[row]
-            faults[row] = [f"{source}: sentence {name} {message}" for message in messages]
+            message = (
+                f"has {required[row]} tokens from its first marker to its last, more than data.tokens.max_length,"
+                f" {limit}; raise it to {required[row]}."
+            )
+            faults[row] = [f"{source}: sentence {name} {message}"]
         starts = _window_starts(spans, lengths, limit)
         encoded[list(SPANS)] = spans - starts[:, None]
     else:
+        dropped = DROPPED if data.tokens.punctuation == "drop" else NOTHING
         for row in np.flatnonzero(lengths == 0).tolist():
             source, name, text = examples[["source", "id", "text"]].iloc[row]
-            faults[row] = [f"{source}: sentence {name} has no token left of {text!r}; {DROPPED}"]
+            faults[row] = [f"{source}: sentence {name} has no token left of {text!r}; {dropped}"]
     for row in np.flatnonzero(lengths > limit).tolist():
         rows[row] = rows[row][starts[row] : starts[row] + limit]
     encoded["tokens"] = rows
     encoded["length"] = lengths
     encoded["faults"] = faults
+    encoded["empty_entities"] = empty
+    encoded["required_length"] = required
     return encoded
 
 
-def _entity_faults(spans: NDArray[np.int64], limit: int) -> Iterator[tuple[int, list[str]]]:
-    """Rows with an entity that has no token, or with entities too far apart, and their messages."""
-    words = spans[:, [1, 3]] - spans[:, [0, 2]]
-    sizes = spans.max(axis=1) - spans.min(axis=1) + 2  # with the outer markers
-    for row in np.flatnonzero((words == 0).any(axis=1) | (sizes > limit)).tolist():
-        empty = [entity for entity, count in zip(("e1", "e2"), words[row], strict=True) if not count]
-        messages = [f"has no token left in <{entity}>; {DROPPED}" for entity in empty]
-        if sizes[row] > limit:
-            messages.append(
-                f"has {sizes[row]} tokens from its first marker to its last, more than data.tokens.max_length, {limit};"
-                f" raise it to {sizes[row]}."
-            )
-        yield row, messages
+def _fill_entities(row: list[str]) -> int:
+    """Puts `<unk>` into the entities of a row that have no token; returns how many had none."""
+    openings = [place for place, pair in enumerate(pairwise(row), start=1) if pair in EMPTY_ENTITIES]
+    for place in reversed(openings):
+        row.insert(place, UNK)
+    return len(openings)
 
 
 def _window_starts(spans: NDArray[np.int64], lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:
