@@ -1,6 +1,7 @@
 """Text before it is cut into tokens: html, addresses and user names replaced, Unicode normalised."""
 
 import html
+import re
 import unicodedata
 from collections.abc import Callable, Container, Sequence
 
@@ -31,8 +32,8 @@ JOINED = regex.compile(
 HAS_JOINER = regex.compile(f"[{JOINERS}{TAGS}]")
 COMPATIBLE = regex.compile(r"\p{NFKC_Quick_Check=No}")
 
-ENTITY = r"&(?:\#\d{1,7}|\#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});"
-TAG = r"<(?!url>|user>)(?:/?[a-zA-Z][\w-]*(?::[\w-]+)?(?:[\s/][^<>]*)?|![-a-zA-Z][^<>]*)>"
+ENTITY = r"&(?:\#[0-9]{1,7}|\#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});"
+TAG = r"(?:/?[a-zA-Z][\w-]*(?::[\w-]+)?(?:[\s/][^<>]*)?|![-a-zA-Z][^<>]*)>"
 # An address ends where a script without blanks, Hangul or their punctuation begins, and before closing punctuation.
 ADDRESS = rf"""[^{SPACE}<>"{UNSPACED}{KATAKANA}\p{{Hangul}}\u3000-\u303f\uff00-\uffef]"""
 ADDRESSES = regex.compile(
@@ -41,8 +42,8 @@ ADDRESSES = regex.compile(
 # With a letter, since `3 @5` is a price; with the host of a Mastodon name. A letter before it makes an e-mail address.
 NAME = r"\p{L}\p{M}\p{N}_"
 NAMES = regex.compile(rf"(?<![{NAME}@/])@(?=\p{{N}}*[\p{{L}}_])[{NAME}]+(?:@[\w-]+(?:\.[\w-]+)+)?", regex.V1)
-ENTITIES, HTML_TAGS = regex.compile(ENTITY), regex.compile(TAG)
-MARKUP = regex.compile(rf"{ENTITY}|(?!</?e[12]>){TAG}")
+ENTITIES, HTML_TAGS = re.compile(ENTITY), re.compile(f"<(?!{URL[1:]}|{USER[1:]}){TAG}")
+MARKUP = re.compile(f"{ENTITY}|<(?!{URL[1:]}|{USER[1:]}|/?e[12]>){TAG}")
 
 FINDERS: dict[str, Callable[[str], object]] = {
     # the search for a character is many times faster than that for a pattern

@@ -75,7 +75,8 @@ def test_every_text_that_cleaning_changes_is_counted():
     [
         ("e\u200b\u0301", "é"),
         ("\u202aa\u2067b\u061cc\u3164", "abc"),
-        ("a\u200c b\u200d. \u200dc", "a b. c"),
+        ("a\u200c b\u200d. \u200dc d\u200c!", "a b. c d!"),
+        ("=\u200d\u0338", "≠"),
         ("a\u200c\u200db", "a\u200c\u200db"),
         ("a\U000e0067", "a"),
         ("\x80 \x9f\t\u0600", "\x80 \x9f\t\u0600"),

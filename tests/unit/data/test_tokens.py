@@ -1,6 +1,7 @@
 import doctest
 import hashlib
 import re
+import time
 import unicodedata
 
 import numpy as np
@@ -97,6 +98,7 @@ def test_sentences_are_split_into_tokens(text, expected):
         ("it's we'll they've I'm she'd you're U.S.'s", "it 's we 'll they 've I 'm she 'd you 're U.S. 's"),
         ("couldn't've", "could n't 've"),
         ("n't 's o'brien rock'n'roll", "n't 's o'brien rock'n'roll"),
+        ("x-n't a.n't 'x-'s", "x-n't a.n't ' x - 's"),
     ],
 )
 def test_contractions_are_split_as_in_the_penn_treebank(text, expected):
@@ -163,6 +165,9 @@ def test_entity_positions_in_a_context():
         ("🏴\U000e0067\U000e0062\U000e007f. x\U000e0067", "🏴\U000e0067\U000e0062\U000e007f . x"),
         ("hy\xadphen \ufeffze\u200bro nul\x00l \u202eright\u2069 jo\u2060in", "hyphen zero null right join"),
         ("a\x97b", "a \x97 b"),
+        ("\u0600\u0661\u0662", "\u0600\u0661\u0662"),
+        # vowel signs that \\X leaves alone, and a joiner between two
+        ("\u1000\u102c\u200c\u1036\u1000", "\u1000\u102c\u200c\u1036 \u1000"),
         # a mark without a sign before it
         ("\u0301a \u0301b <e1>\u0301c</e1>\u0301 .\u0301", "a b <e1> c </e1> .\u0301"),
     ],
@@ -179,10 +184,18 @@ def test_words_of_many_scripts(text, expected):
         ("whitespace", "<E1> <e\u200b2> <pad> <unk> <url>", "< e1 > < e2 > < pad > <unk> <url>"),
         ("characters", "No हिन्दी<e1>น้ำ</e1>👩\u200d🚀!", "n o हि न्दी <e1> น้ำ </e1> 👩\u200d🚀 !"),
         ("characters", "می\u200cرم <url>", "م ی ر م <url>"),
+        ("characters", "\u0600 \u0661", "\u0600 \u0661"),
     ],
 )
 def test_tokens_of_blanks_or_characters(words, text, expected):
     assert tokenize(text, Tokens(words=words)) == expected.split()
+
+
+@pytest.mark.parametrize("piece", ["🇳", "森", "a.", "1.", "<b ", "&#1", "@a", "www.", "\u094d\u200d", "n't"])
+def test_time_is_linear_in_the_length(piece):
+    began = time.perf_counter()
+    tokenize("é" + 40_000 * piece, Tokens(clean=["html", "urls", "users"]))
+    assert time.perf_counter() - began < 3
 
 
 def test_folding_makes_plain_letters():
