@@ -65,6 +65,7 @@ PATTERNS = {
     "characters": regex.compile(rf"(?:{URL}|{USER}|{CLUSTER}){EXTEND}*", regex.V1),
 }
 KEYCAP = regex.compile(r"[0-9#*]\ufe0f?\u20e3\p{M}*")
+# In text that was split beforehand: as one token, lower-cased, it would be read as a marker or as padding.
 RESERVED = re.compile("(?i)<(pad|/?e[12])>")
 # Not after a hyphen or an apostrophe, which the rest of the word would lose as a token of its own.
 CONTRACTION = re.compile(rf"(?i:(?<![-'.])n't|(?<![-']){VERB})\Z")
