@@ -35,8 +35,11 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 class Tokens(Block):
     """How a sentence becomes tokens."""
 
+    words: Literal["unicode", "whitespace", "characters"] = "unicode"
+    clean: list[Literal["html", "urls", "users"]] = Field([])
+    fold: bool = False
     lowercase: bool = True
-    numbers: Literal["keep", "zero"] = "zero"
+    numbers: Literal["keep", "zero"] = "keep"
     punctuation: Literal["keep", "drop"] = "keep"
     contractions: Literal["split", "keep"] = "split"
     context: Annotated[int, Field(ge=0, le=10_000)] | None = None

@@ -1,77 +1,141 @@
 """Turns sentences into tokens, entity positions and word ids: the tokeniser, the encoding, the vocabulary."""
 
 import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import regex
 from numpy.typing import NDArray
 
 from bilstm_attention.config import Data, Tokens
+from bilstm_attention.data.text import JOINERS, KATAKANA, SPACE, UNSPACED, URL, USER, clean_text, compose, normalize
 from bilstm_attention.errors import DataError, join_lines
 
 MARKERS = ("<e1>", "</e1>", "<e2>", "</e2>")
 PAD, UNK = "<pad>", "<unk>"
 SPECIALS = (PAD, UNK, *MARKERS)  # ids 0 to 5 of every vocabulary
 SPANS = ("e1_start", "e1_end", "e2_start", "e2_end")
+EMPTY_ENTITIES = {MARKERS[:2], MARKERS[2:]}
 
 MARKER = re.compile("</?e[12]>")
-SUFFIX = "(?i:n't|'(?:s|re|ve|ll|d|m))"
-# U+0300 to U+036F: combining accents, in text that is not composed.
-PART = r"""(?:
-    (?:[^\W\d_]\.)+[^\W\d_]\b\.?           # u.s. e.g.
-    | \d+(?:[.,:/]\d+)+\w*                 # 1,000 2.5kg 10:30
-    | [\w\u0300-\u036f]+                   # word 1990s
-)"""
-TOKEN = re.compile(
-    rf"""{MARKER.pattern}
-    | {SUFFIX}(?![-'\w])                   # 's n't, already split in the text
-    | {PART}(?:[-']{PART})*                # well-known o'brien u.s.-based
-    | \.\.+ | --+                          # ellipsis, dash
-    | \S                                   # any other mark
-    """,
-    re.VERBOSE,
+AROUND_MARKERS = re.compile(f"({MARKER.pattern})")
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
+VERB = "'(?:s|re|ve|ll|d|m)"
+SUFFIX = f"(?i:n't|{VERB})"
+
+
+def _token_pattern(letter: str, word: str, inside: str, joiner: str, sign: str) -> str:
+    """Pattern of a token: a `letter`, a `word`'s first sign, those `inside` it, a `joiner` of words, other `sign`s."""
+    part = rf"""(?:
+        (?:{letter}\.)+{letter}(?!{inside})\.?                 # u.s. e.g.
+        | \d+(?:[.,:/\u066b\u066c]\d+)+{inside}*             # 1,000 2.5kg 10:30
+        | {word}{inside}*                                     # word 1990s
+    )"""
+    return rf"""{URL} | {USER}
+        | {SUFFIX}(?!['\-]|{inside})                          # 's n't, already split in the text
+        | {part}(?:{joiner}{part})*                           # well-known o'brien u.s.-based
+        | \.\.+ | --+                                         # ellipsis, dash
+        | {sign}"""
+
+
+# Text in ASCII has a pattern of its own, which is several times faster; both give it the same tokens.
+ASCII_TOKEN = re.compile(MARKER.pattern + "|" + _token_pattern("[a-zA-Z]", r"\w", r"\w", "[-']", r"\S"), re.VERBOSE)
+
+EXTEND = rf"[\p{{M}}{JOINERS}]"  # belongs to the sign before it
+WORD = r"\p{L}\p{N}_\p{PCM}\u05f3"
+RUNS_ALONE = f"[{UNSPACED}{KATAKANA}]"
+# A flag is a pair of regional indicators; \X would count them from the first, in the square of their number. A cluster
+# that begins with the Arabic number sign may end with a blank.
+CLUSTER = rf"(?![{SPACE}\p{{M}}{JOINERS}])(?:\p{{RI}}{{1,2}}|\X(?<![{SPACE}])|.)"
+UNICODE_TOKEN = _token_pattern(
+    letter=rf"[\p{{L}}--{RUNS_ALONE}]{EXTEND}*+",
+    word=f"[[{WORD}]--{RUNS_ALONE}]",
+    inside=rf"[[{WORD}\p{{M}}{JOINERS}]--{RUNS_ALONE}]",
+    # between letters also the middle dot (Catalan), and Hebrew gershayim
+    joiner=r"""(?:[-'] | (?<=[\p{L}\p{M}])[\u00b7\u0387\u05f4\u2027](?=\p{L}) | (?<=\p{Hebrew})"(?=\p{Hebrew}))""",
+    sign=rf"[{KATAKANA}](?:[{KATAKANA}]|{EXTEND})* | {CLUSTER}",
 )
-CONTRACTION = re.compile(rf"{SUFFIX}\Z")
+PATTERNS = {
+    "unicode": regex.compile(rf"(?:{UNICODE_TOKEN}){EXTEND}*", regex.V1 | regex.VERBOSE),
+    "characters": regex.compile(rf"(?:{URL}|{USER}|{CLUSTER}){EXTEND}*", regex.V1),
+}
+KEYCAP = regex.compile(r"[0-9#*]\ufe0f?\u20e3\p{M}*")
+# In text that was split beforehand: as one token, lower-cased, it would be read as a marker or as padding.
+RESERVED = re.compile("(?i)<(pad|/?e[12])>")
+# Not after a hyphen or an apostrophe, which the rest of the word would lose as a token of its own.
+CONTRACTION = re.compile(rf"(?i:(?<![-'.])n't|(?<![-']){VERB})\Z")
+LOWERED_DOT = re.compile("i\u0307+")
 CACHED_LENGTH = 64  # characters; a longer token is hardly a word, and would fill the cache
 LINE_BREAK = re.compile(r"[\r\n]")
 
 DROPPED = "data.tokens.punctuation: drop removes tokens without a letter or digit; set it to keep, or fix the sentence."
+NOTHING = "all of it is invisible, or removed by data.tokens.clean; change that, or fix the sentence."
 
 
 def tokenize(text: str, tokens: Tokens) -> list[str]:
-    r"""Splits a sentence into tokens; no token is empty or holds whitespace.
+    r"""Splits a sentence into tokens; no token is empty or holds white space.
 
-    Entity markers are whole tokens, whatever they touch, and are never changed. The other tokens are: words with the
-    hyphens and apostrophes inside them, abbreviations of letters and full stops, numbers with their commas and
-    decimals, runs of full stops or hyphens, and every other mark by itself. A typographic apostrophe is read as `'`,
-    and accented letters are composed (Unicode NFC). With `context`, that many tokens remain before the first marker and
-    after the last.
+    Entity markers are whole tokens, whatever they touch, and are never changed. `data.tokens.words` says what the other
+    tokens are:
+
+    `unicode`: words with the hyphens and apostrophes inside them, abbreviations of letters and full stops, numbers with
+    their commas and decimals, runs of full stops or hyphens, and every other sign by itself. A typographic apostrophe
+    is read as `'`. Where a script has no blanks, boundaries are those of UAX 29 without a dictionary: a run of Katakana
+    is a token, and of Han, Hiragana, Thai, Lao, Khmer and Myanmar each grapheme cluster.
+    `whitespace`: what blanks separate, for text that was split beforehand; contractions are not split.
+    `characters`: each grapheme cluster, what a reader takes for one character.
+
+    In all three, letters are composed and what cannot be seen is dropped, see `text.normalize`. A combining mark
+    belongs to the sign before it; without one, after a blank or a marker, it is dropped, but for `whitespace`. An emoji
+    sequence is one token. Lower case is that of Unicode for no language, and the dot that it leaves of `İ` is
+    dropped: `i`. With `context`, that many tokens remain before the first marker and after the last.
 
     >>> tokenize("The <e1>dog</e1>s don't bark.", Tokens())
     ['the', '<e1>', 'dog', '</e1>', 's', 'do', "n't", 'bark', '.']
-    >>> tokenize("It's a well-known $1,250.50 U.S. price (1990s)...", Tokens())
+    >>> tokenize("It's a well-known $1,250.50 U.S. price (1990s)...", Tokens(numbers="zero"))
     ['it', "'s", 'a', 'well-known', '$', '0,000.00', 'u.s.', 'price', '(', '0000s', ')', '...']
     >>> tokenize("It's <e1>Ann</e1>, 5!", Tokens(lowercase=False, punctuation="drop", contractions="keep"))
-    ["It's", '<e1>', 'Ann', '</e1>', '0']
+    ["It's", '<e1>', 'Ann', '</e1>', '5']
     >>> tokenize("Here stands the <e1>wheel</e1> of a <e2>car</e2>, old and red.", Tokens(context=1))
     ['the', '<e1>', 'wheel', '</e1>', 'of', 'a', '<e2>', 'car', '</e2>', ',']
     """
-    options = tokens.lowercase, tokens.numbers, tokens.punctuation, tokens.contractions
+    contractions = tokens.contractions if tokens.words == "unicode" else "keep"
+    options = tokens.lowercase, tokens.numbers, tokens.punctuation, contractions
     words = [
         word
-        for token in TOKEN.findall(text.replace("\u2019", "'"))
+        for token in _split(text, tokens)
         for word in (_words if len(token) <= CACHED_LENGTH else _words.__wrapped__)(token, *options)
     ]
     if tokens.context is None:
         return words
     markers = [place for place, word in enumerate(words) if word in MARKERS] or [0, len(words)]
     return words[max(0, markers[0] - tokens.context) : markers[-1] + 1 + tokens.context]
+
+
+def _split(text: str, tokens: Tokens) -> list[str]:
+    """The parts of a text that become tokens."""
+    if tokens.words == "unicode" and not tokens.clean and text.isascii() and not CONTROL.search(text):
+        return ASCII_TOKEN.findall(text)
+    # markers first: what becomes `<e1>` by cleaning or folding is none
+    parts = AROUND_MARKERS.split(text)
+    return [token for part in parts for token in ([part] if part in MARKERS else _split_part(part, tokens))]
+
+
+def _split_part(text: str, tokens: Tokens) -> list[str]:
+    """As `_split`, for a text without entity markers."""
+    text = normalize(clean_text(text, tokens.clean), tokens.fold)
+    if tokens.words == "whitespace":
+        return RESERVED.sub(r"< \1 >", text).split()
+    if tokens.words == "unicode":
+        # blanks, since a keycap begins with a digit and would run into a word
+        text = KEYCAP.sub(r" \g<0> ", text.replace("\u2019", "'"))
+    found: list[str] = PATTERNS[tokens.words].findall(text)
+    return found
 
 
 @lru_cache(maxsize=1 << 17)
@@ -96,17 +160,18 @@ def split_contractions(token: str) -> list[str]:
 
 
 def _normalize(token: str, lowercase: bool, numbers: str) -> str:
-    token = unicodedata.normalize("NFC", token)
     if numbers == "zero":
         token = re.sub(r"\d", "0", token)
-    return token.lower() if lowercase else token
+    if lowercase:
+        token = LOWERED_DOT.sub("i", token.lower())
+    return token if token.isascii() else compose(token)
 
 
 def encode_examples(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
     """Tokenises examples, locates their entities, and cuts rows longer than `data.tokens.max_length`.
 
     A plain row keeps its first tokens. A relation row keeps a window around both entities and their markers, with as
-    much text on the left as on the right where there is enough.
+    much text on the left as on the right where there is enough. An entity without a token gets `<unk>`.
 
     Args:
         examples: columns `id`, `text`, `label` and `source`, "file:line" for error messages; all strings.
@@ -117,55 +182,64 @@ def encode_examples(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
         the context before cutting, so that a row was cut where `length` exceeds `len(tokens)`.
 
     Raises:
-        DataError: lists by file and line the sentences and entities without a token, and the rows whose entities do not
-            fit in `max_length`.
+        DataError: lists by file and line the sentences without a token, and the rows whose entities do not fit in
+            `max_length`; the last line names the `max_length` that all of them need.
     """
     encoded = encode_with_faults(examples, data)
     if faults := list(chain.from_iterable(encoded["faults"])):
-        raise DataError(join_lines(faults))
-    return encoded.drop(columns="faults")
+        needed, limit = encoded["required_length"].max(), data.tokens.max_length
+        advice = f"\nRaise data.tokens.max_length to {needed}." if needed > limit else ""
+        raise DataError(join_lines(faults) + advice)
+    return encoded.drop(columns=["faults", "empty_entities", "required_length"])
 
 
 def encode_with_faults(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
-    """As `encode_examples`, but the errors of each row are in the column `faults`, a list of strings."""
+    """As `encode_examples`, but errors do not raise, and there are three more columns.
+
+    `faults`: the errors of each row, a list of strings. `empty_entities`: entities of the row that got `<unk>`, 0 to 2.
+    `required_length`: the smallest `data.tokens.max_length` that holds both entities and their markers; 1 for a plain
+    row.
+    """
     rows = [tokenize(text, data.tokens) for text in examples["text"]]
+    empty = [_fill_entities(row) if data.relational else 0 for row in rows]
     lengths, limit = np.fromiter(map(len, rows), np.int64, len(rows)), data.tokens.max_length
     encoded = pd.DataFrame({"id": examples["id"].array, "tokens": rows, "label": examples["label"].array})
     faults: list[list[str]] = [[] for _ in rows]
-    starts = np.zeros(len(rows), np.int64)
+    starts, required = np.zeros(len(rows), np.int64), np.ones(len(rows), np.int64)
     if data.relational:
         spans = np.array([[row.index(marker) for marker in MARKERS] for row in rows])
         spans[:, [0, 2]] += 1
-        for row, messages in _entity_faults(spans, limit):
+        required = spans.max(axis=1) - spans.min(axis=1) + 2  # with the outer markers
+        for row in np.flatnonzero(required > limit).tolist():
             source, name = examples[["source", "id"]].iloc[row]
-            faults[row] = [f"{source}: sentence {name} {message}" for message in messages]
+            message = (
+                f"has {required[row]} tokens from its first marker to its last, more than data.tokens.max_length,"
+                f" {limit}; raise it to {required[row]}."
+            )
+            faults[row] = [f"{source}: sentence {name} {message}"]
         starts = _window_starts(spans, lengths, limit)
         encoded[list(SPANS)] = spans - starts[:, None]
     else:
+        dropped = DROPPED if data.tokens.punctuation == "drop" else NOTHING
         for row in np.flatnonzero(lengths == 0).tolist():
             source, name, text = examples[["source", "id", "text"]].iloc[row]
-            faults[row] = [f"{source}: sentence {name} has no token left of {text!r}; {DROPPED}"]
+            faults[row] = [f"{source}: sentence {name} has no token left of {text!r}; {dropped}"]
     for row in np.flatnonzero(lengths > limit).tolist():
         rows[row] = rows[row][starts[row] : starts[row] + limit]
     encoded["tokens"] = rows
     encoded["length"] = lengths
     encoded["faults"] = faults
+    encoded["empty_entities"] = empty
+    encoded["required_length"] = required
     return encoded
 
 
-def _entity_faults(spans: NDArray[np.int64], limit: int) -> Iterator[tuple[int, list[str]]]:
-    """Rows with an entity that has no token, or with entities too far apart, and their messages."""
-    words = spans[:, [1, 3]] - spans[:, [0, 2]]
-    sizes = spans.max(axis=1) - spans.min(axis=1) + 2  # with the outer markers
-    for row in np.flatnonzero((words == 0).any(axis=1) | (sizes > limit)).tolist():
-        empty = [entity for entity, count in zip(("e1", "e2"), words[row], strict=True) if not count]
-        messages = [f"has no token left in <{entity}>; {DROPPED}" for entity in empty]
-        if sizes[row] > limit:
-            messages.append(
-                f"has {sizes[row]} tokens from its first marker to its last, more than data.tokens.max_length, {limit};"
-                f" raise it to {sizes[row]}."
-            )
-        yield row, messages
+def _fill_entities(row: list[str]) -> int:
+    """Puts `<unk>` into the entities of a row that have no token; returns how many had none."""
+    openings = [place for place, pair in enumerate(pairwise(row), start=1) if pair in EMPTY_ENTITIES]
+    for place in reversed(openings):
+        row.insert(place, UNK)
+    return len(openings)
 
 
 def _window_starts(spans: NDArray[np.int64], lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:

@@ -12,11 +12,9 @@ import pandas as pd
 from bilstm_attention.config import Data, load_params
 from bilstm_attention.data.dataset import Rows
 from bilstm_attention.data.relations import MARKING, marking_fault
-from bilstm_attention.data.tokens import MARKERS, Vocabulary, encode_examples, tokenize
+from bilstm_attention.data.tokens import EMPTY_ENTITIES, Vocabulary, encode_examples, tokenize
 from bilstm_attention.errors import DataError, join_lines
 from bilstm_attention.evaluation.calibration import scale
-
-EMPTY_ENTITIES = {MARKERS[:2], MARKERS[2:]}
 
 
 class TextClassifier:
@@ -88,7 +86,7 @@ class TextClassifier:
         return list(encode_examples(examples, self.data)["tokens"])
 
     def _is_whole(self, row: Sequence[str]) -> bool:
-        """Whether `encode_examples` would neither cut the row nor refuse it."""
+        """Whether `encode_examples` would neither change the row nor refuse it."""
         return 0 < len(row) <= self.data.tokens.max_length and EMPTY_ENTITIES.isdisjoint(pairwise(row))
 
     def _fault(self, text: Any) -> str:

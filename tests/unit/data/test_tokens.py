@@ -1,9 +1,13 @@
 import doctest
+import hashlib
+import re
+import time
 import unicodedata
 
 import numpy as np
 import pandas as pd
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +19,7 @@ from bilstm_attention.data.tokens import (
     Vocabulary,
     count_words,
     encode_examples,
+    encode_with_faults,
     read_words,
     tokenize,
     write_words,
@@ -22,15 +27,31 @@ from bilstm_attention.data.tokens import (
 from bilstm_attention.errors import DataError
 
 UNCHANGED = Tokens(lowercase=False, numbers="keep", contractions="keep")
+ANY_CLEAN = st.lists(st.sampled_from(["html", "urls", "users"]))
 ANY_TOKENS = st.builds(
     Tokens,
+    words=st.sampled_from(["unicode", "whitespace", "characters"]),
+    fold=st.booleans(),
     lowercase=st.booleans(),
     numbers=st.sampled_from(["keep", "zero"]),
     punctuation=st.sampled_from(["keep", "drop"]),
     contractions=st.sampled_from(["keep", "split"]),
 )
+CLEANING = st.builds(lambda tokens, clean: tokens.model_copy(update={"clean": clean}), ANY_TOKENS, ANY_CLEAN)
+WORDS = """
+    fjord Straße o'er don\u2019t U.S. 3.5kg col\u00b7lega \u0130zmir Год λόγος هُنا می\u200cروم שָׁלוֹם חז"ל हिन्दी क्\u200dष
+    ক্ষেত தமிழ் ശരി അവന്\u200d බ්\u200dරා น้ำ ຄຳ ខ្មែរ မြန်မာ བོད 森 々 ひらがな カタカナ ｶﾞｰﾄﾞ 한국어 \u1112\u1161\u11ab
+    ＡＢ１ ﬁn ² \u0600\u0661 \u0600 \u0661
+    👍🏽 👩\u200d🚀 🇳🇴 7️⃣ © ☂️ 🏴\U000e0067\U000e0062\U000e0077\U000e006c\U000e0073\U000e007f
+    <url> <user> < > ... -- - ' \u201c । 。 、 ؟ €
+"""
 # Dense in what the tokeniser treats specially.
-TEXT = st.text() | st.text(alphabet="aSnt've1,.:/-<>e2 \u0301\u0338\u2019\u00c5\u212b\u0130\x85\t")
+SIGNS = "aSnt've1,.:/-<>e2 \u0301\u0338\u0307\u2019\u00c5\u212b\u0130\x85\t\x1c\x00\xad\u200b\u200c\u200d\ufeff\ufe0f"
+MORE_SIGNS = 'कि\u094d\u0d4dกำံာאָ"\u05f3字か\u3099カﾞ가ᄀ\u3164👍\U0001f3fd\u20e3🇳↔≮\U000e0067\U000e007f´¨ﬁＡ＜\u0600'
+SCRIPTS = WORDS.split()
+PIECES = st.lists(st.sampled_from(SCRIPTS + list(SIGNS))).map("".join)
+TEXT = st.text() | st.text(alphabet=SIGNS) | st.text(alphabet=SIGNS + MORE_SIGNS) | PIECES
+INVISIBLE = regex.compile(r"[\s\x1c-\x1f\p{M}\p{Cf}\p{DI}[\p{Cc}--[\x80-\x9f]]]", regex.V1)
 
 
 def relations(*texts: str) -> pd.DataFrame:
@@ -62,7 +83,7 @@ def test_docstring_examples_hold():
         ("mother-in-law's 'quoted' dogs' --- wait...", "mother-in-law's ' quoted ' dogs ' --- wait ..."),
         ("He did n't say it 's 'so'", "He did n't say it 's ' so '"),
         ("<e1>Ann</e1>'s", "<e1> Ann </e1> 's"),
-        ("naïve cafe\u0301 東京", "naïve café 東京"),
+        ("naïve cafe\u0301 東京", "naïve café 東 京"),
         ("$5 (50%)", "$ 5 ( 50 % )"),
     ],
 )
@@ -77,6 +98,7 @@ def test_sentences_are_split_into_tokens(text, expected):
         ("it's we'll they've I'm she'd you're U.S.'s", "it 's we 'll they 've I 'm she 'd you 're U.S. 's"),
         ("couldn't've", "could n't 've"),
         ("n't 's o'brien rock'n'roll", "n't 's o'brien rock'n'roll"),
+        ("x-n't a.n't 'x-'s", "x-n't a.n't ' x - 's"),
     ],
 )
 def test_contractions_are_split_as_in_the_penn_treebank(text, expected):
@@ -85,11 +107,12 @@ def test_contractions_are_split_as_in_the_penn_treebank(text, expected):
 
 def test_options_leave_markers_unchanged():
     text = "<e1>A1</e1>!!<e2>B22</e2>"
-    assert tokenize(text, Tokens(punctuation="drop")) == ["<e1>", "a0", "</e1>", "<e2>", "b00", "</e2>"]
+    zeroed = Tokens(punctuation="drop", numbers="zero")
+    assert tokenize(text, zeroed) == ["<e1>", "a0", "</e1>", "<e2>", "b00", "</e2>"]
     assert tokenize(text, UNCHANGED) == ["<e1>", "A1", "</e1>", "!", "!", "<e2>", "B22", "</e2>"]
 
 
-@given(st.tuples(*[TEXT] * 5), ANY_TOKENS)
+@given(st.tuples(*[TEXT] * 5), CLEANING)
 def test_markers_survive_any_text_around_them(around, options):
     around = [text.replace("<e", "").replace("</e", "") for text in around]
     text = "".join(part for pair in zip(around, (*MARKERS, ""), strict=True) for part in pair)
@@ -117,15 +140,141 @@ def test_entity_positions_in_a_context():
     assert (row["e1_start"], row["e1_end"], row["e2_start"], row["e2_end"], row["length"]) == (6, 8, 2, 3, 10)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # marks are part of the letter: vowel signs, nukta, virama; danda is a sign
+        ("मेरी छोटी बहन हिन्दी पढ़ती है।", "मेरी छोटी बहन हिन्दी पढ़ती है ।"),
+        ("தமிழ் மொழி அழகு.", "தமிழ் மொழி அழகு ."),
+        ("আমার ছোট্ট ক্ষেত ২,৫০০ টাকা।", "আমার ছোট্ট ক্ষেত ২,৫০০ টাকা ।"),
+        ("رَكَضَ الوَلَدُ، ١٬٢٣٤٫٥؟", "رَكَضَ الوَلَدُ ، ١٬٢٣٤٫٥ ؟"),
+        ('הַיֶּלֶד רָץ; צה"ל צה״ל ג׳ירפה "כן"', 'הַיֶּלֶד רָץ ; צה"ל צה״ל ג׳ירפה " כן "'),
+        ("می\u200cروم و کتاب\u200cها\u200c را\u200d", "می\u200cروم و کتاب\u200cها را"),
+        ("അവന്\u200d വന്നു", "അവന്\u200d വന്നു"),
+        # no blanks and no dictionary: grapheme clusters; Latin and digits remain words
+        ("แม่ดื่มน้ำ Pepsi 25 ขวด", "แ ม่ ดื่ ม น้ำ pepsi 25 ข ว ด"),
+        ("အမေမြန်မာ", "အ မေ မြ န် မာ"),
+        ("我家在山上，有Wi-Fi和3.5米。", "我 家 在 山 上 ， 有 wi-fi 和 3.5 米 。"),
+        ("母はコーヒーを２杯、人々ｶﾞ", "母 は コーヒー を ２ 杯 、 人 々 ｶﾞ"),
+        ("동생은 매일 학교에 갔다.", "동생은 매일 학교에 갔다 ."),
+        ("\u1103\u1169\u11bc산", "동산"),
+        ("İzmir'in IŞIĞI i\u0307z", "izmir'in işiği iz"),
+        ("Größe: geht\u2019s, Mu\u0308ller-Weiß?", "größe : geht 's , müller-weiß ?"),
+        ("Pel·lícula l\u2019any 3·5", "pel·lícula l'any 3 · 5"),
+        ("Hi👍🏽👩\u200d🚀🇳🇴🇸🇪 7️⃣8️⃣x#️⃣ ❤️!", "hi 👍🏽 👩\u200d🚀 🇳🇴 🇸🇪 7️⃣ 8️⃣ x #️⃣ ❤️ !"),
+        ("🏴\U000e0067\U000e0062\U000e007f. x\U000e0067", "🏴\U000e0067\U000e0062\U000e007f . x"),
+        ("hy\xadphen \ufeffze\u200bro nul\x00l \u202eright\u2069 jo\u2060in", "hyphen zero null right join"),
+        ("a\x97b", "a \x97 b"),
+        ("\u0600\u0661\u0662", "\u0600\u0661\u0662"),
+        # vowel signs that \\X leaves alone, and a joiner between two
+        ("\u1000\u102c\u200c\u1036\u1000", "\u1000\u102c\u200c\u1036 \u1000"),
+        # a mark without a sign before it
+        ("\u0301a \u0301b <e1>\u0301c</e1>\u0301 .\u0301", "a b <e1> c </e1> .\u0301"),
+    ],
+)
+def test_words_of_many_scripts(text, expected):
+    assert tokenize(text, Tokens()) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "expected"),
+    [
+        ("whitespace", "我家 在 山上 ， Don't can't", "我家 在 山上 ， don't can't"),
+        ("whitespace", "x<e1>山\u200b上</e1>，<e2>a b</e2>", "x <e1> 山上 </e1> ， <e2> a b </e2>"),
+        ("whitespace", "<E1> <e\u200b2> <pad> <unk> <url>", "< e1 > < e2 > < pad > <unk> <url>"),
+        ("characters", "No हिन्दी<e1>น้ำ</e1>👩\u200d🚀!", "n o हि न्दी <e1> น้ำ </e1> 👩\u200d🚀 !"),
+        ("characters", "می\u200cرم <url>", "م ی ر م <url>"),
+        ("characters", "\u0600 \u0661", "\u0600 \u0661"),
+    ],
+)
+def test_tokens_of_blanks_or_characters(words, text, expected):
+    assert tokenize(text, Tokens(words=words)) == expected.split()
+
+
+@pytest.mark.parametrize("piece", ["🇳", "森", "a.", "1.", "<b ", "&#1", "@a", "www.", "\u094d\u200d", "n't"])
+def test_time_is_linear_in_the_length(piece):
+    began = time.perf_counter()
+    tokenize("é" + 40_000 * piece, Tokens(clean=["html", "urls", "users"]))
+    assert time.perf_counter() - began < 3
+
+
+def test_folding_makes_plain_letters():
+    text = "ＡＢ１２ ﬁn ｶﾞ ´ ＜e1＞ <e1>ｘ</e1>"
+    assert tokenize(text, Tokens(fold=True)) == ["ab12", "fin", "ガ", "´", "<", "e1", ">", "<e1>", "x", "</e1>"]
+    assert tokenize("＜e1＞", Tokens(fold=True, words="whitespace")) == ["<", "e1", ">"]
+
+
+def test_cleaning_makes_no_markers():
+    text = "&lt;e1&gt;<e1><b>A&amp;B</b></e1> @al www.x.org"
+    tokens = tokenize(text, Tokens(clean=["html", "urls", "users"]))
+    assert tokens == ["<e1>", "a", "&", "b", "</e1>", "<user>", "<url>"]
+
+
 @given(TEXT, ANY_TOKENS)
 def test_no_token_is_empty_or_holds_whitespace(text, options):
     assert all(token.split() == [token] for token in tokenize(text, options))
 
 
-@given(TEXT)
-def test_only_whitespace_is_lost(text):
-    expected = unicodedata.normalize("NFC", "".join(text.replace("\u2019", "'").split()))
-    assert unicodedata.normalize("NFC", "".join(tokenize(text, UNCHANGED))) == expected
+@given(TEXT, ANY_TOKENS.filter(lambda options: options.words != "whitespace"))
+def test_no_token_begins_with_a_combining_mark(text, options):
+    assert [token for token in tokenize(text, options) if unicodedata.category(token[0])[0] == "M"] == []
+
+
+@given(TEXT, ANY_TOKENS)
+@settings(max_examples=300)
+def test_tokens_of_tokens_are_the_same(text, options):
+    once = tokenize(text, options)
+    assert tokenize(" ".join(once), options) == once
+
+
+def visible(text):
+    """A text without white space, combining marks and what cannot be seen."""
+    return INVISIBLE.sub("", unicodedata.normalize("NFD", text.replace("\u2019", "'")))
+
+
+@given(TEXT, st.sampled_from(["unicode", "whitespace", "characters"]))
+def test_only_what_cannot_be_seen_is_lost(text, words):
+    tokens = tokenize(text, UNCHANGED.model_copy(update={"words": words}))
+    assert visible("".join(tokens)) == visible(text)
+
+
+@given(st.lists(st.sampled_from(SCRIPTS)), st.sampled_from(["", " "]))
+def test_no_mark_of_a_word_is_lost(pieces, blank):
+    tokens = tokenize(blank.join(pieces), UNCHANGED)
+    kept, given = ("".join(words).replace("\u2019", "'").replace("\u200d", "") for words in (tokens, pieces))
+    assert kept == unicodedata.normalize("NFC", given)
+
+
+@given(st.text(alphabet=[chr(code) for code in range(128)]) | st.text(alphabet="aSnt've1,.:/-<>e2_ "))
+def test_ascii_text_has_the_tokens_of_unicode_text(text):
+    assert tokenize(text, Tokens()) == tokenize(f"{text} é", Tokens())[:-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "semeval", "reviews"),
+    [
+        (
+            Tokens(numbers="zero"),
+            "2667be26623cf93e1c1d23ff2744224d88d7eb4aa3e5950b3221a0224062734b",
+            "dc0c8ac804eb25b5648f8b939efc1a09f79858d0cfa31e25c402490ab39ba105",
+        ),
+        (
+            UNCHANGED,
+            "b5fc468bbedb823af021ce1cd9313b1df0c38c937fa602d572886d96d836f8b4",
+            "f64ecbf213e5b66a8ae5dfc3761c40ff440f2e563e7a8d9607380f6ede9c8900",
+        ),
+    ],
+    ids=["zeroed", "unchanged"],
+)
+def test_english_tokens_are_those_of_published_results(real_data, options, semeval, reviews):
+    def digest(folder, names, sentence):
+        texts = "".join((real_data / folder / name).read_text(encoding="utf-8") + "\n" for name in names)
+        rows = [" ".join(tokenize(text, options)) for text in re.findall(sentence, texts, re.MULTILINE)]
+        return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+    files = ["TRAIN_FILE.TXT", "TEST_FILE_FULL.TXT"]
+    assert digest("semeval2010-task8", files, r'^\d+\t"(.*)"\r?$') == semeval
+    assert digest("mr", ["rt-polarity.neg", "rt-polarity.pos"], r"^.*\S.*$") == reviews
 
 
 def test_plain_row_keeps_its_first_tokens():
@@ -167,19 +316,41 @@ def test_window_holds_both_entities(left, right, size, between, swapped, limit):
 
 
 def test_entities_too_far_apart_are_listed_with_the_limit_they_need():
-    rows = relations("<e1>a</e1> b <e2>c</e2>", "<e1>a</e1> b c <e2>d</e2>", "<e1>a</e1> b c d <e2>e</e2>")
+    rows = relations("<e1>a</e1> b <e2>c</e2>", "<e1>a</e1> b c d <e2>e</e2>", "<e1>a</e1> b c <e2>d</e2>")
     with pytest.raises(DataError) as caught:
         encode_examples(rows, data(max_length=7))
     lines = str(caught.value).split("\n")
-    assert [line.split(": ")[0] for line in lines] == ["x.txt:2", "x.txt:3"]
-    assert "more than data.tokens.max_length, 7; raise it to 8." in lines[0]
+    assert [line.split(": ")[0] for line in lines[:-1]] == ["x.txt:2", "x.txt:3"]
+    assert "more than data.tokens.max_length, 7; raise it to 9." in lines[0]
+    assert lines[-1] == "Raise data.tokens.max_length to 9."
+    assert encode_with_faults(rows, data(max_length=7))["required_length"].tolist() == [7, 9, 8]
 
 
-def test_sentence_or_entity_without_a_token_is_an_error():
-    with pytest.raises(DataError, match=r"x.txt:2: sentence 2 has no token left of '!!'; data.tokens.punctuation"):
-        encode_examples(relations("a", "!!"), data(relational=False, punctuation="drop"))
-    with pytest.raises(DataError, match=r"x.txt:1: sentence 1 has no token left in <e2>"):
-        encode_examples(relations("<e1>a</e1> <e2>%</e2>"), data(punctuation="drop"))
+@pytest.mark.parametrize(
+    ("text", "options", "reason"),
+    [
+        ("!!", {"punctuation": "drop"}, "data.tokens.punctuation: drop removes"),
+        ("\u200b", {}, "all of it is invisible, or removed by data.tokens.clean"),
+        ("<br/>", {"clean": ["html"]}, "all of it is invisible, or removed by data.tokens.clean"),
+    ],
+)
+def test_sentence_without_a_token_is_an_error(text, options, reason):
+    with pytest.raises(DataError) as caught:
+        encode_examples(relations("a", text), data(relational=False, **options))
+    assert str(caught.value).startswith(f"x.txt:2: sentence 2 has no token left of {text!r}; {reason}")
+    assert "max_length" not in str(caught.value)
+
+
+def test_empty_entity_is_an_unknown_word():
+    rows = relations("<e1> </e1> b <e2>%</e2>", "<e2>a</e2> <e1>-</e1>", "<e1>a</e1> <e2>b</e2>")
+    found = encode_with_faults(rows, data(punctuation="drop"))
+    assert found["empty_entities"].tolist() == [2, 1, 0]
+    assert found["faults"].tolist() == [[], [], []]
+    assert found["tokens"][0] == ["<e1>", "<unk>", "</e1>", "b", "<e2>", "<unk>", "</e2>"]
+    spans = found[["e1_start", "e1_end", "e2_start", "e2_end"]].to_numpy().tolist()
+    assert spans == [[1, 2, 5, 6], [4, 5, 1, 2], [1, 2, 4, 5]]
+    assert found["length"].tolist() == [7, 6, 6]
+    assert "empty_entities" not in encode_examples(rows, data(punctuation="drop"))
 
 
 def test_words_are_counted_without_markers():
