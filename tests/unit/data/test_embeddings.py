@@ -26,7 +26,7 @@ def table(**counts: int) -> pd.DataFrame:
 
 def build(folder: Path, counts: pd.DataFrame, text: str = FILE, **params):
     (folder / "v.txt").write_text(text)
-    return build_embedding(counts, Embeddings(source="file", path="v.txt", dimension=2, **params), folder)
+    return build_embedding(counts, Embeddings(source="file", path=str(folder / "v.txt"), dimension=2, **params), folder)
 
 
 def words_of(embedding) -> list[str]:
@@ -96,10 +96,9 @@ def test_corpus_source_gives_every_word_a_vector(tmp_path):
     embedding = build_embedding(table(a=2, b=1, c=1), params, tmp_path)
     assert words_of(embedding) == ["a", "b", "c"]
     assert set(embedding.origins.values()) == {"exact"}
-    for word, row in embedding.vectors.rows.items():
-        np.testing.assert_array_equal(
-            embedding.matrix[embedding.vocabulary.words.index(word)], embedding.vectors.matrix[row]
-        )
+    vectors = embedding.parts[0].vectors
+    for word, row in vectors.rows.items():
+        np.testing.assert_array_equal(embedding.matrix[embedding.vocabulary.words.index(word)], vectors.matrix[row])
 
 
 @pytest.mark.parametrize("content", [None, b"not parquet", {"text": ["a b"]}])
