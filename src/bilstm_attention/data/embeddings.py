@@ -160,10 +160,10 @@ def coverage(counts: pd.DataFrame, origins: Mapping[str, Origin]) -> dict[str, A
 
 
 def _shares(by_origin: Mapping[Any, int]) -> dict[str, float]:
-    listed = [origin for origin in (*ORIGINS, "unknown") if origin != "subword" or origin in by_origin]
-    parts = {origin: int(by_origin.get(origin, 0)) for origin in listed}
-    total = sum(parts.values())
-    covered = sum(parts.get(origin, 0) for origin in COVERED)
+    parts = {origin: int(by_origin.get(origin, 0)) for origin in (*ORIGINS, "unknown")}
+    total, covered = sum(parts.values()), sum(parts[origin] for origin in COVERED)
+    if not parts["subword"]:  # fastText alone has any
+        del parts["subword"]
     return {"total": total, **parts, "percent": round(100 * covered / total, 2) if total else 0.0}
 
 
@@ -209,13 +209,11 @@ def _warnings(part: Part, train: pd.DataFrame) -> Iterator[str]:
     cased = text["word"].str.casefold().isin({word.casefold() for word in first_words})
     ours, theirs = _script(text["word"][:SAMPLE]), _script(first_words)
     if 100 * text["count"][cased].sum() >= LOW_COVERAGE * text["count"].sum():
-        reason = (
-            "The file has the same words in another case: set data.tokens.lowercase to false, or take other vectors"
-        )
+        reason = "Their case differs: set data.tokens.lowercase to false, or take other vectors"
     elif ours != theirs:
-        reason = f"The scripts differ, {theirs} and {ours}: take vectors of the language of the text"
+        reason = f"Their scripts differ, {theirs} and {ours}: take vectors of the language of the text"
     else:
-        reason = "Probably it is the wrong file: of another language, or with its words written in another way"
+        reason = "It is probably the wrong file: of another language, or with words written in another way"
     yield (
         f"{path}: only {percent} % of the running words of train have a vector. The file begins with"
         f" {', '.join(first_words[:5])}; the most frequent of train are {', '.join(text['word'][:5])}. {reason}."

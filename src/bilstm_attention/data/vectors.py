@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, cast
 
@@ -32,6 +32,7 @@ from bilstm_attention.errors import DataError, join_lines
 
 BUFFER = 1 << 20  # bytes
 HEADER = re.compile(rb"(\d+)\s(\d+)\s*")
+NUMBER = re.compile(rb"(?i)[-+]?(\d+\.?\d*|\.\d+|nan|inf)(e[-+]?\d+)?")
 HEAD = 100  # first lines of a file, from which the dimension of its vectors is taken
 SAMPLE = 1000  # first words of a file, to say why it covers little of a text
 PACKED: dict[bytes, Any] = {
@@ -194,7 +195,7 @@ def _text_records(stream: Iterable[bytes], dimension: int, source: str, faults: 
         elif len(fields) == dimension + 1:
             yield number, fields[0], b" ".join(fields[1:])
         # glove.840B has words such as `. . .`
-        elif len(fields) > dimension and not _is_number(fields[-dimension - 1]):
+        elif len(fields) > dimension and not NUMBER.fullmatch(fields[-dimension - 1]):
             faults["word with a blank"].append(number)
         else:
             faults["not the right count of numbers"].append(number)
@@ -306,10 +307,7 @@ def _row(numbers: bytes, dimension: int, binary: bool) -> Matrix | str:
 
 def _dimension(head: Iterable[tuple[int, bytes]], expected: int, source: str) -> int:
     """The count of numbers that most lines end with; `expected` wins a tie."""
-    widths: Counter[int] = Counter()
-    for _, line in head:
-        fields = line.split()[1:]
-        widths[next((at for at, part in enumerate(reversed(fields)) if not _is_number(part)), len(fields))] += 1
+    widths = Counter(sum(1 for _ in takewhile(NUMBER.fullmatch, reversed(line.split()[1:]))) for _, line in head)
     width = max(widths, key=lambda width: (widths[width], width == expected), default=0)
     if not width:
         raise DataError(
@@ -325,14 +323,6 @@ def _check_dimension(actual: int, expected: int, source: str) -> None:
             f"{source}: vectors of {actual} numbers, but their `dimension` in embeddings is {expected};"
             f" set it to {actual} or name another file."
         )
-
-
-def _is_number(text: bytes) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 @dataclass
