@@ -126,9 +126,7 @@ class Embeddings(VectorSource):
             raise ValueError("embeddings.sources: a list of file, corpus and random with source joined, else empty")
         for part in self.sources:
             if part.source == "file" and not PurePath(part.path).is_relative_to(self.path):
-                raise ValueError(
-                    f"embeddings.path: with source joined a folder that holds {part.path}, not {self.path}"
-                )
+                raise ValueError(f"embeddings.path: {self.path}; of joined sources a folder that holds {part.path}")
         if (total := sum(part.dimension for part in self.parts)) != self.dimension:
             raise ValueError(f"embeddings.dimension: {self.dimension} is not {total}, the sum of embeddings.sources")
         return self

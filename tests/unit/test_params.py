@@ -115,7 +115,10 @@ JOINED = {
         ({"embeddings.sources": [{}]}, "embeddings.sources: a list of file, corpus and random"),
         ({**JOINED, "embeddings.sources": [{"source": "joined"}]}, "embeddings.sources: a list of file"),
         (JOINED, "embeddings.dimension: 50 is not 150, the sum of embeddings.sources"),
-        ({**JOINED, "embeddings.path": "data/external/glov"}, "a folder that holds data/external/glove-6b, not"),
+        (
+            {**JOINED, "embeddings.path": "data/external/glov"},
+            "embeddings.path: data/external/glov; of joined sources a folder that holds",
+        ),
         (
             {"embeddings.source": "joined", "embeddings.sources": [{"pth": "x"}]},
             "unknown parameter embeddings.sources.0.pth; did you mean 'path'? Legal in embeddings.sources.0: source,",

@@ -213,7 +213,7 @@ def _warnings(part: Part, train: pd.DataFrame) -> Iterator[str]:
     elif ours != theirs:
         reason = f"Their scripts differ, {theirs} and {ours}: take vectors of the language of the text"
     else:
-        reason = "It is probably the wrong file: of another language, or with words written in another way"
+        reason = "It is probably the wrong file: of another language, with words written otherwise, or with few"
     yield (
         f"{path}: only {percent} % of the running words of train have a vector. The file begins with"
         f" {', '.join(first_words[:5])}; the most frequent of train are {', '.join(text['word'][:5])}. {reason}."

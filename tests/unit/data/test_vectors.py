@@ -244,9 +244,10 @@ def test_truncated_file_is_refused(tmp_path, name):
         read_vectors(path, 3, table)
 
 
-@pytest.mark.parametrize("at", [10, -6])  # the first block of the deflated bytes, and the checksum
-def test_damaged_gzip_is_refused(tmp_path, at):
-    path = write(tmp_path / "v.txt.gz", {f"w{i}": [i / 7, i / 3] for i in range(300)}, header=False)
+@pytest.mark.parametrize("at", [30, -6])  # among the first packed bytes, and in the checksum or the footer
+@pytest.mark.parametrize("suffix", list(PACK))
+def test_damaged_packed_file_is_refused(tmp_path, suffix, at):
+    path = write(tmp_path / f"v.txt{suffix}", {f"w{i}": [i / 7, i / 3] for i in range(300)}, header=False)
     data = bytearray(path.read_bytes())
     data[at] ^= 0xFF
     path.write_bytes(data)
