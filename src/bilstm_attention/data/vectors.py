@@ -2,7 +2,7 @@
 
 A file of words and vectors is streamed and only the rows needed are held: all of the Google News vectors fill 3.6 GB,
 those of 20,000 words 24 MB. gensim's reader holds the whole file, and fails at the first bad line. It reads fastText's
-own `.bin` here, whose vectors are sums over subwords.
+own `.bin` here, whose vectors are means over subwords, and takes three to four times its size.
 """
 
 import bz2
