@@ -8,7 +8,7 @@ import io
 import sys
 from collections.abc import Mapping
 from os.path import normpath
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
@@ -129,13 +129,30 @@ class Data(Block):
         return self.format in ("semeval2010", "kbp37") or self.relations is not None
 
 
-class Embeddings(Block):
-    """The vocabulary and its vectors; read by `embed`."""
+class VectorSource(Block):
+    """Where the vectors of words come from."""
 
-    source: Literal["file", "corpus", "random"] = "corpus"
+    source: Literal["file", "corpus", "random", "joined"] = "corpus"
     path: str = "data/prepared/train.parquet"
     member: str | None = None
     dimension: Annotated[int, Field(ge=1, le=4096)] = 50
+
+    @model_validator(mode="after")
+    def _path_fits_the_source(self) -> "VectorSource":
+        if self.source in ("file", "corpus") and (self.source == "corpus") != self.path.endswith(".parquet"):
+            legal = "the training text, data/prepared/train.parquet" if self.source == "corpus" else "a file of vectors"
+            raise ValueError(f"embeddings.path: source {self.source} takes {legal}, not {self.path}")
+        return self
+
+
+class Embeddings(VectorSource):
+    """The vocabulary and its vectors; read by `embed`.
+
+    `source: joined` concatenates the vectors of `sources`, which take the same four keys: a source moves into the list
+    as it stands. A dependency of a DVC stage is one path, so that `path` is then the folder of all their files.
+    """
+
+    sources: list[VectorSource] = Field([])
     min_count: Annotated[int, Field(ge=1)] = 1
     extra_words: Annotated[int, Field(ge=0)] = 0
     max_words: Annotated[int, Field(ge=1)] | None = None
@@ -145,11 +162,20 @@ class Embeddings(Block):
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
-    def _path_fits_the_source(self) -> "Embeddings":
-        if self.source != "random" and (self.source == "corpus") != self.path.endswith(".parquet"):
-            legal = "the training text, data/prepared/train.parquet" if self.source == "corpus" else "a file of vectors"
-            raise ValueError(f"embeddings.path: source {self.source} takes {legal}, not {self.path}")
+    def _sources_fit_together(self) -> "Embeddings":
+        if bool(self.sources) != (self.source == "joined") or any(part.source == "joined" for part in self.sources):
+            raise ValueError("embeddings.sources: a list of file, corpus and random with source joined, else empty")
+        for part in self.sources:
+            if part.source == "file" and not PurePath(part.path).is_relative_to(self.path):
+                raise ValueError(f"embeddings.path: {self.path}; of joined sources a folder that holds {part.path}")
+        if (total := sum(part.dimension for part in self.parts)) != self.dimension:
+            raise ValueError(f"embeddings.dimension: {self.dimension} is not {total}, the sum of embeddings.sources")
         return self
+
+    @property
+    def parts(self) -> list[VectorSource]:
+        """The sources, in the order of their parts in a vector."""
+        return self.sources or [self]
 
 
 def _check_attention_kind(kind: str) -> str:

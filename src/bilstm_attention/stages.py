@@ -75,14 +75,15 @@ def embed(params: Params | None = None, root: Path = paths.PROJECT) -> None:
 
     options, folder = (params or load_params(paths.PARAMS)).embeddings, root / paths.EMBEDDINGS
     counts = tokens.read_words(existing(root / paths.PREPARED / "words.csv"))
-    # the training text is under `root`, a file of vectors in the project
-    embedding = build_embedding(counts, options, root if options.source == "corpus" else paths.PROJECT)
+    embedding = build_embedding(counts, options, root)
     report = coverage_report(embedding, counts, tokens.count_words(load_sentences("dev", root)))
     with atomic_write(folder / "vocabulary.txt") as path:
         embedding.vocabulary.save(path)
     with atomic_write(folder / "matrix.npy") as path, path.open("wb") as file:
         np.save(file, embedding.matrix, allow_pickle=False)
     write_json(folder / "coverage.json", report)
+    for warning in report.get("warnings", []):
+        print(f"warning: {warning}", file=sys.stderr)
     shares = {f"{split} tokens covered %": report[split]["tokens"]["percent"] for split in ("train", "dev")}
     print_summary("embed", {"words": len(embedding.vocabulary), "dimension": embedding.matrix.shape[1], **shares})
 

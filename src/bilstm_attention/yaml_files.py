@@ -95,6 +95,6 @@ def _names(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
 def _fields_at(schema: type[BaseModel], location: Iterable[str]) -> list[str]:
     block: Any = schema
     for part in location:
-        # a mapping from names to blocks has blocks alike under every name
-        block = get_args(block)[1] if get_origin(block) is dict else block.model_fields[part].annotation
-    return list((get_args(block)[1] if get_origin(block) is dict else block).model_fields)
+        # a mapping from names to blocks has blocks alike under every name, and a list at every place
+        block = get_args(block)[-1] if get_origin(block) in (dict, list) else block.model_fields[part].annotation
+    return list((get_args(block)[-1] if get_origin(block) in (dict, list) else block).model_fields)

@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 from tests.conftest import refusal
 
-from bilstm_attention.config import Params, Train, flatten, load_params, with_overrides
+from bilstm_attention.config import Params, Train, apply_overrides, flatten, load_params, with_overrides
 
 ROOT = Path(__file__).parents[2]
 STAGES = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -99,6 +99,16 @@ PLAIN = {"data.format": "table"}
 CLASSES = {"data.format": "classes", "data.train": {"a": "a.txt"}, "data.test": None}
 
 
+JOINED = {
+    "embeddings.source": "joined",
+    "embeddings.path": "data/external",
+    "embeddings.sources": [
+        {"source": "file", "path": "data/external/glove-6b", "dimension": 100},
+        {"source": "corpus", "dimension": 50},
+    ],
+}
+
+
 @pytest.mark.parametrize(
     ("overrides", "part"),
     [
@@ -115,12 +125,32 @@ CLASSES = {"data.format": "classes", "data.train": {"a": "a.txt"}, "data.test": 
         ({"data.fold": 0, "data.dev": "dev.txt"}, "with a file for dev and one for test nothing is split off"),
         ({"embeddings.source": "file"}, "source file takes a file of vectors, not data/prepared/train.parquet"),
         ({"embeddings.path": "glove.txt"}, "source corpus takes the training text"),
+        ({"embeddings.source": "joined"}, "embeddings.sources: a list of file, corpus and random"),
+        ({"embeddings.sources": [{}]}, "embeddings.sources: a list of file, corpus and random"),
+        ({**JOINED, "embeddings.sources": [{"source": "joined"}]}, "embeddings.sources: a list of file"),
+        (JOINED, "embeddings.dimension: 50 is not 150, the sum of embeddings.sources"),
+        (
+            {**JOINED, "embeddings.path": "data/external/glov"},
+            "embeddings.path: data/external/glov; of joined sources a folder that holds",
+        ),
+        (
+            {"embeddings.source": "joined", "embeddings.sources": [{"pth": "x"}]},
+            "unknown parameter embeddings.sources.0.pth; did you mean 'path'? Legal in embeddings.sources.0: source,",
+        ),
         ({"train.schedule.warmup_epochs": 21.0}, "21.0 is more than train.epochs, 20"),
         ({"train.seeds": [1, 1]}, "train.seeds: [1, 1] repeats a seed"),
     ],
 )
 def test_parameters_that_do_not_fit_together_are_named(overrides: dict[str, Any], part: str) -> None:
     assert part in refused(overrides)
+
+
+def test_joined_sources_are_written_and_read_back(file: Path) -> None:
+    apply_overrides(file, {**JOINED, "embeddings.dimension": 150})
+    params = load_params(file)
+    assert [(part.source, part.dimension) for part in params.embeddings.parts] == [("file", 100), ("corpus", 50)]
+    assert params.embeddings.sources[1].path == Params().embeddings.path
+    assert Params().embeddings.parts == [Params().embeddings]
 
 
 @pytest.mark.parametrize(

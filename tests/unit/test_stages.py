@@ -1,11 +1,13 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from bilstm_attention import stages
-from bilstm_attention.config import Train
+from bilstm_attention.config import Params, Train, with_overrides
 from bilstm_attention.errors import ParamsError
 from bilstm_attention.stages import _warn_of_first_weights, _write_live
 
@@ -49,3 +51,19 @@ def test_average_that_holds_much_of_the_first_step_is_warned_of(capsys: pytest.C
     for ema, epochs, steps in enough:
         _warn_of_first_weights(Train(epochs=epochs, ema=ema), steps)
     assert not capsys.readouterr().err
+
+
+def test_embed_prints_the_warnings_that_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepared = tmp_path / "data/prepared"
+    prepared.mkdir(parents=True)
+    (prepared / "words.csv").write_text("word,count\nthe,3\n")
+    pd.DataFrame({"tokens": [["the"]]}).to_parquet(prepared / "dev.parquet")
+    (tmp_path / "v.txt").write_text("The 1 2\nThe 3 4\n\n")
+    params = with_overrides(
+        Params(),
+        {"embeddings.source": "file", "embeddings.path": str(tmp_path / "v.txt"), "embeddings.dimension": 2},
+    )
+    stages.embed(params, tmp_path)
+    warnings = json.loads((tmp_path / "data/embeddings/coverage.json").read_text())["warnings"]
+    assert len(warnings) == 2
+    assert capsys.readouterr().err.splitlines() == [f"warning: {warning}" for warning in warnings]

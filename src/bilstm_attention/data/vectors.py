@@ -1,21 +1,26 @@
 """Reads word vectors from GloVe, word2vec and fastText files, plain or compressed, or trains skip-gram vectors.
 
-A file is streamed and only the rows needed are held: all of the Google News vectors fill 3.6 GB, those of 20,000 words
-24 MB. gensim's reader holds the whole file, and fails at the first bad line.
+A file of words and vectors is streamed and only the rows needed are held: all of the Google News vectors fill 3.6 GB,
+those of 20,000 words 24 MB. gensim's reader holds the whole file, and fails at the first bad line. It reads fastText's
+own `.bin` here, whose vectors are means over subwords, and takes three to four times its size.
 """
 
+import bz2
+import codecs
 import gzip
 import io
+import lzma
 import re
+import tarfile
 import zipfile
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import chain, islice
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypedDict, cast
+from itertools import chain, islice, takewhile
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,29 +31,22 @@ from bilstm_attention.data.tokens import MARKERS
 from bilstm_attention.errors import DataError, join_lines
 
 BUFFER = 1 << 20  # bytes
-HEADER = re.compile(rb"(\d+) (\d+)\s*")
+HEADER = re.compile(rb"(\d+)\s(\d+)\s*")
+NUMBER = re.compile(rb"(?i)[-+]?(\d+\.?\d*|\.\d+|nan|inf)(e[-+]?\d+)?")
 HEAD = 100  # first lines of a file, from which the dimension of its vectors is taken
-FAULTS_SHOWN = 5
+SAMPLE = 1000  # first words of a file, to say why it covers little of a text
+PACKED: dict[bytes, Any] = {
+    rb"\x1f\x8b": gzip.open,
+    rb"BZh[1-9]1AY&SY": bz2.open,
+    rb"\xfd7zXZ\0": lzma.open,
+}  # by first bytes
+FASTTEXT = 793712314  # first number of fastText's own format
 
 Matrix = npt.NDArray[np.float32]
 
 
-class Fault(TypedDict):
-    """Number of faults of one kind, and the first lines (in a binary file: records) that have it."""
-
-    count: int
-    lines: list[int]
-
-
-Faults = dict[str, Fault]
-
-
-class Record(NamedTuple):
-    """A line of a text file, or a record of a binary file, its numbers not yet parsed."""
-
-    line: int
-    word: bytes
-    numbers: bytes
+Faults = dict[str, list[int]]  # by kind, the lines of a text file or the records of a binary file that have it
+Record = tuple[int, bytes, bytes]  # number of the line or record, word, vector not yet parsed
 
 
 @dataclass
@@ -60,6 +58,8 @@ class Vectors:
     read: int  # words in the source
     # By kind; the width and the word of every line are checked, numbers and repetition in the rows needed.
     faults: Faults = field(default_factory=dict)
+    first_words: list[str] = field(default_factory=list)  # the first `SAMPLE` of the source
+    subwords: dict[str, int] = field(default_factory=dict)  # rows of words unknown to fastText, built from their parts
 
 
 def read_vectors(
@@ -68,11 +68,13 @@ def read_vectors(
     """Reads the vectors of `words` and of the `first` words of a file.
 
     A text file has `word number ... number` on each line, with a header line `V D` (word2vec, fastText) or without
-    (GloVe); a name in `.bin` means word2vec's binary format. Both may be gzipped or a member of a zip; without `member`
-    its only one, or the only one named for the dimension (`glove.6B.50d.txt`). In a folder, the file named for the
-    dimension is read, else the zip: the forms in which `fetch` stores GloVe.
+    (GloVe); a name in `.bin` means word2vec's binary format or, unpacked, fastText's own. Files may be packed by gzip,
+    bzip2 or xz, or be a member of a zip or tar; without `member` its only one, or the only one named for the dimension
+    (`glove.6B.50d.txt`). In a folder, the file named for the dimension is read, else the zip: the forms in which
+    `fetch` stores GloVe.
 
-    A malformed line is skipped and counted, as is a word that holds a blank. A repeated word has its first vector.
+    A malformed line is skipped and counted, as is a word that holds a blank. A repeated word has its first vector. A
+    header that rows contradict is counted and ignored, unless rows are missing.
 
     Raises:
         DataError: no such file or member, a damaged or truncated file, vectors of another dimension, not a vector file.
@@ -84,30 +86,40 @@ def read_vectors(
             f"{path}: no such file. embeddings.path names the file of vectors;"
             " `bilstm-attention fetch glove-6b` fetches GloVe's."
         )
-    faults: Faults = {}
+    faults: Faults = defaultdict(list)
     # a number beyond float32 becomes infinite, and its line is counted as faulty
     with _unpacked(path, dimension, member) as (stream, name), np.errstate(over="ignore"):
         source = str(path) if name == path.name else f"{path}, member {name}"
-        binary = name.removesuffix(".gz").endswith(".bin")
+        if stream.peek(4)[:4] == FASTTEXT.to_bytes(4, "little"):
+            return _read_fasttext(path, source, dimension, frozenset(words), first)
+        binary = _plain_name(name).endswith(".bin")
         records = (_binary_records if binary else _text_records)(stream, dimension, source, faults)
-        vectors = _collect(records, dimension, words, first, binary, faults)
+        vectors = _collect(records, dimension, frozenset(words), first, binary, faults)
     if not vectors.read:
-        kinds = (f"{fault['count']} x {kind} (from line {fault['lines'][0]})" for kind, fault in faults.items())
-        raise DataError(f"{source}: no line is a word and {dimension} numbers; faults: {', '.join(kinds)}.")
+        raise DataError(f"{source}: no line is a word and {dimension} numbers; faults: {list_faults(faults)}.")
     return vectors
 
 
+def list_faults(faults: Faults) -> str:
+    """Faults on one line, each kind with its number and its first line."""
+    return ", ".join(f"{len(lines)} x {kind} (from line {lines[0]})" for kind, lines in faults.items())
+
+
 def _vector_file(folder: Path, dimension: int) -> Path:
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-    named = {file.name.removesuffix(".gz"): file for file in reversed(files) if _is_named_for(dimension, file.name)}
-    for matches in (list(named.values()), list(folder.glob("*.zip"))):
+    names = sorted(file.name for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    # a plain file comes before its packed copy
+    named = {_plain_name(name): name for name in reversed(names) if _is_named_for(dimension, name)}
+    for matches in (list(named.values()), [name for name in names if name.endswith(".zip")]):
         if len(matches) == 1:
-            return matches[0]
-    names = ", ".join(file.name for file in files) or "nothing"
+            return folder / matches[0]
     raise DataError(
-        f"{folder}: neither one file named for {dimension}d (glove.6B.{dimension}d.txt) nor one zip; it holds {names}."
-        " Name the file of vectors in embeddings.path."
+        f"{folder}: neither one file named for {dimension}d (glove.6B.{dimension}d.txt) nor one zip; it holds"
+        f" {', '.join(names) or 'nothing'}. Name the file of vectors in embeddings.path."
     )
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"\.(gz|bz2|xz)$", "", name)
 
 
 def _is_named_for(dimension: int, name: str) -> bool:
@@ -122,28 +134,39 @@ def _unpacked(path: Path, dimension: int, member: str | None) -> Iterator[tuple[
         with ExitStack() as stack:
             stream: Any = stack.enter_context(path.open("rb"))
             name, size = path.name, path.stat().st_size
-            if stream.peek(4)[:4] == b"PK\x03\x04":
+            archive: Any
+            sizes = dict[str, int]()  # of the members of an archive
+            if stream.peek(4).startswith(b"PK\x03\x04"):
                 archive = stack.enter_context(zipfile.ZipFile(stream))
-                name = _member(archive, path, dimension, member)
-                stream, size = stack.enter_context(archive.open(name)), archive.getinfo(name).file_size
+                sizes = {entry.filename: entry.file_size for entry in archive.infolist() if not entry.is_dir()}
+                extract = archive.open
+            elif tarfile.is_tarfile(path):
+                archive = stack.enter_context(tarfile.open(path))
+                sizes = {entry.name: entry.size for entry in archive if entry.isfile()}
+                extract = archive.extractfile
+            if sizes:
+                name = _member(list(sizes), path, dimension, member)
+                stream, size = stack.enter_context(extract(name)), sizes[name]
             elif member is not None:
-                raise DataError(f"{path}: embeddings.member is {member!r}, but this is not a zip; leave member empty.")
-            packed = stream.peek(2)[:2] == b"\x1f\x8b"
+                raise DataError(f"{path}: embeddings.member is {member!r}, but this is no archive; leave member empty.")
+            start = stream.peek(10)
+            unpack = next((opener for magic, opener in PACKED.items() if re.match(magic, start)), None)
             stream = stack.enter_context(
                 wrap_file(stream, size, description=name, console=console, disable=not console.is_terminal)
             )
-            if packed:
-                stream = stack.enter_context(gzip.GzipFile(fileobj=cast(BinaryIO, stream)))
+            if unpack:
+                stream = stack.enter_context(unpack(cast(BinaryIO, stream)))
             yield io.BufferedReader(stream, BUFFER), name
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError) as error:
         raise DataError(f"{path}: damaged or truncated: {error}. Fetch or copy it again.") from None
 
 
-def _member(archive: zipfile.ZipFile, path: Path, dimension: int, member: str | None) -> str:
-    names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+def _member(names: list[str], path: Path, dimension: int, member: str | None) -> str:
     if member is not None:
         matches = [name for name in names if name == member]
     else:
+        # macOS adds `._NAME` for every NAME
+        names = [name for name in names if not PurePath(name).name.startswith(".")]
         matches = [name for name in names if _is_named_for(dimension, name)] if names[1:] else names
     if len(matches) == 1:
         return matches[0]
@@ -153,42 +176,45 @@ def _member(archive: zipfile.ZipFile, path: Path, dimension: int, member: str | 
 
 def _text_records(stream: Iterable[bytes], dimension: int, source: str, faults: Faults) -> Iterator[Record]:
     lines = enumerate(stream, start=1)
-    head = list(islice(lines, HEAD))
+    head = [(number, line.removeprefix(codecs.BOM_UTF8)) for number, line in islice(lines, HEAD)]
     header = HEADER.fullmatch(head[0][1]) if head else None
     if header:
         head = head[1:]
-    _check_dimension(int(header[2]) if header else _dimension(head, dimension, source), dimension, source)
-    number = 0
+        if int(header[2]) != dimension:
+            faults["header with another dimension"].append(1)
+    _check_dimension(_dimension(head, dimension, source), dimension, source)
     for number, raw in chain(head, lines):
         line = raw.rstrip()
         word, _, numbers = line.partition(b" ")
         if word and numbers.count(b" ") == dimension - 1:
-            yield Record(number, word, numbers)
+            yield number, word, numbers
             continue
         fields = line.split()
-        # from the right: glove.840B has words such as `. . .`
-        surplus = fields[1:-dimension]
         if not fields:
-            _note(faults, "empty line", number)
-        elif len(fields) <= dimension or (surplus and _is_number(surplus[-1])):
-            _note(faults, "not the right count of numbers", number)
-        elif surplus:
-            _note(faults, "word with a blank", number)
+            faults["empty line"].append(number)
+        elif len(fields) == dimension + 1:
+            yield number, fields[0], b" ".join(fields[1:])
+        # glove.840B has words such as `. . .`
+        elif len(fields) > dimension and not NUMBER.fullmatch(fields[-dimension - 1]):
+            faults["word with a blank"].append(number)
         else:
-            yield Record(number, fields[0], b" ".join(fields[1:]))
-    if header and number - 1 < int(header[1]):
+            faults["not the right count of numbers"].append(number)
+    rows = number - 1 - len(faults.get("empty line", []))
+    if header and rows < int(header[1]):
         raise DataError(
-            f"{source}: ends after {number - 1} of the {int(header[1])} vectors that line 1 promises;"
+            f"{source}: ends after {rows} of the {int(header[1])} vectors that line 1 promises;"
             " fetch or copy it again, or correct the count if the file was cut on purpose."
         )
+    if header and rows > int(header[1]):
+        faults["header with too few words"].append(1)
 
 
 def _binary_records(stream: io.BufferedReader, dimension: int, source: str, faults: Faults) -> Iterator[Record]:
     header = HEADER.fullmatch(stream.readline(100))
     if not header:
         raise DataError(
-            f"{source}: a .bin file is read as word2vec's binary format, whose first line is `V D`; this one's is not."
-            " Of fastText, take the .vec file."
+            f"{source}: a .bin file is word2vec's, whose first line is `V D`, or fastText's; this one is neither."
+            " Of a fastText before 2017, take the .vec file."
         )
     _check_dimension(int(header[2]), dimension, source)
     width, buffer, at = 4 * dimension, b"", 0
@@ -200,13 +226,45 @@ def _binary_records(stream: io.BufferedReader, dimension: int, source: str, faul
             buffer, at = buffer[at:] + more, 0
         at, start = blank + 1 + width, at
         # the original tool ends each vector with a line break, others do not
-        yield Record(number, buffer[start:blank].lstrip(b"\n"), buffer[blank + 1 : at])
+        yield number, buffer[start:blank].lstrip(b"\n"), buffer[blank + 1 : at]
+    if (buffer[at:] + stream.read(2)).strip(b"\n"):
+        faults["header with too few words; the vectors beyond are not read"].append(1)
+
+
+def _read_fasttext(path: Path, source: str, dimension: int, words: frozenset[str], first: int) -> Vectors:
+    """Reads fastText's own format, whole, and builds the vectors of unknown `words` from their subwords."""
+    from gensim.models.fasttext import load_facebook_vectors
+
+    with path.open("rb") as file:
+        header = np.frombuffer(file.read(76).ljust(76, b"\0"), "<i4").tolist()
+    magic, size, bucket, vocabulary = (header[at] for at in (0, 2, 10, 17))
+    if magic != FASTTEXT:
+        raise DataError(f"{source}: a fastText .bin is read unpacked; unpack it and name that file in embeddings.path.")
+    _check_dimension(size, dimension, source)
+    try:
+        # gensim reads words beyond the end of a file for ever
+        if path.stat().st_size < 4 * size * (bucket + vocabulary):
+            raise EOFError("shorter than its header says")
+        model = load_facebook_vectors(str(path))
+    # gensim checks little: a damaged file raises whatever it comes to
+    except Exception as error:
+        raise DataError(
+            f"{source}: {error}; legal is a whole fastText model, neither supervised nor quantized. Fetch it again."
+        ) from None
+    records = ((row, word.encode(), model.vectors[row].tobytes()) for row, word in enumerate(model.index_to_key))
+    vectors = _collect(records, dimension, words, first, True, defaultdict(list))
+    # the shortest subword of a word is <word>, brackets included
+    lacking = words.difference(model.key_to_index) if bucket else []
+    built = sorted(word for word in lacking if len(word) + 2 >= model.min_n)
+    vectors.subwords = {word: row for row, word in enumerate(built, start=len(vectors.rows))}
+    vectors.matrix = np.vstack([vectors.matrix, *map(model.get_vector, built)])
+    return vectors
 
 
 def _collect(
-    records: Iterable[Record], dimension: int, words: Collection[str], first: int, binary: bool, faults: Faults
+    records: Iterable[Record], dimension: int, words: frozenset[str], first: int, binary: bool, faults: Faults
 ) -> Vectors:
-    words = frozenset(words)
+    first_words: list[str] = []
     rows: dict[str, int] = {}
     data = bytearray()
     read = 0
@@ -214,24 +272,26 @@ def _collect(
         try:
             word = raw.decode()
         except UnicodeDecodeError:
-            _note(faults, "word not UTF-8", line)
+            faults["word not UTF-8"].append(line)
             continue
         read += 1
+        if read <= SAMPLE:
+            first_words.append(word)
         if len(rows) >= first and word not in words:
             continue
         row: Matrix | str
         if word.split() != [word]:
             row = "word with a blank"
         elif word in rows:
-            row = "repeated word"
+            row = "repeated word; its first vector is used"
         else:
             row = _row(numbers, dimension, binary)
         if isinstance(row, str):
-            _note(faults, row, line)
+            faults[row].append(line)
         else:
             rows[word] = len(rows)
             data += row.tobytes()
-    return Vectors(rows, np.frombuffer(data, np.float32).reshape(-1, dimension), read, faults)
+    return Vectors(rows, np.frombuffer(data, np.float32).reshape(-1, dimension), read, faults, first_words)
 
 
 def _row(numbers: bytes, dimension: int, binary: bool) -> Matrix | str:
@@ -247,10 +307,7 @@ def _row(numbers: bytes, dimension: int, binary: bool) -> Matrix | str:
 
 def _dimension(head: Iterable[tuple[int, bytes]], expected: int, source: str) -> int:
     """The count of numbers that most lines end with; `expected` wins a tie."""
-    widths: Counter[int] = Counter()
-    for _, line in head:
-        fields = line.split()[1:]
-        widths[next((at for at, part in enumerate(reversed(fields)) if not _is_number(part)), len(fields))] += 1
+    widths = Counter(sum(1 for _ in takewhile(NUMBER.fullmatch, reversed(line.split()[1:]))) for _, line in head)
     width = max(widths, key=lambda width: (widths[width], width == expected), default=0)
     if not width:
         raise DataError(
@@ -263,24 +320,9 @@ def _dimension(head: Iterable[tuple[int, bytes]], expected: int, source: str) ->
 def _check_dimension(actual: int, expected: int, source: str) -> None:
     if actual != expected:
         raise DataError(
-            f"{source}: vectors of {actual} numbers, but embeddings.dimension is {expected};"
-            f" set embeddings.dimension to {actual} or name another file."
+            f"{source}: vectors of {actual} numbers, but their `dimension` in embeddings is {expected};"
+            f" set it to {actual} or name another file."
         )
-
-
-def _is_number(text: bytes) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _note(faults: Faults, kind: str, line: int) -> None:
-    fault = faults.setdefault(kind, {"count": 0, "lines": []})
-    fault["count"] += 1
-    if fault["count"] <= FAULTS_SHOWN:
-        fault["lines"].append(line)
 
 
 @dataclass

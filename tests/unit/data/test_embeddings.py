@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from gensim.models import FastText
+from gensim.models.fasttext import save_facebook_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +28,7 @@ def table(**counts: int) -> pd.DataFrame:
 
 def build(folder: Path, counts: pd.DataFrame, text: str = FILE, **params):
     (folder / "v.txt").write_text(text)
-    return build_embedding(counts, Embeddings(source="file", path="v.txt", dimension=2, **params), folder)
+    return build_embedding(counts, Embeddings(source="file", path=str(folder / "v.txt"), dimension=2, **params), folder)
 
 
 def words_of(embedding) -> list[str]:
@@ -96,10 +98,109 @@ def test_corpus_source_gives_every_word_a_vector(tmp_path):
     embedding = build_embedding(table(a=2, b=1, c=1), params, tmp_path)
     assert words_of(embedding) == ["a", "b", "c"]
     assert set(embedding.origins.values()) == {"exact"}
-    for word, row in embedding.vectors.rows.items():
-        np.testing.assert_array_equal(
-            embedding.matrix[embedding.vocabulary.words.index(word)], embedding.vectors.matrix[row]
-        )
+    vectors = embedding.parts[0].vectors
+    for word, row in vectors.rows.items():
+        np.testing.assert_array_equal(embedding.matrix[embedding.vocabulary.words.index(word)], vectors.matrix[row])
+
+
+def join(folder: Path, *sources: dict, **params) -> Embeddings:
+    """Parameters of joined sources; their files lie in `folder`."""
+    listed = [{**source, "path": str(folder / source["path"])} if "path" in source else source for source in sources]
+    total = sum(source["dimension"] for source in sources)
+    return Embeddings.model_validate(
+        {"source": "joined", "path": str(folder), "sources": listed, "dimension": total, **params}
+    )
+
+
+def test_joined_sources_stand_side_by_side_with_their_own_rules(tmp_path):
+    (tmp_path / "a.txt").write_text(FILE)
+    (tmp_path / "b.txt").write_text("the 1 2 3\nwell-known 4 5 6\nhouse 7 8 9\nIBM 1 1 1\n")
+    pd.DataFrame({"tokens": [["the", "zebra"], ["the", "Well-known"]]}).to_parquet(tmp_path / "train.parquet")
+    a = {"source": "file", "path": "a.txt", "dimension": 2}
+    b = {"source": "file", "path": "b.txt", "dimension": 3}
+    corpus = {"source": "corpus", "path": "train.parquet", "dimension": 4}
+    counts = pd.DataFrame({"word": ["the", "Well-known", "zebra", "house"], "count": [4, 3, 2, 1]})
+    embedding = build_embedding(counts, join(tmp_path, a, corpus, b, extra_words=3), tmp_path)
+    assert embedding.matrix.shape == (len(SPECIALS) + 6, 9)
+    # extra words are those of the first file, and have their vector in the others too
+    assert words_of(embedding) == ["the", "Well-known", "zebra", "house", "of", "IBM"]
+    np.testing.assert_array_equal(embedding.matrix[[6, 7, 10, 11], :2], [[1, 2], [20, 30], [3, 4], [5, 6]])
+    np.testing.assert_array_equal(embedding.matrix[[6, 7, 9, 11], 6:], [[1, 2, 3], [4, 5, 6], [7, 8, 9], [1, 1, 1]])
+    trained = embedding.parts[1].vectors
+    np.testing.assert_array_equal(embedding.matrix[8, 2:6], trained.matrix[trained.rows["zebra"]])
+    assert [part.origins["Well-known"] for part in embedding.parts] == ["hyphen", "exact", "lower"]
+    assert list(embedding.origins.values()) == ["exact", "exact", "exact", "exact", "exact", "exact"]
+    report = coverage_report(embedding, counts, counts)
+    assert [source["train"]["tokens"]["percent"] for source in report["sources"]] == [70.0, 90.0, 80.0]
+    assert [source["vectors_read"] for source in report["sources"]] == [7, 3, 4]
+    assert [(source["path"], source["dimension"]) for source in report["sources"]][2] == (str(tmp_path / "b.txt"), 3)
+    assert report["train"]["tokens"]["percent"] == 100.0
+    assert read_origins(embedding.vocabulary, report) == embedding.origins
+
+
+def test_unknown_words_differ_between_joined_sources(tmp_path):
+    (tmp_path / "a.txt").write_text(FILE)
+    a = {"source": "file", "path": "a.txt", "dimension": 2}
+    embedding = build_embedding(table(zebra=1), join(tmp_path, a, a), tmp_path)
+    assert embedding.matrix[1:].all()
+    assert not np.isclose(embedding.matrix[1:, :2], embedding.matrix[1:, 2:]).any()
+    assert not embedding.matrix[0].any()
+
+
+def test_first_of_joined_sources_has_the_rows_it_has_alone(tmp_path):
+    a = {"source": "file", "path": "v.txt", "dimension": 2}
+    counts = table(zebra=3, the=1)
+    alone = build(tmp_path, counts, extra_words=2, seed=3)
+    joined = build_embedding(
+        counts, join(tmp_path, a, {"source": "random", "dimension": 5}, extra_words=2, seed=3), tmp_path
+    )
+    np.testing.assert_array_equal(joined.matrix[:, :2], alone.matrix)
+
+
+def test_words_unknown_to_fasttext_are_built_from_subwords(tmp_path):
+    model = FastText([["playing", "player"]] * 9, vector_size=4, min_count=1, bucket=50, epochs=1, seed=1, workers=1)
+    save_facebook_model(model, str(tmp_path / "v.bin"))
+    params = Embeddings(source="file", path=str(tmp_path / "v.bin"), dimension=4)
+    counts = pd.DataFrame({"word": ["player", "Playing", "re-play"], "count": [2, 2, 1]})
+    embedding = build_embedding(counts, params, tmp_path)
+    assert list(embedding.origins.values()) == ["lower", "exact", "subword"]
+    np.testing.assert_allclose(embedding.matrix[-1], model.wv["re-play"], atol=1e-6)
+    report = coverage_report(embedding, counts, counts)
+    assert report["train"]["tokens"]["subword"] == 1
+    assert report["train"]["tokens"]["percent"] == 100
+    assert read_origins(embedding.vocabulary, report) == embedding.origins
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "reason"),
+    [
+        (
+            "The 1 2\nOF 3 4\n",
+            "the of",
+            "The file begins with The, OF; the most frequent of train are the, of. Their case",
+        ),
+        ("и 1 2\nна 3 4\n", "the of", "Their scripts differ, CYRILLIC and LATIN"),
+        ("xq 1 2\nzz 3 4\n", "the of", "the wrong file"),
+        ("1 1 2\n", "! ?", "the wrong file"),
+        ("the 1 2\n", "the and", None),
+    ],
+)
+def test_vectors_that_cover_next_to_nothing_are_warned_of(tmp_path, text, words, reason):
+    counts = pd.DataFrame({"word": ["<e1>", *words.split()], "count": [900, 50, 40]})
+    report = coverage_report(build(tmp_path, counts, text), counts, counts)
+    (warning,) = report.get("warnings", [None])
+    assert (warning is None) == (reason is None)
+    if reason:
+        assert re.search(rf"v\.txt: only 0\.0 % of the running words .*{reason}", warning)
+
+
+def test_rare_words_left_out_do_not_make_a_warning(tmp_path):
+    counts = pd.DataFrame({"word": ["the", *map(str, range(99))], "count": [2, *[1] * 99]})
+    report = coverage_report(build(tmp_path, counts, min_count=2), counts, counts)
+    assert report["train"]["tokens"]["percent"] < 20
+    assert "warnings" not in report
+    random = build_embedding(counts, Embeddings(source="random", dimension=2), tmp_path)
+    assert "warnings" not in coverage_report(random, counts, counts)
 
 
 @pytest.mark.parametrize("content", [None, b"not parquet", {"text": ["a b"]}])
@@ -163,6 +264,7 @@ def test_origins_are_read_back_from_the_saved_report(tmp_path):
     assert saved["vocabulary"] == len(SPECIALS) + 5
     assert saved["vectors_read"] == 7
     assert saved["faults"] == {"not the right count of numbers": {"count": 1, "lines": [8]}}
+    assert saved["warnings"] == [f"{tmp_path}/v.txt: 1 x not the right count of numbers (from line 8)."]
 
 
 COST = """

@@ -1,24 +1,32 @@
 """Reading vector files of every format, whole and faulty, and training vectors on a text."""
 
+import bz2
 import gzip
 import hashlib
+import io
+import lzma
 import os
+import struct
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from gensim.models import KeyedVectors
+from gensim.models import FastText, KeyedVectors
+from gensim.models.fasttext import save_facebook_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bilstm_attention.data.vectors import read_vectors, train_vectors
+from bilstm_attention.data.vectors import list_faults, read_vectors, train_vectors
 from bilstm_attention.errors import DataError
 
 ROWS = {"the": [1, 2, 3], "of": [4, 5, 6], "state": [7, 8, 9]}
 TEXT = "".join(f"{word} {' '.join(map(str, row))}\n" for word, row in ROWS.items())
+
+PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5).filter(lambda w: w.split() == [w])
 float32 = st.floats(allow_nan=False, allow_infinity=False, width=32)
@@ -38,8 +46,19 @@ def write(path: Path, table: dict[str, list[float]], header: bool) -> Path:
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("vectors.txt", top + body)
+    elif ".tar" in path.name:
+        tar(path, {"vectors.txt": top + body})
     else:
-        path.write_bytes(gzip.compress(top + body) if path.suffix == ".gz" else top + body)
+        path.write_bytes(PACK.get(path.suffix, bytes)(top + body))
+    return path
+
+
+def tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, f"w:{path.suffix[1:]}" if path.suffix in PACK else "w") as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
     return path
 
 
@@ -53,12 +72,18 @@ def lines(path: Path, text: str | bytes) -> Path:
     [
         ("v.txt", False),
         ("v.txt.gz", False),
+        ("v.txt.bz2", False),
+        ("v.txt.xz", False),
+        ("v.tar", False),
+        ("v.tar.gz", True),
+        ("v.tar.bz2", False),
         ("v.zip", False),
         ("v.vec", True),
         ("v.vec.gz", True),
         ("v.zip", True),
         ("v.bin", True),
         ("v.bin.gz", True),
+        ("v.bin.xz", True),
     ],
 )
 @settings(max_examples=30, deadline=None)
@@ -123,16 +148,50 @@ z 3 4
 """
     vectors = read_vectors(lines(tmp_path / "v.txt", text), 2, (), first=99)
     assert vectors.faults == {
-        "empty line": {"count": 2, "lines": [2, 11]},
-        "not the right count of numbers": {"count": 2, "lines": [3, 4]},
-        "word with a blank": {"count": 2, "lines": [5, 12]},
-        "not a finite number": {"count": 2, "lines": [6, 7]},
-        "not a number": {"count": 1, "lines": [8]},
-        "word not UTF-8": {"count": 1, "lines": [9]},
-        "repeated word": {"count": 1, "lines": [10]},
+        "empty line": [2, 11],
+        "not the right count of numbers": [3, 4],
+        "word with a blank": [5, 12],
+        "not a finite number": [6, 7],
+        "not a number": [8],
+        "word not UTF-8": [9],
+        "repeated word; its first vector is used": [10],
     }
+    assert list_faults({"empty line": [2, 11], "not a number": [8]}) == (
+        "2 x empty line (from line 2), 1 x not a number (from line 8)"
+    )
     assert list(vectors.rows) == ["a", "z"]
     np.testing.assert_array_equal(vectors.matrix, [[1, 2], [3, 4]])
+
+
+@pytest.mark.parametrize("header", ["", "3 3\n"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_byte_order_mark_is_no_part_of_the_first_line(tmp_path, header, suffix):
+    text = f"\ufeff{header}{TEXT}".encode()
+    vectors = read_vectors(lines(tmp_path / f"v.txt{suffix}", PACK.get(suffix, bytes)(text)), 3, ROWS)
+    assert list(vectors.rows) == list(ROWS)
+    assert (vectors.read, vectors.faults) == (3, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "faults"),
+    [
+        ("v.vec", "3 3", {}),
+        ("v.vec", "3\t3", {}),
+        ("v.vec", "2 3", {"header with too few words": [1]}),
+        ("v.vec", "3 300", {"header with another dimension": [1]}),
+        ("v.bin", "2 3", {"header with too few words; the vectors beyond are not read": [1]}),
+    ],
+)
+def test_header_that_rows_contradict_is_counted(tmp_path, name, header, faults):
+    path = write(tmp_path / name, ROWS, header=True)
+    path.write_bytes(path.read_bytes().replace(b"3 3", header.encode(), 1))
+    vectors = read_vectors(path, 3, ROWS)
+    assert vectors.faults == faults
+    assert list(vectors.rows) == list(ROWS)[: 2 if name == "v.bin" else 3]
+
+
+def test_blank_last_line_is_no_row_of_the_header(tmp_path):
+    assert read_vectors(lines(tmp_path / "v.vec", f"3 3\n{TEXT}\n"), 3, ROWS).faults == {"empty line": [5]}
 
 
 def test_faulty_vector_does_not_hide_a_later_one(tmp_path):
@@ -149,18 +208,20 @@ def test_dimension_is_that_of_most_lines(tmp_path, text):
 @pytest.mark.parametrize(
     ("name", "content", "dimension", "message"),
     [
-        ("v.txt", TEXT, 50, r"v\.txt: vectors of 3 numbers, but embeddings\.dimension is 50"),
-        ("v.vec", f"3 3\n{TEXT}", 50, r"v\.vec: vectors of 3 numbers, but embeddings\.dimension is 50"),
+        ("v.txt", TEXT, 50, r"v\.txt: vectors of 3 numbers, but their `dimension` in embeddings is 50"),
+        ("v.vec", f"3 3\n{TEXT}", 50, r"v\.vec: vectors of 3 numbers, but their `dimension` in embeddings is 50"),
         ("v.txt", "", 3, "not word vectors"),
         ("v.txt", "\n\n", 3, "not word vectors"),
         ("v.txt", "Call me Ishmael.\nSome years ago\n", 3, "not word vectors"),
+        ("v.vec", "2 3\na 1 2\nb 1 2\n", 3, "vectors of 2 numbers, but"),
+        ("v.vec", "2 3\n", 3, "not word vectors"),
         (
-            "v.vec",
-            "2 3\na 1 2\nb 1 2\n",
+            "v.txt",
+            b"\xff 1 2 3\n\xfe 1 2 3\n",
             3,
-            r"no line is a word and 3 numbers; faults: 2 x not the right count .*line 2",
+            "no line is a word and 3 numbers; faults: 2 x word not UTF-8 .*line 1",
         ),
-        ("v.vec", f"5 3\n{TEXT}", 3, "ends after 3 of the 5 vectors that line 1 promises"),
+        ("v.vec", f"5 3\n{TEXT}\n\n", 3, "ends after 3 of the 5 vectors that line 1 promises"),
         ("wiki.bin", bytes(range(256)) * 9, 3, r"take the \.vec file"),
         ("none.txt", None, 3, r"none\.txt: no such file.*bilstm-attention fetch glove-6b"),
     ],
@@ -172,18 +233,21 @@ def test_unusable_file_is_refused(tmp_path, name, content, dimension, message):
         read_vectors(tmp_path / name, dimension, ROWS)
 
 
-@pytest.mark.parametrize("name", ["v.txt.gz", "v.bin.gz", "v.bin", "v.zip"])
+@pytest.mark.parametrize(
+    "name", ["v.txt.gz", "v.txt.bz2", "v.txt.xz", "v.tar.gz", "v.tar", "v.bin.gz", "v.bin", "v.zip"]
+)
 def test_truncated_file_is_refused(tmp_path, name):
     table = {f"w{i}": np.random.default_rng(i).normal(size=3).tolist() for i in range(300)}
     path = write(tmp_path / name, table, header=".bin" in name)
-    path.write_bytes(path.read_bytes()[:-1000])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(DataError, match=rf"{name}: (damaged or truncated|ends after \d+ of its 300 vectors)"):
         read_vectors(path, 3, table)
 
 
-@pytest.mark.parametrize("at", [10, -6])  # the first block of the deflated bytes, and the checksum
-def test_damaged_gzip_is_refused(tmp_path, at):
-    path = write(tmp_path / "v.txt.gz", {f"w{i}": [i / 7, i / 3] for i in range(300)}, header=False)
+@pytest.mark.parametrize("at", [30, -6])  # among the first packed bytes, and in the checksum or the footer
+@pytest.mark.parametrize("suffix", list(PACK))
+def test_damaged_packed_file_is_refused(tmp_path, suffix, at):
+    path = write(tmp_path / f"v.txt{suffix}", {f"w{i}": [i / 7, i / 3] for i in range(300)}, header=False)
     data = bytearray(path.read_bytes())
     data[at] ^= 0xFF
     path.write_bytes(data)
@@ -217,6 +281,19 @@ def test_zip_member_is_chosen_by_dimension(archive):
     assert read_vectors(archive, 13, ROWS).matrix.shape == (1, 13)
 
 
+@pytest.mark.parametrize("suffix", ["zip", "tar.xz"])
+def test_only_member_beside_files_of_macos_is_chosen(tmp_path, suffix):
+    members = {"v/vectors.txt": TEXT.encode(), "__MACOSX/v/._vectors.txt": b"\0\5", "v/.DS_Store": b"\0"}
+    path = tmp_path / f"v.{suffix}"
+    if suffix == "zip":
+        with zipfile.ZipFile(path, "w") as file:
+            for name, content in members.items():
+                file.writestr(name, content)
+    else:
+        tar(path, members)
+    assert list(read_vectors(path, 3, ROWS).rows) == list(ROWS)
+
+
 @pytest.mark.parametrize(
     ("dimension", "member", "message"), [(5, None, "0 of 3 members"), (3, "x.txt", "no member 'x.txt'")]
 )
@@ -226,8 +303,59 @@ def test_missing_zip_member_lists_the_members(archive, dimension, member, messag
 
 
 def test_member_of_a_plain_file_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"embeddings\.member is 'a\.txt', but this is not a zip"):
+    with pytest.raises(DataError, match=r"embeddings\.member is 'a\.txt', but this is no archive"):
         read_vectors(lines(tmp_path / "v.txt", TEXT), 3, ROWS, member="a.txt")
+
+
+@pytest.fixture(scope="module")
+def fasttext(tmp_path_factory) -> tuple[Path, FastText]:
+    """A model of subwords of 3 to 4 characters, and its file in fastText's own format."""
+    texts = [["playing", "player", "plays", "a", "game"], ["gamer", "played", "a", "play"]] * 20
+    model = FastText(texts, vector_size=6, min_count=1, min_n=3, max_n=4, bucket=200, epochs=2, seed=1, workers=1)
+    path = tmp_path_factory.mktemp("fasttext") / "model.bin"
+    save_facebook_model(model, str(path))
+    return path, model
+
+
+def test_fasttext_builds_unknown_words_from_subwords(fasttext):
+    path, model = fasttext
+    vectors = read_vectors(path, 6, {"game", "gameplay", "replay", "Z", "XY"}, first=2)
+    assert list(vectors.rows) == [*model.wv.index_to_key[:2], "game"]
+    # <Z> and <XY> are subwords of 3 and 4 characters
+    assert list(vectors.subwords) == ["XY", "Z", "gameplay", "replay"]
+    assert vectors.read == len(model.wv)
+    for word, row in {**vectors.rows, **vectors.subwords}.items():
+        np.testing.assert_allclose(vectors.matrix[row], model.wv[word], atol=1e-6)
+    assert vectors.matrix.dtype == np.float32
+
+
+def test_fasttext_word_shorter_than_any_subword_has_no_vector(tmp_path):
+    model = FastText([["play", "game"]] * 9, vector_size=2, min_count=1, min_n=5, max_n=6, bucket=9, epochs=1)
+    save_facebook_model(model, str(tmp_path / "v.bin"))
+    assert list(read_vectors(tmp_path / "v.bin", 2, {"xy", "xyz"}).subwords) == ["xyz"]
+
+
+def test_fasttext_without_subwords_has_the_words_alone(tmp_path):
+    model = FastText([["play", "game"]] * 9, vector_size=2, min_count=1, max_n=0, epochs=1)
+    save_facebook_model(model, str(tmp_path / "v.bin"))
+    vectors = read_vectors(tmp_path / "v.bin", 2, {"play", "player"})
+    assert (list(vectors.rows), vectors.subwords) == (["play"], {})
+
+
+@pytest.mark.parametrize(
+    ("change", "dimension", "message"),
+    [
+        (lambda data: data, 5, "vectors of 6 numbers, but their `dimension` in embeddings is 5"),
+        (lambda data: data[:90], 6, "shorter than its header says; legal is a whole fastText model"),
+        (lambda data: data[:4000], 6, "shorter than its header says"),
+        (lambda data: data[:72] + struct.pack("<i", 2) + data[76:], 6, "Supervised fastText models are not supported"),
+        (lambda data: gzip.compress(data), 6, "unpack it and name that file"),
+    ],
+)
+def test_unusable_fasttext_is_refused(tmp_path, fasttext, change, dimension, message):
+    path = lines(tmp_path / "v.bin", change(fasttext[0].read_bytes()))
+    with pytest.raises(DataError, match=rf"v\.bin: .*{message}"):
+        read_vectors(path, dimension, {"game"})
 
 
 TRAINING = """
