@@ -5,6 +5,7 @@ They run in the project root, as DVC runs them.
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -48,10 +49,13 @@ def prepare(params: Params | None = None, root: Path = paths.PROJECT) -> None:
         labels = none_last(set(rows["label"][splits <= SPLITS.index("train")]))
         check_monitor(params.train.monitor, labels)
         files = {name: stack.enter_context(atomic_write(folder / f"{name}.parquet")) for name in SPLITS}
-        stats = write_splits((encode_chunk(part, data) for part in read_chunks(corpus, rows)), splits, files, data)
+        uncleaned = Counter[str]()
+        tables = (encode_chunk(part, data, uncleaned) for part in read_chunks(corpus, rows))
+        stats = write_splits(tables, splits, files, data)
     with atomic_write(folder / "words.csv") as path:
         tokens.write_words(tokens.word_table(stats["train"].words), path)
-    warnings = corpus_warnings(rows, splits, data)
+    empty = sum(each.empty_entities for each in stats.values())
+    warnings = corpus_warnings(rows, splits, data, uncleaned, empty)
     summary = {**summarize(rows, splits, stats), "warnings": warnings}
     write_json(folder / "labels.json", labels)
     write_json(folder / "summary.json", summary)

@@ -1,6 +1,6 @@
 """Warnings about a corpus that can be read, but is seldom meant so."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +13,32 @@ from bilstm_attention.data.splits import SPLITS
 from bilstm_attention.errors import did_you_mean
 
 RARE = 3  # rows of a label that may be a misspelling, or is too small to learn
+UNCLEANED = 0.01  # share of rows
+UNCLEAN = {"html": "HTML tags or entities", "urls": "web addresses", "users": "user names"}
 SHOWN = 5  # rows or labels that a warning names
 
 
-def corpus_warnings(rows: pd.DataFrame, splits: NDArray[np.int8], data: Data) -> list[str]:
+def corpus_warnings(
+    rows: pd.DataFrame, splits: NDArray[np.int8], data: Data, uncleaned: Mapping[str, int], empty_entities: int
+) -> list[str]:
     """What a person should look at before training: a line each, with counts and places.
 
     Args:
         rows: as `corpus.read_corpus` returns them.
         splits: the split of every row, as `splits.make_splits` returns it.
         data: their format.
+        uncleaned: rows that hold what `data.tokens.clean` could replace, by its options.
+        empty_entities: entities without a token.
     """
-    return [*_label_warnings(rows), *_count_warnings(rows, splits), *_text_warnings(rows, splits, data)]
+    warnings = [*_label_warnings(rows), *_count_warnings(rows, splits), *_text_warnings(rows, splits, data)]
+    if empty_entities:
+        warnings.append(f"{empty_entities} entities have no token and are read as an unknown word.")
+    for kind, count in uncleaned.items():
+        if count > UNCLEANED * len(rows):
+            warnings.append(
+                f"{count} of {len(rows)} rows hold {UNCLEAN[kind]}; data.tokens.clean: [{kind}] replaces them."
+            )
+    return warnings
 
 
 def _label_warnings(rows: pd.DataFrame) -> Iterator[str]:

@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from bilstm_attention.config import Data
 from bilstm_attention.console import progress_bar
 from bilstm_attention.data.splits import SPLITS, Split
+from bilstm_attention.data.text import count_uncleaned
 from bilstm_attention.data.tokens import SPANS, SPECIALS, encode_with_faults
 from bilstm_attention.errors import OFFENDERS_SHOWN, DataError, join_lines
 
+COUNTS = ("empty_entities", "required_length")  # of a row, see `tokens.encode_with_faults`
 ROW_GROUP = 50_000  # rows that a reader of the file holds at a time
 
 
@@ -34,11 +36,18 @@ class SplitStats:
     words: Counter[str] = field(default_factory=Counter)  # tokens after cutting, markers included
     lengths: list[NDArray[np.int32]] = field(default_factory=list)  # tokens of each row before cutting, in parts
     truncated: int = 0  # rows cut
+    empty_entities: int = 0  # that are read as an unknown word
 
 
-def encode_chunk(examples: pd.DataFrame, data: Data) -> pa.Table:
-    """A part of `corpus.read_chunks` as `tokens.encode_with_faults` makes it."""
+def encode_chunk(examples: pd.DataFrame, data: Data, uncleaned: Counter[str]) -> pa.Table:
+    """A part of `corpus.read_chunks` as `tokens.encode_with_faults` makes it.
+
+    `uncleaned` is told of the rows that hold what `data.tokens.clean` could replace.
+    """
+    uncleaned.update(count_uncleaned(examples["text"].tolist(), data.tokens.clean))
     schema = _schema(data).append(pa.field("faults", pa.list_(pa.string()))).remove_metadata()
+    for name in COUNTS:
+        schema = schema.append(pa.field(name, pa.int64()))
     return pa.Table.from_pandas(encode_with_faults(examples, data), schema)
 
 
@@ -57,7 +66,7 @@ def write_splits(
     Raises:
         DataError: lists by file and line the rows that `tokens.encode_examples` refuses.
     """
-    faults, more, start = list[str](), 0, 0
+    faults, more, start, required = list[str](), 0, 0, 0
     with ExitStack() as stack:
         writers = {name: stack.enter_context(_SplitWriter(files[name], _schema(data))) for name in SPLITS}
         advance = stack.enter_context(progress_bar("tokenising", len(splits)))
@@ -65,13 +74,15 @@ def write_splits(
             messages = pc.list_flatten(table["faults"]).to_pylist()
             faults += messages[:OFFENDERS_SHOWN]
             more += len(messages[OFFENDERS_SHOWN:])
+            required = max(required, pc.max(table["required_length"]).as_py() or 0)
             chunk_splits = splits[start : start + len(table)]
             start += len(table)
             for number, writer in enumerate(writers.values()):
-                writer.add(table.drop_columns("faults").filter(pa.array(chunk_splits == number)))
+                writer.add(table.drop_columns(["faults", "required_length"]).filter(pa.array(chunk_splits == number)))
             advance(len(table))
     if faults:
-        raise DataError(join_lines(faults, more=more))
+        advice = f"\nRaise data.tokens.max_length to {required}." if required > data.tokens.max_length else ""
+        raise DataError(join_lines(faults, more=more) + advice)
     return {name: writer.stats for name, writer in writers.items()}
 
 
@@ -87,7 +98,8 @@ class _SplitWriter:
         self.stats.words.update(dict(zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True)))
         self.stats.lengths.append(table["length"].to_numpy().astype("int32"))
         self.stats.truncated += pc.sum(pc.greater(table["length"], pc.list_value_length(table["tokens"]))).as_py() or 0
-        self.buffer = pa.concat_tables([self.buffer, table.cast(self.schema)])
+        self.stats.empty_entities += pc.sum(table["empty_entities"]).as_py() or 0
+        self.buffer = pa.concat_tables([self.buffer, table.drop_columns("empty_entities").cast(self.schema)])
         while len(self.buffer) >= ROW_GROUP:
             self._write(self.buffer[:ROW_GROUP])
             self.buffer = self.buffer[ROW_GROUP:]

@@ -14,7 +14,7 @@ def warnings(labels: list[str], texts: list[str] | None = None, splits: str = ""
     table = {"id": numbers, "text": texts or [f"sentence {n}" for n in numbers], "label": labels}
     rows = index_rows(train=pd.DataFrame({**table, "source": [f"t.csv:{n}" for n in numbers]}))
     codes = [[name[:2] for name in SPLITS].index(name) for name in splits.split()] or [0] * len(labels)
-    return corpus_warnings(rows, np.array(codes, np.int8), Data(**settings))
+    return corpus_warnings(rows, np.array(codes, np.int8), Data(**settings), {}, 0)
 
 
 PLAIN = {"format": "table"}
@@ -70,3 +70,16 @@ def test_equal_sentences_with_other_labels_and_test_sentences_in_train_are_named
     ]
     # in a relation corpus a sentence may stand once for each pair of entities
     assert warnings(labels, texts, splits) == found[1:]
+
+
+def test_unclean_texts_and_empty_entities_are_counted():
+    labels = ["a", "b"] * 100
+    rows = index_rows(
+        train=pd.DataFrame({"id": "x", "text": [f"{n} x" for n in range(200)], "label": labels, "source": "t:1"})
+    )
+    splits = np.arange(200, dtype=np.int8) % 3
+    found = corpus_warnings(rows, splits, Data(format="table"), {"html": 3, "urls": 2}, 4)
+    assert found == [
+        "4 entities have no token and are read as an unknown word.",
+        "3 of 200 rows hold HTML tags or entities; data.tokens.clean: [html] replaces them.",
+    ]

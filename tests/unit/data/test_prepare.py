@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -33,7 +34,7 @@ def prepared(data: Data, folder: Path, chunk_rows: int) -> tuple[dict[str, bytes
     files = {name: folder / f"{name}.parquet" for name in SPLITS}
     with TemporaryFile() as file:
         rows = read_corpus(data, file, chunk_rows)
-        encoded = (encode_chunk(part, data) for part in read_chunks(file, rows, chunk_rows))
+        encoded = (encode_chunk(part, data, Counter()) for part in read_chunks(file, rows, chunk_rows))
         stats = write_splits(encoded, make_splits(rows, data), files, data)
     return {name: path.read_bytes() for name, path in files.items()}, stats
 
@@ -93,10 +94,10 @@ def test_faults_of_all_chunks_are_listed_in_order_and_counted(tmp_path):
     assert [int(line.split(":")[1]) for line in lines[:-1]] == list(range(1, 80, 4))
     assert lines[-1] == "... and 40 more"
     path.write_text(good.replace("oak ", "oak oak oak oak oak oak oak oak oak oak oak oak "))
-    lines = faults(lambda: prepared(data, tmp_path / "out", 7))
-    assert [int(line.split(":")[1]) for line in lines[:-1]] == list(range(1, 80, 4))
+    *lines, more, advice = faults(lambda: prepared(data, tmp_path / "out", 7))
+    assert [int(line.split(":")[1]) for line in lines] == list(range(1, 80, 4))
     assert lines[0].endswith("more than data.tokens.max_length, 14; raise it to 20.")
-    assert lines[-1] == "... and 40 more"
+    assert (more, advice) == ("... and 40 more", "Raise data.tokens.max_length to 20.")
 
 
 def test_repeated_id_is_a_fault_within_a_split_only(tmp_path):
