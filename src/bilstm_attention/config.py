@@ -4,7 +4,6 @@ First the blocks, then reading and overrides, then named experiments, the files 
 """
 
 import codecs
-import io
 import sys
 from collections.abc import Mapping
 from os.path import normpath
@@ -12,15 +11,11 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.representer import RoundTripRepresenter
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from bilstm_attention.errors import ParamsError, did_you_mean
 from bilstm_attention.paths import PREPARED, atomic_write
-from bilstm_attention.yaml_files import PLAIN, Block, check, read_yaml
+from bilstm_attention.yaml_files import PLAIN, Block, assign, check, edited_text, read_yaml, round_trip_yaml
 
 # Mechanisms of model/attention.py; a list here, since importing them takes TensorFlow. A test holds the two equal.
 ATTENTION_KINDS = (
@@ -28,7 +23,6 @@ ATTENTION_KINDS = (
     *("entity", "dense_time", "mean", "max", "last"),
 )
 
-COMMENT_COLUMN = 28  # of params.yaml
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -355,21 +349,8 @@ def with_overrides(params: Params, overrides: Mapping[str, Any], where: str = "o
     """`params` with dotted keys replaced, checked again."""
     values = params.model_dump()
     for key, value in overrides.items():
-        _assign(values, key, value)
+        assign(values, key, value)
     return check(values, where, Params)
-
-
-def _assign(values: Any, key: str, value: Any) -> Any:
-    """Sets a dotted key; returns the block that holds it."""
-    *blocks, last = key.split(".")
-    for block in blocks:
-        inner = values.get(block)
-        if not isinstance(inner, Mapping):
-            # the check names a block that does not exist
-            values[block] = inner = {}
-        values = inner
-    values[last] = value
-    return values
 
 
 def read_overrides(path: Path) -> dict[str, Any]:
@@ -382,9 +363,9 @@ def apply_overrides(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     params = load_params(path)
     before, after = flatten(params), flatten(with_overrides(params, overrides, where=f"{path} with overrides"))
     changed = {key: value for key, value in after.items() if before[key] != value}
-    document = read_yaml(path, _yaml())
+    document = read_yaml(path, round_trip_yaml())
     with atomic_write(path) as temporary:
-        temporary.write_text(_text(document, changed), encoding="utf-8")
+        temporary.write_text(edited_text(document, changed), encoding="utf-8")
     return changed
 
 
@@ -392,50 +373,4 @@ def config_text(params: Params, comment: str) -> str:
     """The text of a named experiment: a comment, and the parameters that differ from the defaults."""
     defaults = flatten(Params())
     changed = {key: value for key, value in flatten(params).items() if value != defaults[key]}
-    return f"# {comment}\n{_text({}, changed)}"
-
-
-class _Representer(RoundTripRepresenter):
-    """Writes `1.0e-5` for ruamel's `1e-05`, which YAML 1.1 reads as text."""
-
-    def represent_float(self, data: float) -> Any:
-        node = super().represent_float(data)
-        mantissa, _, exponent = node.value.partition("e")
-        if exponent:
-            node.value = f"{mantissa}{'' if '.' in mantissa else '.0'}e{int(exponent):+d}"
-        return node
-
-
-_Representer.add_representer(float, _Representer.represent_float)
-
-
-def _yaml() -> YAML:
-    yaml = YAML()
-    yaml.Representer = _Representer
-    yaml.preserve_quotes = True
-    yaml.width = 120
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    return yaml
-
-
-def _text(document: Any, changed: Mapping[str, Any]) -> str:
-    """`document` as YAML after changes; a comment that a long value moved goes back to its column."""
-    for key, value in changed.items():
-        block = _assign(document, key, _on_one_line(value))
-        tokens = block.ca.items.get(key.rpartition(".")[2], ()) if isinstance(block, CommentedMap) else ()
-        for comment in filter(None, tokens):
-            comment.start_mark.column = min(comment.start_mark.column, COMMENT_COLUMN)
-    text = io.StringIO()
-    _yaml().dump(document, text)
-    return text.getvalue()
-
-
-def _on_one_line(value: Any) -> Any:
-    """Lists as `[0, 1]`, the way params.yaml shows them; text with line breaks or control characters in quotes."""
-    if isinstance(value, str) and not value.isprintable():
-        return DoubleQuotedScalarString(value)
-    if not isinstance(value, list):
-        return value
-    line = CommentedSeq(value)
-    line.fa.set_flow_style()
-    return line
+    return f"# {comment}\n{edited_text({}, changed)}"

@@ -1,8 +1,9 @@
-"""Reads YAML files and checks them against a pydantic schema; errors name what is legal.
+"""Reads YAML files, checks them against a pydantic schema, and writes them back with their comments.
 
 Parameters (`config.py`), sweeps and comparisons are read by it.
 """
 
+import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from bilstm_attention.errors import ParamsError, did_you_mean, join_lines
 
@@ -23,6 +27,7 @@ class Block(BaseModel):
 
 Schema = TypeVar("Schema", bound=BaseModel)
 PLAIN = YAML(typ="safe", pure=True)
+COMMENT_COLUMN = 28  # of params.yaml
 
 
 def read_yaml(path: Path, yaml: YAML = PLAIN) -> Any:
@@ -98,3 +103,63 @@ def _fields_at(schema: type[BaseModel], location: Iterable[str]) -> list[str]:
         # a mapping from names to blocks has blocks alike under every name, and a list at every place
         block = get_args(block)[-1] if get_origin(block) in (dict, list) else block.model_fields[part].annotation
     return list((get_args(block)[-1] if get_origin(block) in (dict, list) else block).model_fields)
+
+
+def assign(values: Any, key: str, value: Any) -> Any:
+    """Sets a dotted key; returns the block that holds it."""
+    *blocks, last = key.split(".")
+    for block in blocks:
+        inner = values.get(block)
+        if not isinstance(inner, Mapping):
+            # the check names a block that does not exist
+            values[block] = inner = {}
+        values = inner
+    values[last] = value
+    return values
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes `1.0e-5` for ruamel's `1e-05`, which YAML 1.1 reads as text."""
+
+    def represent_float(self, data: float) -> Any:
+        node = super().represent_float(data)
+        mantissa, _, exponent = node.value.partition("e")
+        if exponent:
+            node.value = f"{mantissa}{'' if '.' in mantissa else '.0'}e{int(exponent):+d}"
+        return node
+
+
+_Representer.add_representer(float, _Representer.represent_float)
+
+
+def round_trip_yaml() -> YAML:
+    """Reads and writes with comments and quotes kept."""
+    yaml = YAML()
+    yaml.Representer = _Representer
+    yaml.preserve_quotes = True
+    yaml.width = 120
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def edited_text(document: Any, changed: Mapping[str, Any]) -> str:
+    """`document` as YAML after changes; a comment that a long value moved goes back to its column."""
+    for key, value in changed.items():
+        block = assign(document, key, _on_one_line(value))
+        tokens = block.ca.items.get(key.rpartition(".")[2], ()) if isinstance(block, CommentedMap) else ()
+        for comment in filter(None, tokens):
+            comment.start_mark.column = min(comment.start_mark.column, COMMENT_COLUMN)
+    text = io.StringIO()
+    round_trip_yaml().dump(document, text)
+    return text.getvalue()
+
+
+def _on_one_line(value: Any) -> Any:
+    """Lists as `[0, 1]`, the way params.yaml shows them; text with line breaks or control characters in quotes."""
+    if isinstance(value, str) and not value.isprintable():
+        return DoubleQuotedScalarString(value)
+    if not isinstance(value, list):
+        return value
+    line = CommentedSeq(value)
+    line.fa.set_flow_style()
+    return line

@@ -94,7 +94,7 @@ def test_illegal_overrides_write_nothing(file: Path) -> None:
 
 
 VALUES = {
-    "data.folder": st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=200),
+    "data.folder": st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=200).map("corpus".__add__),
     "data.dev": st.none() | st.sampled_from(["dev.txt", "no", "0", "1e3", "null", "~", "a: b", "#x"]),
     "data.split_seed": st.integers(0, 2**40),
     "model.lstm_units": st.integers(1, 4096),
