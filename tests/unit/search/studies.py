@@ -40,7 +40,9 @@ def make_spec(folder: Path, text: str = SWEEP, storage: str | None = None, **ove
     return SweepSpec(sweep, space, folder / "studies" / sweep.study, storage, heartbeat=1)
 
 
-def train_units(spec: SweepSpec, params: Params, seed: int, on_epoch: Callable[[dict[str, Any]], None]) -> TrialScores:
+def train_units(
+    spec: SweepSpec, params: Params, seed: int, root: Path, on_epoch: Callable[[dict[str, Any]], None]
+) -> TrialScores:
     """Scores a trial by its units, in two epochs."""
     for epoch in (1, 2):
         on_epoch({"epoch": epoch, f"dev_{spec.sweep.metric}": params.model.lstm_units / 100 + epoch})

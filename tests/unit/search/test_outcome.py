@@ -48,7 +48,7 @@ def study(spec: SweepSpec) -> optuna.Study:
 
 def confirmed(spec: SweepSpec, scores: dict[int, tuple[float, ...]]) -> dict[tuple[int, int], Any]:
     return {
-        (number, seed): SimpleNamespace(dev={"accuracy": score}, predicted=RIGHT if score > 75 else WRONG)
+        (number, seed): [SimpleNamespace(dev={"accuracy": score}, predicted=RIGHT if score > 75 else WRONG)]
         for number, values in scores.items()
         for seed, score in zip(confirmation_seeds(spec), values, strict=False)
     }
@@ -95,7 +95,7 @@ def test_confirmations_are_read_trained_or_fail_until_a_stop(
     lines: list[str] = []
     progress, stop = SimpleNamespace(log=lines.append, update=lambda *arguments: None), StopRequest(print)
     confirmations = commands._confirm(spec, study, 2, stop, progress)
-    assert confirmations == {(2, first): "old", (3, first): f"trial 3 with seed {first}"}
+    assert confirmations == {(2, first): ["old"], (3, first): [f"trial 3 with seed {first}"]}
     assert lines == [
         f"trial 2 with seed {second} failed: its worker was killed by SIGKILL",
         f"trial 3 with seed {first} trained",
