@@ -208,7 +208,7 @@ def _print_outcome(spec: SweepSpec, study: optuna.Study, outcome: Outcome, trial
     if outcome.winner:
         apply = f"bilstm-attention apply {spec.folder}/best.yaml && dvc repro"
         gives = f"gives {spec.sweep.score} {outcome.winner['score']:.2f}"
-        print(f"{apply} {'trains it with one dev, whose score is another' if spec.sweep.folds else gives}")
+        print(f"{apply} {'trains it on one split, without folds' if spec.sweep.folds else gives}")
 
 
 def list_sweeps(storage: str | None) -> None:

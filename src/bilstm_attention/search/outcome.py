@@ -121,7 +121,7 @@ def write_outcome(spec: SweepSpec, study: optuna.Study, outcome: Outcome) -> Non
             f" seeds {', '.join(map(str, seeds))}; {trial['searched']} in the search."
         )
         if spec.sweep.folds:
-            comment += " `dvc repro` gives another score, of its one dev and without the folds."
+            comment += " `dvc repro` prints another score: it trains on one split, without folds."
         with atomic_write(file) as path:
             path.write_text(config_text(trial_params(spec, overrides, *seeds), comment), encoding="utf-8")
     write_json(folder / "outcome.json", {"trials": len(board), **outcome.winner, "p": outcome.p})

@@ -238,7 +238,7 @@ def read_sweep(path: Path, params: Params, overrides: Mapping[str, Any]) -> tupl
         faults.append("folds: they would hold rows of test, since data.test names no file; leave folds out.")
     any_epoch = {key: True for key in sweep.space if key == "train.restore_best_weights"}
     if sweep.folds and (fault := fold_fault(with_overrides(base, any_epoch))):
-        faults.append(f"folds: {fault}.")
+        faults.append(f"{fault}.")
     if "train.seeds" in {*fixed, *sweep.space}:
         faults.append("train.seeds: each trial derives its own seed from sampler.seed; leave it out.")
     if sweep.against and sweep.pruner.kind != "none":

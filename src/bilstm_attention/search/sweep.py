@@ -123,7 +123,7 @@ def search(
 
     Args:
         spec: the sweep.
-        budget: trials in all.
+        budget: trials in all, of a grid at most its combinations.
         workers: processes of this machine.
         seconds: after which no new trial begins.
         stop: whether Ctrl-C was pressed.
@@ -135,8 +135,6 @@ def search(
     """
     with report_outages(spec):
         study = begin_study(spec)
-        if spec.sweep.sampler.kind == "grid":
-            budget = min(budget, len(spec.space.grid()))
         on_trial(study, None)
         _Driver(spec, study, budget, time.monotonic() + seconds, stop, on_trial).run(workers, work)
         if len(finished_trials(study)) < budget and out_of_patience(spec, study):
