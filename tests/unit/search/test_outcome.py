@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import optuna
 import pandas as pd
@@ -126,28 +127,30 @@ def test_folds_are_confirmed_together(tmp_path: Path, monkeypatch: pytest.Monkey
     def train(next_job: Callable[[], TrainingJob | None], *arguments: Any) -> Iterator[tuple[TrainingJob, Any]]:
         while job := next_job():
             jobs.append(job)
-            yield job, Path(job.name)
+            yield job, WorkerCrashed(-9) if len(jobs) == 2 else Path(job.name)
 
     def record(file: Path) -> Any:
         number, fold = int(file.name.split()[1]), int(file.name[-1])
-        right = GOLD[fold:] + GOLD[:fold]
-        # the gold labels of a fold begin one later than those of the fold before
-        return SimpleNamespace(dev={"accuracy": 60.0 + number + fold}, predicted=right if number == 2 else right[::-1])
+        return SimpleNamespace(dev={"accuracy": 60.0 + number + fold}, predicted=[f"{number} {fold}"] * 2)
 
     monkeypatch.setattr(commands, "find_record", lambda job: None)
     monkeypatch.setattr(commands, "read_record", record)
     monkeypatch.setattr(commands, "start_tensorflow", lambda: None)
     monkeypatch.setattr(commands, "run_jobs", train)
     progress = SimpleNamespace(log=lambda line: None, update=lambda *arguments: None)
+    lost = (1, confirmation_seeds(folds)[0])
+    assert lost not in commands._confirm(folds, study, 2, StopRequest(print), progress)
     confirmations = commands._confirm(folds, study, 2, StopRequest(print), progress)
     assert [job.root for job in jobs[:3]] == list(folds.roots)
     assert [job.name for job in jobs[1:3]] == [f"trial 1 with seed {jobs[0].seed}, fold {fold}" for fold in (1, 2)]
-    assert len(jobs) == 2 * 2 * 3
-    gold = [label for fold in range(3) for label in GOLD[fold:] + GOLD[:fold]]
-    outcome = get_outcome(folds, study, confirmations, gold)
-    assert outcome.winner == {"trial": 2, "score": 63.0, "searched": 80.0, "confirmed": True}
-    assert outcome.p is not None
-    assert outcome.p < 0.01
+    # twice, of two trials with two seeds
+    assert len(jobs) == 2 * 2 * 2 * 3
+    compared = Mock(return_value=0.5)
+    monkeypatch.setattr("bilstm_attention.search.outcome.compare", compared)
+    outcome = get_outcome(folds, study, confirmations, GOLD)
+    assert (outcome.winner, outcome.p) == ({"trial": 2, "score": 63.0, "searched": 80.0, "confirmed": True}, 0.5)
+    first, second = ([f"{number} {fold}" for fold in (0, 0, 1, 1, 2, 2)] for number in (2, 1))
+    compared.assert_called_once_with(GOLD, [first] * 2, [second] * 2, "accuracy")
     write_outcome(folds, study, outcome)
     comment = " ".join((folds.folder / "best.yaml").read_text().partition("model:")[0].replace("#", "").split())
     assert "Trial 2 of the study s: accuracy (mean of 3 folds) 63.0, mean of seeds" in comment

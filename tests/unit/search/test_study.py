@@ -212,6 +212,14 @@ def test_trial_is_pruned_between_folds_and_not_after_the_last(
     assert folds[TrialState.PRUNED] <= {1, 2}
 
 
+def test_hyperband_counts_folds_instead_of_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pruner = Mock()
+    monkeypatch.setattr(optuna.pruners, "HyperbandPruner", pruner)
+    for text, steps in ((SWEEP, 9), (FOLDS.replace("study: s", "study: f"), 3)):
+        begin(make_spec(tmp_path, text.replace("kind: none", "kind: hyperband"), **{"train.epochs": 9}))
+        pruner.assert_called_with(max_resource=steps)
+
+
 def test_failed_fold_is_named_and_keeps_those_before(tmp_path: Path, run: Callable[..., optuna.Study]) -> None:
     def fail(spec: SweepSpec, params: Params, seed: int, root: Path, on_epoch: Any) -> TrialScores:
         if root == spec.roots[1]:
@@ -246,6 +254,13 @@ def test_heartbeats_go_on_after_an_outage(spec: SweepSpec, monkeypatch: pytest.M
     with heartbeats(replace(spec, storage="sqlite:///far.db", heartbeat=0), 4):
         assert again.wait(60)
     assert set(beats) == {74}
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_trial_in_a_database_warns_of_nothing(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, storage=f"sqlite:///{tmp_path}/studies.db")
+    begin(spec)
+    assert run_trial(TrialJob(spec, "job", 0, 5), train_units) == 0
 
 
 def test_crashed_worker_has_its_trial_retried_at_once(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
@@ -350,6 +365,15 @@ def test_trial_that_another_process_ended_is_dropped(
     assert run_trial(TrialJob(spec, "job", 0, 5), train) is None
     states = [trial.state.name for trial in load_study(spec).trials]
     assert states == (["COMPLETE"] if moment == "by another worker" else ["FAIL", "WAITING"])
+
+
+def test_trial_that_the_storage_cut_off_is_enqueued_again(spec: SweepSpec) -> None:
+    begin(spec)
+    outage = Mock(side_effect=StorageInternalError("gone"))
+    assert run_trial(TrialJob(spec, "job", 0, 5), outage) == 0
+    study = load_study(spec)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
+    assert first_attempt(study.trials[1]) == 0
 
 
 def test_no_trial_begins_once_others_fill_the_budget(spec: SweepSpec) -> None:
