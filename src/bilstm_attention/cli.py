@@ -235,10 +235,9 @@ def sweep(
     from bilstm_attention.config import parse_override
     from bilstm_attention.search.commands import sweep as search
 
-    os.chdir(paths.project_root())
-    changed = dict(map(parse_override, overrides or ()))
+    stages, changed = _stages(), dict(map(parse_override, overrides or ()))
     with _resumable():
-        search(file, trials, hours, workers, storage, heartbeat, changed)
+        search(file, trials, hours, workers, storage, heartbeat, changed, stages.prepare_data)
 
 
 @app.command(rich_help_panel=RUNS)

@@ -27,7 +27,7 @@ CAPTIONS = {
     ),
     "slices": "Each dot is a complete trial, the darker the later; the other parameters differ between the dots.",
     "parallel_coordinates": "Each line is a complete trial that has all these parameters.",
-    "intermediate_values": "Each line is a trial by epoch; one that ends early was pruned there.",
+    "intermediate_values": "Each line is a trial by epoch, or by folds done; one that ends early was pruned there.",
 }
 # The page may load nothing: its script stands in it.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -41,7 +41,7 @@ def write_figures(
     Args:
         name: of the study.
         trials: all of it, in order.
-        objectives: their names, the dev score first; figures other than the Pareto front show it alone.
+        objectives: their names, the score first; figures other than the Pareto front show it alone.
         folder: where to.
 
     Returns:
@@ -63,7 +63,7 @@ def write_figures(
             # a parameter that few trials have is as rough as its caption says
             warnings.simplefilter("ignore", UserWarning)
             shares = get_param_importances(study, evaluator=evaluator)
-    label = {"target_name": f"dev {objectives[0]}"}
+    label = {"target_name": objectives[0]}
     figures: dict[str, tuple[Any, str, dict[str, Any]]] = {
         "history": (True, "plot_optimization_history", label),
         "importances": (shares, "plot_param_importances", label | {"evaluator": evaluator}),
@@ -77,8 +77,8 @@ def write_figures(
         if drawable
     ]
     if len(objectives) == 2:
-        names = {"target_names": [f"dev {objectives[0]}", objectives[1]]}
-        drawn.append((folder / "pareto_front.png", _copy(trials, 2), "plot_pareto_front", names))
+        options = {"target_names": objectives}
+        drawn.append((folder / "pareto_front.png", _copy(trials, 2), "plot_pareto_front", options))
     files = [*(file for file, *_ in drawn), folder / "figures.html"]
     page = _page(name, [_draw(*each) for each in drawn])
     with atomic_write(files[-1]) as path:
@@ -135,7 +135,7 @@ def _write_picture(axes: Any, function: str, path: Path) -> None:
     if function == "plot_intermediate_values":
         # of one line per trial
         axes.get_legend().remove()
-        axes.set(xlabel="epoch", ylabel="dev score")
+        axes.set(xlabel="epoch, or folds done", ylabel="score")
     if function == "plot_slice":
         for each in several:
             each.tick_params(axis="x", which="both", rotation=45)

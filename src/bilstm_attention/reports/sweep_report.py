@@ -32,11 +32,11 @@ def sweep_report(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def winner_line(metric: str, leaderboard: pd.DataFrame, p: float | None) -> str:
+def winner_line(score: str, leaderboard: pd.DataFrame, p: float | None) -> str:
     """The winner and how sure it is, in a few sentences of Markdown.
 
     Args:
-        metric: the dev score.
+        score: its name, for instance `dev accuracy`.
         leaderboard: of `search.outcome`, scores in percent.
         p: between the first two confirmed trials; None: there are fewer.
     """
@@ -45,19 +45,17 @@ def winner_line(metric: str, leaderboard: pd.DataFrame, p: float | None) -> str:
         return "No trial is complete yet."
     first = complete.iloc[0]
     if pd.isna(first["confirmed_mean"]):
-        return (
-            f"Trial {first['trial']}: {first['score']:.2f} dev {metric} in the search, the best of many; not confirmed."
-        )
+        return f"Trial {first['trial']}: {first['score']:.2f} {score} in the search, the best of many; not confirmed."
     seeds = len(first["by_seed"].split(", "))
     text = (
-        f"**Trial {first['trial']}: {first['confirmed_mean']:.2f}**, the mean dev {metric} over {seeds} fresh"
+        f"**Trial {first['trial']}: {first['confirmed_mean']:.2f}**, the mean {score} over {seeds} fresh"
         f" seed{'s' * (seeds > 1)}; {first['score']:.2f} in the search, which is the best of many."
     )
     if p is None:
         return text
     return (
         f"{text} Against trial {complete.iloc[1]['trial']}, the second: p = {p:.3f} (paired approximate randomisation"
-        " on the dev sentences, all seeds together, two-sided)."
+        " of the sentences, all seeds together, two-sided)."
     )
 
 

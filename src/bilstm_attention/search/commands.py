@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from bilstm_attention import paths
-from bilstm_attention.config import flatten, load_params
+from bilstm_attention.config import Params, flatten, load_params
 from bilstm_attention.console import JobProgress, print_table, start_tensorflow
 from bilstm_attention.data.dataset import load_labels, load_split
 from bilstm_attention.errors import ParamsError
@@ -23,6 +24,7 @@ from bilstm_attention.reports.sweep_report import (
     sweep_report,
     winner_line,
 )
+from bilstm_attention.search.folds import fold_data
 from bilstm_attention.search.outcome import Confirmations, Outcome, get_outcome, protocol, read_outcome, write_outcome
 from bilstm_attention.search.records import log_sweep
 from bilstm_attention.search.retries import failure_reason, finished_trials
@@ -39,7 +41,7 @@ from bilstm_attention.search.sweep import OnTrial, StopRequest, lock_study, out_
 from bilstm_attention.search.trainings import TrainingJob, find_record, merge_jobs, read_record, run_job
 from bilstm_attention.search.trial import trial_params
 from bilstm_attention.search.workers import run_jobs
-from bilstm_attention.tracking.environment import check_up_to_date, made_with
+from bilstm_attention.tracking.environment import check_up_to_date, input_digests, made_with
 
 
 def sweep(
@@ -50,6 +52,7 @@ def sweep(
     storage: str | None,
     heartbeat: int,
     overrides: Mapping[str, Any],
+    prepare: Callable[[Params, Path], None],
 ) -> None:
     """Searches the space of a file until `trials` have finished, all starts counted, and confirms the best.
 
@@ -61,6 +64,7 @@ def sweep(
         storage: SQLAlchemy URL of a database; None: a SQLite file.
         heartbeat: seconds between heartbeats of a trial in a database.
         overrides: parameters that all trials share, by dotted name.
+        prepare: makes the data of parameters in a folder.
 
     Raises:
         UserError: the file, the data or the storage is not as it must be.
@@ -74,20 +78,24 @@ def sweep(
         raise ParamsError(
             f"{file}: metric: {content.metric} is not available for this label set. Legal: {', '.join(legal)}."
         )
-    spec = SweepSpec(content, space, paths.STUDIES / content.study, storage, heartbeat)
+    folds = fold_data(space.base, content.folds, input_digests()) if content.folds else {}
+    folder, roots = paths.STUDIES / content.study, tuple(folds) or (paths.PROJECT,)
+    spec = SweepSpec(content, space, folder, storage, heartbeat, roots)
     seconds = math.inf if hours is None else 3600 * hours
-    with (
-        lock_study(spec),
-        ExitStack() as runs,
-        JobProgress() as progress,
-        StopRequest(progress.log) as stop,
-    ):
+    with lock_study(spec), ExitStack() as runs, JobProgress() as progress:
+        for number, (root, params) in enumerate(folds.items(), start=1):
+            # the last file that is written
+            if not (root / paths.EMBEDDINGS / "coverage.json").is_file():
+                prepare(params, root)
+            progress.update("folds", number, len(folds))
+        gold = [label for root in roots for label in load_split("dev", ["label"], root)["label"]]
         limit = "" if hours is None else f", new ones for {hours:g} h"
         on_trial = _trial_printer(progress, runs, spec.folder, trials, limit)
-        study = search(spec, trials, workers, seconds, stop, on_trial)
-        confirmations = _confirm(spec, study, workers, stop, progress)
-        outcome = get_outcome(spec, study, confirmations, load_split("dev", ["label"])["label"].tolist())
-        _write(spec, study, outcome, file, shown_command(file, trials, workers, storage, overrides))
+        with StopRequest(progress.log) as stop:
+            study = search(spec, trials, workers, seconds, stop, on_trial)
+            confirmations = _confirm(spec, study, workers, stop, progress)
+            outcome = get_outcome(spec, study, confirmations, gold)
+            _write(spec, study, outcome, file, shown_command(file, trials, workers, storage, overrides))
     _print_outcome(spec, study, outcome, trials)
 
 
@@ -100,12 +108,15 @@ def _confirm(
         for seed in confirmation_seeds(spec):
             params = trial_params(spec, trial.params, seed)
             name = f"trial {trial.number} with seed {seed}"
-            jobs[trial.number, seed] = TrainingJob(name, params, seed, paths.PROJECT)
+            jobs[trial.number, seed] = [
+                TrainingJob(f"{name}, fold {fold}" if spec.sweep.folds else name, params, seed, root)
+                for fold, root in enumerate(spec.roots)
+            ]
     if not jobs:
         return {}
     start_tensorflow()
     # trials with the same parameters share a training
-    different = merge_jobs(jobs.values())
+    different = merge_jobs(chain.from_iterable(jobs.values()))
     records = {job.work: read_record(file) for job in different if (file := find_record(job))}
     pending = iter([job for job in different if job.work not in records])
     progress.update("confirmations", len(records), len(different))
@@ -114,7 +125,8 @@ def _confirm(
             records[job.work] = read_record(result)
         progress.log(f"{job.name} {'trained' if isinstance(result, Path) else f'failed: {result}'}")
         progress.update("confirmations", len(records), len(different))
-    return {place: records[job.work] for place, job in jobs.items() if job.work in records}
+    done = {place: folds for place, folds in jobs.items() if all(job.work in records for job in folds)}
+    return {place: [records[job.work] for job in folds] for place, folds in done.items()}
 
 
 def _trial_printer(progress: JobProgress, runs: ExitStack, folder: Path, budget: int, limit: str) -> OnTrial:
@@ -171,7 +183,7 @@ def _write(spec: SweepSpec, study: optuna.Study, outcome: Outcome, file: Path, c
     }
     report = sweep_report(
         spec.sweep.study,
-        winner_line(spec.sweep.metric, board, outcome.p),
+        winner_line(spec.sweep.score, board, outcome.p),
         tables,
         [f"figures/{figure.name}" for figure in figures if figure.suffix == ".png"],
         f"{protocol(spec, board)}\n\n```sh\n{command}\n```\n\n```yaml\n{definition}```\n\nMade with {made_with()}.",
@@ -185,17 +197,18 @@ def _print_outcome(spec: SweepSpec, study: optuna.Study, outcome: Outcome, trial
     parameters = [dimension.key for dimension in spec.space.dimensions]
     rows = leaderboard_rows(outcome.leaderboard, parameters, spec.sweep.against)
     if len(rows):
-        print(f"best trials, {'the Pareto front first, ' if spec.sweep.against else ''}dev scores in percent")
+        print(f"best trials, {'the Pareto front first, ' if spec.sweep.against else ''}{spec.sweep.score} in percent")
         values = [shown_params({key: row[key] for key in parameters if row[key]}) for _, row in rows.iterrows()]
         shown = rows.drop(columns=parameters).assign(parameters=values)
         print_table([{str(name): value for name, value in row.items()} for _, row in shown.iterrows()])
     if len(outcome.leaderboard) < trials and not out_of_patience(spec, study):
         print(f"{len(outcome.leaderboard)} of {trials} trials have finished; the same command goes on.")
-    print(winner_line(spec.sweep.metric, outcome.leaderboard, outcome.p).replace("**", ""))
+    print(winner_line(spec.sweep.score, outcome.leaderboard, outcome.p).replace("**", ""))
     print(f"{spec.folder}/report.md has all tables, {spec.folder}/figures/figures.html the figures.")
     if outcome.winner:
         apply = f"bilstm-attention apply {spec.folder}/best.yaml && dvc repro"
-        print(f"{apply} gives dev {spec.sweep.metric} {outcome.winner['score']:.2f}")
+        gives = f"gives {spec.sweep.score} {outcome.winner['score']:.2f}"
+        print(f"{apply} {'trains it on one split, without folds' if spec.sweep.folds else gives}")
 
 
 def list_sweeps(storage: str | None) -> None:

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from bilstm_attention import paths
 from bilstm_attention.config import Params, Train, flatten, read_overrides, with_overrides
 from bilstm_attention.errors import ParamsError
+from bilstm_attention.search.folds import Folds, data_root, fold_fault
 from bilstm_attention.search.trainings import TrainingJob
 from bilstm_attention.yaml_files import Block, check, read_yaml
 
@@ -52,7 +52,7 @@ class Table(Block):
     base: str | None = None
     overrides: dict[str, Any] = Field(default_factory=dict)
     seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1)]
-    folds: Annotated[int, Field(ge=2, le=100)] | None = None
+    folds: Folds | None = None
     test: bool = False
     reference: str
     show: list[Part] = Field(default_factory=list)
@@ -115,8 +115,6 @@ class Comparison:
 
     def trainings(self) -> list[tuple[str, TrainingJob]]:
         """Every variant with every seed on every fold, all variants with the first seed and fold first."""
-        from bilstm_attention.training.fit import digest
-
         planned, measured = [], "faithfulness" in self.table.show
         for seed in self.table.seeds:
             for fold in [None] if self.table.folds is None else range(self.table.folds):
@@ -124,12 +122,11 @@ class Comparison:
                     if fold is not None:
                         params = with_overrides(params, {"data.fold": fold})
                     evaluate = params.evaluate
-                    key = digest(params.data.model_dump(), params.embeddings.model_dump())[:12]
                     job = TrainingJob(
                         name=f"{name} seed={seed}" + ("" if fold is None else f" fold={fold}"),
                         params=params,
                         seed=seed,
-                        root=paths.TRAININGS / "data" / key,
+                        root=data_root(params),
                         scored="dev" if fold is None or params.data.test else "test",
                         test=self.table.test,
                         faithfulness=((evaluate.faithfulness, evaluate.faithfulness_seed),) if measured else (),
@@ -182,16 +179,10 @@ def _check_variants(where: str, table: Table, variants: Mapping[str, Params]) ->
 def _fault(table: Table, params: Params) -> str | None:
     """Why a variant cannot be in its table; None: it can."""
     data = params.data
-    if table.folds is not None and (data.dev or data.folds != table.folds):
-        return (
-            f"folds are of train where the base names no dev file, and in all variants {table.folds}; here data.dev is"
-            f" {data.dev}, data.folds {data.folds}"
-        )
-    if table.folds is not None and data.test and params.train.restore_best_weights:
-        return (
-            "train.restore_best_weights: true: the fold is dev, and would pick the epoch whose answers it scores; set"
-            " it to false, and train.epochs to what all folds are to have"
-        )
+    if table.folds is not None and (fault := fold_fault(params)):
+        return fault
+    if table.folds is not None and data.folds != table.folds:
+        return f"data.folds: {data.folds}: set `folds` of the table instead"
     if "faithfulness" in table.show and not params.evaluate.faithfulness:
         return "show: faithfulness is measured on evaluate.faithfulness sentences, here 0; set it to 200, for instance"
     if data.fold is not None:

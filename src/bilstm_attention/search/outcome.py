@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import optuna
@@ -19,8 +20,8 @@ from bilstm_attention.search.study import SweepSpec, best_trials, confirmation_s
 from bilstm_attention.search.trainings import TrainingRecord
 from bilstm_attention.search.trial import trial_params
 
-# Trainings on fresh seeds, by the number of the trial and the seed.
-Confirmations = Mapping[tuple[int, int], TrainingRecord]
+# Trainings on fresh seeds, one for each fold, by the number of the trial and the seed.
+Confirmations = Mapping[tuple[int, int], Sequence[TrainingRecord]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def get_outcome(
         spec: the sweep.
         study: its study.
         confirmations: those that are done.
-        gold: labels of dev, in the order of the predictions.
+        gold: labels of dev, of all folds, in the order of the predictions.
     """
     metric, against, seeds = spec.sweep.metric, spec.sweep.against, confirmation_seeds(spec)
     front, rows = {trial.number for trial in best_trials(study)}, []
@@ -70,7 +71,8 @@ def get_outcome(
         if against:
             row |= {against: costs[0], "on_front": trial.number in front}
         confirmed = all((trial.number, seed) in confirmations for seed in seeds)
-        by_seed = {seed: confirmations[trial.number, seed].dev[metric] for seed in seeds} if confirmed else {}
+        trainings = {seed: confirmations[trial.number, seed] for seed in seeds} if confirmed else {}
+        by_seed = {seed: fmean(fold.dev[metric] for fold in folds) for seed, folds in trainings.items()}
         spread = spread_over_seeds(by_seed) if confirmed else {}
         values = {key: "none" if value is None else value for key, value in trial.params.items()}
         row |= {
@@ -88,7 +90,10 @@ def get_outcome(
     board = pd.DataFrame(rows, columns=None if rows else ["trial", "state", *order, "seconds"], dtype=object)
     board = board.sort_values(order, ascending=False, na_position="last", kind="stable")
     first = board.dropna(subset="confirmed_mean")["trial"].head(2)
-    predicted = [[confirmations[number, seed].predicted for seed in seeds] for number in first]
+    predicted = [
+        [[label for fold in confirmations[number, seed] for label in fold.predicted] for seed in seeds]
+        for number in first
+    ]
     return Outcome(board, compare(gold, predicted[0], predicted[1], metric) if len(predicted) == 2 else None)
 
 
@@ -112,9 +117,11 @@ def write_outcome(spec: SweepSpec, study: optuna.Study, outcome: Outcome) -> Non
         seeds = confirmation_seeds(spec) if trial["confirmed"] else [row["seed"]]
         overrides = study.get_trials(deepcopy=False)[trial["trial"]].params
         comment = (
-            f"Trial {trial['trial']} of the study {spec.sweep.study}: dev {spec.sweep.metric} {trial['score']}, mean of"
+            f"Trial {trial['trial']} of the study {spec.sweep.study}: {spec.sweep.score} {trial['score']}, mean of"
             f" seeds {', '.join(map(str, seeds))}; {trial['searched']} in the search."
         )
+        if spec.sweep.folds:
+            comment += " `dvc repro` prints another score: it trains on one split, without folds."
         with atomic_write(file) as path:
             path.write_text(config_text(trial_params(spec, overrides, *seeds), comment), encoding="utf-8")
     write_json(folder / "outcome.json", {"trials": len(board), **outcome.winner, "p": outcome.p})
@@ -132,9 +139,10 @@ def protocol(spec: SweepSpec, leaderboard: pd.DataFrame) -> str:
     usual, base = flatten(Params()), flatten(spec.space.base)
     changed = [key for key, value in base.items() if value != usual[key] and key not in spec.sweep.space]
     epoch = "best" if spec.space.base.train.restore_best_weights else "last"
+    where = f"on {spec.sweep.folds} folds of train, their mean" if spec.sweep.folds else "on dev"
     return (
         f"{len(leaderboard)} trials ({counts}), {timedelta(seconds=round(leaderboard['seconds'].sum()))} in all workers"
-        f" together. Each trial has a seed of its own; its score is that of its {epoch} epoch **on dev**. Test was not"
+        f" together. Each trial has a seed of its own; its score is that of its {epoch} epoch **{where}**. Test was not"
         " opened. Parameters that all trials share and that differ from the defaults:"
         f" {', '.join(f'`{key}={base[key]}`' for key in changed) or 'none'}."
     )

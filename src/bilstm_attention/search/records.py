@@ -77,21 +77,21 @@ def _base(study: optuna.Study) -> Params:
 def trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
     """A finished trial, with its curves."""
     attributes, sweep = trial.user_attrs, study.user_attrs["definition"]["sweep"]
-    # a user attribute in studies of earlier versions
-    result = (attributes | trial.system_attrs).get("result", {})
+    result = trial.system_attrs.get("result", {})
     values = shown_params({key.rpartition(".")[2]: value for key, value in trial.params.items()})
     if "dev" in result:
         curves = training_metrics(result["history"], result["dev"], result["best_epoch"])
     else:
         curves = {"history": [epoch_metrics(row) for row in result.get("history", ())], "metrics": {}}
+    for fold, dev in enumerate(result.get("dev_by_fold", ())):
+        curves["metrics"][f"dev/{sweep['metric']}/fold_{fold}"] = dev[sweep["metric"]]
     if len(study.directions) > 1 and trial.values:
         curves["metrics"][sweep["against"]] = trial.values[1]
     overrides = {**trial.params, "train.seeds": [attributes.get("seed", 0)]}
     data = study.user_attrs["definition"]["data"]
-    # of a study whose data has been replaced since, the digests alone are known
-    files = (
-        {split: paths.PREPARED / f"{split}.parquet" for split in ("train", "dev")} if data == input_digests() else {}
-    )
+    # of folds, and of a study whose data has been replaced since, the digests alone are known
+    splits = ("train", "dev") if data == input_digests() and "folds" not in sweep else ()
+    files = {split: paths.PREPARED / f"{split}.parquet" for split in splits}
     tags = data | {"sweep": study.study_name, "state": trial.state.name.lower()}
     return RunRecord(
         name=f"trial {trial.number}: {values}"[:250],
@@ -100,7 +100,8 @@ def trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
         started=trial.datetime_start.timestamp() if trial.datetime_start else None,
         params=flatten(with_overrides(_base(study), overrides)),
         **curves,
-        tags=tags | {key: str(attributes[key]) for key in ("seed", "reason") if key in attributes},
+        tags=tags
+        | {key: str(value) for key, value in (sweep | attributes).items() if key in ("folds", "seed", "reason")},
         datasets=fingerprints(files),
     )
 

@@ -20,6 +20,8 @@ def allow_experimental() -> Iterator[None]:
     """Heartbeats, retries and names of objectives are experimental in Optuna 5."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
+        # `Study.ask` wants heartbeats to be those of `Study.optimize`; trials record their own
+        warnings.filterwarnings("ignore", "Heartbeat of storage")
         yield
 
 
@@ -76,9 +78,3 @@ def recover(study: optuna.Study) -> None:
         if REASON not in trial.user_attrs:
             # a copy, since the callback extends the history of the trial it is called with
             retry_callback()(study, study.trials[trial.number])
-
-
-def retry_if_cut_off(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Enqueues a trial again that the storage cut off; one whose training failed has a reason."""
-    if trial.state == TrialState.FAIL and REASON not in trial.user_attrs:
-        retry_callback()(study, trial)

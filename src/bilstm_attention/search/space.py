@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, StringConstraints
 
 from bilstm_attention.config import Params, flatten, with_overrides
 from bilstm_attention.errors import ParamsError, did_you_mean, join_lines
+from bilstm_attention.search.folds import Folds, fold_fault
 from bilstm_attention.yaml_files import Block, check, read_yaml
 
 # Packages that samplers need and this project does not install.
@@ -28,7 +29,7 @@ class Sampler(Block):
 
 
 class Pruner(Block):
-    """When a trial ends early by its dev scores so far; `warmup_epochs` of `median`: epochs in which none does."""
+    """When a trial ends early by its dev scores; `warmup_epochs` of `median`: epochs, or folds, in which none does."""
 
     kind: Literal["none", "median", "hyperband"] = "median"
     warmup_epochs: Annotated[int, Field(ge=0, le=1000)] = 0
@@ -53,6 +54,8 @@ class Sweep(Block):
     Args:
         study: name of the study; results go to `experiments/studies/<study>`.
         metric: the dev score to maximize.
+        folds: of a cross-validation on the training set, each dev in turn: a trial trains on all, is pruned between
+            them, and has the mean of their scores; None: it trains once, and is pruned between epochs.
         against: a second objective, to minimize: milliseconds per sentence, or weights besides the word vectors; the
             outcome is then a Pareto front.
         sampler: how the parameters of trials are drawn.
@@ -66,6 +69,7 @@ class Sweep(Block):
 
     study: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     metric: Literal["official_f1", "micro_f1_without_other", "accuracy", "macro_f1"] = "official_f1"
+    folds: Folds | None = None
     against: Literal["latency_ms", "parameters"] | None = None
     sampler: Sampler = Sampler()
     pruner: Pruner = Pruner()
@@ -75,9 +79,14 @@ class Sweep(Block):
     space: Annotated[dict[str, Any], Field(min_length=1)]
 
     @property
+    def score(self) -> str:
+        """The score to maximize, as reports call it."""
+        return f"{self.metric} (mean of {self.folds} folds)" if self.folds else f"dev {self.metric}"
+
+    @property
     def objectives(self) -> list[str]:
-        """The names of the objectives, the dev score first."""
-        return [self.metric, *([self.against] if self.against else [])]
+        """The names of the objectives, the score first."""
+        return [self.score, *([self.against] if self.against else [])]
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -225,6 +234,11 @@ def read_sweep(path: Path, params: Params, overrides: Mapping[str, Any]) -> tupl
         for key in [*fixed, *sweep.space]
         if key.partition(".")[0] in ("data", "embeddings")
     ]
+    if sweep.folds and not base.data.test:
+        faults.append("folds: they would hold rows of test, since data.test names no file; leave folds out.")
+    any_epoch = {key: True for key in sweep.space if key == "train.restore_best_weights"}
+    if sweep.folds and (fault := fold_fault(with_overrides(base, any_epoch))):
+        faults.append(f"{fault}.")
     if "train.seeds" in {*fixed, *sweep.space}:
         faults.append("train.seeds: each trial derives its own seed from sampler.seed; leave it out.")
     if sweep.against and sweep.pruner.kind != "none":

@@ -3,10 +3,11 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from bilstm_attention.errors import SweepError
+from bilstm_attention.paths import PROJECT
 from bilstm_attention.search.retries import allow_experimental, counted_trials, retry_callback
 from bilstm_attention.search.space import Pruner, Sampler, Space, Sweep
 
@@ -39,6 +41,7 @@ class SweepSpec:
         storage: SQLAlchemy URL of a database that several machines may share; None: a SQLite file in the folder.
         heartbeat: seconds between the heartbeats of a trial in that database; after twice as long without one, its
             process counts as dead.
+        roots: folders of prepared data, one for each fold; without folds the project.
     """
 
     sweep: Sweep
@@ -46,6 +49,7 @@ class SweepSpec:
     folder: Path
     storage: str | None = None
     heartbeat: int = 60
+    roots: tuple[Path, ...] = (PROJECT,)
 
     @property
     def local(self) -> bool:
@@ -101,7 +105,7 @@ def open_storage(url: str, heartbeat: int | None = None) -> RDBStorage:
     engine = {"connect_args": {"timeout": LOCK_TIMEOUT}} if sqlite else {"pool_pre_ping": True}
     for attempt in range(1, OPEN_ATTEMPTS + 1):
         try:
-            return Storage(
+            return RDBStorage(
                 url,
                 engine_kwargs=engine,
                 heartbeat_interval=heartbeat,
@@ -125,16 +129,30 @@ def _reason(error: Exception) -> str:
     return lines[0] if isinstance(error, RuntimeError) else f"the database does not answer: {lines[0]}"
 
 
-class Storage(RDBStorage):
-    """Goes on with heartbeats after an outage, where Optuna's thread ends at the first that fails, with a traceback."""
+@contextmanager
+def heartbeats(spec: SweepSpec, number: int) -> Iterator[None]:
+    """Stores again and again that a trial in a shared database is alive, also after an outage."""
+    end = Event()
 
-    def record_heartbeat(self, trial_id: int) -> None:
-        """Stores that a trial is alive, or waits for the next time."""
-        try:
-            super().record_heartbeat(trial_id)
-        except Exception as error:
-            if not is_outage(error):
-                raise
+    def record() -> None:
+        while not end.is_set():
+            with suppress(SweepError), report_outages(spec):
+                study_storage(spec).record_heartbeat(trial_id(spec, number))
+            end.wait(spec.heartbeat)
+
+    if not spec.local:
+        Thread(target=record, daemon=True).start()
+    try:
+        yield
+    finally:
+        end.set()
+
+
+def trial_id(spec: SweepSpec, number: int) -> int:
+    """What the storage calls the trial with this number."""
+    storage = study_storage(spec)
+    study = storage.get_study_id_from_name(spec.sweep.study)
+    return storage.get_trial_id_from_study_id_trial_number(study, number)
 
 
 def is_outage(error: Exception) -> bool:
@@ -187,15 +205,13 @@ def load_study(spec: SweepSpec, sampler_seed: int = 0) -> optuna.Study:
         SweepError: the database does not answer.
     """
     sampler = _sampler(spec.sweep.sampler, sampler_seed)
-    pruner = _pruner(spec.sweep.pruner, spec.space.base.train.epochs)
+    pruner = _pruner(spec.sweep.pruner, spec.sweep.folds or spec.space.base.train.epochs)
     return optuna.load_study(study_name=spec.sweep.study, storage=study_storage(spec), sampler=sampler, pruner=pruner)
 
 
 def store_result(spec: SweepSpec, number: int, result: dict[str, Any]) -> None:
     """Stores what the training of a trial measured as a system attribute: optuna-dashboard shows the others in full."""
-    storage = study_storage(spec)
-    study = storage.get_study_id_from_name(spec.sweep.study)
-    storage.set_trial_system_attr(storage.get_trial_id_from_study_id_trial_number(study, number), "result", result)
+    study_storage(spec).set_trial_system_attr(trial_id(spec, number), "result", result)
 
 
 def create_study(spec: SweepSpec) -> optuna.Study:
@@ -226,15 +242,15 @@ def _sampler(settings: Sampler, seed: int) -> BaseSampler:
             return optuna.samplers.CmaEsSampler(seed=seed)
 
 
-def _pruner(settings: Pruner, epochs: int) -> optuna.pruners.BasePruner:
+def _pruner(settings: Pruner, steps: int) -> optuna.pruners.BasePruner:
     match settings.kind:
         case "none":
             return optuna.pruners.NopPruner()
         case "median":
-            # epochs count from 1
+            # epochs and folds count from 1
             return optuna.pruners.MedianPruner(n_warmup_steps=settings.warmup_epochs + 1)
         case "hyperband":
-            return optuna.pruners.HyperbandPruner(max_resource=epochs)
+            return optuna.pruners.HyperbandPruner(max_resource=steps)
 
 
 def best_trials(study: optuna.Study) -> list[FrozenTrial]:

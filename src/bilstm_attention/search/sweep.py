@@ -33,6 +33,7 @@ from bilstm_attention.search.study import (
     hide_password,
     report_outages,
     study_storage,
+    trial_id,
 )
 from bilstm_attention.search.trial import TrialJob, run_trial
 from bilstm_attention.search.workers import WorkerCrashed, run_jobs
@@ -89,8 +90,7 @@ def begin_study(spec: SweepSpec) -> optuna.Study:
     study = create_study(spec)
     if "definition" not in study.user_attrs:
         study.set_user_attr("id", uuid.uuid4().hex)
-        score, *others = spec.sweep.objectives
-        study.set_metric_names([f"dev {score}", *others])
+        study.set_metric_names(spec.sweep.objectives)
         grid = spec.sweep.sampler.kind == "grid"
         for overrides in spec.space.grid() if grid else [spec.space.current()]:
             # an earlier start may have been killed here
@@ -123,7 +123,7 @@ def search(
 
     Args:
         spec: the sweep.
-        budget: trials in all.
+        budget: trials in all, of a grid at most its combinations.
         workers: processes of this machine.
         seconds: after which no new trial begins.
         stop: whether Ctrl-C was pressed.
@@ -135,8 +135,6 @@ def search(
     """
     with report_outages(spec):
         study = begin_study(spec)
-        if spec.sweep.sampler.kind == "grid":
-            budget = min(budget, len(spec.space.grid()))
         on_trial(study, None)
         _Driver(spec, study, budget, time.monotonic() + seconds, stop, on_trial).run(workers, work)
         if len(finished_trials(study)) < budget and out_of_patience(spec, study):
@@ -235,11 +233,9 @@ class _Driver:
         if self.spec.local:
             retry_trials(self.study, self._running())
             return
-        storage = study_storage(self.spec)
-        study_id = storage.get_study_id_from_name(self.study.study_name)
         for number in {trial.number for trial in self._running()} - self.seen:
             # Optuna takes a trial for alive that was killed before its first heartbeat, so it gets one here
-            storage.record_heartbeat(storage.get_trial_id_from_study_id_trial_number(study_id, number))
+            study_storage(self.spec).record_heartbeat(trial_id(self.spec, number))
             self.seen.add(number)
         with allow_experimental():
             optuna.storages.fail_stale_trials(self.study)

@@ -141,7 +141,7 @@ def run_job(job: TrainingJob) -> Path:
     from bilstm_attention.training.fit import training_checkpoint
 
     file = find_record(job) or _train(job)
-    training_checkpoint(CHECKPOINTS, job.params, _dataset(job.root), job.seed).remove()
+    training_checkpoint(CHECKPOINTS, job.params, read_dataset(job.root), job.seed).remove()
     return file
 
 
@@ -161,7 +161,7 @@ def _train(job: TrainingJob) -> Path:
     started, made = time.time(), made_with()
     # the process that logs the run states its own
     environment = {name: tag for name, tag in environment_tags().items() if name not in ("host", "process")}
-    dataset = _dataset(job.root)
+    dataset = read_dataset(job.root)
     result = run_training(job.params, dataset, job.seed, checkpoints=CHECKPOINTS)
     scored = predict(result.model, _rows(job.root, job.scored))
     labels, vocabulary, dev = list(dataset.labels), load_vocabulary(job.root), load_split("dev", root=job.root)
@@ -197,7 +197,7 @@ def _record_parts(job: TrainingJob) -> list[str]:
     """
     from bilstm_attention.training.fit import digest, training_key
 
-    key = training_key(job.params, _dataset(job.root), job.seed)
+    key = training_key(job.params, read_dataset(job.root), job.seed)
     scored = _rows(job.root, job.scored)
     parts = [digest(key, scored.tokens, scored.starts, scored.labels)]
     if job.test:
@@ -207,7 +207,7 @@ def _record_parts(job: TrainingJob) -> list[str]:
 
 
 def _rows(root: Path, split: Split) -> Rows:
-    dataset = _dataset(root)
+    dataset = read_dataset(root)
     if split == "dev":
         return dataset.dev
     return encode(load_split(split, root=root), load_vocabulary(root), dataset.labels)
@@ -225,5 +225,6 @@ def read_record(file: Path) -> TrainingRecord:
 
 
 @lru_cache(maxsize=4)
-def _dataset(root: Path) -> Dataset:
+def read_dataset(root: Path) -> Dataset:
+    """The data prepared under `root`; a worker keeps those it used last."""
     return load_dataset(root)

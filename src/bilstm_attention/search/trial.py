@@ -1,14 +1,16 @@
-"""One trial of a sweep: parameters from the study, a training, its dev score back; runs in a worker process."""
+"""One trial of a sweep: parameters from the study, its trainings, their dev score back; runs in a worker process."""
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
+import pandas as pd
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
@@ -18,15 +20,25 @@ from bilstm_attention.errors import TrainingError
 from bilstm_attention.search.retries import (
     JOB,
     REASON,
+    allow_experimental,
     counted_trials,
     finished_trials,
     first_attempt,
-    retry_if_cut_off,
+    retry_callback,
 )
-from bilstm_attention.search.study import SweepSpec, derived_seed, is_outage, load_study, report_outages, store_result
+from bilstm_attention.search.study import (
+    SweepSpec,
+    derived_seed,
+    heartbeats,
+    is_outage,
+    load_study,
+    report_outages,
+    store_result,
+)
+from bilstm_attention.search.trainings import read_dataset
 
 if TYPE_CHECKING:
-    from bilstm_attention.data.dataset import Dataset, Rows
+    from bilstm_attention.data.dataset import Rows
 
 TIMED_SENTENCES = 200
 OnEpoch = Callable[[dict[str, Any]], None]
@@ -64,7 +76,7 @@ class TrialScores:
     cost: float | None = None
 
 
-Train = Callable[[SweepSpec, Params, int, OnEpoch], TrialScores]
+Train = Callable[[SweepSpec, Params, int, Path, OnEpoch], TrialScores]
 
 
 def trial_params(spec: SweepSpec, overrides: Mapping[str, Any], *seeds: int) -> Params:
@@ -72,33 +84,25 @@ def trial_params(spec: SweepSpec, overrides: Mapping[str, Any], *seeds: int) -> 
     return with_overrides(spec.space.base, {**overrides, "train.seeds": list(seeds)})
 
 
-def train_trial(spec: SweepSpec, params: Params, seed: int, on_epoch: OnEpoch) -> TrialScores:
-    """Trains on the project's data."""
+def train_trial(spec: SweepSpec, params: Params, seed: int, root: Path, on_epoch: OnEpoch) -> TrialScores:
+    """Trains on the data prepared under `root`."""
     # before TensorFlow is imported, or the settings of its threads and kernels come too late
     start_tensorflow()
     from bilstm_attention.training.fit import run_training
 
-    dataset, against = _dataset(), spec.sweep.against
+    dataset, against = read_dataset(root), spec.sweep.against
     result = run_training(params, dataset, seed, on_epoch=on_epoch)
     return TrialScores(result.dev, result.best_epoch, cost(against, result.model, dataset.dev) if against else None)
 
 
-@lru_cache(maxsize=1)
-def _dataset() -> "Dataset":
-    """The arrays, read once per worker."""
-    from bilstm_attention.data.dataset import load_dataset
-
-    return load_dataset()
-
-
 def run_trial(job: TrialJob, train: Train = train_trial) -> int | None:
-    """Draws parameters, trains, and stores the dev score of the best epoch.
+    """Draws parameters, trains, and stores the dev score of the best epoch, or its mean over the folds.
 
     A training that fails is the outcome of its trial, with the reason, and not the end of the sweep. A trial that the
     storage cut off is enqueued again.
 
     Returns:
-        the number of the trial; None: the budget is spent, or another machine has taken the trial over.
+        the number of the trial; None: the budget is spent, or another process has ended the trial.
 
     Raises:
         SweepError: the storage does not answer.
@@ -108,61 +112,74 @@ def run_trial(job: TrialJob, train: Train = train_trial) -> int | None:
         if len(finished_trials(study)) + len(counted_trials(study, TrialState.RUNNING)) >= job.budget:
             # other machines were quicker
             return None
-        objective = _Objective(job, study, train)
+        with allow_experimental():
+            optuna.storages.fail_stale_trials(study)
+            trial = study.ask()
+        values, state = None, None
         try:
-            study.optimize(objective, n_trials=1, catch=(Exception,), callbacks=[retry_if_cut_off])
-        except (AssertionError, ValueError, UpdateFinishedTrialError):
+            with heartbeats(job.spec, trial.number):
+                values = _train_trial(job, study, trial, train)
+        except optuna.TrialPruned:
+            state = TrialState.PRUNED
+        except Exception:
+            state = TrialState.FAIL
+        try:
+            ended = study.tell(trial, values, state)
+        except (ValueError, UpdateFinishedTrialError):
             # Another has ended the trial. It took this process for dead, or SQLite let both take it from the queue.
-            if objective.number is None or not study.trials[objective.number].state.is_finished():
-                raise
             return None
-        return objective.number
+        if ended.state == TrialState.FAIL and REASON not in ended.user_attrs:
+            # the storage cut it off
+            retry_callback()(study, ended)
+        return trial.number
 
 
-@dataclass
-class _Objective:
-    """The function that Optuna optimizes; remembers the trial it was called with."""
+def _train_trial(job: TrialJob, study: optuna.Study, trial: optuna.Trial, train: Train) -> list[float]:
+    """Trains a trial on each fold, or once on the data of the project; returns the values of its objectives."""
+    spec, metric = job.spec, job.spec.sweep.metric
+    # with its number, since a retried trial inherits the attributes of the one before
+    trial.set_user_attr(JOB, [trial.number, job.name])
+    # the same for all attempts of a trial, so that a kill changes no result
+    seed = derived_seed(spec.sweep.sampler.seed, first_attempt(study.get_trials(deepcopy=False)[trial.number]))
+    params = trial_params(spec, spec.space.suggest(trial), seed)
+    trial.set_user_attr("seed", seed)
+    rows, folds = list[dict[str, Any]](), list[TrialScores]()
 
-    job: TrialJob
-    study: optuna.Study
-    train: Train
-    number: int | None = None
+    def report(score: float, step: int) -> None:
+        # with two objectives Optuna prunes nothing; after its last fold a trial is complete
+        if not spec.sweep.against:
+            trial.report(score, step)
+            if trial.should_prune() and len(folds) < len(spec.roots):
+                raise optuna.TrialPruned
 
-    def __call__(self, trial: optuna.Trial) -> float | tuple[float, float]:
-        self.number, spec = trial.number, self.job.spec
-        # with its number, since a retried trial inherits the attributes of the one before
-        trial.set_user_attr(JOB, [trial.number, self.job.name])
-        # the same for all attempts of a trial, so that a kill changes no result
-        seed = derived_seed(spec.sweep.sampler.seed, first_attempt(self.study.get_trials(deepcopy=False)[trial.number]))
-        overrides = spec.space.suggest(trial)
-        trial.set_user_attr("seed", seed)
-        history: list[dict[str, Any]] = []
+    def on_epoch(row: dict[str, Any]) -> None:
+        rows.append(row)
+        if not spec.sweep.folds:
+            report(row[f"dev_{metric}"], row["epoch"])
 
-        def on_epoch(row: dict[str, Any]) -> None:
-            history.append(row)
-            # with two objectives Optuna prunes nothing
-            if not spec.sweep.against:
-                trial.report(row[f"dev_{spec.sweep.metric}"], row["epoch"])
-                if trial.should_prune():
-                    raise optuna.TrialPruned
+    try:
+        for root in spec.roots:
+            folds.append(train(spec, params, seed, root, on_epoch))
+            if spec.sweep.folds:
+                report(_mean_dev(folds)[metric], len(folds))
+        return [_mean_dev(folds)[metric], *([] if folds[-1].cost is None else [folds[-1].cost])]
+    except Exception as error:
+        if not isinstance(error, optuna.TrialPruned | UpdateFinishedTrialError) and not is_outage(error):
+            trial.set_user_attr(REASON, error_line(error))
+        raise
+    finally:
+        # before the trial ends, since Optuna adds nothing to it then
+        history = pd.DataFrame(rows).groupby("epoch", as_index=False).mean().to_dict("records") if rows else []
+        result: dict[str, Any] = {"history": history}
+        if len(folds) == len(spec.roots):
+            result |= {"dev": _mean_dev(folds), "best_epoch": folds[-1].best_epoch}
+        if spec.sweep.folds:
+            result["dev_by_fold"] = [dict(each.dev) for each in folds]
+        store_result(spec, trial.number, result)
 
-        reason, scores = None, None
-        try:
-            scores = self.train(spec, trial_params(spec, overrides, seed), seed, on_epoch)
-            score = scores.dev[spec.sweep.metric]
-            return score if scores.cost is None else (score, scores.cost)
-        except Exception as error:
-            if not isinstance(error, optuna.TrialPruned | UpdateFinishedTrialError) and not is_outage(error):
-                reason = error_line(error)
-            raise
-        finally:
-            result: dict[str, Any] = {"history": history}
-            if scores:
-                result |= {"dev": dict(scores.dev), "best_epoch": scores.best_epoch}
-            # before the trial ends, since Optuna adds nothing to it then
-            store_result(spec, trial.number, result)
-            if reason:
-                trial.set_user_attr(REASON, reason)
+
+def _mean_dev(folds: Sequence[TrialScores]) -> dict[str, float]:
+    return {name: fmean(each.dev[name] for each in folds) for name in folds[0].dev}
 
 
 def error_line(error: Exception) -> str:

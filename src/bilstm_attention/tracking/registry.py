@@ -30,7 +30,9 @@ DEV_ANSWERS = "dev_predictions.csv"  # artifact of a run: dev predictions of eac
 MODEL_DIGEST = "model.sha256"
 CARD = "mlflow.note.content"  # tag of a logged model that the UI shows as its description
 FORBIDDEN = re.compile(r"[/:.%\"'\\]")  # in names of models
-SERVING_PACKAGES = ("mlflow", "keras", "tensorflow", "numpy", "pandas", "pyarrow", "pydantic", "ruamel.yaml", "rich")
+SERVING_PACKAGES = (
+    *("mlflow", "keras", "tensorflow", "numpy", "pandas", "pyarrow", "pydantic", "regex", "ruamel.yaml", "rich"),
+)
 # limits of a request, unless a model is loaded with another `model_config`
 SERVING_LIMITS = {"max_rows": 5000, "max_characters": 100_000}
 

@@ -37,7 +37,7 @@ def test_report_has_winner_tables_figures_and_protocol() -> None:
         "Importances": pd.DataFrame({"parameter": ["lstm_units"], "share": [0.75]}),
         "Empty": pd.DataFrame(),
     }
-    winner = winner_line("official_f1", make_board(), 0.0312)
+    winner = winner_line("dev official_f1", make_board(), 0.0312)
     text = sweep_report("s", winner, tables, ["figures/history.png"], "Three trials.")
     for part in (
         "# Sweep s",
@@ -58,7 +58,7 @@ def test_report_has_winner_tables_figures_and_protocol() -> None:
 
 def test_winner_that_is_not_confirmed_is_called_so() -> None:
     board = make_board().iloc[[1, 2]]
-    line = winner_line("accuracy", board, None)
+    line = winner_line("dev accuracy", board, None)
     assert line == "Trial 2: 80.12 dev accuracy in the search, the best of many; not confirmed."
     assert "p =" not in winner_line("accuracy", make_board(), None)
     assert winner_line("accuracy", board[1:], None) == "No trial is complete yet."

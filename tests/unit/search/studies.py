@@ -8,7 +8,9 @@ import optuna
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState, create_trial
 
+from bilstm_attention import paths
 from bilstm_attention.config import Params
+from bilstm_attention.search.folds import fold_data
 from bilstm_attention.search.space import read_sweep
 from bilstm_attention.search.study import SweepSpec
 from bilstm_attention.search.trial import TrialJob, TrialScores
@@ -23,6 +25,7 @@ confirm: {top: 2, seeds: 2}
 space: {model.lstm_units: {low: 1, high: 1000}}
 """
 AGAINST = SWEEP.replace("metric: accuracy", "metric: accuracy\nagainst: latency_ms")
+FOLDS = f"{SWEEP}folds: 3\nfixed: {{train.restore_best_weights: false}}\n"
 GRID = """
 study: g
 sampler: {kind: grid}
@@ -37,15 +40,19 @@ def make_spec(folder: Path, text: str = SWEEP, storage: str | None = None, **ove
         (folder / name).touch()
     (folder / "sweep.yaml").write_text(text)
     sweep, space = read_sweep(folder / "sweep.yaml", Params(), overrides)
-    return SweepSpec(sweep, space, folder / "studies" / sweep.study, storage, heartbeat=1)
+    roots = tuple(fold_data(space.base, sweep.folds)) if sweep.folds else (paths.PROJECT,)
+    return SweepSpec(sweep, space, folder / "studies" / sweep.study, storage, 1, roots)
 
 
-def train_units(spec: SweepSpec, params: Params, seed: int, on_epoch: Callable[[dict[str, Any]], None]) -> TrialScores:
-    """Scores a trial by its units, in two epochs."""
+def train_units(
+    spec: SweepSpec, params: Params, seed: int, root: Path, on_epoch: Callable[[dict[str, Any]], None]
+) -> TrialScores:
+    """Scores a trial by its units, in two epochs; a later fold is better by 3."""
+    score = params.model.lstm_units / 100 + 3 * spec.roots.index(root)
     for epoch in (1, 2):
-        on_epoch({"epoch": epoch, f"dev_{spec.sweep.metric}": params.model.lstm_units / 100 + epoch})
-    cost = 1000.0 - params.model.lstm_units if spec.sweep.against else None
-    return TrialScores({spec.sweep.metric: params.model.lstm_units / 100 + 2}, 2, cost)
+        on_epoch({"epoch": epoch, f"dev_{spec.sweep.metric}": score + epoch})
+    cost = 1000.0 * (1 + spec.roots.index(root)) - params.model.lstm_units if spec.sweep.against else None
+    return TrialScores({spec.sweep.metric: score + 2}, 2, cost)
 
 
 def run_here(next_job: Callable[[], Any], work: Callable[[Any], Any], workers: int) -> Iterator[tuple[TrialJob, Any]]:

@@ -76,7 +76,11 @@ FOLDS = ("seeds:", "folds: 5\n    seeds:")
         ([("kind: mean}", "kind: structured, model.attention.hops: 2}")], "mean and two hops have the same parameters"),
         ([("{train.epochs", "{train.monitor: loss, train.epochs")], "train.monitor: loss compares no labels"),
         ([("kind: mean}", "kind: mean, train.monitor: accuracy}")], "variants have different scores; name one"),
-        ([FOLDS, ("2, train.l", "2, data.dev: test.txt, train.l")], "folds are of train where the base names no dev"),
+        ([FOLDS, ("2, train.l", "2, data.dev: test.txt, train.l")], "no dev file; here data.dev is test.txt"),
+        (
+            [FOLDS, ("kind: mean}", "kind: mean, data.folds: 3, train.restore_best_weights: false}")],
+            "mean: data.folds: 3: set `folds` of the table instead",
+        ),
         ([FOLDS], "kinds: mean: train.restore_best_weights: true: the fold is dev, and would pick the epoch"),
     ],
 )

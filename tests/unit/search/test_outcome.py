@@ -4,20 +4,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import optuna
 import pandas as pd
 import pytest
-from tests.unit.search.studies import AGAINST, UNITS, add_trial, make_spec
+from tests.unit.search.studies import AGAINST, FOLDS, UNITS, add_trial, make_spec, train_units
 
 from bilstm_attention import paths
-from bilstm_attention.config import flatten, load_params
+from bilstm_attention.config import Params, flatten, load_params
+from bilstm_attention.errors import SweepError
 from bilstm_attention.search import commands
 from bilstm_attention.search.outcome import get_outcome, protocol, read_outcome, write_outcome
 from bilstm_attention.search.records import log_sweep, sweep_records, sweep_runs
 from bilstm_attention.search.study import SweepSpec, confirmation_seeds, load_study
 from bilstm_attention.search.sweep import StopRequest, begin_study
 from bilstm_attention.search.trainings import TrainingJob
+from bilstm_attention.search.trial import TrialJob, run_trial
 from bilstm_attention.search.workers import WorkerCrashed
 from bilstm_attention.tracking.runs import PARENT, Tracker
 
@@ -48,7 +51,7 @@ def study(spec: SweepSpec) -> optuna.Study:
 
 def confirmed(spec: SweepSpec, scores: dict[int, tuple[float, ...]]) -> dict[tuple[int, int], Any]:
     return {
-        (number, seed): SimpleNamespace(dev={"accuracy": score}, predicted=RIGHT if score > 75 else WRONG)
+        (number, seed): [SimpleNamespace(dev={"accuracy": score}, predicted=RIGHT if score > 75 else WRONG)]
         for number, values in scores.items()
         for seed, score in zip(confirmation_seeds(spec), values, strict=False)
     }
@@ -95,7 +98,7 @@ def test_confirmations_are_read_trained_or_fail_until_a_stop(
     lines: list[str] = []
     progress, stop = SimpleNamespace(log=lines.append, update=lambda *arguments: None), StopRequest(print)
     confirmations = commands._confirm(spec, study, 2, stop, progress)
-    assert confirmations == {(2, first): "old", (3, first): f"trial 3 with seed {first}"}
+    assert confirmations == {(2, first): ["old"], (3, first): [f"trial 3 with seed {first}"]}
     assert lines == [
         f"trial 2 with seed {second} failed: its worker was killed by SIGKILL",
         f"trial 3 with seed {first} trained",
@@ -111,6 +114,93 @@ def test_written_outcome_reads_back(spec: SweepSpec, study: optuna.Study) -> Non
     winner = read_outcome(spec.folder)
     assert (winner["trial"], winner["score"], winner["confirmed"], winner["trials"]) == (3, 79.0, True, 4)
     assert read_outcome(spec.folder / "none") == {}
+
+
+def test_folds_are_confirmed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folds = make_spec(tmp_path, FOLDS)
+    study = begin_study(folds)
+    for units, score in ((20, 90.0), (30, 80.0)):
+        add_trial(study, units, score)
+    jobs = list[TrainingJob]()
+
+    def train(next_job: Callable[[], TrainingJob | None], *arguments: Any) -> Iterator[tuple[TrainingJob, Any]]:
+        while job := next_job():
+            jobs.append(job)
+            yield job, WorkerCrashed(-9) if len(jobs) == 2 else Path(job.name)
+
+    def record(file: Path) -> Any:
+        number, fold = int(file.name.split()[1]), int(file.name[-1])
+        return SimpleNamespace(dev={"accuracy": 60.0 + number + fold}, predicted=[f"{number} {fold}"] * 2)
+
+    monkeypatch.setattr(commands, "find_record", lambda job: None)
+    monkeypatch.setattr(commands, "read_record", record)
+    monkeypatch.setattr(commands, "start_tensorflow", lambda: None)
+    monkeypatch.setattr(commands, "run_jobs", train)
+    progress = SimpleNamespace(log=lambda line: None, update=lambda *arguments: None)
+    lost = (1, confirmation_seeds(folds)[0])
+    assert lost not in commands._confirm(folds, study, 2, StopRequest(print), progress)
+    confirmations = commands._confirm(folds, study, 2, StopRequest(print), progress)
+    assert [job.root for job in jobs[:3]] == list(folds.roots)
+    assert [job.name for job in jobs[1:3]] == [f"trial 1 with seed {jobs[0].seed}, fold {fold}" for fold in (1, 2)]
+    # twice, of two trials with two seeds
+    assert len(jobs) == 2 * 2 * 2 * 3
+    compared = Mock(return_value=0.5)
+    monkeypatch.setattr("bilstm_attention.search.outcome.compare", compared)
+    outcome = get_outcome(folds, study, confirmations, GOLD)
+    assert (outcome.winner, outcome.p) == ({"trial": 2, "score": 63.0, "searched": 80.0, "confirmed": True}, 0.5)
+    first, second = ([f"{number} {fold}" for fold in (0, 0, 1, 1, 2, 2)] for number in (2, 1))
+    compared.assert_called_once_with(GOLD, [first] * 2, [second] * 2, "accuracy")
+    write_outcome(folds, study, outcome)
+    comment = " ".join((folds.folder / "best.yaml").read_text().partition("model:")[0].replace("#", "").split())
+    assert "Trial 2 of the study s: accuracy (mean of 3 folds) 63.0, mean of seeds" in comment
+    assert comment.endswith("`dvc repro` prints another score: it trains on one split, without folds.")
+    assert load_params(folds.folder / "best.yaml").data.fold is None
+    assert "its last epoch **on 3 folds of train, their mean**" in protocol(folds, outcome.leaderboard)
+
+
+def test_run_of_folds_has_the_score_of_each(spec: SweepSpec, tmp_path: Path) -> None:
+    folds = make_spec(tmp_path, FOLDS.replace("study: s", "study: f"))
+    begin_study(folds)
+    assert run_trial(TrialJob(folds, "job", 0, 1), train_units) == 0
+    (run,) = sweep_records(load_study(folds), folds.folder)[1:]
+    each = {f"dev/accuracy/fold_{fold}": score for fold, score in enumerate((3.0, 6.0, 9.0))}
+    assert run.metrics == {"best_epoch": 2, "dev/accuracy": 6.0} | each
+    assert [row["dev/accuracy"] for row in run.history] == [5.0, 6.0, 6.0]
+    assert (run.tags["folds"], dict(run.datasets)) == ("3", {})
+
+
+def test_folds_are_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_spec(tmp_path, FOLDS)
+    (tmp_path / "params.yaml").write_text("{}\n")
+    prepared, specs = list[int | None](), list[SweepSpec]()
+
+    def prepare(params: Params, root: Path) -> None:
+        prepared.append(params.data.fold)
+        if len(prepared) == 2:
+            raise KeyboardInterrupt
+        (root / paths.EMBEDDINGS).mkdir(parents=True)
+        (root / paths.EMBEDDINGS / "coverage.json").touch()
+
+    def search(spec: SweepSpec, *arguments: Any) -> None:
+        specs.append(spec)
+        raise SweepError("enough")
+
+    monkeypatch.setattr(commands, "check_up_to_date", lambda *arguments: None)
+    monkeypatch.setattr(commands, "load_labels", lambda: ["a", "b"])
+    monkeypatch.setattr(commands, "load_split", lambda split, columns, root: pd.DataFrame({"label": [str(root)]}))
+    monkeypatch.setattr(commands, "search", search)
+    for error in (KeyboardInterrupt, SweepError, SweepError):
+        with pytest.raises(error):
+            commands.sweep(tmp_path / "sweep.yaml", 1, None, 1, None, 1, {}, prepare)
+    assert prepared == [0, 1, 1, 2]
+    # with other data under the same parameters they are prepared anew
+    monkeypatch.setattr(commands, "input_digests", lambda: {"data": "other"})
+    with pytest.raises(SweepError):
+        commands.sweep(tmp_path / "sweep.yaml", 1, None, 1, None, 1, {}, prepare)
+    assert prepared[4:] == [0, 1, 2]
+    assert len({root for spec in specs for root in spec.roots}) == 6
 
 
 def test_study_without_finished_trials_has_an_outcome(spec: SweepSpec) -> None:

@@ -224,6 +224,29 @@ def test_faulty_file_is_refused(name: str, refusal: Callable[..., str]) -> None:
     assert [part for part in said if part not in message] == [], message
 
 
+@pytest.mark.parametrize(
+    ("overrides", "space", "message"),
+    [
+        ({"data.test": None}, "{model.l2: [0]}", "folds: they would hold rows of test, since data.test names no file"),
+        ({"data.dev": "dev.txt"}, "{model.l2: [0]}", "no dev file; here data.dev is dev.txt"),
+        ({"train.restore_best_weights": True}, "{model.l2: [0]}", "file.yaml: train.restore_best_weights: true: the"),
+        ({}, "{train.restore_best_weights: [false, true]}", "file.yaml: train.restore_best_weights: true: the fold"),
+        ({}, "{train.restore_best_weights: {values: [true]}}", "file.yaml: train.restore_best_weights: true: the fold"),
+    ],
+)
+def test_data_and_params_that_folds_cannot_score_are_refused(
+    overrides: dict[str, Any], space: str, message: str, read: Read, refusal: Callable[..., str]
+) -> None:
+    text = "study: s\nfolds: {}\nspace: {}"
+    last = {} if "restore" in space else {"train.restore_best_weights": False}
+    params = with_overrides(Params(), {"train.restore_best_weights": False})
+    with pytest.raises(ParamsError) as raised:
+        read(text.format(3, space), {**last, **overrides}, params)
+    assert message in str(raised.value)
+    assert "folds: Input should be greater than or equal to 2" in refusal(text.format(1, space))
+    assert read(text.format(3, "{model.l2: [0]}"), params=params)[0].folds == 3
+
+
 def test_all_faults_are_listed_at_once(refusal: Callable[..., str]) -> None:
     message = refusal("{model.lstm_units: [0], train.ema: [2.0], model.merge: [sum]}")
     assert len(message.splitlines()) == 2

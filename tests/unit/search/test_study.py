@@ -1,7 +1,9 @@
 """The study of a sweep: what counts, what is retried, and that it goes on where it stopped."""
 
 import math
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,11 @@ from unittest.mock import Mock
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
-from tests.unit.search.studies import AGAINST, GRID, SWEEP, UNITS, add_trial, make_spec, run_here, train_units
+from tests.unit.search.studies import AGAINST, FOLDS, GRID, SWEEP, UNITS, add_trial, make_spec, run_here, train_units
 
+from bilstm_attention.config import Params
 from bilstm_attention.errors import SweepError
 from bilstm_attention.search import sweep
 from bilstm_attention.search.retries import MAX_RETRIES, finished_trials, first_attempt, recover, retry_trials
@@ -20,6 +24,7 @@ from bilstm_attention.search.study import (
     best_trials,
     create_study,
     derived_seed,
+    heartbeats,
     hide_password,
     load_study,
     open_storage,
@@ -92,7 +97,7 @@ def test_same_sweep_draws_the_same_trials(tmp_path: Path, run: Callable[..., opt
 def test_grid_tries_every_cell_once(tmp_path: Path, run: Callable[..., optuna.Study]) -> None:
     spec = make_spec(tmp_path, GRID)
     run(spec, 3, partial(train_units))
-    study = run(spec, 100)
+    study = run(spec, 8)
     cells = [trial.params for trial in finished_trials(study)]
     assert len(cells) == len(spec.space.grid()) == 8
     assert all(cell in cells for cell in spec.space.grid())
@@ -167,6 +172,95 @@ def test_bad_trial_is_pruned(tmp_path: Path, run: Callable[..., optuna.Study]) -
     assert all(trial.system_attrs["result"]["history"] for trial in study.trials)
     # optuna-dashboard shows these in full
     assert {name for trial in study.trials for name in trial.user_attrs} == {"job", "seed"}
+
+
+def test_trial_is_the_mean_of_its_folds(tmp_path: Path, run: Callable[..., optuna.Study]) -> None:
+    spec, seeds = make_spec(tmp_path, FOLDS), []
+
+    def train(*arguments: Any) -> TrialScores:
+        seeds.append(arguments[2])
+        return train_units(*arguments)
+
+    (trial,) = run(spec, 1, train).trials
+    # 100 units: folds score 3, 6 and 9
+    assert trial.values == [6.0]
+    assert trial.intermediate_values == {1: 3.0, 2: 4.5, 3: 6.0}
+    assert trial.system_attrs["result"] == {
+        "history": [{"epoch": 1, "dev_accuracy": 5.0}, {"epoch": 2, "dev_accuracy": 6.0}],
+        "dev": {"accuracy": 6.0},
+        "best_epoch": 2,
+        "dev_by_fold": [{"accuracy": 3.0}, {"accuracy": 6.0}, {"accuracy": 9.0}],
+    }
+    assert seeds == [trial.user_attrs["seed"]] * 3
+
+
+@pytest.mark.parametrize("kind", ["median", "hyperband"])
+def test_trial_is_pruned_between_folds_and_not_after_the_last(
+    kind: str, tmp_path: Path, run: Callable[..., optuna.Study]
+) -> None:
+    def train(spec: SweepSpec, params: Params, seed: int, root: Path, on_epoch: Any) -> TrialScores:
+        # bad trials differ in the last fold alone, or already in the first
+        last, units = root == spec.roots[-1], params.model.lstm_units
+        return TrialScores({"accuracy": float(units if last or units < 500 else 1000)}, 1)
+
+    study = run(make_spec(tmp_path, FOLDS.replace("kind: none", f"kind: {kind}")), 30, train)
+    folds: dict[TrialState, set[int]] = {}
+    for trial in study.trials:
+        folds.setdefault(trial.state, set()).add(len(trial.system_attrs["result"]["dev_by_fold"]))
+    assert folds.pop(TrialState.COMPLETE) == {3}
+    assert folds.keys() == {TrialState.PRUNED}
+    assert folds[TrialState.PRUNED] <= {1, 2}
+
+
+def test_hyperband_counts_folds_instead_of_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pruner = Mock()
+    monkeypatch.setattr(optuna.pruners, "HyperbandPruner", pruner)
+    for text, steps in ((SWEEP, 9), (FOLDS.replace("study: s", "study: f"), 3)):
+        begin(make_spec(tmp_path, text.replace("kind: none", "kind: hyperband"), **{"train.epochs": 9}))
+        pruner.assert_called_with(max_resource=steps)
+
+
+def test_failed_fold_is_named_and_keeps_those_before(tmp_path: Path, run: Callable[..., optuna.Study]) -> None:
+    def fail(spec: SweepSpec, params: Params, seed: int, root: Path, on_epoch: Any) -> TrialScores:
+        if root == spec.roots[1]:
+            raise ValueError("no luck")
+        return train_units(spec, params, seed, root, on_epoch)
+
+    (trial,) = run(make_spec(tmp_path, FOLDS), 1, fail).trials
+    assert (trial.state, trial.user_attrs["reason"]) == (TrialState.FAIL, "ValueError: no luck")
+    result = trial.system_attrs["result"]
+    assert (result["dev_by_fold"], "dev" in result) == ([{"accuracy": 3.0}], False)
+
+
+def test_cost_of_folds_is_that_of_the_last(tmp_path: Path, run: Callable[..., optuna.Study]) -> None:
+    text = AGAINST + FOLDS.removeprefix(SWEEP)
+    assert run(make_spec(tmp_path, text), 1).trials[0].values == [6.0, 2900.0]
+
+
+def test_heartbeats_go_on_after_an_outage(spec: SweepSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    beats, again = list[int](), threading.Event()
+
+    def record(trial_id: int) -> None:
+        beats.append(trial_id)
+        if len(beats) == 1:
+            raise StorageInternalError("gone")
+        again.set()
+
+    storage = Mock(record_heartbeat=record, get_trial_id_from_study_id_trial_number=lambda study, number: 70 + number)
+    monkeypatch.setattr("bilstm_attention.search.study.study_storage", lambda spec: storage)
+    with heartbeats(spec, 4):
+        # a local study has a lock instead
+        assert beats == []
+    with heartbeats(replace(spec, storage="sqlite:///far.db", heartbeat=0), 4):
+        assert again.wait(60)
+    assert set(beats) == {74}
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_trial_in_a_database_warns_of_nothing(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, storage=f"sqlite:///{tmp_path}/studies.db")
+    begin(spec)
+    assert run_trial(TrialJob(spec, "job", 0, 5), train_units) == 0
 
 
 def test_crashed_worker_has_its_trial_retried_at_once(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
@@ -271,6 +365,15 @@ def test_trial_that_another_process_ended_is_dropped(
     assert run_trial(TrialJob(spec, "job", 0, 5), train) is None
     states = [trial.state.name for trial in load_study(spec).trials]
     assert states == (["COMPLETE"] if moment == "by another worker" else ["FAIL", "WAITING"])
+
+
+def test_trial_that_the_storage_cut_off_is_enqueued_again(spec: SweepSpec) -> None:
+    begin(spec)
+    outage = Mock(side_effect=StorageInternalError("gone"))
+    assert run_trial(TrialJob(spec, "job", 0, 5), outage) == 0
+    study = load_study(spec)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
+    assert first_attempt(study.trials[1]) == 0
 
 
 def test_no_trial_begins_once_others_fill_the_budget(spec: SweepSpec) -> None:
