@@ -1,0 +1,272 @@
+"""Counts what a corpus of one's own holds, says it in a few lines, and writes a config for it; for `init`."""
+
+import io
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from shlex import quote
+from typing import Any, NamedTuple
+
+import numpy as np
+from pyarrow.parquet import ParquetFile
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
+from bilstm_attention.config import Data, Embeddings
+from bilstm_attention.data.formats import Fault, Row, content_faults, read_rows, split_sources
+from bilstm_attention.data.inspect import SEEN, Ask, Column, find_files, inspect_file
+from bilstm_attention.data.splits import SPLITS, Split
+from bilstm_attention.data.tables import BYTE_ORDER_MARKS, OPEN, PARQUET, open_file
+from bilstm_attention.data.tokens import SPECIALS, tokenize
+from bilstm_attention.data.vectors import read_vectors
+from bilstm_attention.errors import DataError
+from bilstm_attention.paths import EXTERNAL, PREPARED
+
+LABELS_SHOWN = 10
+GLOVE = EXTERNAL / "glove-6b"
+# rows of train up to which they hold, batch size, epochs, patience; measured at 200 and 3,000 rows of the sample corpus
+BUDGETS = ((2_000, 8, 60, 20), (50_000, 32, 20, 8), (200_000, 64, 10, 3), (10**12, 128, 5, 2))
+SCRIPTS = {"CJK": "Han"}  # names of scripts that Unicode's names of characters do not begin with
+UNSPACED = {"Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan"}
+
+
+class Contents(NamedTuple):
+    """What the files of a split hold, as far as they were looked at."""
+
+    rows: list[Row]
+    faults: list[Fault]
+    labels: Counter[str]
+    total: int  # rows, perhaps estimated
+    known: str  # how `total` is known: empty (counted), `about ` or `more than `
+
+
+class Corpus(NamedTuple):
+    """A corpus as it was found."""
+
+    settings: dict[str, Any]  # of the block `data`
+    columns: list[Column]  # of a table
+    splits: dict[Split, Contents]
+    lengths: list[int]  # tokens of the rows of train
+    words: Counter[str]
+    scripts: list[str]  # of the letters of train, the most frequent first
+
+    @property
+    def labels(self) -> Counter[str]:
+        """Labels of train, with their rows."""
+        return self.splits["train"].labels
+
+
+def inspect_corpus(files: Sequence[Path], text: str | None, label: str | None, ask: Ask | None) -> Corpus:
+    """Reads the start of every file; the working directory is the project root.
+
+    Args:
+        files: absolute paths, as `inspect.find_files` takes them.
+        text, label, ask: as in `inspect.inspect_file`.
+
+    Raises:
+        DataError: the corpus cannot be read, or lies where outputs are.
+    """
+    settings, columns = find_files(files), list[Column]()
+    folder = Path(settings["folder"])
+    settings["folder"] = str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
+    if PREPARED.is_relative_to(settings["folder"]):
+        home, root = f"data/{corpus_name(files)}", Path.cwd()
+        moved = " ".join(quote(str(path.relative_to(root) if path.is_relative_to(root) else path)) for path in files)
+        raise DataError(
+            f"{settings['folder']}: holds outputs of the pipeline, so a corpus needs a folder of its own:"
+            f" mkdir {quote(home)} && mv {moved} {quote(home)}"
+        )
+    if settings.get("format") != "classes":
+        own, columns = inspect_file(Path(settings["folder"], settings["train"]), text, label, ask)
+        settings |= own
+    if settings["format"] != "table" and (text or label):
+        raise DataError(f"{folder}: format {settings['format']} has no columns; leave out --text and --label.")
+    data = Data(**settings)
+    splits = {name: _read_contents(data, name) for name in SPLITS if settings.get(name)}
+    rows = splits["train"].rows
+    if len(splits["train"].labels) < 2:
+        only = ", ".join(splits["train"].labels) or "none"
+        raise DataError(f"{folder}: train has fewer than two labels: {only}. {_first_fault(splits)}".rstrip())
+    tokens = [tokenize(row.text, data.tokens) for row in rows]
+    words = Counter(word for word in chain.from_iterable(tokens) if word not in SPECIALS)
+    return Corpus(settings, columns, splits, [len(each) for each in tokens], words, _scripts(words))
+
+
+def corpus_name(files: Sequence[Path]) -> str:
+    """The name of the only file or folder, without endings, or that of the folder of several."""
+    return files[0].parent.name if len(files) > 1 else files[0].name.partition(".")[0]
+
+
+def _read_contents(data: Data, split: str) -> Contents:
+    sources, items, total, known = split_sources(data, split), list[Row | Fault](), 0, ""
+    # of a folder of many small files, some of each class
+    step = -(-len(sources) // SEEN)
+    for source in sources[::step]:
+        read, before = (0, 0), len(items)
+
+        def advance(size: int, before: int = before) -> None:
+            nonlocal read
+            read = read[0] + size, len(items) - before
+
+        for item in islice(read_rows(source, data, advance), SEEN + 1):
+            items.append(item)
+        count = len(items) - before
+        if count > SEEN:
+            count, known = _estimate(source.path, count, read)
+        total += count
+    rows = [item for item in items if isinstance(item, Row)]
+    faults = [item for item in items if isinstance(item, Fault)]
+    faults += chain.from_iterable(content_faults(row, data) for row in rows)
+    if step > 1:
+        return Contents(rows, faults, Counter(source.label for source in sources), len(sources), "")
+    return Contents(rows, faults, Counter(row.label for row in rows if row.label), total, known)
+
+
+def _estimate(path: Path, seen: int, read: tuple[int, int]) -> tuple[int, str]:
+    """Rows of a file of which `seen` were read; `read`, bytes and rows at the last report."""
+    if path.suffix.lower() in PARQUET:
+        return ParquetFile(path).metadata.num_rows, "about "
+    if path.suffix.lower() in OPEN:
+        return seen - 1, "more than "
+    return round(path.stat().st_size * read[1] / read[0]), "about "
+
+
+def _first_fault(splits: Mapping[Split, Contents]) -> str:
+    faults = [fault for contents in splits.values() for fault in contents.faults]
+    return f"{len(faults)} rows cannot be read as they stand, first {faults[0]}" if faults else ""
+
+
+def _scripts(words: Counter[str]) -> list[str]:
+    letters = Counter[str]()
+    for word, count in words.most_common(SEEN):
+        for letter in filter(str.isalpha, word):
+            letters[unicodedata.name(letter, "unknown").split()[0].split("-")[0]] += count
+    shares = [(name, count / letters.total()) for name, count in letters.most_common()]
+    return [SCRIPTS.get(name, name.title()) for name, share in shares if share > 0.05]
+
+
+def known_share(words: Counter[str]) -> float | None:
+    """Share of running words that the fetched vectors have, 0 to 1; none if none are fetched."""
+    if not GLOVE.is_dir():
+        return None
+    vectors = read_vectors(GLOVE, Embeddings().dimension, words)
+    return sum(words[word] for word in vectors.rows) / words.total()
+
+
+def describe(corpus: Corpus, known: float | None) -> list[str]:
+    """What was found, a line each.
+
+    Args:
+        corpus: of `inspect_corpus`.
+        known: of `known_share`.
+    """
+    settings, labels, lengths = corpus.settings, corpus.labels, corpus.lengths
+    counts = [f"{name} {each.known}{each.total:,}" for name, each in corpus.splits.items()]
+    partly = any(each.known for each in corpus.splits.values())
+    shown = ", ".join(f"{label} {count:,}" for label, count in labels.most_common(LABELS_SHOWN))
+    largest, smallest = labels.most_common(1)[0][1], min(labels.values())
+    median, most = np.quantile(lengths, [0.5, 0.95], method="lower")
+    lines = [
+        _format_line(settings),
+        *([f"columns: {', '.join(_column(column, settings) for column in corpus.columns)}"] if corpus.columns else []),
+        f"rows: {', '.join(counts)}{f' (the first {SEEN:,} of a file were looked at)' * partly}",
+        f"labels: {len(labels)}: {shown}{', ...' * (len(labels) > LABELS_SHOWN)};"
+        f" the most frequent is {largest / labels.total():.0%} of train, the rarest has {smallest:,}",
+        f"tokens: median {median}, 95 % of rows have at most {most}, longest {max(lengths)}",
+        f"script: {', '.join(corpus.scripts) or 'none'}",
+    ]
+    if unspaced := [script for script in corpus.scripts if script in UNSPACED]:
+        rule = "unicode (default), whitespace (the text was split beforehand) or characters"
+        lines.append(f"{' and '.join(unspaced)}: no blanks between words; data.tokens.words is {rule}")
+    if known is None:
+        lines.append("vectors: trained on the corpus; `bilstm-attention fetch glove-6b` has English ones")
+    else:
+        lines.append(f"vectors: {GLOVE} knows {known:.1%} of running words")
+    if fault := _first_fault(corpus.splits):
+        lines.append(f"{fault}; `prepare` lists them all")
+    return lines
+
+
+def _format_line(settings: Mapping[str, Any]) -> str:
+    train, parts = settings["train"], [settings["format"]]
+    if isinstance(train, str) and settings["format"] != "classes":
+        path = Path(settings["folder"], train)
+        with open_file(path) as file:
+            start = file.read(4)
+        marked = [f"{name} by its byte order mark" for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)]
+        if path.suffix not in PARQUET:
+            parts.append([*marked, settings.get("encoding", "utf-8")][0])
+        if settings["format"] == "table":
+            parts += [f"delimiter {settings['delimiter']!r}"] if "delimiter" in settings else []
+            parts += ["no header"] if settings.get("header") is False else []
+            parts += [f"quoting {settings['quoting']}"] if "quoting" in settings else []
+            parts += [f"entities as {settings['relations']}"] if "relations" in settings else []
+    files = {split: settings[split] for split in SPLITS if settings.get(split)}
+    return f"{settings['folder']}: {', '.join(parts)}; {', '.join(f'{split}: {name}' for split, name in files.items())}"
+
+
+def _column(column: Column, settings: Mapping[str, Any]) -> str:
+    roles = [f"the {role}, " for role in ("text", "label") if settings[role].casefold() == column.name.casefold()]
+    return f"{column.name} ({''.join(roles)}{column.different:,} different)"
+
+
+def new_config(name: str, corpus: Corpus, monitor: str, known: float | None) -> str:
+    """The text of a config: what differs from the defaults or will be changed first, with its reasons.
+
+    Args:
+        name: of the experiment.
+        corpus: of `inspect_corpus`.
+        monitor: the dev score that picks the epoch.
+        known: of `known_share`.
+    """
+    total, longest = corpus.splits["train"].total, max(corpus.lengths)
+    relational = Data(**corpus.settings).relational
+    # the entities of a relation must fit in
+    needed = longest if relational else min(int(np.quantile(corpus.lengths, 0.95, method="lower")), 400)
+    limit = max(100, -(-needed // 50) * 50)
+    cut = np.mean([length > limit for length in corpus.lengths])
+    batch, epochs, patience = next(budget[1:] for budget in BUDGETS if total <= budget[0])
+    values: dict[str, tuple[Any, str]] = {
+        f"data.{key}": (corpus.settings[key], "") for key in Data.model_fields if key in corpus.settings
+    }
+    if corpus.settings["test"] is None:
+        values["data.test"] = None, "none: a fifth of train, or data.test_fraction of it, is split off"
+    if "dev" not in corpus.settings and total <= BUDGETS[0][0]:
+        values["data.dev_fraction"] = 0.2, "a tenth, the default, would be few rows to pick an epoch by"
+    values["data.tokens.max_length"] = limit, f"the longest row has {longest} tokens; {cut:.1%} of rows are cut"
+    if known is not None and known > 0.5:
+        values |= {
+            "embeddings.source": ("file", f"it knows {known:.1%} of running words; or corpus: trained on train"),
+            "embeddings.path": (str(GLOVE), ""),
+        }
+    else:
+        values["embeddings.source"] = "corpus", "vectors trained on train; file: those of a file, see params.yaml"
+    values |= {
+        "train.epochs": (epochs, f"at most; {-(-total // batch):,} steps each, and few rows need many epochs"),
+        "train.patience": (patience, "epochs without a better dev score before stopping"),
+        "train.batch_size": (
+            batch,
+            "small, for enough steps, where rows are few; large, for speed, where they are many",
+        ),
+        "train.monitor": (monitor, "or macro_f1, to which rare labels count as much as frequent ones"),
+    }
+    head = f"{name}: train has {corpus.splits['train'].known}{total:,} rows, {len(corpus.labels)} labels."
+    return f"# {head}\n# The rest is as in the defaults; params.yaml explains each parameter.\n{_yaml_text(values)}"
+
+
+def _yaml_text(values: Mapping[str, tuple[Any, str]]) -> str:
+    """Blocks of parameters by dotted key, with their comments."""
+    document, text, yaml = CommentedMap(), io.StringIO(), YAML()
+    for key, (value, comment) in values.items():
+        *blocks, last = key.split(".")
+        block = document
+        for name in blocks:
+            block = block.setdefault(name, CommentedMap())
+        block[last] = value
+        if comment:
+            block.yaml_add_eol_comment(comment, last, column=28)
+    yaml.width = 4096
+    yaml.dump(document, text)
+    return text.getvalue()
