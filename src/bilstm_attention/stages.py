@@ -220,7 +220,7 @@ def init(files: Sequence[Path], output: Path | None, text: str | None, label: st
     """Says what a corpus holds, and writes a config for it."""
     import typer
 
-    from bilstm_attention.data.new_config import corpus_name, describe, inspect_corpus, known_share, new_config
+    from bilstm_attention.data.new_config import corpus_name, describe, glove_coverage, inspect_corpus, new_config
     from bilstm_attention.evaluation.metrics import metric_names
 
     def ask(question: str, answers: Sequence[str]) -> str:
@@ -232,10 +232,10 @@ def init(files: Sequence[Path], output: Path | None, text: str | None, label: st
     if output.exists() and not force:
         raise UserError(f"{output}: exists; --force overwrites it, -o experiments/configs/NAME.yaml writes another.")
     corpus = inspect_corpus(files, text, label, ask if sys.stdin.isatty() else None)
-    known = known_share(corpus.words)
-    print("\n".join(describe(corpus, known)))
+    coverage = glove_coverage(corpus.words)
+    print("\n".join(describe(corpus, coverage)))
     with atomic_write(output) as temporary:
-        text = new_config(output.stem, corpus, metric_names([*corpus.labels])[0], known)
+        text = new_config(output.stem, corpus, metric_names([*corpus.labels])[0], coverage)
         temporary.write_text(text, encoding="utf-8")
     name = output.stem if output.parent == Path.cwd() / paths.CONFIGS else str(output)
     print(f"wrote {output}\nnow: bilstm-attention apply {quote(name)} && dvc repro")

@@ -6,7 +6,6 @@
 import codecs
 import re
 from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
 from itertools import islice
 from os.path import commonpath
 from pathlib import Path
@@ -14,29 +13,18 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from bilstm_attention.config import Data
+from bilstm_attention.data import tables
 from bilstm_attention.data.formats import FASTTEXT, ROWS_PER_STEP, SENTENCE, TABLES, Row, Source, read_rows, to_text
 from bilstm_attention.data.relations import mark_entities, marking_fault
 from bilstm_attention.data.splits import SPLITS
-from bilstm_attention.data.tables import (
-    BYTE_ORDER_MARKS,
-    DELIMITED,
-    DELIMITERS,
-    PARQUET,
-    SAMPLE,
-    Lines,
-    likely_encodings,
-    match_columns,
-    open_file,
-    read_table,
-    table_kind,
-)
 from bilstm_attention.data.tokens import MARKERS
 from bilstm_attention.errors import DataError, did_you_mean
 
 SEEN = 5 * ROWS_PER_STEP  # rows of a file that are looked at
-TRIED = 500  # rows by which a delimiter is judged
+TRIED = 500  # rows by which a delimiter is judged, and files by which an encoding is
 SPLIT_NAMES = {"training": "train", "valid": "dev", "validation": "dev", "val": "dev"} | {name: name for name in SPLITS}
 NO_DATA = re.compile("readme|licen[cs]e", re.IGNORECASE)
+NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?")
 TEXT_NAMES = ("text", "sentence", "token", "tokens")
 LABEL_NAMES = ("label", "relation", "class", "category", "sentiment", "target")
 OTHER_MARKERS = ["[E1]", "[/E1]", "[E2]", "[/E2]"]  # as tokens of BERT
@@ -67,23 +55,22 @@ def find_files(files: Sequence[Path]) -> dict[str, Any]:
     """
     for path in files:
         if not path.exists():
-            near = [each.name for each in path.parent.glob("*")]
-            raise DataError(f"{path}: no such file or folder{did_you_mean(path.name, near) or '.'}")
+            near = did_you_mean(path.name, [each.name for each in path.parent.glob("*")])
+            raise DataError(f"{path}: no such file or folder{near or '.'}")
     if len(files) == 1 and files[0].is_dir():
         return _find_in_folder(files[0])
     folder = commonpath([path.parent for path in files])
-    names = {path: str(path.relative_to(folder)) for path in files}
-    splits = [_split_of(path) for path in files]
+    names, splits = [str(path.relative_to(folder)) for path in files], [_split_of(path) for path in files]
     found: dict[str, Any] = {"folder": folder, "test": None}
     if len(files) == 1:
-        return found | {"train": files[0].name}
+        return found | {"train": names[0]}
     if "train" in splits and "" not in splits and len({*splits}) == len(files) and all(map(Path.is_file, files)):
-        return found | dict(zip(splits, names.values(), strict=True))
+        return found | dict(zip(splits, names, strict=True))
     if not any(splits) and not any(suffix.lower() in TABLES for path in files for suffix in path.suffixes):
-        return found | {"format": "classes", "train": dict(zip(_class_names(files), names.values(), strict=True))}
-    listed = ", ".join(f"{name} ({split or 'neither'})" for name, split in zip(names.values(), splits, strict=True))
+        return found | {"format": "classes", "train": dict(zip(_class_names(files), names, strict=True))}
+    listed = ", ".join(f"{name} ({split or 'neither'})" for name, split in zip(names, splits, strict=True))
     legal = "one file named train, and at most one each named dev or valid, and test; or a plain text file per class"
-    raise DataError(f"{folder}: holds {listed}; legal are {legal}. Name the files, not their folder, to choose some.")
+    raise DataError(f"{folder}: holds {listed}; legal are {legal}. Name files, not their folder, to choose some.")
 
 
 def _split_of(path: Path) -> str:
@@ -98,26 +85,22 @@ def _class_names(files: Sequence[Path]) -> list[str]:
 
 
 def _find_in_folder(folder: Path) -> dict[str, Any]:
-    entries = sorted(path for path in folder.iterdir() if path.name[0] != "." and not NO_DATA.search(path.name))
-    files, folders = [path for path in entries if path.is_file()], [path for path in entries if path.is_dir()]
-    named = [path for path in files if _split_of(path)]
-    if any(_split_of(path) == "train" for path in named):
-        return find_files(named)
-    found: dict[str, Any] = {"folder": str(folder), "test": None, "format": "classes"}
-    splits = {_split_of(path): path for path in folders}
-    if "train" in splits:
-        found |= {split: path.name for split, path in splits.items() if split}
-        classes = {split: {path.name for path in splits[split].glob("*/")} for split in splits if split}
-        # for instance reviews without a label
-        if classes["train"] > classes.get("test", classes["train"]):
-            train = splits["train"].name
-            found["train"] = {name: f"{train}/{name}" for name in sorted(classes["test"])}
-        return found
-    if folders:
-        return found | {"train": "."}
-    if not files:
-        raise DataError(f"{folder}: holds no files.")
-    return find_files(files)
+    entries = sorted(path for path in folder.glob("[!.]*") if not NO_DATA.search(path.name))
+    files, parts = ([path for path in entries if is_kind(path)] for is_kind in (Path.is_file, Path.is_dir))
+    named = {path: split for path in files if (split := _split_of(path))}
+    if "train" in named.values() or not parts:
+        if not files:
+            raise DataError(f"{folder}: holds no files.")
+        return find_files([*named] if "train" in named.values() else files)
+    splits = {split: path for path in parts if (split := _split_of(path))}
+    if "train" not in splits:
+        return {"folder": str(folder), "test": None, "format": "classes", "train": "."}
+    names: dict[str, Any] = {split: path.name for split, path in splits.items()}
+    classes = {split: {path.name for path in part.glob("*/")} for split, part in splits.items()}
+    # a class that test lacks, for instance IMDB's reviews without a label
+    if classes["train"] > classes.get("test", classes["train"]):
+        names["train"] = {name: f"{names['train']}/{name}" for name in sorted(classes["test"])}
+    return {"folder": str(folder), "test": None, "format": "classes"} | names
 
 
 def inspect_file(
@@ -133,12 +116,11 @@ def inspect_file(
     Raises:
         DataError: it has no known format, or no column of a table fits.
     """
-    with open_file(path) as file:
-        raw = file.read(16 * SAMPLE)
     suffixes = {suffix.lower() for suffix in path.suffixes}
-    settings = {} if suffixes & {*PARQUET} else _encoding(raw)
-    lines = Lines(BytesIO(raw), settings.get("encoding", "utf-8"))
-    first = "" if suffixes & TABLES else next((line.rstrip("\r\n") for line in lines if line.strip()), "")
+    settings = {} if suffixes & {*tables.PARQUET} else find_encoding([path])
+    with tables.open_file(path) as file:
+        lines = () if suffixes & TABLES else tables.Lines(file, settings.get("encoding", "utf-8"))
+        first = next((line.rstrip("\r\n") for line in lines if line.strip()), "")
     if FASTTEXT.match(first):
         return settings | {"format": "fasttext"}, []
     if SENTENCE.fullmatch(first):
@@ -146,47 +128,52 @@ def inspect_file(
         if sum(isinstance(row, Row) for row in rows) > len(rows) / 2:
             return settings | {"format": "semeval2010"}, []
     settings |= {"format": "table"}
-    if table_kind(path) in DELIMITED:
+    if tables.table_kind(path) in tables.DELIMITED:
         settings |= _dialect(path, settings)
-    columns = _columns(_records(path, settings))
+    records = _records(path, settings)
+    columns = _columns(records)
     if not columns:
-        raise DataError(f"{path}: no row can be read.")
+        raise DataError(f"{path}: {next(iter(records), 'no row in it.')}")
     return settings | _column_settings(path, columns, text, label, ask), columns
 
 
-def _encoding(raw: bytes) -> dict[str, Any]:
-    """`encoding`, unless it is UTF-8 or a byte order mark tells it."""
-    if any(map(raw.startswith, BYTE_ORDER_MARKS)):
+def find_encoding(paths: Sequence[Path]) -> dict[str, Any]:
+    """`encoding` of files, unless it is UTF-8 or a byte order mark tells it."""
+    parts = list[bytes]()
+    for path in paths[:: len(paths) // TRIED + 1]:
+        with tables.open_file(path) as file:
+            parts.append(file.read(16 * tables.SAMPLE))
+    text = b"\n".join(parts)
+    if any(map(text.startswith, tables.BYTE_ORDER_MARKS)):
         return {}
-    if b"\0" in raw[:SAMPLE]:
-        # of Latin letters every other byte is zero
-        return {"encoding": "utf-16-le" if raw[1::2].count(0) > raw[::2].count(0) else "utf-16-be"}
+    if text[: tables.SAMPLE].count(0) > len(text[: tables.SAMPLE]) / 4:
+        # every other byte of a Latin letter is zero
+        return {"encoding": "utf-16-le" if text[1::2].count(0) > text[::2].count(0) else "utf-16-be"}
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(raw)
+        codecs.getincrementaldecoder("utf-8")().decode(text)
     except UnicodeDecodeError:
-        foreign = b"\n".join(line for line in raw.split(b"\n") if not line.isascii())
-        return {"encoding": (likely_encodings(foreign[:SAMPLE]) or ["cp1252"])[0]}
+        foreign = b"\n".join(line for line in text.split(b"\n") if not line.isascii())
+        return {"encoding": (tables.likely_encodings(foreign[: tables.SAMPLE]) or ["cp1252"])[0]}
     return {}
 
 
 def _records(path: Path, settings: Mapping[str, Any], rows: int = SEEN) -> list[Any]:
     """Records of a table, as dicts, and as text what is wrong with one."""
-    with open_file(path) as file:
-        return [record for _, record in islice(read_table(file, path, Data(**settings), ()), rows)]
+    with tables.open_file(path) as file:
+        return [record for _, record in islice(tables.read_table(file, path, Data(**settings), ()), rows)]
 
 
 def _dialect(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """`delimiter`, `quoting` and `header` of delimited text, as far as they are not found anyway."""
-    tried = list[tuple[float, int, dict[str, Any]]]()
-    for mark in "\t,;|" if table_kind(path) in (".tsv", ".tab") else DELIMITERS:
-        # `none` reads anything, so it comes last
+    tried, kind = list[tuple[float, int, dict[str, Any]]](), tables.table_kind(path)
+    for mark in tables.DELIMITERS:
         for quoting in ("auto", "doubled", "backslash", "none"):
             options = {"delimiter": mark, "quoting": quoting, "header": False}
             records = _records(path, {**settings, **options}, TRIED)
             width = max((len(record) for record in records if isinstance(record, dict)), default=0)
             faulty = round(sum(isinstance(record, str) for record in records) / max(len(records), 1), 2)
-            if width > 1:
-                tried.append((faulty + (0.1 if quoting == "none" else 0), -width, options))
+            # `none` reads nearly anything
+            tried += [(faulty + 0.1 * (quoting == "none"), -width, options)] if width > 1 else []
     best = min(tried, key=lambda each: each[:2], default=(1.0, 0, {}))
     if best[0] > 0.5:
         found = "no mark parts its lines into columns, and it has neither SemEval's blocks nor fastText's lines"
@@ -196,32 +183,26 @@ def _dialect(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     # the first row is one of data if its label is a label of others
     few = [column for column in _columns(rest) if _is_label(column)]
     header = not any(top[column.name] in column.values for column in few)
-    usual = header and (table_kind(path), options["delimiter"]) in ((".csv", ","), (".tsv", "\t"), (".tab", "\t"))
+    usual = header and (kind, options["delimiter"]) in ((".csv", ","), (".tsv", "\t"), (".tab", "\t"))
     default = {"quoting": "auto", "header": True} | ({"delimiter": options["delimiter"]} if usual else {})
     return {key: value for key, value in (options | {"header": header}).items() if default.get(key) != value}
 
 
 def _columns(records: Sequence[Any]) -> list[Column]:
     """The columns that hold text, numbers, true or false, or lists of tokens."""
-    rows = [record for record in records if isinstance(record, dict)]
-    columns = list[Column]()
+    rows, columns = [record for record in records if isinstance(record, dict)], list[Column]()
     for name in dict.fromkeys(name for row in rows for name in row):
         try:
-            values = [to_text(row.get(name)).strip() for row in rows]
+            columns.append(Column(name, [value for row in rows if (value := to_text(row.get(name)).strip())]))
         except DataError:
             continue
-        columns.append(Column(name, [value for value in values if value]))
     return columns
 
 
 def _is_label(column: Column) -> bool:
     """Few values, repeated: no id, and no number with many values."""
-    most = min(len(column.values) / 2, 20 if all(map(_is_number, set(column.values))) else 1000)
+    most = min(len(column.values) / 2, 20 if all(map(NUMBER.fullmatch, column.values)) else 1000)
     return 2 <= column.different <= max(most, 2) < len(column.values)
-
-
-def _is_number(value: str) -> bool:
-    return re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?", value) is not None
 
 
 def _text_score(column: Column) -> float:
@@ -229,23 +210,22 @@ def _text_score(column: Column) -> float:
     values = column.values[:TRIED]
     if not values or mean(any(map(str.isalpha, value)) for value in values) < 0.5:
         return 0.0
-    words = any(" " in value or not value.isascii() for value in values)
-    return mean(map(len, values)) * len(set(values)) / len(values) * (1 if words else 0.01)
+    has_words = any(" " in value or not value.isascii() for value in values)
+    return mean(map(len, values)) * len(set(values)) / len(values) * (1 if has_words else 0.01)
 
 
 def _column_settings(
     path: Path, columns: Sequence[Column], text: str | None, label: str | None, ask: Ask | None
 ) -> dict[str, Any]:
     """`text`, `label`, and how a table marks entities."""
-    names, scores = [column.name for column in columns], {column.name: _text_score(column) for column in columns}
+    scores = {column.name: _text_score(column) for column in columns}
     likely = [name for name, score in scores.items() if score and score >= max(scores.values()) / 2]
-    text = _choose(path, "text", text, likely, TEXT_NAMES, names, ask)
+    text = _choose(path, "text", text, likely, TEXT_NAMES, [*scores], ask)
     relations = _relations(columns, text)
     taken = (text, *(Data().entities if relations.get("relations") == "spans" else ()))
-    others = [column for column in columns if column.name not in taken]
-    likely = [column.name for column in others if _is_label(column)]
-    label = _choose(path, "label", label, likely, LABEL_NAMES, [column.name for column in others], ask)
-    return {"text": text, "label": label} | relations
+    likely = [column.name for column in columns if column.name not in taken and _is_label(column)]
+    others = [name for name in scores if name not in taken]
+    return {"text": text, "label": _choose(path, "label", label, likely, LABEL_NAMES, others, ask)} | relations
 
 
 def _choose(
@@ -253,7 +233,7 @@ def _choose(
 ) -> str:
     """A column: the one that is given, or the only likely one, or the only one with a known name, or as answered."""
     if given is not None:
-        matches = match_columns(names, [given])
+        matches = tables.match_columns(names, [given])
         if isinstance(matches, str):
             raise DataError(f"{path}: --{what}: {matches}")
         return next(iter(matches))

@@ -16,7 +16,7 @@ from ruamel.yaml.comments import CommentedMap
 
 from bilstm_attention.config import Data, Embeddings
 from bilstm_attention.data.formats import Fault, Row, content_faults, read_rows, split_sources
-from bilstm_attention.data.inspect import SEEN, Ask, Column, find_files, inspect_file
+from bilstm_attention.data.inspect import SEEN, Ask, Column, find_encoding, find_files, inspect_file
 from bilstm_attention.data.splits import SPLITS, Split
 from bilstm_attention.data.tables import BYTE_ORDER_MARKS, OPEN, PARQUET, open_file
 from bilstm_attention.data.tokens import SPECIALS, tokenize
@@ -38,8 +38,8 @@ class Contents(NamedTuple):
     rows: list[Row]
     faults: list[Fault]
     labels: Counter[str]
-    total: int  # rows, perhaps estimated
-    known: str  # how `total` is known: empty (counted), `about ` or `more than `
+    total: int  # rows
+    counted: str  # how: empty (all of them), `about ` or `more than `
 
 
 class Corpus(NamedTuple):
@@ -73,12 +73,15 @@ def inspect_corpus(files: Sequence[Path], text: str | None, label: str | None, a
     settings["folder"] = str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
     if PREPARED.is_relative_to(settings["folder"]):
         home, root = f"data/{corpus_name(files)}", Path.cwd()
-        moved = " ".join(quote(str(path.relative_to(root) if path.is_relative_to(root) else path)) for path in files)
+        names = [quote(str(path.relative_to(root) if path.is_relative_to(root) else path)) for path in files]
+        moved = "FILES" if files[0].is_dir() else " ".join(names)
         raise DataError(
             f"{settings['folder']}: holds outputs of the pipeline, so a corpus needs a folder of its own:"
             f" mkdir {quote(home)} && mv {moved} {quote(home)}"
         )
-    if settings.get("format") != "classes":
+    if settings.get("format") == "classes":
+        settings |= find_encoding([source.path for source in split_sources(Data(**settings), "train")])
+    else:
         own, columns = inspect_file(Path(settings["folder"], settings["train"]), text, label, ask)
         settings |= own
     if settings["format"] != "table" and (text or label):
@@ -100,37 +103,37 @@ def corpus_name(files: Sequence[Path]) -> str:
 
 
 def _read_contents(data: Data, split: str) -> Contents:
-    sources, items, total, known = split_sources(data, split), list[Row | Fault](), 0, ""
+    sources, items, total, counted = split_sources(data, split), list[Row | Fault](), 0, ""
     # of a folder of many small files, some of each class
     step = -(-len(sources) // SEEN)
     for source in sources[::step]:
-        read, before = (0, 0), len(items)
+        progress, before = [(0, 0)], len(items)
 
-        def advance(size: int, before: int = before) -> None:
-            nonlocal read
-            read = read[0] + size, len(items) - before
+        def advance(size: int, progress: list[tuple[int, int]] = progress, before: int = before) -> None:
+            progress.append((progress[-1][0] + size, len(items) - before))
 
+        # one by one, since `advance` counts them
         for item in islice(read_rows(source, data, advance), SEEN + 1):
             items.append(item)
-        count = len(items) - before
-        if count > SEEN:
-            count, known = _estimate(source.path, count, read)
-        total += count
-    rows = [item for item in items if isinstance(item, Row)]
+        rows = len(items) - before
+        if rows > SEEN:
+            rows, counted = _estimate_rows(source.path, *progress[-1])
+        total += rows
+    rows_read = [item for item in items if isinstance(item, Row)]
     faults = [item for item in items if isinstance(item, Fault)]
-    faults += chain.from_iterable(content_faults(row, data) for row in rows)
+    faults += chain.from_iterable(content_faults(row, data) for row in rows_read)
     if step > 1:
-        return Contents(rows, faults, Counter(source.label for source in sources), len(sources), "")
-    return Contents(rows, faults, Counter(row.label for row in rows if row.label), total, known)
+        return Contents(rows_read, faults, Counter(source.label for source in sources), len(sources), "")
+    return Contents(rows_read, faults, Counter(row.label for row in rows_read if row.label), total, counted)
 
 
-def _estimate(path: Path, seen: int, read: tuple[int, int]) -> tuple[int, str]:
-    """Rows of a file of which `seen` were read; `read`, bytes and rows at the last report."""
+def _estimate_rows(path: Path, size: int, rows: int) -> tuple[int, str]:
+    """Rows of a file, `rows` of which have `size` bytes; and how they are counted."""
     if path.suffix.lower() in PARQUET:
-        return ParquetFile(path).metadata.num_rows, "about "
+        return ParquetFile(path).metadata.num_rows, ""
     if path.suffix.lower() in OPEN:
-        return seen - 1, "more than "
-    return round(path.stat().st_size * read[1] / read[0]), "about "
+        return SEEN, "more than "
+    return round(path.stat().st_size * rows / size), "about "
 
 
 def _first_fault(splits: Mapping[Split, Contents]) -> str:
@@ -147,31 +150,31 @@ def _scripts(words: Counter[str]) -> list[str]:
     return [SCRIPTS.get(name, name.title()) for name, share in shares if share > 0.05]
 
 
-def known_share(words: Counter[str]) -> float | None:
+def glove_coverage(words: Counter[str]) -> float | None:
     """Share of running words that the fetched vectors have, 0 to 1; none if none are fetched."""
     if not GLOVE.is_dir():
         return None
     vectors = read_vectors(GLOVE, Embeddings().dimension, words)
-    return sum(words[word] for word in vectors.rows) / words.total()
+    return sum(words[word] for word in vectors.rows) / max(words.total(), 1)
 
 
-def describe(corpus: Corpus, known: float | None) -> list[str]:
+def describe(corpus: Corpus, coverage: float | None) -> list[str]:
     """What was found, a line each.
 
     Args:
         corpus: of `inspect_corpus`.
-        known: of `known_share`.
+        coverage: of `glove_coverage`.
     """
     settings, labels, lengths = corpus.settings, corpus.labels, corpus.lengths
-    counts = [f"{name} {each.known}{each.total:,}" for name, each in corpus.splits.items()]
-    partly = any(each.known for each in corpus.splits.values())
+    counts = [f"{name} {each.counted}{each.total:,}" for name, each in corpus.splits.items()]
+    partly = any(each.counted or len(each.rows) < each.total / 2 for each in corpus.splits.values())
     shown = ", ".join(f"{label} {count:,}" for label, count in labels.most_common(LABELS_SHOWN))
     largest, smallest = labels.most_common(1)[0][1], min(labels.values())
     median, most = np.quantile(lengths, [0.5, 0.95], method="lower")
     lines = [
         _format_line(settings),
         *([f"columns: {', '.join(_column(column, settings) for column in corpus.columns)}"] if corpus.columns else []),
-        f"rows: {', '.join(counts)}{f' (the first {SEEN:,} of a file were looked at)' * partly}",
+        f"rows: {', '.join(counts)}{f' (at most {SEEN:,} of a file or folder were looked at)' * partly}",
         f"labels: {len(labels)}: {shown}{', ...' * (len(labels) > LABELS_SHOWN)};"
         f" the most frequent is {largest / labels.total():.0%} of train, the rarest has {smallest:,}",
         f"tokens: median {median}, 95 % of rows have at most {most}, longest {max(lengths)}",
@@ -180,10 +183,10 @@ def describe(corpus: Corpus, known: float | None) -> list[str]:
     if unspaced := [script for script in corpus.scripts if script in UNSPACED]:
         rule = "unicode (default), whitespace (the text was split beforehand) or characters"
         lines.append(f"{' and '.join(unspaced)}: no blanks between words; data.tokens.words is {rule}")
-    if known is None:
+    if coverage is None:
         lines.append("vectors: trained on the corpus; `bilstm-attention fetch glove-6b` has English ones")
     else:
-        lines.append(f"vectors: {GLOVE} knows {known:.1%} of running words")
+        lines.append(f"vectors: {GLOVE} knows {coverage:.1%} of running words")
     if fault := _first_fault(corpus.splits):
         lines.append(f"{fault}; `prepare` lists them all")
     return lines
@@ -212,19 +215,19 @@ def _column(column: Column, settings: Mapping[str, Any]) -> str:
     return f"{column.name} ({''.join(roles)}{column.different:,} different)"
 
 
-def new_config(name: str, corpus: Corpus, monitor: str, known: float | None) -> str:
+def new_config(name: str, corpus: Corpus, monitor: str, coverage: float | None) -> str:
     """The text of a config: what differs from the defaults or will be changed first, with its reasons.
 
     Args:
         name: of the experiment.
         corpus: of `inspect_corpus`.
         monitor: the dev score that picks the epoch.
-        known: of `known_share`.
+        coverage: of `glove_coverage`.
     """
     total, longest = corpus.splits["train"].total, max(corpus.lengths)
     relational = Data(**corpus.settings).relational
     # the entities of a relation must fit in
-    needed = longest if relational else min(int(np.quantile(corpus.lengths, 0.95, method="lower")), 400)
+    needed = min(longest, 10_000) if relational else min(int(np.quantile(corpus.lengths, 0.95, method="lower")), 400)
     limit = max(100, -(-needed // 50) * 50)
     cut = np.mean([length > limit for length in corpus.lengths])
     batch, epochs, patience = next(budget[1:] for budget in BUDGETS if total <= budget[0])
@@ -232,27 +235,25 @@ def new_config(name: str, corpus: Corpus, monitor: str, known: float | None) -> 
         f"data.{key}": (corpus.settings[key], "") for key in Data.model_fields if key in corpus.settings
     }
     if corpus.settings["test"] is None:
-        values["data.test"] = None, "none: a fifth of train, or data.test_fraction of it, is split off"
-    if "dev" not in corpus.settings and total <= BUDGETS[0][0]:
-        values["data.dev_fraction"] = 0.2, "a tenth, the default, would be few rows to pick an epoch by"
+        values["data.test"] = None, "none: data.test_fraction of train, a fifth, is split off"
     values["data.tokens.max_length"] = limit, f"the longest row has {longest} tokens; {cut:.1%} of rows are cut"
-    if known is not None and known > 0.5:
+    if coverage is not None and coverage > 0.5:
         values |= {
-            "embeddings.source": ("file", f"it knows {known:.1%} of running words; or corpus: trained on train"),
+            "embeddings.source": ("file", f"it knows {coverage:.1%} of running words; or corpus: trained on train"),
             "embeddings.path": (str(GLOVE), ""),
         }
     else:
         values["embeddings.source"] = "corpus", "vectors trained on train; file: those of a file, see params.yaml"
     values |= {
-        "train.epochs": (epochs, f"at most; {-(-total // batch):,} steps each, and few rows need many epochs"),
+        "train.epochs": (epochs, "at most; few rows need many"),
         "train.patience": (patience, "epochs without a better dev score before stopping"),
         "train.batch_size": (
             batch,
-            "small, for enough steps, where rows are few; large, for speed, where they are many",
+            "few rows need small ones, for more steps; many rows large ones, for speed",
         ),
         "train.monitor": (monitor, "or macro_f1, to which rare labels count as much as frequent ones"),
     }
-    head = f"{name}: train has {corpus.splits['train'].known}{total:,} rows, {len(corpus.labels)} labels."
+    head = f"{name}: train has {corpus.splits['train'].counted}{total:,} rows, {len(corpus.labels)} labels."
     return f"# {head}\n# The rest is as in the defaults; params.yaml explains each parameter.\n{_yaml_text(values)}"
 
 
