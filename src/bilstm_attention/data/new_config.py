@@ -168,7 +168,7 @@ def describe(corpus: Corpus, coverage: float | None) -> list[str]:
     settings, labels, lengths = corpus.settings, corpus.labels, corpus.lengths
     counts = [f"{name} {each.counted}{each.total:,}" for name, each in corpus.splits.items()]
     partly = any(each.counted or len(each.rows) < each.total / 2 for each in corpus.splits.values())
-    shown = ", ".join(f"{label} {count:,}" for label, count in labels.most_common(LABELS_SHOWN))
+    shown = ", ".join(f"{label} ({count:,})" for label, count in labels.most_common(LABELS_SHOWN))
     largest, smallest = labels.most_common(1)[0][1], min(labels.values())
     median, most = np.quantile(lengths, [0.5, 0.95], method="lower")
     lines = [
@@ -187,27 +187,30 @@ def describe(corpus: Corpus, coverage: float | None) -> list[str]:
         lines.append("vectors: trained on the corpus; `bilstm-attention fetch glove-6b` has English ones")
     else:
         lines.append(f"vectors: {GLOVE} knows {coverage:.1%} of running words")
+    if settings["format"] != "classes":
+        others = len([*Path(settings["folder"]).iterdir()]) - len(corpus.splits)
+        lines += [f"folder: DVC tracks all of {settings['folder']}, with {others} other entries"] * (others > 0)
     if fault := _first_fault(corpus.splits):
         lines.append(f"{fault}; `prepare` lists them all")
     return lines
 
 
 def _format_line(settings: Mapping[str, Any]) -> str:
-    train, parts = settings["train"], [settings["format"]]
-    if isinstance(train, str) and settings["format"] != "classes":
-        path = Path(settings["folder"], train)
+    parts, path = (
+        [settings["format"], settings.get("encoding", "utf-8")],
+        Path(settings["folder"], str(settings["train"])),
+    )
+    if path.is_file():
         with open_file(path) as file:
             start = file.read(4)
-        marked = [f"{name} by its byte order mark" for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)]
-        if path.suffix not in PARQUET:
-            parts.append([*marked, settings.get("encoding", "utf-8")][0])
-        if settings["format"] == "table":
-            parts += [f"delimiter {settings['delimiter']!r}"] if "delimiter" in settings else []
-            parts += ["no header"] if settings.get("header") is False else []
-            parts += [f"quoting {settings['quoting']}"] if "quoting" in settings else []
-            parts += [f"entities as {settings['relations']}"] if "relations" in settings else []
-    files = {split: settings[split] for split in SPLITS if settings.get(split)}
-    return f"{settings['folder']}: {', '.join(parts)}; {', '.join(f'{split}: {name}' for split, name in files.items())}"
+        marked = (name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark))
+        parts[1:] = [f"{name} by its byte order mark" for name in marked][:1] or parts[1:]
+        parts[1:] = [] if path.suffix.lower() in PARQUET else parts[1:]
+    parts += [f"delimiter {settings['delimiter']!r}"] if "delimiter" in settings else []
+    parts += ["no header"] if "header" in settings else []
+    parts += [f"{key} {settings[key]}" for key in ("quoting", "relations") if key in settings]
+    files = [f"{split}: {settings[split]}" for split in SPLITS if settings.get(split)]
+    return f"{settings['folder']}: {', '.join(parts)}; {', '.join(files)}"
 
 
 def _column(column: Column, settings: Mapping[str, Any]) -> str:

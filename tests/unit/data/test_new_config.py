@@ -258,12 +258,15 @@ def test_description(project: Path) -> None:
         "data/own: table, utf-8, delimiter ';'; train: own.csv",
         "columns: text (the text, 30 different), label (the label, 2 different)",
         "rows: train 30",
-        "labels: 2: blame 20, praise 10; the most frequent is 67% of train, the rarest has 10",
+        "labels: 2: blame (20), praise (10); the most frequent is 67% of train, the rarest has 10",
         "tokens: median 14, 95 % of rows have at most 14, longest 14",
         "script: Latin",
         "vectors: data/external/glove-6b knows 50.0% of running words",
     ]
-    assert "utf-16 by its byte order mark" in describe(inspect(*excel(project / "data/excel")), None)[0]
+    write(project / "data/own/notes.txt", "Not the corpus.")
+    described = describe(inspect(*excel(project / "data/own")), None)
+    assert described[0] == "data/own: table, utf-16 by its byte order mark, delimiter '\\t'; train: own.txt"
+    assert described[-1] == "folder: DVC tracks all of data/own, with 2 other entries"
 
 
 def test_text_without_blanks_is_told(project: Path) -> None:
