@@ -202,7 +202,7 @@ def _columns(records: Sequence[Any]) -> list[Column]:
 def _is_label(column: Column) -> bool:
     """Few values, repeated: no id, and no number with many values."""
     most = min(len(column.values) / 2, 20 if all(map(NUMBER.fullmatch, column.values)) else 1000)
-    return 2 <= column.different <= max(most, 2) < len(column.values)
+    return 2 <= column.different <= max(most, 2)
 
 
 def _text_score(column: Column) -> float:

@@ -39,7 +39,7 @@ def test_names_of_files_tell_what_they_are(names: list[str], found: dict[str, An
     ("names", "found"),
     [
         (["train.csv", "dev.csv", "README.md", "notes.md", ".hidden"], {"train": "train.csv", "dev": "dev.csv"}),
-        (["reviews.csv", "LICENSE"], {"train": "reviews.csv"}),
+        (["reviews.csv", "LICENSE", ".cache"], {"train": "reviews.csv"}),
         (["train.csv", "pictures/1.png"], {"train": "train.csv"}),
         (["good/1.txt", "bad/1.txt", ".git/x"], {"format": "classes", "train": "."}),
         (["train/good/1.txt", "test/good/1.txt"], {"format": "classes", "train": "train", "test": "test"}),
@@ -68,10 +68,13 @@ def test_files_of_no_known_kind_are_listed(names: list[str], message: str, tmp_p
         find_files(make(tmp_path, *names))
 
 
-def test_missing_file_has_a_suggestion(tmp_path: Path) -> None:
+def test_what_is_no_corpus_is_an_error(tmp_path: Path) -> None:
     make(tmp_path, "reviews.csv")
     with pytest.raises(DataError, match=r"revews.csv: no such file or folder; did you mean 'reviews.csv'\?"):
         find_files([tmp_path / "revews.csv"])
+    make(tmp_path, "train/good/1.txt", "test/good/1.txt")
+    with pytest.raises(DataError, match="legal are one file named train"):
+        find_files([tmp_path / "train", tmp_path / "test"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no files"):
         find_files([tmp_path / "empty"])
@@ -82,6 +85,7 @@ def test_missing_file_has_a_suggestion(tmp_path: Path) -> None:
     [
         ("Plain.", "ascii", {}),
         ("Ünïcode.", "utf-8-sig", {}),
+        ("A plain sentence.", "utf-16", {}),
         ("A plain sentence.", "utf-16-le", {"encoding": "utf-16-le"}),
         ("A plain sentence.", "utf-16-be", {"encoding": "utf-16-be"}),
         ("Der Kessel stand für Übungen neben größeren Öfen in der Küche.", "cp1252", {"encoding": "cp1252"}),
@@ -92,8 +96,14 @@ def test_encoding(text: str, encoding: str, found: dict[str, str], tmp_path: Pat
     assert find_encoding([tmp_path / "a.txt"]) == found
 
 
+def test_encoding_is_that_of_foreign_letters(tmp_path: Path) -> None:
+    lines = "Этот чайник в новом доме был очень хороший.\n" * 9
+    (tmp_path / "a.txt").write_bytes(b"A plain sentence.\n" * 10_000 + lines.encode("cp1251"))
+    assert find_encoding([tmp_path / "a.txt"]) == {"encoding": "cp1251"}
+
+
 def records(**columns: Any) -> list[dict[str, Any]]:
-    return [{name: value(number) for name, value in columns.items()} for number in range(40)]
+    return [{name: value(number) for name, value in columns.items()} for number in range(80)]
 
 
 def sentence(number: int) -> str:
@@ -110,6 +120,8 @@ NOISE = {
     "id": lambda number: f"3f9c-{number:04}-{'ab' * 20}",
     "url": lambda number: f"https://example.org/{'long/' * 12}{number}",
     "date": lambda number: f"2020-01-{number % 28 + 1:02} 10:{number:02}",
+    "from-to": lambda number: f"2020-01-01 {number:02}:00 - 2020-02-02 {number:02}:59",
+    "age": lambda number: number % 30,
     "size": lambda number: number * 1.5,
     "same": lambda number: "en",
     "tags": lambda number: {"a": number},

@@ -222,6 +222,12 @@ def test_config_reads_every_row(
     }
 
 
+def test_encoding_of_class_files_is_found(project: Path) -> None:
+    for name, text in (("good", "Der Kaffee schmeckte köstlich, die Brötchen auch."), ("bad", "Der Käse war übel.")):
+        write(project / f"data/own/{name}.txt", "\n".join([text] * 9).encode("cp1252"))
+    assert applied(project, inspect(project / "data/own")).data.encoding == "cp1252"
+
+
 @pytest.mark.parametrize(
     ("rows", "budget"), [(200, (8, 60)), (3_000, (32, 20)), (100_000, (64, 10)), (10**7, (128, 5))]
 )
@@ -233,7 +239,8 @@ def test_budget_fits_the_rows(rows: int, budget: tuple[int, int], project: Path)
 
 
 @pytest.mark.parametrize(
-    ("lengths", "relational", "limit"), [([9, 30], False, 100), ([120] * 99 + [900], False, 150), ([120], True, 150)]
+    ("lengths", "relational", "limit"),
+    [([9, 30], False, 100), ([120] * 99 + [900], False, 150), ([120] * 99 + [901], True, 950)],
 )
 def test_max_length_cuts_few_rows(lengths: list[int], relational: bool, limit: int, project: Path) -> None:
     corpus = inspect(*(markers if relational else csv_semicolon)(project / "data/own"))
