@@ -3,7 +3,7 @@
 import io
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from shlex import quote
@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from bilstm_attention.config import Data, Embeddings
-from bilstm_attention.data.formats import Fault, Row, content_faults, read_rows, split_sources
+from bilstm_attention.data.formats import Fault, Row, Source, content_faults, read_rows, split_sources
 from bilstm_attention.data.inspect import SEEN, Ask, Column, find_encoding, find_files, inspect_file
 from bilstm_attention.data.splits import SPLITS, Split
 from bilstm_attention.data.tables import BYTE_ORDER_MARKS, OPEN, PARQUET, open_file
@@ -24,7 +24,7 @@ from bilstm_attention.data.vectors import read_vectors
 from bilstm_attention.errors import DataError
 from bilstm_attention.paths import EXTERNAL, PREPARED
 
-LABELS_SHOWN = 10
+SHOWN = 10  # columns and labels
 GLOVE = EXTERNAL / "glove-6b"
 # Rows of train up to which it holds; batch size, epochs, patience. Test official_f1 on the sample corpus cut to 200,
 # 1,000 and 2,000 rows, two seeds: 23, 84, 94 with the first, 3, 63, 87 with the second, the defaults.
@@ -104,37 +104,38 @@ def corpus_name(files: Sequence[Path]) -> str:
 
 
 def _read_contents(data: Data, split: str) -> Contents:
-    sources, items, total, counted = split_sources(data, split), list[Row | Fault](), 0, ""
+    sources = split_sources(data, split)
     # of a folder of many small files, some of each class
     step = -(-len(sources) // SEEN)
-    for source in sources[::step]:
-        progress, before = [(0, 0)], len(items)
-
-        def advance(size: int, progress: list[tuple[int, int]] = progress, before: int = before) -> None:
-            progress.append((progress[-1][0] + size, len(items) - before))
-
-        # one by one, since `advance` counts them
-        for item in islice(read_rows(source, data, advance), SEEN + 1):
-            items.append(item)
-        rows = len(items) - before
-        if rows > SEEN:
-            rows, counted = _estimate_rows(source.path, *progress[-1])
-        total += rows
-    rows_read = [item for item in items if isinstance(item, Row)]
+    parts = [_read_source(source, data) for source in sources[::step]]
+    items = [item for part in parts for item in part[0]]
+    rows = [item for item in items if isinstance(item, Row)]
     faults = [item for item in items if isinstance(item, Fault)]
-    faults += chain.from_iterable(content_faults(row, data) for row in rows_read)
+    faults += chain.from_iterable(content_faults(row, data) for row in rows)
     if step > 1:
-        return Contents(rows_read, faults, Counter(source.label for source in sources), len(sources), "")
-    return Contents(rows_read, faults, Counter(row.label for row in rows_read if row.label), total, counted)
+        return Contents(rows, faults, Counter(source.label for source in sources), len(sources), "")
+    labels = Counter(row.label for row in rows if row.label)
+    return Contents(rows, faults, labels, sum(part[1] for part in parts), max(part[2] for part in parts))
 
 
-def _estimate_rows(path: Path, size: int, rows: int) -> tuple[int, str]:
-    """Rows of a file, `rows` of which have `size` bytes; and how they are counted."""
+def _read_source(source: Source, data: Data) -> tuple[list[Row | Fault], int, str]:
+    """The first rows of a file; the number of all, and how they are counted."""
+    items, path, size, rows = list[Row | Fault](), source.path, 0, 0
+
+    def advance(more: int) -> None:
+        nonlocal size, rows
+        size, rows = size + more, len(items)
+
+    # one by one, since `advance` counts them
+    for item in islice(read_rows(source, data, advance), SEEN + 1):
+        items.append(item)
+    if len(items) <= SEEN:
+        return items, len(items), ""
     if path.suffix.lower() in PARQUET:
-        return ParquetFile(path).metadata.num_rows, ""
+        return items, ParquetFile(path).metadata.num_rows, ""
     if path.suffix.lower() in OPEN:
-        return SEEN, "more than "
-    return round(path.stat().st_size * rows / size), "about "
+        return items, SEEN, "more than "
+    return items, round(path.stat().st_size * rows / size), "about "
 
 
 def _first_fault(splits: Mapping[Split, Contents]) -> str:
@@ -169,15 +170,14 @@ def describe(corpus: Corpus, coverage: float | None) -> list[str]:
     settings, labels, lengths = corpus.settings, corpus.labels, corpus.lengths
     counts = [f"{name} {each.counted}{each.total:,}" for name, each in corpus.splits.items()]
     partly = any(each.counted or len(each.rows) < each.total / 2 for each in corpus.splits.values())
-    shown = ", ".join(f"{label} ({count:,})" for label, count in labels.most_common(LABELS_SHOWN))
-    largest, smallest = labels.most_common(1)[0][1], min(labels.values())
+    shown = ", ".join(f"{label} ({count:,})" for label, count in labels.most_common(SHOWN))
     median, most = np.quantile(lengths, [0.5, 0.95], method="lower")
     lines = [
         _format_line(settings),
-        *([f"columns: {', '.join(_column(column, settings) for column in corpus.columns)}"] if corpus.columns else []),
+        *_columns_line(corpus.columns, settings),
         f"rows: {', '.join(counts)}{f' (at most {SEEN:,} of a file or folder were looked at)' * partly}",
-        f"labels: {len(labels)}: {shown}{', ...' * (len(labels) > LABELS_SHOWN)};"
-        f" the most frequent is {largest / labels.total():.0%} of train, the rarest has {smallest:,}",
+        f"labels: {len(labels)}: {shown}{', ...' * (len(labels) > SHOWN)}; the most frequent is"
+        f" {max(labels.values()) / labels.total():.0%} of train, the rarest has {min(labels.values()):,}",
         f"tokens: median {median}, 95 % of rows have at most {most}, longest {max(lengths)}",
         f"script: {', '.join(corpus.scripts) or 'none'}",
     ]
@@ -214,9 +214,13 @@ def _format_line(settings: Mapping[str, Any]) -> str:
     return f"{settings['folder']}: {', '.join(parts)}; {', '.join(files)}"
 
 
-def _column(column: Column, settings: Mapping[str, Any]) -> str:
-    roles = [f"the {role}, " for role in ("text", "label") if settings[role].casefold() == column.name.casefold()]
-    return f"{column.name} ({''.join(roles)}{column.different:,} different)"
+def _columns_line(columns: Sequence[Column], settings: Mapping[str, Any]) -> Iterator[str]:
+    roles = {settings[role]: f"the {role}, " for role in ("text", "label") if columns}
+    # a table may have hundreds
+    chosen = sorted(columns, key=lambda column: column.name not in roles)[:SHOWN]
+    named = [f"{each.name} ({roles.get(each.name, '')}{each.different:,} different)" for each in chosen]
+    if columns:
+        yield f"columns: {', '.join(named)}{', ...' * (len(columns) > SHOWN)}"
 
 
 def new_config(name: str, corpus: Corpus, monitor: str, coverage: float | None) -> str:
