@@ -15,7 +15,7 @@ from bilstm_attention.config import Params, apply_overrides, load_params, read_o
 from bilstm_attention.data import formats
 from bilstm_attention.data import new_config as new_config_module
 from bilstm_attention.data.inspect import Ask
-from bilstm_attention.data.new_config import Corpus, describe, glove_coverage, inspect_corpus, new_config
+from bilstm_attention.data.new_config import Corpus, corpus_name, describe, glove_coverage, inspect_corpus, new_config
 from bilstm_attention.errors import DataError
 from bilstm_attention.evaluation.metrics import metric_names
 
@@ -276,6 +276,14 @@ def test_description(project: Path) -> None:
     assert described[-1] == "folder: DVC tracks all of data/own, with 2 other entries"
 
 
+def test_wide_table_is_shown_in_part(project: Path) -> None:
+    rows = [{f"c{place}": 1 for place in range(20)} | {"text": text, "label": label} for text, label in opinions(30)]
+    write(project / "data/own/own.jsonl", "\n".join(map(json.dumps, rows)))
+    line = describe(inspect(project / "data/own/own.jsonl"), None)[1]
+    assert line.startswith("columns: text (the text, 30 different), label (the label, 2 different), c0 (1 different)")
+    assert line.endswith(", c7 (1 different), ...")
+
+
 def test_text_without_blanks_is_told(project: Path) -> None:
     rows = [f"这家{number}号店的汤很{'好' if number % 2 else '差'}喝\t{number % 2}" for number in range(30)]
     write(project / "data/own/own.tsv", "\n".join(["text\tlabel", *rows]))
@@ -325,6 +333,13 @@ def test_corpus_among_outputs_is_told_how_to_move(project: Path) -> None:
     write(project / "data/my own.csv", delimited(","))
     with pytest.raises(DataError, match=r"mkdir 'data/my own' && mv 'data/my own.csv' 'data/my own'$"):
         inspect(project / "data/my own.csv")
+    with pytest.raises(DataError, match="mkdir data/data && mv FILES data/data$"):
+        inspect(project / "data")
+
+
+def test_name_is_that_of_the_only_file_or_the_folder_of_several() -> None:
+    one, other = Path("data/own/views.csv.gz"), Path("data/own/test.csv")
+    assert (corpus_name([one]), corpus_name([one, other]), corpus_name([Path("data/own")])) == ("views", "own", "own")
 
 
 def test_corpus_outside_the_project_has_an_absolute_folder(project: Path) -> None:
