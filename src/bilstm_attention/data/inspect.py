@@ -3,7 +3,6 @@
 `new_config.py` counts what they hold. Both read as `prepare` does, but at most `SEEN` rows of a file.
 """
 
-import codecs
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -139,22 +138,21 @@ def inspect_file(
 
 def find_encoding(paths: Sequence[Path]) -> dict[str, Any]:
     """`encoding` of files, unless it is UTF-8 or a byte order mark tells it."""
-    parts = list[bytes]()
-    for path in paths[:: len(paths) // TRIED + 1]:
+    chosen, parts = paths[:: len(paths) // TRIED + 1], list[bytes]()
+    for path in chosen:
         with tables.open_file(path) as file:
-            parts.append(file.read(16 * tables.SAMPLE))
+            parts.append(file.read(16 * tables.SAMPLE // len(chosen)))
     text = b"\n".join(parts)
     if any(map(text.startswith, tables.BYTE_ORDER_MARKS)):
         return {}
     if text[: tables.SAMPLE].count(0) > len(text[: tables.SAMPLE]) / 4:
         # every other byte of a Latin letter is zero
         return {"encoding": "utf-16-le" if text[1::2].count(0) > text[::2].count(0) else "utf-16-be"}
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(text)
-    except UnicodeDecodeError:
-        foreign = b"\n".join(line for line in text.split(b"\n") if not line.isascii())
-        return {"encoding": (tables.likely_encodings(foreign[: tables.SAMPLE]) or ["cp1252"])[0]}
-    return {}
+    foreign = [line for line in text.split(b"\n") if not line.isascii()]
+    # a damaged line, or one that is cut, does not make another encoding
+    if sum("\ufffd" in line.decode(errors="replace") for line in foreign) <= len(foreign) / 2:
+        return {}
+    return {"encoding": (tables.likely_encodings(b"\n".join(foreign)[: tables.SAMPLE]) or ["cp1252"])[0]}
 
 
 def _records(path: Path, settings: Mapping[str, Any], rows: int = SEEN) -> list[Any]:

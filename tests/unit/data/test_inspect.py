@@ -96,6 +96,11 @@ def test_encoding(text: str, encoding: str, found: dict[str, str], tmp_path: Pat
     assert find_encoding([tmp_path / "a.txt"]) == found
 
 
+def test_damaged_line_does_not_change_the_encoding(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("Ünïcode.\n".encode() * 3 + b"Br\xfchl.\n")
+    assert find_encoding([tmp_path / "a.txt"]) == {}
+
+
 def test_encoding_is_that_of_foreign_letters(tmp_path: Path) -> None:
     lines = "Этот чайник в новом доме был очень хороший.\n" * 9
     (tmp_path / "a.txt").write_bytes(b"A plain sentence.\n" * 10_000 + lines.encode("cp1251"))

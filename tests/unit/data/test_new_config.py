@@ -333,7 +333,7 @@ def test_corpus_among_outputs_is_told_how_to_move(project: Path) -> None:
     write(project / "data/my own.csv", delimited(","))
     with pytest.raises(DataError, match=r"mkdir 'data/my own' && mv 'data/my own.csv' 'data/my own'$"):
         inspect(project / "data/my own.csv")
-    with pytest.raises(DataError, match="mkdir data/data && mv FILES data/data$"):
+    with pytest.raises(DataError, match=r"mkdir data/data && mv FILES data/data$"):
         inspect(project / "data")
 
 
