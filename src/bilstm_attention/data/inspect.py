@@ -132,7 +132,8 @@ def inspect_file(
     records = _records(path, settings)
     columns = _columns(records)
     if not columns:
-        raise DataError(f"{path}: {next(iter(records), 'no row in it.')}")
+        faults = [record for record in records if isinstance(record, str)]
+        raise DataError(f"{path}: {[*faults, 'no row with a column of text or numbers.'][0]}")
     return settings | _column_settings(path, columns, text, label, ask), columns
 
 

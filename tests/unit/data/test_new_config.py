@@ -353,7 +353,8 @@ def test_corpus_outside_the_project_has_an_absolute_folder(project: Path) -> Non
     [
         ("own.csv", "text,label\nOne here.,a\nTwo here.,a\nThree here.,a\n", "no column looks like the label"),
         ("own.jsonl", "{", "not JSON"),
-        ("own.jsonl", "", "no row in it"),
+        ("own.csv", "text,label\n", "no row with a column of text"),
+        ("own.json", '[{"text": {"0": "A."}}, {"text": {"0": "B."}}]', "no row with a column of text"),
         ("own.xlsx", "x", "Save the sheet as csv"),
         ("own.txt", "Only a sentence.\nAnd another, too.\n", "no mark parts its lines"),
         ("own.csv.gz", "text,label\n", "damaged, or not what its name says"),
