@@ -169,7 +169,7 @@ def describe(corpus: Corpus, coverage: float | None) -> list[str]:
     """
     settings, labels, lengths = corpus.settings, corpus.labels, corpus.lengths
     counts = [f"{name} {each.counted}{each.total:,}" for name, each in corpus.splits.items()]
-    partly = any(each.counted or len(each.rows) < each.total / 2 for each in corpus.splits.values())
+    partly = any(each.counted or len(each.rows) + len(each.faults) < each.total for each in corpus.splits.values())
     shown = ", ".join(f"{label} ({count:,})" for label, count in labels.most_common(SHOWN))
     median, most = np.quantile(lengths, [0.5, 0.95], method="lower")
     lines = [
@@ -188,6 +188,10 @@ def describe(corpus: Corpus, coverage: float | None) -> list[str]:
         lines.append("vectors: trained on the corpus; `bilstm-attention fetch glove-6b` has English ones")
     else:
         lines.append(f"vectors: {GLOVE} knows {coverage:.1%} of running words")
+    if isinstance(settings["train"], dict) and settings["test"]:
+        part = Path(settings["folder"], next(iter(settings["train"].values()))).parent
+        left = [path for path in sorted(part.glob("*/")) if path.name not in settings["train"]]
+        lines += [f"left out, since test lacks it: {path}, {len([*path.iterdir()]):,} files" for path in left]
     if settings["format"] != "classes":
         others = len([*Path(settings["folder"]).iterdir()]) - len(corpus.splits)
         lines += [f"folder: DVC tracks all of {settings['folder']}, with {others} other entries"] * (others > 0)

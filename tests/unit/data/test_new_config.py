@@ -276,6 +276,11 @@ def test_description(project: Path) -> None:
     assert described[-1] == "folder: DVC tracks all of data/own, with 2 other entries"
 
 
+def test_class_that_test_lacks_is_counted(project: Path) -> None:
+    lines = describe(inspect(*imdb(project / "data/own")), None)
+    assert lines[-1] == "left out, since test lacks it: data/own/train/unsup, 1 files"
+
+
 def test_wide_table_is_shown_in_part(project: Path) -> None:
     rows = [{f"c{place}": 1 for place in range(20)} | {"text": text, "label": label} for text, label in opinions(30)]
     write(project / "data/own/own.jsonl", "\n".join(map(json.dumps, rows)))
@@ -327,6 +332,7 @@ def test_large_folders_are_sampled_from_every_class(project: Path, monkeypatch: 
     contents = corpus.splits["train"]
     assert (contents.total, contents.labels, len(contents.rows)) == (30, TWO, 8)
     assert {row.label for row in contents.rows} == {*TWO}
+    assert "rows: train 30 (at most 8 of a file or folder were looked at)" in describe(corpus, None)
 
 
 def test_corpus_among_outputs_is_told_how_to_move(project: Path) -> None:
