@@ -159,7 +159,7 @@ def fetch(
 @app.command(rich_help_panel=CORPUS)
 def init(
     files: Annotated[list[Path], typer.Argument(resolve_path=True, help="A file, several, or a folder.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", resolve_path=True, help="Config to write.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", dir_okay=False, resolve_path=True, help="The config.")] = None,
     text: Annotated[str | None, typer.Option(help="Column of the sentence; by default guessed.")] = None,
     label: Annotated[str | None, typer.Option(help="Column of the label; by default guessed.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrites the config.")] = False,

@@ -232,6 +232,8 @@ def test_init_overwrites_a_config_by_force_alone(run: Run, project: Path, table:
     assert err.startswith(f"error: {own}: exists; --force overwrites it")
     assert run(*arguments, "--force")[0] == 0
     assert own.read_text() != "mine"
+    # a folder cannot be overwritten
+    assert run("init", table, "--label", "mood", "-o", project, "--force")[0] == 2
 
 
 def test_init_asks_on_a_terminal_alone(run: Run, project: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
