@@ -26,6 +26,7 @@ from bilstm_attention.paths import EXTERNAL, PREPARED
 
 SHOWN = 10  # columns and labels
 GLOVE = EXTERNAL / "glove-6b"
+LEAST_COVERAGE = 0.5  # of vectors worth reading; those of another language know less
 # Rows of train up to which it holds; batch size, epochs, patience. Test official_f1 on the sample corpus cut to 200,
 # 1,000 and 2,000 rows, two seeds: 23, 84, 94 with the first, 3, 63, 87 with the second, the defaults.
 BUDGETS = ((2_000, 8, 60, 20), (50_000, 32, 20, 8), (200_000, 64, 10, 3), (10**12, 128, 5, 2))
@@ -187,7 +188,8 @@ def describe(corpus: Corpus, coverage: float | None) -> list[str]:
     if coverage is None:
         lines.append("vectors: trained on the corpus; `bilstm-attention fetch glove-6b` has English ones")
     else:
-        lines.append(f"vectors: {GLOVE} knows {coverage:.1%} of running words")
+        instead = "" if coverage > LEAST_COVERAGE else "; they are trained on the corpus instead"
+        lines.append(f"vectors: {GLOVE} knows {coverage:.1%} of running words{instead}")
     if isinstance(settings["train"], dict) and settings["test"]:
         part = Path(settings["folder"], next(iter(settings["train"].values()))).parent
         left = [path for path in sorted(part.glob("*/")) if path.name not in settings["train"]]
@@ -201,10 +203,8 @@ def describe(corpus: Corpus, coverage: float | None) -> list[str]:
 
 
 def _format_line(settings: Mapping[str, Any]) -> str:
-    parts, path = (
-        [settings["format"], settings.get("encoding", "utf-8")],
-        Path(settings["folder"], str(settings["train"])),
-    )
+    parts = [settings["format"], settings.get("encoding", "utf-8")]
+    path = Path(settings["folder"], str(settings["train"]))
     if path.is_file():
         with open_file(path) as file:
             start = file.read(4)
@@ -249,7 +249,7 @@ def new_config(name: str, corpus: Corpus, monitor: str, coverage: float | None) 
     if corpus.settings["test"] is None:
         values["data.test"] = None, "none: data.test_fraction of train, a fifth, is split off"
     values["data.tokens.max_length"] = limit, f"the longest row has {longest} tokens; {cut:.1%} of rows are cut"
-    if coverage is not None and coverage > 0.5:
+    if coverage is not None and coverage > LEAST_COVERAGE:
         values |= {
             "embeddings.source": ("file", f"it knows {coverage:.1%} of running words; or corpus: trained on train"),
             "embeddings.path": (str(GLOVE), ""),

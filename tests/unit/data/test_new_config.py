@@ -249,7 +249,9 @@ def test_max_length_cuts_few_rows(lengths: list[int], relational: bool, limit: i
 
 @pytest.mark.parametrize(("coverage", "source"), [(None, "corpus"), (0.3, "corpus"), (0.97, "file")])
 def test_vectors_that_know_the_words_are_read(coverage: float | None, source: str, project: Path) -> None:
-    embeddings = applied(project, inspect(*csv_semicolon(project / "data/own")), coverage).embeddings
+    corpus = inspect(*csv_semicolon(project / "data/own"))
+    embeddings = applied(project, corpus, coverage).embeddings
+    assert ("trained on the corpus" in describe(corpus, coverage)[-1]) == (source == "corpus")
     assert (embeddings.source, "glove" in embeddings.path) == (source, source == "file")
 
 
@@ -260,7 +262,7 @@ def test_coverage_counts_running_words(project: Path) -> None:
 
 
 def test_description(project: Path) -> None:
-    lines = describe(inspect(*csv_semicolon(project / "data/own")), 0.5)
+    lines = describe(inspect(*csv_semicolon(project / "data/own")), 0.9)
     assert lines == [
         "data/own: table, utf-8, delimiter ';'; train: own.csv",
         "columns: text (the text, 30 different), label (the label, 2 different)",
@@ -268,7 +270,7 @@ def test_description(project: Path) -> None:
         "labels: 2: blame (20), praise (10); the most frequent is 67% of train, the rarest has 10",
         "tokens: median 14, 95 % of rows have at most 14, longest 14",
         "script: Latin",
-        "vectors: data/external/glove-6b knows 50.0% of running words",
+        "vectors: data/external/glove-6b knows 90.0% of running words",
     ]
     write(project / "data/own/notes.txt", "Not the corpus.")
     described = describe(inspect(*excel(project / "data/own")), None)
