@@ -25,7 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 STAGE, CORPUS, RUNS, MODELS = "Stages of dvc.yaml", "Corpora", "Experiments", "Models"
-CONFIGS = Path("experiments/configs")
 FULL, FORBIDDEN = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
 Overrides = Annotated[
     list[str] | None,
@@ -151,9 +150,22 @@ def fetch(
     with _resumable():
         for name in names:
             catalog.fetch(name, root / paths.EXTERNAL, mirror, progress=sys.stderr.isatty())
-    readers = [path.stem for path in sorted((root / CONFIGS).glob("*.yaml")) if _sources(load_params(path), *names)]
+    configs = sorted((root / paths.CONFIGS).glob("*.yaml"))
+    readers = [path.stem for path in configs if _sources(load_params(path), *names)]
     if readers:
         print(f"now: bilstm-attention apply CONFIG, which is one of {', '.join(readers)}")
+
+
+@app.command(rich_help_panel=CORPUS)
+def init(
+    files: Annotated[list[Path], typer.Argument(resolve_path=True, help="A file, several, or a folder.")],
+    output: Annotated[Path | None, typer.Option("-o", dir_okay=False, resolve_path=True, help="The config.")] = None,
+    text: Annotated[str | None, typer.Option(help="Column of the sentence; by default guessed.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the label; by default guessed.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrites the config.")] = False,
+) -> None:
+    """Says what a corpus of your own holds, and writes a config for it to experiments/configs."""
+    _stages().init(files, output, text, label, force)
 
 
 @app.command(rich_help_panel=RUNS)
@@ -171,8 +183,8 @@ def apply(
         raise ParamsError("nothing to apply: name a file of experiments/configs, or parameters as -S KEY=VALUE.")
     root = paths.project_root()
     file = root / paths.PARAMS
-    if config and not config.exists():
-        names = {path.stem: path for path in (root / CONFIGS).glob("*.yaml")}
+    if config and not config.is_file():
+        names = {path.stem: path for path in (root / paths.CONFIGS).glob("*.yaml")}
         if str(config) not in names:
             raise ParamsError(f"{config}: no such file{did_you_mean(config.stem, names) or '.'}")
         config = names[str(config)]

@@ -20,6 +20,7 @@ EMBEDDINGS = Path("data/embeddings")
 CURRENT = Path("experiments/current")
 MODELS = CURRENT / "models"
 CHECKPOINTS = Path("experiments/checkpoints")
+CONFIGS = Path("experiments/configs")
 STUDIES = Path("experiments/studies")
 TRAININGS = Path("experiments/trainings")
 RESULTS = Path("experiments/results")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from shlex import quote
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -221,6 +222,31 @@ def report() -> None:
     print_summary("report", {"plots": len(list(pictures.iterdir())), "attention pages": len(seeds)})
     announce("recording in MLflow")
     log_evaluation(params)
+
+
+def init(files: Sequence[Path], output: Path | None, text: str | None, label: str | None, force: bool) -> None:
+    """Says what a corpus holds, and writes a config for it."""
+    import typer
+
+    from bilstm_attention.data.new_config import corpus_name, describe, glove_coverage, inspect_corpus, new_config
+    from bilstm_attention.evaluation.metrics import metric_names
+
+    def ask(question: str, answers: Sequence[str]) -> str:
+        while (answer := typer.prompt(f"{question} ({', '.join(answers)})")) not in answers:
+            pass
+        return str(answer)
+
+    output = output or Path.cwd() / paths.CONFIGS / f"{corpus_name(files)}.yaml"
+    if output.exists() and not force:
+        raise UserError(f"{output}: exists; --force overwrites it, -o experiments/configs/NAME.yaml writes another.")
+    corpus = inspect_corpus(files, text, label, ask if sys.stdin.isatty() else None)
+    coverage = glove_coverage(corpus.words)
+    print("\n".join(describe(corpus, coverage)))
+    with atomic_write(output) as temporary:
+        text = new_config(output.stem, corpus, metric_names([*corpus.labels])[0], coverage)
+        temporary.write_text(text, encoding="utf-8")
+    name = output.stem if output.parent == Path.cwd() / paths.CONFIGS else str(output)
+    print(f"wrote {output}\nnow: bilstm-attention apply {quote(name)} && dvc repro")
 
 
 def sync() -> None:

@@ -85,12 +85,14 @@ def test_nothing_is_pickled(module: str) -> None:
 
 
 def test_command_starts_without_heavy_libraries(tmp_path: Path) -> None:
-    """`--help`, and a command that reads params alone."""
+    """`--help`, and commands that read params or a corpus alone."""
     root = PACKAGE.parents[1]
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "params.yaml").write_text((root / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     loaded = f"print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
-    for arguments in (["--help"], ["apply", "-S", "model.lstm_units=64"]):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/own.csv").write_text("text,label\nA lamp.,a\nA jar.,b\nA lid.,a\nA van.,b\n")
+    for arguments in (["--help"], ["apply", "-S", "model.lstm_units=64"], ["init", "own/own.csv"]):
         code = f"import json, sys; sys.argv = {['bilstm-attention', *arguments]}; from {NAME}.cli import main\n"
         code += f"try: main()\nexcept SystemExit as end: assert not end.code, end.code\n{loaded}"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)

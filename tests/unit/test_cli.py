@@ -1,6 +1,7 @@
 """The command: what each subcommand does; a fault that the user can fix is one message without a traceback."""
 
 import errno
+import io
 import os
 import re
 import shutil
@@ -195,6 +196,57 @@ def test_apply_sets_a_named_experiment_and_single_parameters(run: Run, project: 
 def test_apply_takes_the_name_of_a_configuration(run: Run, project: Path) -> None:
     assert run("apply", "mr")[0] == 0
     assert load_params(project / "params.yaml").data.format == "classes"
+
+
+@pytest.fixture
+def table(project: Path) -> Path:
+    """A table with two columns that may be the label."""
+    path = project / "data/own/views.csv"
+    path.parent.mkdir(parents=True)
+    rows = [f"House {n} has {n + 3} lamps.,{n % 2},{n % 3}" for n in range(30)]
+    path.write_text("\n".join(["text,mood,tone", *rows]))
+    return path
+
+
+def test_init_writes_a_config_that_apply_takes(run: Run, project: Path, table: Path) -> None:
+    code, out, err = run("init", os.path.relpath(table), "--label", "tone")
+    config = project / "experiments/configs/views.yaml"
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "data/own: table, utf-8; train: views.csv"
+    assert out.splitlines()[-2:] == [f"wrote {config}", "now: bilstm-attention apply views && dvc repro"]
+    # a folder of that name is no config
+    Path("views").mkdir()
+    assert run("apply", "views")[0] == 0
+    data = load_params(project / "params.yaml").data
+    assert (data.folder, data.train, data.test, data.label) == ("data/own", "views.csv", None, "tone")
+
+
+def test_init_overwrites_a_config_by_force_alone(run: Run, project: Path, table: Path) -> None:
+    own = project / "notes/my own.yaml"
+    arguments = ("init", table, "--text", "text", "--label", "mood", "-o", own)
+    code, out, _ = run(*arguments)
+    assert (code, out.splitlines()[-1]) == (0, f"now: bilstm-attention apply '{own}' && dvc repro")
+    own.write_text("mine")
+    code, _, err = run(*arguments)
+    assert (code, own.read_text()) == (1, "mine")
+    assert err.startswith(f"error: {own}: exists; --force overwrites it")
+    assert run(*arguments, "--force")[0] == 0
+    assert own.read_text() != "mine"
+    # a folder cannot be overwritten
+    assert run("init", table, "--label", "mood", "-o", project, "--force")[0] == 2
+
+
+def test_init_asks_on_a_terminal_alone(run: Run, project: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _, err = run("init", table)
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "any of the columns mood, tone; name it with --label COLUMN" in err
+    terminal = io.StringIO("shade\ntone\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    code, out, _ = run("init", table)
+    assert code == 0
+    assert out.count("which is it? (mood, tone)") == 2
+    assert "label: tone" in (project / "experiments/configs/views.yaml").read_text()
 
 
 @pytest.fixture

@@ -213,7 +213,7 @@ def read_sentence(record: Mapping[str, Any], data: Data) -> str:
     text = record[data.text]
     if data.relations and text:
         text = mark_entities(text, [record[name] for name in sentence_columns(data)[1:]], data)
-    return _to_text(text).strip()
+    return to_text(text).strip()
 
 
 def _records(file: BinaryIO, path: Path, data: Data) -> Iterator[Row | Fault]:
@@ -223,13 +223,13 @@ def _records(file: BinaryIO, path: Path, data: Data) -> Iterator[Row | Fault]:
         try:
             if isinstance(record, str):
                 raise DataError(record)
-            name, label = (_to_text(record[column]) if column else str(count) for column in (data.id, data.label))
+            name, label = (to_text(record[column]) if column else str(count) for column in (data.id, data.label))
             yield Row(name.strip(), read_sentence(record, data), label.strip(), str(path), number)
         except DataError as error:
             yield Fault(str(path), number, str(error))
 
 
-def _to_text(value: Any) -> str:
+def to_text(value: Any) -> str:
     """A cell as text: 0.0 as `0`, true as `true`, null as nothing, a list of tokens joined by blanks.
 
     Raises:

@@ -96,16 +96,22 @@ class Lines:
         if not self.hint:
             position = self.file.tell()
             self.file.seek(0)
-            matches = list(from_bytes(self.file.read(SAMPLE), cp_isolation=list(COMMON_ENCODINGS)))[:2]
-            # of several that read the text alike, the first of the common ones
-            likely = [
-                next((name for name in COMMON_ENCODINGS if name in match.could_be_from_charset), match.encoding)
-                for match in matches
-            ]
+            likely = likely_encodings(self.file.read(SAMPLE))
             self.file.seek(position)
-            named = ", perhaps to " + " or ".join(dict.fromkeys(likely)) if likely else ""
+            named = ", perhaps to " + " or ".join(likely) if likely else ""
             self.hint = f"set data.encoding{named}."
         return self.hint
+
+
+def likely_encodings(sample: bytes) -> list[str]:
+    """At most two encodings of a text that is not UTF-8, the likelier first."""
+    matches = list(from_bytes(sample, cp_isolation=list(COMMON_ENCODINGS)))[:2]
+    # of several that read the text alike, the first of the common ones
+    likely = (
+        next((name for name in COMMON_ENCODINGS if name in match.could_be_from_charset), match.encoding)
+        for match in matches
+    )
+    return list(dict.fromkeys(likely))
 
 
 @contextmanager
