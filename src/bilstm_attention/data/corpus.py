@@ -63,7 +63,10 @@ def read_corpus(data: Data, file: BinaryIO, chunk_rows: int = CHUNK_ROWS) -> pd.
     if not faults and (data.id or data.format in ("semeval2010", "kbp37")):
         faults, total = _repeated_ids(table, file)
     if faults:
-        raise DataError(join_lines(map(str, sorted(faults)), more=total - len(faults)))
+        tests = {str(source.path) for split, source in sources if split == "test"}
+        unlabelled = any(f"no column {data.label!r}" in fault.message and fault.file in tests for fault in faults)
+        hint = "\nA file without labels is for `predict --input`; leave data.test empty." if unlabelled else ""
+        raise DataError(join_lines(map(str, sorted(faults)), more=total - len(faults)) + hint)
     index: pd.DataFrame = table.drop_columns(["id", "key"]).to_pandas()
     index["label"] = index["label"].cat.reorder_categories(sorted(index["label"].cat.categories))
     index.insert(0, "key", _codes(table["key"]))

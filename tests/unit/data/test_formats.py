@@ -310,6 +310,12 @@ def test_all_faults_of_a_file_are_listed_at_once(tmp_path):
     assert [line.split(":")[1] for line in lines] == ["2", "4", "5", "7"]
 
 
+def test_test_file_without_labels_is_for_predict(tmp_path):
+    (tmp_path / "test.csv").write_text("id,text\n1,a\n")
+    data = table(tmp_path, "t.csv", "text,label\na,x\nb,y\n", test="test.csv")
+    assert faults(data)[-1] == "A file without labels is for `predict --input`; leave data.test empty."
+
+
 @pytest.mark.parametrize("pack", [gzip, bz2, lzma])
 def test_cut_archive_is_an_error(tmp_path, pack):
     ending = {gzip: "gz", bz2: "bz2", lzma: "xz"}[pack]
