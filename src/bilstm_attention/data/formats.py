@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -72,7 +73,7 @@ def _class_sources(data: Data, names: Mapping[str, str] | str, split: str) -> li
     """A file of lines, a folder of files or a pattern for each class; or a folder of such folders."""
     if isinstance(names, str):
         top = Path(data.folder, names)
-        folders = sorted(folder for folder in top.glob("*") if folder.is_dir())
+        folders = sorted(folder for folder in top.glob("[!.]*") if folder.is_dir())
         if not folders:
             raise DataError(f"{top}: no folders in it; data.{split} names a folder with one for each class.")
         names = {folder.name: str(folder.relative_to(data.folder)) for folder in folders}
@@ -80,14 +81,13 @@ def _class_sources(data: Data, names: Mapping[str, str] | str, split: str) -> li
     for label, name in names.items():
         path = Path(data.folder, name)
         if path.is_dir() or any(mark in name for mark in "*?["):
-            files = sorted(path.glob("*") if path.is_dir() else Path(data.folder).glob(name))
+            files = sorted(path.glob("[!.]*") if path.is_dir() else Path(data.folder).glob(name))
             sources += [Source(file, label, whole=True) for file in files if file.is_file()]
             if not any(source.label == label for source in sources):
                 raise DataError(f"{path}: no files there; data.{split} names it for the class {label!r}.")
         else:
             sources.append(Source(path, label))
-    paths = [source.path for source in sources]
-    if twice := sorted({str(path) for path in paths if paths.count(path) > 1}) if len(paths) < 1000 else []:
+    if twice := [str(path) for path, count in Counter(source.path for source in sources).items() if count > 1]:
         raise DataError(f"{', '.join(twice)}: named for several classes in data.{split}; name a file for each.")
     tables = [source.path for source in sources if source.path.suffix.lower() in TABLES]
     if tables:

@@ -350,6 +350,8 @@ def test_folders_of_reviews_give_a_row_per_file(tmp_path, named):
         (tmp_path / "train" / label).mkdir(parents=True)
         for number, text in enumerate(texts):
             (tmp_path / "train" / label / f"{number}_7.txt").write_text(text)
+    (tmp_path / "train/.hidden").mkdir()
+    (tmp_path / "train/pos/.hidden").write_text("no example")
     data = Data(format="classes", folder=str(tmp_path), train=named, test=None)
     found = read_split(data, "train")
     assert found[["id", "text", "label"]].values.tolist() == [
