@@ -164,7 +164,7 @@ def read_table(file: BinaryIO, path: Path, data: Data, columns: Sequence[str]) -
         yield from _rename(_parquet_records(file, path), columns)
         return
     lines = Lines(file, data.encoding)
-    records = _rename(_json_records(lines), columns) if kind in JSON else _delimited(lines, kind, data, columns)
+    records = _rename(_json_records(lines), columns) if kind in JSON else _delimited(lines, data, columns)
     for record in records:
         while lines.faults and lines.faults[0][0] <= lines.number:
             yield lines.faults.pop(0)
@@ -204,12 +204,12 @@ def match_columns(present: Sequence[str], columns: Sequence[str]) -> dict[str, s
     return matches
 
 
-def _delimited(lines: Lines, kind: str, data: Data, columns: Sequence[str]) -> Iterator[Record]:
+def _delimited(lines: Lines, data: Data, columns: Sequence[str]) -> Iterator[Record]:
     first = next(lines, "")
     marked = re.fullmatch(r'"?sep=(.)"?\s*', first)
     if marked:
         first = next(lines, "")
-    delimiter = data.delimiter or (marked[1] if marked else _find_delimiter(first, kind, data, columns))
+    delimiter = data.delimiter or (marked[1] if marked else _find_delimiter(first, data, columns))
     cells = _split_lines(lines, first, delimiter, data)
     top, header = next(cells, (1, []))
     if isinstance(header, str):
@@ -232,16 +232,15 @@ def _delimited(lines: Lines, kind: str, data: Data, columns: Sequence[str]) -> I
             yield number, dict(zip(names, row, strict=True))
 
 
-def _find_delimiter(header: str, kind: str, data: Data, columns: Sequence[str]) -> str:
-    """The mark under which the header has most of the columns, or else most fields."""
+def _find_delimiter(first: str, data: Data, columns: Sequence[str]) -> str:
+    """The mark under which the header has most columns; or a tab, which text seldom holds; or that of most fields."""
 
-    def fit(mark: str) -> tuple[int, int]:
-        names = [name.strip().strip('"').casefold() for name in header.split(mark)]
+    def fit(mark: str) -> tuple[int, bool, int]:
+        names = [name.strip().strip('"').casefold() for name in first.split(mark)]
         found = sum(wanted.strip().casefold() in names for wanted in columns) if data.header else 0
-        return found, len(names)
+        return found, mark == "\t" and len(names) > 1, len(names)
 
-    marks = "\t,;|" if kind in (".tsv", ".tab") else DELIMITERS
-    return max(marks, key=fit)
+    return max(DELIMITERS, key=fit)
 
 
 def _split_lines(lines: Lines, first: str, delimiter: str, data: Data) -> Iterator[tuple[int, list[str] | str]]:

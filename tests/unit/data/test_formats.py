@@ -208,6 +208,11 @@ READ = {
     "UTF-16 of Excel": ("t.txt", "text\tlabel\r\ngood; really, good\tpos\r\nbad film\tneg".encode("utf-16"), {}),
     "byte order mark": ("t.csv", '\ufefftext,label\n"good; really, good",pos\nbad film,neg\n', {}),
     "no header": ("t.csv", 'pos,"good; really, good"\nneg,bad film\n', {"header": False, "text": 1, "label": 0}),
+    "bare tabs": (
+        "t.tsv",
+        "pos\tgood; really, good\nneg\tbad film\n",
+        {"header": False, "text": 1, "label": 0},
+    ),
     "names alike": ("t.csv", ',Text , LABEL\n0,"good; really, good",pos\n1,bad film,neg\n', {}),
     "repeated ids": ("t.csv", 'id,text,label\n7,"good; really, good",pos\n7,bad film,neg\n', {}),
     "ending in capitals": ("T.CSV", 'text,label\n"good; really, good",pos\nbad film,neg\n', {}),
