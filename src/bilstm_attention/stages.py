@@ -107,14 +107,14 @@ def train(seed: int) -> None:
     from bilstm_attention.data.dataset import load_dataset, steps_per_epoch
     from bilstm_attention.model.classifier import save_classifier
     from bilstm_attention.tracking.pipeline import log_training
-    from bilstm_attention.training.fit import run_training, training_checkpoint, training_key
+    from bilstm_attention.training.fit import Checkpoint, run_training, training_key
 
     dataset = load_dataset()
     _warn_of_first_weights(params.train, steps_per_epoch(dataset.train, params.train.batch_size))
     checkpoints = paths.main_root() / paths.CHECKPOINTS
-    checkpoint = training_checkpoint(checkpoints, params, dataset, seed)
-    history = list(saved.history) if (saved := checkpoint.load()) else []
     live, key = paths.live_folder(seed), training_key(params, dataset, seed)
+    checkpoint = Checkpoint(checkpoints, key)
+    history = list(saved.history) if (saved := checkpoint.load()) else []
     if history:
         print(f"seed {seed} resumes after epoch {len(history)} of {params.train.epochs}", flush=True)
         _write_live(live, history, params.train.monitor)

@@ -30,7 +30,7 @@ def fit_temperature(probabilities: NDArray[Any], gold: NDArray[Any]) -> float:
     """The T, within `LIMITS`, whose scaled probabilities `(N, C)` have the lowest NLL on gold label numbers `(N,)`."""
     from scipy.optimize import minimize_scalar
 
-    best = minimize_scalar(lambda log_t: _nll(scale(probabilities, np.exp(log_t)), gold), bounds=np.log(LIMITS))
+    best = minimize_scalar(lambda log_t: nll(scale(probabilities, np.exp(log_t)), gold), bounds=np.log(LIMITS))
     return float(np.exp(best.x))
 
 
@@ -45,7 +45,7 @@ def calibration_errors(probabilities: NDArray[Any], gold: NDArray[Any]) -> dict[
     bins = reliability(probabilities, gold)
     gaps = (bins["accuracy"] - bins["confidence"]).abs()
     return {
-        "nll": _nll(probabilities, gold),
+        "nll": nll(probabilities, gold),
         "brier": float(((probabilities - right) ** 2).sum(axis=1).mean()),
         "ece": float(np.average(gaps, weights=bins["sentences"])),
     }
@@ -60,6 +60,7 @@ def reliability(probabilities: NDArray[Any], gold: NDArray[Any]) -> pd.DataFrame
     return grouped.mean().assign(sentences=grouped.size()).reset_index(drop=True)
 
 
-def _nll(probabilities: NDArray[Any], gold: NDArray[Any]) -> float:
+def nll(probabilities: NDArray[Any], gold: NDArray[Any], least: Any = TINY) -> float:
+    """The mean of -log p(gold) in nats; a probability below `least` counts as that."""
     chosen = probabilities[np.arange(len(gold)), gold]
-    return float(-np.log(np.maximum(chosen, TINY), dtype=np.float64).mean())
+    return float(-np.log(np.maximum(chosen, least), dtype=np.float64).mean())
