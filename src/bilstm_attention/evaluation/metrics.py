@@ -80,8 +80,8 @@ def _macro_f1(counts: Counts, labels: Labels, whole: Counts, with_none: bool = T
     return _mean_f1(predicted + gold > 0, *_group_counts(counts, labels, with_none))
 
 
-def _micro_f1(counts: Counts, labels: Labels, whole: Counts, with_none: bool = True) -> Any:
-    correct, predicted, gold = (items.sum(axis=-1) for items in _group_counts(counts, labels, with_none))
+def _micro_f1_without_other(counts: Counts, labels: Labels, whole: Counts) -> Any:
+    correct, predicted, gold = (items.sum(axis=-1) for items in _group_counts(counts, labels, with_none=False))
     return percent(2 * correct, predicted + gold)
 
 
@@ -92,7 +92,7 @@ _METRICS: dict[str, Callable[[Counts, Labels, Counts], Any]] = {
     "accuracy": _accuracy,
     "macro_f1": _macro_f1,
     "macro_f1_without_other": partial(_macro_f1, with_none=False),
-    "micro_f1_without_other": partial(_micro_f1, with_none=False),
+    "micro_f1_without_other": _micro_f1_without_other,
 }
 
 
@@ -139,9 +139,8 @@ def per_relation(gold: Sequence[str], predicted: Sequence[str], labels: Sequence
 
 def confusion(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
     """Items `(C, C)`: rows the gold label, columns the predicted one, both in the order of `labels`."""
-    index = pd.Index(labels)
     counts = _confusion_counts(gold, predicted, labels)
-    return pd.DataFrame(counts, index.rename("gold"), index.rename("predicted"))
+    return pd.DataFrame(counts, pd.Index(labels, name="gold"), pd.Index(labels, name="predicted"))
 
 
 def signed_score(metric: str, value: float) -> float:

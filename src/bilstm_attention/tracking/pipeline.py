@@ -20,7 +20,7 @@ import pandas as pd
 from bilstm_attention import paths
 from bilstm_attention.config import Params, flatten
 from bilstm_attention.data.tokens import MARKER
-from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_histories, read_json, seed_file
+from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_history, read_json, seed_file
 from bilstm_attention.paths import sha256
 from bilstm_attention.reports.tables import describe_evaluation, describe_seed, describe_training, model_card
 from bilstm_attention.tracking.environment import input_digests, made_with, stages_of_other_params
@@ -30,7 +30,6 @@ from bilstm_attention.tracking.runs import (
     epoch_metrics,
     fingerprints,
     live_runs,
-    log_runs,
     training_metrics,
 )
 
@@ -94,11 +93,6 @@ def log_training(
         yield lambda row: submit(lambda tracker: tracker.log_epoch(begun().identity, epoch_metrics(row)))
 
 
-def log_evaluation(params: Params) -> None:
-    """Logs the evaluation that the stages `evaluate` and `report` left on disk."""
-    log_runs(corpus_name(params), evaluation_records(params), "the evaluation")
-
-
 def pipeline_records(params: Params) -> tuple[list[RunRecord], list[str]]:
     """The runs of what is on disk, and in words what is not there or not of these parameters.
 
@@ -150,7 +144,7 @@ def _seed_record(params: Params, seed: int, key: str) -> RunRecord:
 def training_record(params: Params, seed: int) -> RunRecord:
     """The run of one trained seed, from its files."""
     model, report = seed_file(seed, "model.keras"), read_json(seed_file(seed, "dev.json"))
-    history, digest = read_histories([seed])[seed].to_dict("records"), sha256(model)
+    history, digest = read_history(seed).to_dict("records"), sha256(model)
     # a model of an earlier version has no key
     begun = _seed_record(params, seed, report.get("key", digest))
     return replace(
@@ -251,7 +245,7 @@ def _best_model(params: Params, scores: Mapping[str, Any]) -> LoggedModel | None
     """The model of the seed that is best on dev, to be logged with the run of an evaluation."""
     if not params.evaluate.log_model:
         return None
-    seed = best_seed(read_dev_scores(params.train.seeds), params.train.monitor)
+    seed = best_seed(params.train.seeds, params.train.monitor)
     files = {
         "model.keras": seed_file(seed, "model.keras"),
         "vocabulary.txt": paths.EMBEDDINGS / "vocabulary.txt",

@@ -39,39 +39,22 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run, or an addition to the run with the same identity.
+    """A run, or an addition to the run with the same identity."""
 
-    Args:
-        name: in the run list, for example `zhou lstm_units=64 seed=2`.
-        identity: tag and value by which the run is found again.
-        params: all parameters, by dotted name; MLflow keeps the first values that it gets.
-        started: seconds since 1970; None: now.
-        metrics: final values, by name.
-        history: metrics by step, each row with its `epoch`.
-        tags: name to value.
-        datasets: from `fingerprints`.
-        artifacts: files and folders by folder in the run.
-        description: Markdown on the run's page; `artifact:NAME` links to a file of the run.
-        parent: identity of the parent run.
-        model: to log with the run.
-        status: `RUNNING`, `FINISHED`, `KILLED` or `FAILED`.
-        replaces: whether a run with other parameters, which cannot be changed, is deleted and made anew.
-    """
-
-    name: str
+    name: str  # in the run list, for example `zhou lstm_units=64 seed=2`
     identity: Identity
-    params: Mapping[str, Any] = field(default_factory=dict)
-    started: float | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    history: Sequence[Mapping[str, float]] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)  # by dotted name; MLflow keeps the first values it gets
+    started: float | None = None  # seconds since 1970; None: now
+    metrics: Mapping[str, float] = field(default_factory=dict)  # final values
+    history: Sequence[Mapping[str, float]] = ()  # metrics by step, each row with its `epoch`
     tags: Mapping[str, str] = field(default_factory=dict)
-    datasets: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)
-    description: str = ""
+    datasets: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # from `fingerprints`
+    artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)  # files and folders by folder in the run
+    description: str = ""  # Markdown on the run's page; `artifact:NAME` links to a file of the run
     parent: Identity | None = None
     model: LoggedModel | None = None
-    status: str = "FINISHED"
-    replaces: bool = False
+    status: str = "FINISHED"  # RUNNING, FINISHED, KILLED or FAILED
+    replaces: bool = False  # whether a run with other parameters, which cannot be changed, is deleted and made anew
 
 
 Action = Callable[["Tracker"], object]
