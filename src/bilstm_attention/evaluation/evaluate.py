@@ -94,12 +94,8 @@ def attention_table(
 ) -> pd.DataFrame:
     """Predictions and attention of N sentences.
 
-    Args:
-        model: the classifier.
-        examples: columns `tokens` and `label`, empty if not known.
-        probabilities: `(N, C)`; further rows are ignored.
-        weights: N arrays `(T,)` or `(K, T)`.
-        labels: class names in the order of their numbers.
+    `examples` have the columns `tokens` and `label`, empty if not known; `probabilities` are `(N, C)`, further rows are
+    ignored; `weights` are N arrays `(T,)` or `(K, T)`.
 
     Returns:
         a row per sentence: `tokens`, `gold`, `labels` and `probabilities` of the most probable classes, `weights`, K
@@ -135,8 +131,8 @@ def _test_scores(
     gold: Sequence[str], by_seed: Mapping[int, list[str]], labels: Sequence[str], params: Evaluate
 ) -> dict[str, Any]:
     predictions, low, high = list(by_seed.values()), {}, {}
+    draws = params.bootstrap, params.bootstrap_seed
     for name in metrics.metric_names(labels):
-        interval = metrics.bootstrap_interval(gold, predictions, name, params.bootstrap, params.bootstrap_seed)
-        low[name], high[name] = interval
+        low[name], high[name] = metrics.bootstrap_interval(gold, predictions, name, *draws)
     scores = {seed: metrics.scores(gold, predicted, labels) for seed, predicted in by_seed.items()}
     return _spreads(scores, low=low, high=high)

@@ -56,7 +56,7 @@ def predict_file(source: Path, target: Path, column: str | None, model: str | No
 
     Args:
         source: a table of any kind in `data.tables`.
-        target: csv, tsv, jsonl or parquet.
+        target: one of `TARGETS`.
         column: of the sentences; None: that of the training data.
         model: see `load_model`.
         attention: whether `tokens` and `weights` are added.

@@ -25,13 +25,7 @@ from bilstm_attention.paths import sha256
 from bilstm_attention.reports.tables import describe_evaluation, describe_seed, describe_training, model_card
 from bilstm_attention.tracking.environment import input_digests, made_with, stages_of_other_params
 from bilstm_attention.tracking.registry import FORBIDDEN, MODEL_DIGEST, LoggedModel
-from bilstm_attention.tracking.runs import (
-    RunRecord,
-    epoch_metrics,
-    fingerprints,
-    live_runs,
-    training_metrics,
-)
+from bilstm_attention.tracking.runs import RunRecord, epoch_metrics, fingerprints, live_runs, training_metrics
 
 SCORES = paths.CURRENT / "scores.json"
 # Identities: of a run of a training, from its start; and of the run of an evaluation.
@@ -70,14 +64,8 @@ def log_training(
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """The run of one training while it lasts; at the end it is completed from the files on disk.
 
-    Args:
-        params: all parameters.
-        seed: of the training.
-        key: see `training.fit.training_key`; by it a training that resumes goes on in its run.
-        history: rows of the epochs after which it resumes.
-
-    Yields:
-        a function to call with each new row.
+    A training that resumes after the rows of `history` goes on in its run, which it finds by its key (`training_key`).
+    Yields a function to call with each new row.
     """
     started, epochs = time.time(), [epoch_metrics(row) for row in history]
 
@@ -85,10 +73,8 @@ def log_training(
     def begun() -> RunRecord:
         return replace(_seed_record(params, seed, key), started=started, history=epochs, status="RUNNING")
 
-    def finished() -> list[RunRecord]:
-        return [training_record(params, seed)]
-
-    with live_runs(corpus_name(params), f"the training of seed {seed}", begun, finished) as submit:
+    about = f"the training of seed {seed}"
+    with live_runs(corpus_name(params), about, begun, lambda: [training_record(params, seed)]) as submit:
         submit(lambda tracker: tracker.write(begun()))
         yield lambda row: submit(lambda tracker: tracker.log_epoch(begun().identity, epoch_metrics(row)))
 

@@ -26,7 +26,7 @@ CHAMPION = "champion"
 EVIDENCE = "promoted"  # tag of a version: when and why it became the champion
 DEV_ANSWERS = "dev_predictions.csv"  # artifact of a run: dev predictions of each seed, by which models are compared
 MODEL_DIGEST = "model.sha256"
-CARD = "mlflow.note.content"  # tag of a logged model that the UI shows as its description
+NOTE = "mlflow.note.content"  # tag that the UI shows as the description of a run or a logged model
 FORBIDDEN = re.compile(r"[/:.%\"'\\]")  # in names of models
 SERVING_PACKAGES = (
     *("mlflow", "keras", "tensorflow", "numpy", "pandas", "pyarrow", "pydantic", "regex", "ruamel.yaml", "rich"),
@@ -74,7 +74,7 @@ def log_model(client: Any, experiment: str, run_id: str, model: LoggedModel) -> 
         ),
         params=ParamSchema([ParamSpec("attention", DataType.boolean, default=False)]),
     )
-    name, tags = FORBIDDEN.sub("_", model.name), {MODEL_DIGEST: digest, CARD: model.card}
+    name, tags = FORBIDDEN.sub("_", model.name), {MODEL_DIGEST: digest, NOTE: model.card}
     params = client.get_run(run_id).data.params
     logged = client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=tags, params=params)
     with TemporaryDirectory() as scratch:
@@ -162,11 +162,9 @@ def _version_model(client: Any, version: "ModelVersion") -> "MlflowModel":
 
 
 def fetch_model(source: str, folder: Path) -> Path:
-    """Downloads a logged model; returns the folder that `serving.classifier.load_folder` reads.
+    """Downloads a logged model to a folder; returns the one in it that `serving.classifier.load_folder` reads.
 
-    Args:
-        source: see `find_model`, or an address of MLflow, for example `models:/sample@champion`.
-        folder: where to.
+    `source` is that of `find_model`, or an address of MLflow such as `models:/sample@champion`.
 
     Raises:
         UserError: the store has no such model, or does not answer.
@@ -184,9 +182,7 @@ def fetch_model(source: str, folder: Path) -> Path:
 def promote(name: str, experiment: str, source: str | Path, if_better: bool) -> None:
     """Registers a model as version of `name`, with the alias `champion` and a tag with the evidence; prints both.
 
-    Args:
-        source: see `find_model`, as for `experiment`.
-        if_better: only if its dev score is better than the champion's.
+    With `if_better` only if its dev score is better than the champion's. `source` and `experiment`: see `find_model`.
 
     Raises:
         UserError: no such model, or, with `if_better`, one that cannot be compared with the champion.
@@ -229,7 +225,7 @@ def _register(client: Any, name: str, model: "MlflowModel") -> str:
     for each in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
         if each.source == source:
             return str(each.version)
-    card = model.tags.get(CARD)
+    card = model.tags.get(NOTE)
     return str(client.create_model_version(name, source, run_id, description=card, model_id=model.model_id).version)
 
 

@@ -21,7 +21,7 @@ from urllib.parse import quote
 from bilstm_attention.data.dataset import existing
 from bilstm_attention.paths import sha256
 from bilstm_attention.tracking.environment import environment_tags
-from bilstm_attention.tracking.registry import LoggedModel, log_model, log_model_scores
+from bilstm_attention.tracking.registry import NOTE, LoggedModel, log_model, log_model_scores
 from bilstm_attention.tracking.store import artifact_uri, error_line, open_store, shown_uri, store_uri
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # A tag and its value, which one run of an experiment alone has.
 Identity = tuple[str, str]
-PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
+PARENT = "mlflow.parentRunId"
 
 METRICS_PER_REQUEST = 1000
 WAIT_SECONDS = 120.0  # at the end of a training or a sweep, for a store that is slow
@@ -80,22 +80,13 @@ def training_metrics(
 
 
 def fingerprints(files: Mapping[str, Path]) -> dict[str, tuple[str, str]]:
-    """Files by their role (`train`, `dev`, `test`) as path in the project and SHA-256 digest.
-
-    Raises:
-        DataError: a file is not there.
-    """
+    """Files by role (`train`, `dev`, `test`) as path in the project and SHA-256 digest; DataError if one is absent."""
     # relative, since a copy made by `dvc exp run --temp` does not last
     return {role: (str(file), sha256(existing(file))) for role, file in files.items()}
 
 
 def log_runs(experiment: str, records: Sequence[RunRecord], about: str) -> dict[Identity, str]:
-    """Creates or completes runs; a store that fails costs a warning and no result.
-
-    Args:
-        experiment: name of the experiment, that of the corpus.
-        records: parents before their children.
-        about: what is logged, for the warning.
+    """Creates or completes runs, parents before their children; a store that fails costs a warning and no result.
 
     Returns:
         by identity, the id of each run; empty if the store failed.
@@ -124,7 +115,7 @@ def live_runs(
     """Logs from a thread of its own while work goes on, which never waits for the store.
 
     Args:
-        experiment: name of the experiment.
+        experiment: its name.
         about: what is logged, for the one warning that a failing store costs; what comes later is dropped.
         running: the main run, logged as KILLED or FAILED if the work ends by an exception.
         finished: the complete runs, logged if it ends well.
@@ -190,12 +181,7 @@ class Tracker:
     def has(self, record: RunRecord) -> bool:
         """Whether the run of a record is finished and has its metrics, which are written last."""
         run = self.find(record.identity)
-        logged = run.data.metrics if run else {}
-        return bool(
-            run
-            and run.info.status == "FINISHED"
-            and all(logged.get(name) == value for name, value in record.metrics.items())
-        )
+        return bool(run and run.info.status == "FINISHED" and record.metrics.items() <= run.data.metrics.items())
 
     def write(self, record: RunRecord) -> str:
         """Creates the run of a record, or adds what its run lacks; returns its id."""
@@ -260,9 +246,9 @@ class Tracker:
         ends = {name: int(row["epoch"]) for row in record.history for name in row if name != "epoch"}
         for name in ends:
             logged = self.client.get_metric_history(run.info.run_id, name) if name in last else ()
-            steps = {point.step for point in logged}
-            rows = [row for row in record.history if name in row and row["epoch"] not in steps]
-            points += [Metric(name, row[name], now, int(row["epoch"])) for row in rows]
+            curve = {int(row["epoch"]): row[name] for row in record.history if name in row}
+            missing = curve.keys() - {point.step for point in logged}
+            points += [Metric(name, curve[step], now, step) for step in missing]
         last |= {point.key: point.value for point in points}
         points.sort(key=lambda point: point.step)
         # later, since of one step MLflow shows the latest
@@ -316,8 +302,7 @@ class Tracker:
 def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is another user's
-        pass
+    except OSError as error:
+        # another user's process is alive
+        return isinstance(error, PermissionError)
     return True

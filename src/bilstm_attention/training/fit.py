@@ -24,8 +24,7 @@ from bilstm_attention.config import Params
 from bilstm_attention.console import THREADS
 from bilstm_attention.data.dataset import Dataset, Rows, pad, steps_per_epoch, training_batches
 from bilstm_attention.errors import ParamsError, TrainingError
-from bilstm_attention.evaluation.calibration import nll
-from bilstm_attention.evaluation.metrics import check_monitor, scores, signed_score
+from bilstm_attention.evaluation.metrics import check_monitor, nll, scores, signed_score
 from bilstm_attention.model.classifier import build_classifier
 from bilstm_attention.model.predict import predict, to_labels
 from bilstm_attention.paths import atomic_write
@@ -185,11 +184,9 @@ def _assign(variables: Sequence[Any], values: Arrays) -> None:
 
 
 class Checkpoint:
-    """A file with the last finished epoch; replaced atomically.
+    """The file of the last finished epoch of the training with this `training_key`; replaced atomically.
 
-    Args:
-        folder: folder of checkpoints. It is outside the stage's outputs, which DVC deletes before a rerun.
-        key: `training_key`; a checkpoint of any other training has another name.
+    Its folder is outside the stage's outputs, which DVC deletes before a rerun.
     """
 
     def __init__(self, folder: Path, key: str):
