@@ -30,6 +30,7 @@ from bilstm_attention.evaluation.results import (  # noqa: E402
 )
 from bilstm_attention.model.classifier import load_classifier, save_classifier  # noqa: E402
 from bilstm_attention.model.predict import predict, read_attention, to_labels  # noqa: E402
+from bilstm_attention.serving.classifier import load_seed  # noqa: E402
 from bilstm_attention.tracking import pipeline, runs  # noqa: E402
 from bilstm_attention.training.fit import run_training  # noqa: E402
 
@@ -206,9 +207,26 @@ def test_temperature_is_fitted_on_dev_and_is_of_its_model(
     ours = {name: each["by_seed"]["8"] for name, each in result.scores["test_calibration"]["scaled"].items()}
     assert ours == pytest.approx(calibration_errors(scale(test, temperature), rows["test"].labels))
     assert result.reliability.groupby("probabilities")["sentences"].sum().tolist() == [len(SEEDS) * len(test)] * 2
+    assert load_seed(load_params(paths.PARAMS), 8).temperature == temperature
     # a model that evaluate has not seen
     shutil.copy(paths.seed_folder(3) / "model.keras", model)
     assert read_temperature(8) == 1
+
+
+def test_page_explains_a_split_or_sentences_by_a_seed(
+    inside: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for texts, split, counted in (
+        ([], "dev", "sentences 3  right"),
+        (["A <e1>storm</e1> <e2>fever</e2>"], None, "1\n"),
+    ):
+        stages.explain(texts, split, 3, 8, tmp_path / "page.html")
+        printed = capsys.readouterr()
+        assert f"explain {tmp_path}/page.html: " in printed.out
+        assert counted in printed.out
+        # outside a repository of DVC
+        assert "warning: whether the model is up to date is not known" in printed.err
+        assert "seed 8" in (tmp_path / "page.html").read_text()
 
 
 def test_results_come_back_from_their_files(result: EvaluationResult, inside: Path) -> None:
