@@ -298,12 +298,12 @@ class Params(Block):
             "model.entity_words: true": model.entity_words,
             "model.entity_states: true": model.entity_states,
         }
-        if any(needs_entities.values()) and not self.data.relational:
-            parameter = next(name for name, used in needs_entities.items() if used)
-            raise ValueError(
-                f"{parameter} needs marked entities, which data.format: {self.data.format} does not have; it is for"
-                " semeval2010 and kbp37"
-            )
+        for parameter, used in needs_entities.items():
+            if used and not self.data.relational:
+                raise ValueError(
+                    f"{parameter} needs marked entities, which data.format: {self.data.format} does not have; it is for"
+                    " semeval2010, kbp37 and tables with data.relations"
+                )
         if attention.kind == "dense_time" and attention.steps < self.data.tokens.max_length:
             raise ValueError(
                 f"model.attention.steps: {attention.steps} is less than data.tokens.max_length,"

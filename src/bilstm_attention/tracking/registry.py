@@ -172,7 +172,7 @@ def fetch_model(source: str, folder: Path) -> Path:
     import mlflow
     from mlflow.models import Model
 
-    with report_store_errors(f"--model {source}: "):
+    with report_store_errors(f"{source}: no such model in "):
         client = open_store()
         address = source if ":/" in source else f"models:/{find_model(client, source).model_id}"
         whole = Path(mlflow.artifacts.download_artifacts(address, dst_path=str(folder)))
