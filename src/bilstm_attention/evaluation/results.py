@@ -13,8 +13,6 @@ from bilstm_attention.data.dataset import existing
 from bilstm_attention.evaluation.metrics import signed_score
 from bilstm_attention.evaluation.semeval import write_answers
 
-TABLES = ("predictions", "dev_predictions", "confusion", "classes", "learning_curves", "reliability")
-
 
 @dataclass(frozen=True)
 class EvaluationResult:
@@ -54,9 +52,10 @@ def write_results(result: EvaluationResult, corpus: str, monitor: str) -> None:
     paths.write_json(folder / "scores.json", {"corpus": corpus, **result.scores})
     paths.write_json(folder / "test_coverage.json", result.coverage)
     paths.write_json(folder / "faithfulness.json", result.faithfulness)
-    for name in TABLES:
-        with paths.atomic_write(folder / f"{name}.csv") as path:
-            getattr(result, name).to_csv(path, index=name == "confusion")
+    for name, table in vars(result).items():
+        if isinstance(table, pd.DataFrame):
+            with paths.atomic_write(folder / f"{name}.csv") as path:
+                table.to_csv(path, index=name == "confusion")
     predictions = result.predictions
     for column in ("gold", "predicted", *(f"seed_{seed}" for seed in result.attention)):
         with paths.atomic_write(folder / f"answers/{column}.txt") as path:
