@@ -357,6 +357,7 @@ def promote(
 ) -> None:
     """Registers the model of a run as the champion, which models:/NAME@champion serves; shows both dev scores."""
     from bilstm_attention.config import load_params
+    from bilstm_attention.evaluation.results import best_seed, seed_file
     from bilstm_attention.tracking import registry
     from bilstm_attention.tracking.pipeline import corpus_name, model_name
     from bilstm_attention.tracking.store import report_store_errors, shown_uri
@@ -365,7 +366,8 @@ def promote(
     params = load_params(paths.PARAMS)
     name = model_name(params)
     with report_store_errors():
-        registry.promote(name, corpus_name(params), run or registry.best_model_file(params), if_better)
+        source = run or seed_file(best_seed(params.train.seeds, params.train.monitor), "model.keras")
+        registry.promote(name, corpus_name(params), source, if_better)
     address = quote(f"models:/{name}@champion")
     print(
         f"now: bilstm-attention predict --model {address}, or as a server: MLFLOW_TRACKING_URI={quote(shown_uri())} \\"

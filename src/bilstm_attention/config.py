@@ -47,16 +47,6 @@ def _to_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _check_encoding(name: str) -> str:
-    try:
-        codecs.lookup(name)
-    except LookupError:
-        raise ValueError(
-            f"data.encoding: {name!r} is no encoding; legal are utf-8, utf-16, cp1252, gb18030, ..."
-        ) from None
-    return name
-
-
 Text = Annotated[str, BeforeValidator(_to_text)]
 Files = Annotated[str | dict[str, str], BeforeValidator(_to_text)]
 
@@ -70,7 +60,7 @@ class Data(Block):
     dev: Files | None = None
     test: Files | None = "test.txt"
     train_rows: Annotated[int, Field(ge=2)] | None = None
-    encoding: Annotated[str, AfterValidator(_check_encoding)] = "utf-8"
+    encoding: str = "utf-8"
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     quoting: Literal["auto", "doubled", "backslash", "none"] = "auto"
     header: bool = True
@@ -91,6 +81,11 @@ class Data(Block):
     @model_validator(mode="after")
     def _fit_together(self) -> "Data":
         classes, context = self.format == "classes", self.tokens.context
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError:
+            legal = "utf-8, utf-16, cp1252, gb18030, ..."
+            raise ValueError(f"data.encoding: {self.encoding!r} is no encoding; legal are {legal}") from None
         if PREPARED.is_relative_to(normpath(self.folder)):
             raise ValueError(f"data.folder: {self.folder} holds outputs of the pipeline; use one such as data/mine")
         for split in ("train", "dev", "test"):
@@ -303,12 +298,12 @@ class Params(Block):
             "model.entity_words: true": model.entity_words,
             "model.entity_states: true": model.entity_states,
         }
-        if any(needs_entities.values()) and not self.data.relational:
-            parameter = next(name for name, used in needs_entities.items() if used)
-            raise ValueError(
-                f"{parameter} needs marked entities, which data.format: {self.data.format} does not have; it is for"
-                " semeval2010 and kbp37"
-            )
+        for parameter, used in needs_entities.items():
+            if used and not self.data.relational:
+                raise ValueError(
+                    f"{parameter} needs marked entities, which data.format: {self.data.format} does not have; it is for"
+                    " semeval2010, kbp37 and tables with data.relations"
+                )
         if attention.kind == "dense_time" and attention.steps < self.data.tokens.max_length:
             raise ValueError(
                 f"model.attention.steps: {attention.steps} is less than data.tokens.max_length,"

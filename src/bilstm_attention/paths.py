@@ -39,17 +39,13 @@ def project_root() -> Path:
     )
 
 
-def main_root(root: Path | None = None) -> Path:
+def main_root() -> Path:
     """The root of the main checkout, also in a temporary copy of it.
 
     `dvc exp run --temp` and `--queue` run in a copy under `.dvc/tmp/exps/` of the main checkout, and delete it at the
     end. The tracking store and checkpoints must outlive it.
     """
-    root = root or project_root()
-    for folder in root.parents:
-        if folder.name == "exps" and folder.parent.name == "tmp" and folder.parent.parent.name == ".dvc":
-            return folder.parents[2]
-    return root
+    return Path(str(project_root()).partition("/.dvc/tmp/exps/")[0])
 
 
 def seed_folder(seed: int) -> Path:

@@ -108,14 +108,14 @@ def train(seed: int) -> None:
     from bilstm_attention.data.dataset import load_dataset, steps_per_epoch
     from bilstm_attention.model.classifier import save_classifier
     from bilstm_attention.tracking.pipeline import log_training
-    from bilstm_attention.training.fit import run_training, training_checkpoint, training_key
+    from bilstm_attention.training.fit import Checkpoint, run_training, training_key
 
     dataset = load_dataset()
     _warn_of_first_weights(params.train, steps_per_epoch(dataset.train, params.train.batch_size))
     checkpoints = paths.main_root() / paths.CHECKPOINTS
-    checkpoint = training_checkpoint(checkpoints, params, dataset, seed)
-    history = list(saved.history) if (saved := checkpoint.load()) else []
     live, key = paths.live_folder(seed), training_key(params, dataset, seed)
+    checkpoint = Checkpoint(checkpoints, key)
+    history = list(saved.history) if (saved := checkpoint.load()) else []
     if history:
         print(f"seed {seed} resumes after epoch {len(history)} of {params.train.epochs}", flush=True)
         _write_live(live, history, params.train.monitor)
@@ -194,15 +194,16 @@ def report() -> None:
     import pandas as pd
 
     from bilstm_attention.data.dataset import existing
-    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_histories, read_json, read_table
+    from bilstm_attention.evaluation.results import best_seed, read_history, read_json, read_table
     from bilstm_attention.reports import plots
     from bilstm_attention.reports.attention_page import attention_page, read_examples, select_examples
-    from bilstm_attention.tracking.pipeline import log_evaluation
+    from bilstm_attention.tracking.pipeline import corpus_name, evaluation_records
+    from bilstm_attention.tracking.runs import log_runs
 
     params = load_params(paths.PARAMS)
     seeds, monitor = params.train.seeds, params.train.monitor
     pictures, weights = paths.CURRENT / "plots", paths.CURRENT / "attention_weights"
-    histories = {f"seed {seed}": history for seed, history in read_histories(seeds).items()}
+    histories = {f"seed {seed}": read_history(seed) for seed in seeds}
     plots.learning_curves(histories, monitor, pictures / "learning_curves.png", params.train.restore_best_weights)
     plots.confusion_matrix(read_table("confusion").set_index("gold").astype(int), pictures / "confusion.png")
     plots.scores_by_class(
@@ -217,11 +218,11 @@ def report() -> None:
     for seed in seeds:
         # of dev: whoever looks for what to change next must not look at test
         attention_page(examples[seed], paths.attention_page(seed), title=f"seed {seed}", source="dev")
-    best = best_seed(read_dev_scores(seeds), monitor)
+    best = best_seed(seeds, monitor)
     plots.attention_picture(select_examples(examples[best]), pictures / "attention.png")
     print_summary("report", {"plots": len(list(pictures.iterdir())), "attention pages": len(seeds)})
     announce("recording in MLflow")
-    log_evaluation(params)
+    log_runs(corpus_name(params), evaluation_records(params), "the evaluation")
 
 
 def init(files: Sequence[Path], output: Path | None, text: str | None, label: str | None, force: bool) -> None:
@@ -288,33 +289,30 @@ def explain(texts: Sequence[str], split: str | None, limit: int, seed: int | Non
     params = load_params(paths.PARAMS)
     if seed is not None and seed not in params.train.seeds:
         raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; no model has it.")
-    start_tensorflow()
     from rich.console import Console
 
-    from bilstm_attention.data.dataset import encode, load_labels, load_split, load_vocabulary
+    from bilstm_attention.data.dataset import encode, load_split
     from bilstm_attention.evaluation.calibration import scale
-    from bilstm_attention.evaluation.evaluate import attention_table
-    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_temperature, seed_file
-    from bilstm_attention.model.classifier import load_classifier
-    from bilstm_attention.model.predict import read_attention
+    from bilstm_attention.evaluation.results import best_seed
     from bilstm_attention.reports.attention_page import attention_page, read_examples
     from bilstm_attention.reports.tables import shaded_text
-    from bilstm_attention.serving.classifier import TextClassifier
-    from bilstm_attention.tracking.environment import warn_if_stale
-    from bilstm_attention.training.fit import use_threads
+    from bilstm_attention.serving.classifier import load_seed
 
-    use_threads()
-    seed = best_seed(read_dev_scores(params.train.seeds), params.train.monitor) if seed is None else seed
-    model, vocabulary, labels = load_classifier(seed_file(seed, "model.keras")), load_vocabulary(), load_labels()
-    warn_if_stale(params.train.seeds)
+    seed = best_seed(params.train.seeds, params.train.monitor) if seed is None else seed
+    classifier = load_seed(params, seed)
+    # after the start of TensorFlow, which these import
+    from bilstm_attention.evaluation.evaluate import attention_table
+    from bilstm_attention.model.predict import read_attention
+
+    model, labels = classifier.model, classifier.labels
     if split:
         examples = load_split(split)
         examples = examples.head(limit) if limit else examples
-        rows = encode(examples, vocabulary, labels)
+        rows = encode(examples, classifier.vocabulary, labels)
     else:
-        examples, rows = TextClassifier(model, vocabulary, labels, params.data).examples(texts)
+        examples, rows = classifier.examples(texts)
     probabilities, weights = read_attention(model, rows)
-    table = attention_table(model, examples, scale(probabilities, read_temperature(seed)), weights, labels)
+    table = attention_table(model, examples, scale(probabilities, classifier.temperature), weights, labels)
     shown = read_examples(table)
     attention_page(shown, output, title=f"seed {seed}", source=split or "text")
     outcomes = [example.outcome for example in shown]

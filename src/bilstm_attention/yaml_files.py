@@ -48,12 +48,7 @@ def read_yaml(path: Path, yaml: YAML = PLAIN) -> Any:
 
 
 def check(values: Mapping[str, Any], where: str, schema: type[Schema]) -> Schema:
-    """Checks plain values against a schema.
-
-    Args:
-        values: nested mappings.
-        where: their origin, for errors.
-        schema: of the outermost block.
+    """Checks nested mappings against the schema of their outermost block; `where` is their origin, for errors.
 
     Raises:
         ParamsError: lists every unknown key, wrong type and value out of range, with what is legal.

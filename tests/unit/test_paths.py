@@ -42,12 +42,13 @@ def test_temporary_copy_leads_to_the_main_checkout(copy: str, tmp_path: Path, mo
     (here / "data").mkdir()
     monkeypatch.chdir(here / "data")
     assert project_root() == here
-    assert main_root() == main_root(here) == root
+    assert main_root() == root
 
 
-def test_folder_merely_called_exps_is_no_copy(tmp_path: Path) -> None:
+def test_folder_merely_called_exps_is_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_project(tmp_path / "exps/tmp/project")
-    assert main_root(root) == root
+    monkeypatch.chdir(root)
+    assert main_root() == root
 
 
 def test_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bilstm_attention.evaluation.metrics import nll
+
 BINS = 15  # of equal width, as in the paper
 TINY = np.finfo(np.float32).tiny
 LIMITS = (0.05, 20.0)  # of the temperature: without a wrong prediction on dev the best one is 0
@@ -30,7 +32,7 @@ def fit_temperature(probabilities: NDArray[Any], gold: NDArray[Any]) -> float:
     """The T, within `LIMITS`, whose scaled probabilities `(N, C)` have the lowest NLL on gold label numbers `(N,)`."""
     from scipy.optimize import minimize_scalar
 
-    best = minimize_scalar(lambda log_t: _nll(scale(probabilities, np.exp(log_t)), gold), bounds=np.log(LIMITS))
+    best = minimize_scalar(lambda log_t: nll(scale(probabilities, np.exp(log_t)), gold, TINY), bounds=np.log(LIMITS))
     return float(np.exp(best.x))
 
 
@@ -45,7 +47,7 @@ def calibration_errors(probabilities: NDArray[Any], gold: NDArray[Any]) -> dict[
     bins = reliability(probabilities, gold)
     gaps = (bins["accuracy"] - bins["confidence"]).abs()
     return {
-        "nll": _nll(probabilities, gold),
+        "nll": nll(probabilities, gold, TINY),
         "brier": float(((probabilities - right) ** 2).sum(axis=1).mean()),
         "ece": float(np.average(gaps, weights=bins["sentences"])),
     }
@@ -58,8 +60,3 @@ def reliability(probabilities: NDArray[Any], gold: NDArray[Any]) -> pd.DataFrame
     columns = {"confidence": 100 * top, "accuracy": 100.0 * (probabilities.argmax(axis=1) == gold)}
     grouped = pd.DataFrame(columns).groupby(bins)
     return grouped.mean().assign(sentences=grouped.size()).reset_index(drop=True)
-
-
-def _nll(probabilities: NDArray[Any], gold: NDArray[Any]) -> float:
-    chosen = probabilities[np.arange(len(gold)), gold]
-    return float(-np.log(np.maximum(chosen, TINY), dtype=np.float64).mean())

@@ -16,7 +16,7 @@ from bilstm_attention.data.embeddings import coverage, read_origins
 from bilstm_attention.data.tokens import count_words
 from bilstm_attention.evaluation import faithfulness, metrics
 from bilstm_attention.evaluation.calibration import calibration_errors, fit_temperature, reliability, scale
-from bilstm_attention.evaluation.results import EvaluationResult, read_dev_scores, read_histories, read_json, seed_file
+from bilstm_attention.evaluation.results import EvaluationResult, read_dev_scores, read_history, read_json, seed_file
 from bilstm_attention.model.classifier import load_classifier
 from bilstm_attention.model.predict import predict, read_attention, to_labels
 
@@ -81,7 +81,7 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
         dev_predictions=pd.DataFrame({"id": dev["id"], "gold": dev["label"]} | dev_labels),
         confusion=metrics.confusion(gold, ensemble, labels),
         classes=metrics.per_relation(gold, ensemble, labels),
-        learning_curves=pd.concat(read_histories(seeds).values()).groupby("epoch", as_index=False).mean(),
+        learning_curves=pd.concat(map(read_history, seeds)).groupby("epoch", as_index=False).mean(),
         coverage=test_coverage,
         reliability=pd.concat(bins, names=["probabilities"]).reset_index("probabilities"),
         faithfulness=merged,
@@ -92,10 +92,14 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
 def attention_table(
     model: Any, examples: pd.DataFrame, probabilities: Any, weights: Sequence[Any], labels: Sequence[str]
 ) -> pd.DataFrame:
-    """A row of predictions and attention for each of N sentences, see `EvaluationResult.attention`.
+    """Predictions and attention of N sentences.
 
     `examples` have the columns `tokens` and `label`, empty if not known; `probabilities` are `(N, C)`, further rows are
     ignored; `weights` are N arrays `(T,)` or `(K, T)`.
+
+    Returns:
+        a row per sentence: `tokens`, `gold`, `labels` and `probabilities` of the most probable classes, `weights`, K
+        lists of T numbers, and `axis`, what K counts.
     """
     tokens = [list(row) for row in examples["tokens"]]
     rows = probabilities[: len(tokens)]
@@ -127,8 +131,8 @@ def _test_scores(
     gold: Sequence[str], by_seed: Mapping[int, list[str]], labels: Sequence[str], params: Evaluate
 ) -> dict[str, Any]:
     predictions, low, high = list(by_seed.values()), {}, {}
+    draws = params.bootstrap, params.bootstrap_seed
     for name in metrics.metric_names(labels):
-        interval = metrics.bootstrap_interval(gold, predictions, name, params.bootstrap, params.bootstrap_seed)
-        low[name], high[name] = interval
+        low[name], high[name] = metrics.bootstrap_interval(gold, predictions, name, *draws)
     scores = {seed: metrics.scores(gold, predicted, labels) for seed, predicted in by_seed.items()}
     return _spreads(scores, low=low, high=high)

@@ -6,8 +6,8 @@ predictions and thousands of resamples. `official_f1` is the score of `semeval.p
 Shape letters: N items, S seeds, C labels, G groups of labels.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
 from statistics import fmean, stdev
 from typing import Any
@@ -22,6 +22,7 @@ from bilstm_attention.errors import DataError, ParamsError, join_lines
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 Labels = tuple[str, ...]
+METRICS = ("official_f1", "accuracy", "macro_f1", "macro_f1_without_other", "micro_f1_without_other")
 
 
 def _ratio(part: Any, whole: Any) -> Any:
@@ -59,41 +60,23 @@ def _group_counts(counts: Counts, names: Labels, with_none: bool) -> tuple[Float
     return correct @ groups, counts.sum(axis=-2) @ groups, counts.sum(axis=-1) @ groups
 
 
-def _mean_f1(present: NDArray[np.bool_], correct: Floats, predicted: Floats, gold: Floats) -> Any:
-    """The mean over the groups that are present."""
-    f1 = percent(2 * correct, predicted + gold)
-    return _ratio((f1 * present).sum(axis=-1), present.sum(axis=-1))
+def _metric(name: str, counts: Counts, labels: Labels, whole: Counts) -> Any:
+    """A metric in percent, `(...)`, of counts `(..., C, C)`; see `metric_names`.
 
-
-def _official_f1(counts: Counts, labels: Labels, whole: Counts) -> Any:
-    names = tuple(map(relation_of, labels))
-    present = _group_counts(whole, names, with_none=False)[2] > 0
-    return _mean_f1(present, *_group_counts(counts, names, with_none=False))
-
-
-def _accuracy(counts: Counts, labels: Labels, whole: Counts) -> Any:
-    return percent(np.trace(counts, axis1=-2, axis2=-1), counts.sum(axis=(-2, -1)))
-
-
-def _macro_f1(counts: Counts, labels: Labels, whole: Counts, with_none: bool = True) -> Any:
-    _, predicted, gold = _group_counts(whole, labels, with_none)
-    return _mean_f1(predicted + gold > 0, *_group_counts(counts, labels, with_none))
-
-
-def _micro_f1(counts: Counts, labels: Labels, whole: Counts, with_none: bool = True) -> Any:
-    correct, predicted, gold = (items.sum(axis=-1) for items in _group_counts(counts, labels, with_none))
-    return percent(2 * correct, predicted + gold)
-
-
-# From counts (..., C, C) to percent (...). A macro average runs over the labels of the third argument, the counts of
-# all items, so that a rare label which a resample misses stays in the mean and counts 0.
-_METRICS: dict[str, Callable[[Counts, Labels, Counts], Any]] = {
-    "official_f1": _official_f1,
-    "accuracy": _accuracy,
-    "macro_f1": _macro_f1,
-    "macro_f1_without_other": partial(_macro_f1, with_none=False),
-    "micro_f1_without_other": partial(_micro_f1, with_none=False),
-}
+    A macro average runs over the groups of `whole`, the counts of all items, so that a rare label which a resample
+    misses stays in the mean and counts 0.
+    """
+    if name == "accuracy":
+        return percent(np.trace(counts, axis1=-2, axis2=-1), counts.sum(axis=(-2, -1)))
+    names = tuple(map(relation_of, labels)) if name == "official_f1" else labels
+    with_none = name == "macro_f1"
+    correct, predicted, gold = _group_counts(counts, names, with_none)
+    if name == "micro_f1_without_other":
+        return percent(2 * correct.sum(axis=-1), (predicted + gold).sum(axis=-1))
+    _, answered, present = _group_counts(whole, names, with_none)
+    # the official score leaves out relations that are in answers alone
+    averaged = present > 0 if name == "official_f1" else answered + present > 0
+    return _ratio((percent(2 * correct, predicted + gold) * averaged).sum(axis=-1), averaged.sum(axis=-1))
 
 
 def metric_names(labels: Sequence[str]) -> tuple[str, ...]:
@@ -105,7 +88,7 @@ def metric_names(labels: Sequence[str]) -> tuple[str, ...]:
     labels but the none label, which is TACRED's score; without directions it takes the place of `official_f1`.
     """
     if is_relational(labels):
-        return tuple(_METRICS)
+        return METRICS
     # `Other` may be a plain class
     if not set(NONE_LABELS[1:]).isdisjoint(labels):
         return ("micro_f1_without_other", "accuracy", "macro_f1", "macro_f1_without_other")
@@ -126,7 +109,7 @@ def scores(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str])
         DataError: a gold or predicted label that is not among `labels`.
     """
     counts = _confusion_counts(gold, predicted, labels)
-    return {name: float(_METRICS[name](counts, tuple(labels), counts)) for name in metric_names(labels)}
+    return {name: float(_metric(name, counts, tuple(labels), counts)) for name in metric_names(labels)}
 
 
 def per_relation(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
@@ -139,9 +122,14 @@ def per_relation(gold: Sequence[str], predicted: Sequence[str], labels: Sequence
 
 def confusion(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
     """Items `(C, C)`: rows the gold label, columns the predicted one, both in the order of `labels`."""
-    index = pd.Index(labels)
     counts = _confusion_counts(gold, predicted, labels)
-    return pd.DataFrame(counts, index.rename("gold"), index.rename("predicted"))
+    return pd.DataFrame(counts, pd.Index(labels, name="gold"), pd.Index(labels, name="predicted"))
+
+
+def nll(probabilities: NDArray[Any], gold: NDArray[Any], least: Any) -> float:
+    """The mean of -log p(gold) in nats, of probabilities `(N, C)`; those below `least` count as that."""
+    chosen = probabilities[np.arange(len(gold)), gold]
+    return float(-np.log(np.maximum(chosen, least), dtype=np.float64).mean())
 
 
 def signed_score(metric: str, value: float) -> float:
@@ -241,7 +229,7 @@ def baselines(
 
 def _mean_score(metric: str, cells: Counts, labels: Labels, whole: Counts | None = None) -> float:
     counts = _counts(cells, len(labels))
-    return float(np.mean(_METRICS[metric](counts, labels, counts if whole is None else whole)))
+    return float(np.mean(_metric(metric, counts, labels, counts if whole is None else whole)))
 
 
 def _confusion_counts(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> Counts:

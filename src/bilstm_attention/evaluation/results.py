@@ -13,38 +13,21 @@ from bilstm_attention.data.dataset import existing
 from bilstm_attention.evaluation.metrics import signed_score
 from bilstm_attention.evaluation.semeval import write_answers
 
-TABLES = ("predictions", "dev_predictions", "confusion", "classes", "learning_curves", "reliability")
-
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Scores of the models of one pipeline, and what they rest on.
+    """Scores of the models of one pipeline, and what they rest on."""
 
-    Args:
-        scores: the content of `scores.json`, in percent.
-        predictions: a row per test sentence: `id`, `gold`, `predicted` by the ensemble, its `probability`, and the
-            prediction of each seed as `seed_N`.
-        dev_predictions: a row per dev sentence: `id`, `gold`, and the prediction of each seed as `seed_N`.
-        confusion: counts `(C, C)` of the ensemble, gold rows by predicted columns.
-        classes: precision, recall, F1 and support of the ensemble by relation, or by class.
-        learning_curves: mean of the seeds' histories by epoch, over the seeds that got so far.
-        reliability: `calibration.reliability` on test of all seeds together, of `probabilities` raw and scaled.
-        coverage: share of test with word vectors, as `coverage.json` has it of train and dev.
-        faithfulness: `faithfulness.merge_seeds` of the attention on dev; empty if not measured.
-        attention: by seed, a row for each of the first dev sentences: `tokens`, `gold`, `labels` and `probabilities` of
-            the most probable classes, `weights`, K lists of T numbers, and `axis`, what K counts.
-    """
-
-    scores: dict[str, Any]
-    predictions: pd.DataFrame
-    dev_predictions: pd.DataFrame
-    confusion: pd.DataFrame
-    classes: pd.DataFrame
-    learning_curves: pd.DataFrame
-    reliability: pd.DataFrame
-    coverage: dict[str, Any]
-    faithfulness: dict[str, Any]
-    attention: dict[int, pd.DataFrame]
+    scores: dict[str, Any]  # the content of `scores.json`, in percent
+    predictions: pd.DataFrame  # a row per test sentence: id, gold, predicted by the ensemble, its probability, seed_N
+    dev_predictions: pd.DataFrame  # a row per dev sentence: id, gold, and the prediction of each seed as seed_N
+    confusion: pd.DataFrame  # counts (C, C) of the ensemble, gold rows by predicted columns
+    classes: pd.DataFrame  # `metrics.per_relation` of the ensemble
+    learning_curves: pd.DataFrame  # mean of the seeds' histories by epoch, over the seeds that got so far
+    reliability: pd.DataFrame  # `calibration.reliability` on test of all seeds, of `probabilities` raw and scaled
+    coverage: dict[str, Any]  # share of test with word vectors, as coverage.json has it of train and dev
+    faithfulness: dict[str, Any]  # `faithfulness.merge_seeds` on dev; empty if not measured
+    attention: dict[int, pd.DataFrame]  # by seed, `evaluate.attention_table` of the first dev sentences
 
 
 def headline_metrics(scores: Mapping[str, Any], monitor: str) -> dict[str, Any]:
@@ -69,9 +52,10 @@ def write_results(result: EvaluationResult, corpus: str, monitor: str) -> None:
     paths.write_json(folder / "scores.json", {"corpus": corpus, **result.scores})
     paths.write_json(folder / "test_coverage.json", result.coverage)
     paths.write_json(folder / "faithfulness.json", result.faithfulness)
-    for name in TABLES:
-        with paths.atomic_write(folder / f"{name}.csv") as path:
-            getattr(result, name).to_csv(path, index=name == "confusion")
+    for name, table in vars(result).items():
+        if isinstance(table, pd.DataFrame):
+            with paths.atomic_write(folder / f"{name}.csv") as path:
+                table.to_csv(path, index=name == "confusion")
     predictions = result.predictions
     for column in ("gold", "predicted", *(f"seed_{seed}" for seed in result.attention)):
         with paths.atomic_write(folder / f"answers/{column}.txt") as path:
@@ -106,13 +90,14 @@ def read_dev_scores(seeds: Sequence[int]) -> dict[int, dict[str, float]]:
     return {seed: read_json(seed_file(seed, "dev.json"))["dev"] for seed in seeds}
 
 
-def read_histories(seeds: Sequence[int]) -> dict[int, pd.DataFrame]:
-    """By seed, a row per epoch."""
-    return {seed: pd.read_csv(seed_file(seed, "history.csv")) for seed in seeds}
+def read_history(seed: int) -> pd.DataFrame:
+    """A row per epoch of a training."""
+    return pd.read_csv(seed_file(seed, "history.csv"))
 
 
-def best_seed(dev: Mapping[int, Mapping[str, float]], monitor: str) -> int:
+def best_seed(seeds: Sequence[int], monitor: str) -> int:
     """The seed with the best dev score; ties go to the first."""
+    dev = read_dev_scores(seeds)
     return max(dev, key=lambda seed: signed_score(monitor, dev[seed][monitor]))
 
 

@@ -6,7 +6,6 @@ corpus whose labels are `Name(e1,e2)`, `Name(e2,e1)` or a none label, such as KB
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,32 +31,21 @@ class Average(NamedTuple):
     f1: float
 
 
-@dataclass(frozen=True)
-class View:
-    """One of the three evaluations of the same answers; a ratio over nothing is 0, scores are in percent.
+class View(NamedTuple):
+    """One of the three evaluations of the same answers; a ratio over nothing is 0, scores are in percent."""
 
-    Attributes:
-        title: what this view counts as correct.
-        confusion: items; rows the labels of the key, columns those and then labels answered but absent from the key.
-        per_relation: per row `correct`, `predicted`, `gold` (items), `precision`, `recall`, `f1`; `skipped`, items
-            without an answer; `wrong_direction`, items answered with the right relation in the wrong direction if
-            the view keeps them out of `confusion`, else 0.
-        micro: from the summed counts of the rows but the none label; answers absent from the key count nowhere.
-        macro: the mean over the rows but the none label.
-        shares: by name, part and whole of numbers of items: those with an answer, and three kinds of accuracy.
-    """
-
-    title: str
-    confusion: pd.DataFrame
+    title: str  # what this view counts as correct
+    confusion: pd.DataFrame  # items; rows: labels of the key, columns: those, then labels that the key does not have
+    # Per row `correct`, `predicted`, `gold` (items), `precision`, `recall`, `f1`; `skipped`, items without an answer;
+    # `wrong_direction`, items with the right relation in the wrong direction if they are not in `confusion`, else 0.
     per_relation: pd.DataFrame
-    micro: Average
-    macro: Average
-    shares: dict[str, tuple[int, int]]
+    micro: Average  # from the summed counts of the rows but the none label; answers absent from the key count nowhere
+    macro: Average  # the mean over the rows but the none label
+    shares: dict[str, tuple[int, int]]  # part and whole, in items: those with an answer, and three kinds of accuracy
 
 
-@dataclass(frozen=True)
-class OfficialResult:
-    """The three views of the official scorer, in its order; the last gives the official score."""
+class OfficialResult(NamedTuple):
+    """The three views of the official scorer, in its order."""
 
     directed: View
     undirected: View
@@ -65,7 +53,7 @@ class OfficialResult:
 
     @property
     def score(self) -> float:
-        """Macro F1 over the relations of the key, direction counted, in percent."""
+        """The official score: macro F1 over the relations of the key, direction counted, in percent."""
         return self.official.macro.f1
 
 
@@ -134,13 +122,14 @@ def evaluate_official(gold: Mapping[str, str], answers: Mapping[str, str]) -> Of
             f"Score against the key of the same items.\n{join_lines(unknown)}"
         )
     pairs = [(label, answers.get(key)) for key, label in gold.items()]
-    relations = [(relation_of(label), answer and relation_of(answer)) for label, answer in pairs]
-    turned = [
-        label != answer and relation == answered
-        for (label, answer), (relation, answered) in zip(pairs, relations, strict=True)
-    ]
-    wrong = Counter(relation for (relation, _), is_turned in zip(relations, turned, strict=True) if is_turned)
-    rest = [pair for pair, is_turned in zip(relations, turned, strict=True) if not is_turned]
+    relations, rest, wrong = [], [], Counter[str]()
+    for label, answer in pairs:
+        relation, answered = relation_of(label), answer and relation_of(answer)
+        relations.append((relation, answered))
+        if relation == answered and label != answer:
+            wrong[relation] += 1
+        else:
+            rest.append((relation, answered))
     return OfficialResult(
         _view("1. Relation and direction as one label", pairs, Counter()),
         _view("2. Relation alone, direction ignored", relations, Counter()),
@@ -176,9 +165,8 @@ def _view(title: str, pairs: Sequence[tuple[str, str | None]], wrong_direction: 
 
 def report(result: OfficialResult) -> str:
     """The three views as plain text; the last line ends with the official score in percent, to two decimals."""
-    sections = [_section(view) for view in (result.directed, result.undirected, result.official)]
     last = f"Official score (macro F1, direction taken into account, without Other): {result.score:.2f}"
-    return "\n\n".join([*sections, last])
+    return "\n\n".join([*map(_section, result), last])
 
 
 def _section(view: View) -> str:

@@ -138,10 +138,10 @@ def run_job(job: TrainingJob) -> Path:
     An interrupted training resumes at its last finished epoch. The checkpoint is removed when the record is written.
     """
     start_tensorflow()
-    from bilstm_attention.training.fit import training_checkpoint
+    from bilstm_attention.training.fit import Checkpoint, training_key
 
     file = find_record(job) or _train(job)
-    training_checkpoint(CHECKPOINTS, job.params, read_dataset(job.root), job.seed).remove()
+    Checkpoint(CHECKPOINTS, training_key(job.params, read_dataset(job.root), job.seed)).remove()
     return file
 
 

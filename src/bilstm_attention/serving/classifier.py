@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bilstm_attention.config import Data, load_params
-from bilstm_attention.data.dataset import Rows
+from bilstm_attention.config import Data, Params, load_params
+from bilstm_attention.console import start_tensorflow
+from bilstm_attention.data.dataset import Rows, load_labels, load_vocabulary
 from bilstm_attention.data.relations import MARKING, marking_fault
 from bilstm_attention.data.tokens import EMPTY_ENTITIES, Vocabulary, encode_examples, tokenize
 from bilstm_attention.errors import DataError, join_lines
@@ -100,16 +101,33 @@ class TextClassifier:
 
 def load_folder(folder: Path) -> TextClassifier:
     """Reads `model.keras`, `vocabulary.txt`, `labels.json`, `params.yaml` and, if there, `calibration.json`."""
-    from bilstm_attention.console import start_tensorflow
-
-    start_tensorflow()
-    from bilstm_attention.model.classifier import load_classifier
-
     labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
     vocabulary = Vocabulary.load(folder / "vocabulary.txt")
     calibration, data = folder / "calibration.json", load_params(folder / "params.yaml").data
     temperature = json.loads(calibration.read_text(encoding="utf-8"))["temperature"] if calibration.is_file() else 1.0
+    start_tensorflow()
+    from bilstm_attention.model.classifier import load_classifier
+
     return TextClassifier(load_classifier(folder / "model.keras"), vocabulary, labels, data, temperature)
+
+
+def load_seed(params: Params, seed: int) -> TextClassifier:
+    """The classifier of one seed of this checkout, with a warning if it is not up to date.
+
+    Raises:
+        DataError: the seed is not trained.
+    """
+    from bilstm_attention.evaluation.results import read_temperature, seed_file
+    from bilstm_attention.tracking.environment import warn_if_stale
+
+    file, temperature = seed_file(seed, "model.keras"), read_temperature(seed)
+    warn_if_stale(params.train.seeds)
+    start_tensorflow()
+    from bilstm_attention.model.classifier import load_classifier
+    from bilstm_attention.training.fit import use_threads
+
+    use_threads()
+    return TextClassifier(load_classifier(file), load_vocabulary(), load_labels(), params.data, temperature)
 
 
 class Served:

@@ -56,7 +56,7 @@ def predict_file(source: Path, target: Path, column: str | None, model: str | No
 
     Args:
         source: a table of any kind in `data.tables`.
-        target: csv, tsv, jsonl or parquet.
+        target: one of `TARGETS`.
         column: of the sentences; None: that of the training data.
         model: see `load_model`.
         attention: whether `tokens` and `weights` are added.
@@ -72,20 +72,18 @@ def predict_file(source: Path, target: Path, column: str | None, model: str | No
         raise DataError(f"{target}: ends in {target.suffix!r}; legal are {', '.join(TARGETS)}.")
     if not source.is_file():
         raise DataError(f"{source}: no such file.")
-    classifier, count = load_model(model), 0
+    classifier = load_model(model)
     data = classifier.data.model_copy(update={"text": column} if column else {})
+    with parquet_errors(source):
+        # whose columns keep their types
+        schema = read_schema(source) if kind == ".parquet" else None
 
     def answer() -> Iterator[pa.Table]:
-        nonlocal count
-        with parquet_errors(source):
-            # whose columns keep their types
-            schema = read_schema(source) if kind == ".parquet" else None
         records, position = read_table(file, source, data, sentence_columns(data)), 0
-        while (chunk := list(islice(records, CHUNK))) or not count:
+        chunks = iter(lambda: list(islice(records, CHUNK)), [])
+        # of a table without rows too, for its columns
+        for chunk in chain([next(chunks, [])], chunks):
             yield _answer(classifier, source, data, chunk, schema, attention)
-            if not chunk:
-                return
-            count += len(chunk)
             advance(file.tell() - position)
             position = file.tell()
 
@@ -94,8 +92,8 @@ def predict_file(source: Path, target: Path, column: str | None, model: str | No
         open_file(source) as file,
         progress_bar(f"predict {source.name}", source.stat().st_size) as advance,
     ):
-        _write_table(temporary, target, answer())
-    print_summary(f"predict {target}", {"sentences": count})
+        sentences = _write_table(temporary, target, answer())
+    print_summary(f"predict {target}", {"sentences": sentences})
 
 
 def load_model(source: str | None) -> "TextClassifier":
@@ -104,27 +102,19 @@ def load_model(source: str | None) -> "TextClassifier":
     Raises:
         UserError: there is no such model.
     """
-    from bilstm_attention.data.dataset import load_labels, load_vocabulary
-    from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_temperature, seed_file
-    from bilstm_attention.tracking.environment import warn_if_stale
+    from bilstm_attention.evaluation.results import best_seed
+    from bilstm_attention.serving.classifier import load_folder, load_seed
     from bilstm_attention.tracking.registry import fetch_model
 
+    if source is None:
+        params = load_params(paths.PARAMS)
+        return load_seed(params, best_seed(params.train.seeds, params.train.monitor))
     with TemporaryDirectory() as folder:
-        if source is None:
-            params = load_params(paths.PARAMS)
-            seed = best_seed(read_dev_scores(params.train.seeds), params.train.monitor)
-            file, temperature = seed_file(seed, "model.keras"), read_temperature(seed)
-            warn_if_stale(params.train.seeds)
-        else:
-            files = fetch_model(source, Path(folder))
+        files = fetch_model(source, Path(folder))
         start_tensorflow()
-        from bilstm_attention.model.classifier import load_classifier
-        from bilstm_attention.serving.classifier import TextClassifier, load_folder
         from bilstm_attention.training.fit import use_threads
 
         use_threads()
-        if source is None:
-            return TextClassifier(load_classifier(file), load_vocabulary(), load_labels(), params.data, temperature)
         return load_folder(files)
 
 
@@ -172,31 +162,30 @@ def _answer_schema(labels: Sequence[str], attention: bool) -> pa.Schema:
     return pa.schema(fields)
 
 
-def _write_table(path: Path, target: Path, tables: Iterator[pa.Table]) -> None:
-    """Writes chunks, at least one, to `path`, in the format of the name of `target`."""
-    first, kind = next(tables), target.suffix.lower()
-    tables = chain([first], tables)
-    if kind == ".parquet":
-        with ParquetWriter(path, first.schema) as writer:
-            for table in tables:
+def _write_table(path: Path, target: Path, tables: Iterator[pa.Table]) -> int:
+    """Writes chunks, at least one, to `path`, in the format of the name of `target`; returns the number of rows."""
+    first, kind, count = next(tables), target.suffix.lower(), 0
+    is_parquet = kind == ".parquet"
+    out: Any = ParquetWriter(path, first.schema) if is_parquet else path.open("w", encoding="utf-8", newline="")
+    with out as file:
+        for table in chain([first], tables):
+            if is_parquet:
                 try:
-                    writer.write_table(table)
+                    file.write_table(table)
                 except ValueError as error:
                     raise DataError(f"{target}: columns of the input change their type: {error}") from None
-        return
-    separator, header = "\t" if kind == ".tsv" else ",", True
-    with path.open("w", encoding="utf-8", newline="") as file:
-        for table in tables:
-            rows = table.to_pylist()
-            if kind == ".jsonl":
-                file.writelines(f"{_to_json(row)}\n" for row in rows)
-                continue
-            if table.column_names != first.column_names:
+            elif kind == ".jsonl":
+                file.writelines(f"{_to_json(row)}\n" for row in table.to_pylist())
+            elif table.column_names != first.column_names:
                 raise DataError(f"{target}: later records have other columns than the first {CHUNK}; write .jsonl.")
-            frame = pd.DataFrame([row.values() for row in rows], columns=table.column_names, dtype=object)
-            frame = frame.map(lambda cell: _to_json(cell) if isinstance(cell, dict | list) else cell)
-            frame.to_csv(file, sep=separator, index=False, header=header, lineterminator="\n")
-            header = False
+            else:
+                rows = [row.values() for row in table.to_pylist()]
+                frame = pd.DataFrame(rows, columns=table.column_names, dtype=object)
+                frame = frame.map(lambda cell: _to_json(cell) if isinstance(cell, dict | list) else cell)
+                separator = "\t" if kind == ".tsv" else ","
+                frame.to_csv(file, sep=separator, index=False, header=table is first, lineterminator="\n")
+            count += table.num_rows
+    return count
 
 
 def _to_json(value: Any) -> str:

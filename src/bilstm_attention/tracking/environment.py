@@ -82,11 +82,7 @@ def _user() -> str:
 def dvc_status(*targets: str) -> dict[str, list[Any]]:
     """Stages whose parameters, code, data or outputs have changed, each with its reasons, by `dvc status`.
 
-    Args:
-        targets: stages, those before them included; none: all.
-
-    Raises:
-        UserError: `dvc status` failed, for instance because DVC is running.
+    Of `targets` and the stages before them, or of all. UserError if DVC fails, for instance because it is running.
     """
     command = [sys.executable, "-m", "dvc", "status", "--json", *(("--with-deps", *targets) if targets else ())]
     done = subprocess.run(command, capture_output=True, text=True, cwd=paths.project_root())
@@ -103,11 +99,10 @@ def stages_of_other_params(*targets: str) -> set[str]:
     """
     stages = set()
     for stage, reasons in dvc_status(*targets).items():
-        parts = [each for each in reasons if isinstance(each, dict)]
-        changes = [each.get("changed deps", {}).get(str(paths.PARAMS)) for each in parts]
+        changed = {kind: files for each in reasons if isinstance(each, dict) for kind, files in each.items()}
+        params = changed.get("changed deps", {}).get(str(paths.PARAMS))
         # a text, and no parameters, where DVC has not run the stage
-        modified = any("modified" in change.values() for change in changes if isinstance(change, dict))
-        if modified and not any("changed outs" in each for each in parts):
+        if isinstance(params, dict) and "modified" in params.values() and "changed outs" not in changed:
             stages.add(stage)
     return stages
 

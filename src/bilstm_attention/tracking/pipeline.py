@@ -20,19 +20,12 @@ import pandas as pd
 from bilstm_attention import paths
 from bilstm_attention.config import Params, flatten
 from bilstm_attention.data.tokens import MARKER
-from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_histories, read_json, seed_file
+from bilstm_attention.evaluation.results import best_seed, read_dev_scores, read_history, read_json, seed_file
 from bilstm_attention.paths import sha256
 from bilstm_attention.reports.tables import describe_evaluation, describe_seed, describe_training, model_card
 from bilstm_attention.tracking.environment import input_digests, made_with, stages_of_other_params
 from bilstm_attention.tracking.registry import FORBIDDEN, MODEL_DIGEST, LoggedModel
-from bilstm_attention.tracking.runs import (
-    RunRecord,
-    epoch_metrics,
-    fingerprints,
-    live_runs,
-    log_runs,
-    training_metrics,
-)
+from bilstm_attention.tracking.runs import RunRecord, epoch_metrics, fingerprints, live_runs, training_metrics
 
 SCORES = paths.CURRENT / "scores.json"
 # Identities: of a run of a training, from its start; and of the run of an evaluation.
@@ -71,14 +64,8 @@ def log_training(
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """The run of one training while it lasts; at the end it is completed from the files on disk.
 
-    Args:
-        params: all parameters.
-        seed: of the training.
-        key: see `training.fit.training_key`; by it a training that resumes goes on in its run.
-        history: rows of the epochs after which it resumes.
-
-    Yields:
-        a function to call with each new row.
+    A training that resumes after the rows of `history` goes on in its run, which it finds by its key (`training_key`).
+    Yields a function to call with each new row.
     """
     started, epochs = time.time(), [epoch_metrics(row) for row in history]
 
@@ -86,17 +73,10 @@ def log_training(
     def begun() -> RunRecord:
         return replace(_seed_record(params, seed, key), started=started, history=epochs, status="RUNNING")
 
-    def finished() -> list[RunRecord]:
-        return [training_record(params, seed)]
-
-    with live_runs(corpus_name(params), f"the training of seed {seed}", begun, finished) as submit:
+    about = f"the training of seed {seed}"
+    with live_runs(corpus_name(params), about, begun, lambda: [training_record(params, seed)]) as submit:
         submit(lambda tracker: tracker.write(begun()))
         yield lambda row: submit(lambda tracker: tracker.log_epoch(begun().identity, epoch_metrics(row)))
-
-
-def log_evaluation(params: Params) -> None:
-    """Logs the evaluation that the stages `evaluate` and `report` left on disk."""
-    log_runs(corpus_name(params), evaluation_records(params), "the evaluation")
 
 
 def pipeline_records(params: Params) -> tuple[list[RunRecord], list[str]]:
@@ -150,7 +130,7 @@ def _seed_record(params: Params, seed: int, key: str) -> RunRecord:
 def training_record(params: Params, seed: int) -> RunRecord:
     """The run of one trained seed, from its files."""
     model, report = seed_file(seed, "model.keras"), read_json(seed_file(seed, "dev.json"))
-    history, digest = read_histories([seed])[seed].to_dict("records"), sha256(model)
+    history, digest = read_history(seed).to_dict("records"), sha256(model)
     # a model of an earlier version has no key
     begun = _seed_record(params, seed, report.get("key", digest))
     return replace(
@@ -251,7 +231,7 @@ def _best_model(params: Params, scores: Mapping[str, Any]) -> LoggedModel | None
     """The model of the seed that is best on dev, to be logged with the run of an evaluation."""
     if not params.evaluate.log_model:
         return None
-    seed = best_seed(read_dev_scores(params.train.seeds), params.train.monitor)
+    seed = best_seed(params.train.seeds, params.train.monitor)
     files = {
         "model.keras": seed_file(seed, "model.keras"),
         "vocabulary.txt": paths.EMBEDDINGS / "vocabulary.txt",

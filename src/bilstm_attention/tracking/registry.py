@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bilstm_attention.config import Params
 from bilstm_attention.errors import UserError
 from bilstm_attention.evaluation.metrics import compare, signed_score
-from bilstm_attention.evaluation.results import best_seed, read_dev_scores, seed_file
 from bilstm_attention.paths import sha256
-from bilstm_attention.tracking.store import error_line, open_store, shown_uri
+from bilstm_attention.tracking.store import error_line, open_store, report_store_errors
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel as MlflowModel
@@ -28,7 +26,7 @@ CHAMPION = "champion"
 EVIDENCE = "promoted"  # tag of a version: when and why it became the champion
 DEV_ANSWERS = "dev_predictions.csv"  # artifact of a run: dev predictions of each seed, by which models are compared
 MODEL_DIGEST = "model.sha256"
-CARD = "mlflow.note.content"  # tag of a logged model that the UI shows as its description
+NOTE = "mlflow.note.content"  # tag that the UI shows as the description of a run or a logged model
 FORBIDDEN = re.compile(r"[/:.%\"'\\]")  # in names of models
 SERVING_PACKAGES = (
     *("mlflow", "keras", "tensorflow", "numpy", "pandas", "pyarrow", "pydantic", "regex", "ruamel.yaml", "rich"),
@@ -39,47 +37,29 @@ SERVING_LIMITS = {"max_rows": 5000, "max_characters": 100_000}
 
 @dataclass(frozen=True)
 class LoggedModel:
-    """A model to log with a run, see `log_model`.
-
-    Args:
-        name: what it is.
-        files: by name, what `serving.classifier.load_folder` reads.
-        example: a sentence that it classifies.
-        card: its description, in Markdown.
-        scores: by the name of the metric, such as `dev/accuracy`.
-        datasets: by the first word of such a name, the digest of the dataset.
-    """
+    """A model to log with a run."""
 
     name: str
-    files: Mapping[str, Path]
-    example: str
-    card: str
-    scores: Mapping[str, float]
-    datasets: Mapping[str, str]
-
-
-def best_model_file(params: Params) -> Path:
-    """The trained model of this checkout whose seed is best on dev."""
-    return seed_file(best_seed(read_dev_scores(params.train.seeds), params.train.monitor), "model.keras")
+    files: Mapping[str, Path]  # by name, what `serving.classifier.load_folder` reads
+    example: str  # a sentence that it classifies
+    card: str  # its description, in Markdown
+    scores: Mapping[str, float]  # by the name of the metric, such as `dev/accuracy`
+    datasets: Mapping[str, str]  # digests, by the first word of such a name
 
 
 def log_model(client: Any, experiment: str, run_id: str, model: LoggedModel) -> str:
     """Logs a model with a run, once; returns its id."""
-    digest = sha256(model.files["model.keras"])
-    for each in _search(client, [experiment], f"source_run_id = '{run_id}' AND tags.`{MODEL_DIGEST}` = '{digest}'"):
-        if _is_ready(each):
-            return str(each.model_id)
-        client.delete_logged_model(each.model_id)
-    return _log(client, experiment, run_id, model, digest)
-
-
-def _log(client: Any, experiment: str, run_id: str, model: LoggedModel, digest: str) -> str:
     import mlflow
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array, Map
 
+    digest = sha256(model.files["model.keras"])
+    for each in _search(client, [experiment], f"source_run_id = '{run_id}' AND tags.`{MODEL_DIGEST}` = '{digest}'"):
+        if each.status == "READY":
+            return str(each.model_id)
+        client.delete_logged_model(each.model_id)
     signature = ModelSignature(
         inputs=Schema([ColSpec(DataType.string, "text")]),
         outputs=Schema(
@@ -94,7 +74,7 @@ def _log(client: Any, experiment: str, run_id: str, model: LoggedModel, digest: 
         ),
         params=ParamSchema([ParamSpec("attention", DataType.boolean, default=False)]),
     )
-    name, tags = FORBIDDEN.sub("_", model.name), {MODEL_DIGEST: digest, CARD: model.card}
+    name, tags = FORBIDDEN.sub("_", model.name), {MODEL_DIGEST: digest, NOTE: model.card}
     params = client.get_run(run_id).data.params
     logged = client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=tags, params=params)
     with TemporaryDirectory() as scratch:
@@ -160,7 +140,7 @@ def find_model(client: Any, source: str | Path, experiment: str | None = None) -
         queries = [f"source_run_id IN ({', '.join(repr(run.info.run_id) for run in named)})"] if named else []
         queries += [f"source_run_id LIKE '{source}%'"] if source.isalnum() else []
         unknown = "no run of this id or name has a model"
-    models = [each for query in queries for each in _search(client, experiments, query) if _is_ready(each)]
+    models = [each for query in queries for each in _search(client, experiments, query) if each.status == "READY"]
     runs = {each.source_run_id for each in models}
     if models and (len(runs) == 1 or isinstance(source, Path)):
         return models[0]
@@ -176,23 +156,15 @@ def _search(client: Any, experiments: list[str], query: str) -> list["MlflowMode
     return list(client.search_logged_models(experiments, query, order_by=newest)) if experiments else []
 
 
-def _is_ready(model: "MlflowModel") -> bool:
-    from mlflow.entities import LoggedModelStatus
-
-    return bool(model.status == LoggedModelStatus.READY)
-
-
 def _version_model(client: Any, version: "ModelVersion") -> "MlflowModel":
     model: MlflowModel = client.get_logged_model(version.source.removeprefix("models:/"))
     return model
 
 
 def fetch_model(source: str, folder: Path) -> Path:
-    """Downloads a logged model; returns the folder that `serving.classifier.load_folder` reads.
+    """Downloads a logged model to a folder; returns the one in it that `serving.classifier.load_folder` reads.
 
-    Args:
-        source: see `find_model`, or an address of MLflow, for example `models:/sample@champion`.
-        folder: where to.
+    `source` is that of `find_model`, or an address of MLflow such as `models:/sample@champion`.
 
     Raises:
         UserError: the store has no such model, or does not answer.
@@ -200,23 +172,17 @@ def fetch_model(source: str, folder: Path) -> Path:
     import mlflow
     from mlflow.models import Model
 
-    try:
+    with report_store_errors(f"{source}: no such model in "):
         client = open_store()
         address = source if ":/" in source else f"models:/{find_model(client, source).model_id}"
         whole = Path(mlflow.artifacts.download_artifacts(address, dst_path=str(folder)))
         return whole / str(Model.load(whole).flavors["python_function"]["data"])
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{source}: {shown_uri()} has no such model: {error_line(error)}.") from error
 
 
 def promote(name: str, experiment: str, source: str | Path, if_better: bool) -> None:
     """Registers a model as version of `name`, with the alias `champion` and a tag with the evidence; prints both.
 
-    Args:
-        source: see `find_model`, as for `experiment`.
-        if_better: only if its dev score is better than the champion's.
+    With `if_better` only if its dev score is better than the champion's. `source` and `experiment`: see `find_model`.
 
     Raises:
         UserError: no such model, or, with `if_better`, one that cannot be compared with the champion.
@@ -259,7 +225,7 @@ def _register(client: Any, name: str, model: "MlflowModel") -> str:
     for each in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
         if each.source == source:
             return str(each.version)
-    card = model.tags.get(CARD)
+    card = model.tags.get(NOTE)
     return str(client.create_model_version(name, source, run_id, description=card, model_id=model.model_id).version)
 
 

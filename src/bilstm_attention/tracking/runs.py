@@ -21,7 +21,7 @@ from urllib.parse import quote
 from bilstm_attention.data.dataset import existing
 from bilstm_attention.paths import sha256
 from bilstm_attention.tracking.environment import environment_tags
-from bilstm_attention.tracking.registry import LoggedModel, log_model, log_model_scores
+from bilstm_attention.tracking.registry import NOTE, LoggedModel, log_model, log_model_scores
 from bilstm_attention.tracking.store import artifact_uri, error_line, open_store, shown_uri, store_uri
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # A tag and its value, which one run of an experiment alone has.
 Identity = tuple[str, str]
-PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
+PARENT = "mlflow.parentRunId"
 
 METRICS_PER_REQUEST = 1000
 WAIT_SECONDS = 120.0  # at the end of a training or a sweep, for a store that is slow
@@ -39,39 +39,22 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run, or an addition to the run with the same identity.
+    """A run, or an addition to the run with the same identity."""
 
-    Args:
-        name: in the run list, for example `zhou lstm_units=64 seed=2`.
-        identity: tag and value by which the run is found again.
-        params: all parameters, by dotted name; MLflow keeps the first values that it gets.
-        started: seconds since 1970; None: now.
-        metrics: final values, by name.
-        history: metrics by step, each row with its `epoch`.
-        tags: name to value.
-        datasets: from `fingerprints`.
-        artifacts: files and folders by folder in the run.
-        description: Markdown on the run's page; `artifact:NAME` links to a file of the run.
-        parent: identity of the parent run.
-        model: to log with the run.
-        status: `RUNNING`, `FINISHED`, `KILLED` or `FAILED`.
-        replaces: whether a run with other parameters, which cannot be changed, is deleted and made anew.
-    """
-
-    name: str
+    name: str  # in the run list, for example `zhou lstm_units=64 seed=2`
     identity: Identity
-    params: Mapping[str, Any] = field(default_factory=dict)
-    started: float | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    history: Sequence[Mapping[str, float]] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)  # by dotted name; MLflow keeps the first values it gets
+    started: float | None = None  # seconds since 1970; None: now
+    metrics: Mapping[str, float] = field(default_factory=dict)  # final values
+    history: Sequence[Mapping[str, float]] = ()  # metrics by step, each row with its `epoch`
     tags: Mapping[str, str] = field(default_factory=dict)
-    datasets: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)
-    description: str = ""
+    datasets: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # from `fingerprints`
+    artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)  # files and folders by folder in the run
+    description: str = ""  # Markdown on the run's page; `artifact:NAME` links to a file of the run
     parent: Identity | None = None
     model: LoggedModel | None = None
-    status: str = "FINISHED"
-    replaces: bool = False
+    status: str = "FINISHED"  # RUNNING, FINISHED, KILLED or FAILED
+    replaces: bool = False  # whether a run with other parameters, which cannot be changed, is deleted and made anew
 
 
 Action = Callable[["Tracker"], object]
@@ -97,22 +80,13 @@ def training_metrics(
 
 
 def fingerprints(files: Mapping[str, Path]) -> dict[str, tuple[str, str]]:
-    """Files by their role (`train`, `dev`, `test`) as path in the project and SHA-256 digest.
-
-    Raises:
-        DataError: a file is not there.
-    """
+    """Files by role (`train`, `dev`, `test`) as path in the project and SHA-256 digest; DataError if one is absent."""
     # relative, since a copy made by `dvc exp run --temp` does not last
     return {role: (str(file), sha256(existing(file))) for role, file in files.items()}
 
 
 def log_runs(experiment: str, records: Sequence[RunRecord], about: str) -> dict[Identity, str]:
-    """Creates or completes runs; a store that fails costs a warning and no result.
-
-    Args:
-        experiment: name of the experiment, that of the corpus.
-        records: parents before their children.
-        about: what is logged, for the warning.
+    """Creates or completes runs, parents before their children; a store that fails costs a warning and no result.
 
     Returns:
         by identity, the id of each run; empty if the store failed.
@@ -141,7 +115,7 @@ def live_runs(
     """Logs from a thread of its own while work goes on, which never waits for the store.
 
     Args:
-        experiment: name of the experiment.
+        experiment: its name.
         about: what is logged, for the one warning that a failing store costs; what comes later is dropped.
         running: the main run, logged as KILLED or FAILED if the work ends by an exception.
         finished: the complete runs, logged if it ends well.
@@ -207,12 +181,7 @@ class Tracker:
     def has(self, record: RunRecord) -> bool:
         """Whether the run of a record is finished and has its metrics, which are written last."""
         run = self.find(record.identity)
-        logged = run.data.metrics if run else {}
-        return bool(
-            run
-            and run.info.status == "FINISHED"
-            and all(logged.get(name) == value for name, value in record.metrics.items())
-        )
+        return bool(run and run.info.status == "FINISHED" and record.metrics.items() <= run.data.metrics.items())
 
     def write(self, record: RunRecord) -> str:
         """Creates the run of a record, or adds what its run lacks; returns its id."""
@@ -277,9 +246,9 @@ class Tracker:
         ends = {name: int(row["epoch"]) for row in record.history for name in row if name != "epoch"}
         for name in ends:
             logged = self.client.get_metric_history(run.info.run_id, name) if name in last else ()
-            steps = {point.step for point in logged}
-            rows = [row for row in record.history if name in row and row["epoch"] not in steps]
-            points += [Metric(name, row[name], now, int(row["epoch"])) for row in rows]
+            curve = {int(row["epoch"]): row[name] for row in record.history if name in row}
+            missing = curve.keys() - {point.step for point in logged}
+            points += [Metric(name, curve[step], now, step) for step in missing]
         last |= {point.key: point.value for point in points}
         points.sort(key=lambda point: point.step)
         # later, since of one step MLflow shows the latest
@@ -333,8 +302,7 @@ class Tracker:
 def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is another user's
-        pass
+    except OSError as error:
+        # another user's process is alive
+        return isinstance(error, PermissionError)
     return True

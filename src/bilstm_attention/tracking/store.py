@@ -23,14 +23,14 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
-def store_uri(root: Path | None = None) -> str:
+def store_uri() -> str:
     """Address of the tracking store: `MLFLOW_TRACKING_URI` if set, else the SQLite file of the main checkout."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{paths.main_root(root) / paths.STORE}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{paths.main_root() / paths.STORE}"
 
 
-def artifact_uri(root: Path | None = None) -> str:
+def artifact_uri() -> str:
     """Folder of artifacts unless a tracking server keeps them: in the main checkout, whose copies do not last."""
-    return (paths.main_root(root) / paths.ARTIFACTS).as_uri()
+    return (paths.main_root() / paths.ARTIFACTS).as_uri()
 
 
 def shown_uri() -> str:
@@ -49,18 +49,14 @@ def error_line(error: Exception) -> str:
 
 
 @contextmanager
-def report_store_errors() -> Iterator[None]:
-    """For commands that need the store.
-
-    Raises:
-        UserError: the store does not answer, or refuses.
-    """
+def report_store_errors(about: str = "") -> Iterator[None]:
+    """For commands that need the store: a UserError, which begins with `about`, if it does not answer or refuses."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{shown_uri()}: {error_line(error)}.") from error
+        raise UserError(f"{about}{shown_uri()}: {error_line(error)}.") from error
 
 
 def open_store() -> "MlflowClient":

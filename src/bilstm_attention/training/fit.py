@@ -11,7 +11,6 @@ import os
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,13 @@ import pandas as pd
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from bilstm_attention.config import Params, Train
+from bilstm_attention.config import Params
 from bilstm_attention.console import THREADS
 from bilstm_attention.data.dataset import Dataset, Rows, pad, steps_per_epoch, training_batches
 from bilstm_attention.errors import ParamsError, TrainingError
-from bilstm_attention.evaluation.metrics import check_monitor, scores, signed_score
+from bilstm_attention.evaluation.metrics import check_monitor, nll, scores, signed_score
 from bilstm_attention.model.classifier import build_classifier
-from bilstm_attention.model.predict import predict
+from bilstm_attention.model.predict import predict, to_labels
 from bilstm_attention.paths import atomic_write
 from bilstm_attention.training.optimizers import make_optimizer
 from bilstm_attention.training.step import training_step
@@ -81,7 +80,7 @@ def run_training(
         dataset: sentences and word vectors.
         seed: of the weights, of dropout and of the order of batches.
         checkpoints: folder in which the last finished epoch is saved, and from which an equal training resumes; the
-            file stays until `training_checkpoint(...).remove()`.
+            file stays until `Checkpoint.remove`.
         on_batch: called with epoch, batch and batches of the epoch, all from 1.
         on_epoch: called with each new row of the history.
 
@@ -99,25 +98,30 @@ def run_training(
     step = training_step(model, optimizer, len(dataset.labels), settings, weights)
     model_variables = _changing_variables(model)
     variables = [*model_variables, *optimizer.variables]
-    checkpoint = training_checkpoint(checkpoints, params, dataset, seed) if checkpoints else None
+    checkpoint = Checkpoint(checkpoints, training_key(params, dataset, seed)) if checkpoints else None
     state = State()
     if checkpoint and (saved := checkpoint.load()):
         state = saved
         _assign(variables, state.variables)
 
-    while not _is_finished(state, settings):
-        epoch = len(state.history) + 1
+    rows = dataset.train
+    while len(state.history) < settings.epochs and len(state.history) - state.best_epoch < settings.patience:
+        epoch, total = len(state.history) + 1, 0.0
         learning_rate = float(optimizer.learning_rate.numpy())
-        batches = training_batches(dataset.train, settings.batch_size, seed, epoch)
+        batches = training_batches(rows, settings.batch_size, seed, epoch)
         where = f"seed {seed}, epoch {epoch}"
-        loss = _run_epoch(step, dataset.train, batches, where, learning_rate, partial(on_batch, epoch))
+        for number, batch in enumerate(batches, start=1):
+            loss = float(step(pad(rows, batch), rows.labels[batch]))
+            _check_finite(loss, f"{where}, batch {number} of {len(batches)}", learning_rate)
+            total += loss * len(batch)
+            on_batch(epoch, number, len(batches))
         current = _values(model_variables)
         if settings.ema:
             optimizer.finalize_variable_values(model.trainable_variables)
         dev = _score_dev(model, dataset.dev, dataset.labels)
         # the loss of the epoch's last batch was measured before the last update
         _check_finite(dev["dev_loss"], f"{where}, dev", learning_rate)
-        row = {"epoch": epoch, "learning_rate": learning_rate, "loss": loss, **dev}
+        row = {"epoch": epoch, "learning_rate": learning_rate, "loss": total / len(rows), **dev}
         state.history.append(row)
         if not settings.restore_best_weights or _is_best(state, settings.monitor):
             state.best_epoch, state.best = epoch, _values(model_variables)
@@ -140,24 +144,6 @@ def balanced_weights(dataset: Dataset) -> NDArray[np.float32]:
     return (len(dataset.train) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)
 
 
-def _run_epoch(
-    step: Any,
-    rows: Rows,
-    batches: Sequence[Any],
-    where: str,
-    learning_rate: float,
-    on_batch: Callable[[int, int], None],
-) -> float:
-    """Takes one step per batch; returns the mean loss per sentence."""
-    total = 0.0
-    for number, batch in enumerate(batches, start=1):
-        loss = float(step(pad(rows, batch), rows.labels[batch]))
-        _check_finite(loss, f"{where}, batch {number} of {len(batches)}", learning_rate)
-        total += loss * len(batch)
-        on_batch(number, len(batches))
-    return total / len(rows)
-
-
 def _check_finite(loss: float, where: str, learning_rate: float) -> None:
     if not math.isfinite(loss):
         raise TrainingError(
@@ -168,10 +154,8 @@ def _check_finite(loss: float, where: str, learning_rate: float) -> None:
 
 def _score_dev(model: keras.Model, rows: Rows, labels: Sequence[str]) -> dict[str, float]:
     probabilities = predict(model, rows)
-    gold_probabilities = probabilities[np.arange(len(rows)), rows.labels]
-    names = np.asarray(labels)
-    dev = scores(names[rows.labels].tolist(), names[probabilities.argmax(axis=1)].tolist(), labels)
-    loss = float(-np.log(np.maximum(gold_probabilities, SMALLEST_PROBABILITY), dtype=np.float64).mean())
+    dev = scores([labels[number] for number in rows.labels], to_labels(probabilities, labels), labels)
+    loss = nll(probabilities, rows.labels, SMALLEST_PROBABILITY)
     return {"dev_loss": loss, **{f"dev_{name}": value for name, value in dev.items()}}
 
 
@@ -179,11 +163,6 @@ def _is_best(state: State, monitor: str) -> bool:
     """Whether the last epoch beats every earlier one; ties go to the first."""
     *earlier, last = [signed_score(monitor, row[f"dev_{monitor}"]) for row in state.history]
     return last > max(earlier, default=-math.inf)
-
-
-def _is_finished(state: State, settings: Train) -> bool:
-    epochs = len(state.history)
-    return epochs >= settings.epochs or (epochs > 0 and epochs - state.best_epoch >= settings.patience)
 
 
 def _changing_variables(model: keras.Model) -> list[Any]:
@@ -205,11 +184,9 @@ def _assign(variables: Sequence[Any], values: Arrays) -> None:
 
 
 class Checkpoint:
-    """A file with the last finished epoch; replaced atomically.
+    """The file of the last finished epoch of the training with this `training_key`; replaced atomically.
 
-    Args:
-        folder: folder of checkpoints. It is outside the stage's outputs, which DVC deletes before a rerun.
-        key: `training_key`; a checkpoint of any other training has another name.
+    Its folder is outside the stage's outputs, which DVC deletes before a rerun.
     """
 
     def __init__(self, folder: Path, key: str):
@@ -244,11 +221,6 @@ class Checkpoint:
             path.unlink(missing_ok=True)
 
 
-def training_checkpoint(folder: Path, params: Params, dataset: Dataset, seed: int) -> Checkpoint:
-    """The checkpoint of exactly this training."""
-    return Checkpoint(folder, training_key(params, dataset, seed))
-
-
 def training_key(params: Params, dataset: Dataset, seed: int) -> str:
     """Digest of all that determines a training."""
     arrays = [array for rows in (dataset.train, dataset.dev) for array in (rows.tokens, rows.starts, rows.labels)]
@@ -273,12 +245,12 @@ def digest(*parts: Any) -> str:
 def use_threads(threads: int | None = None) -> None:
     """Sets how many of TensorFlow's operations run at once, each on one thread; changes no result.
 
-    The products of a batch are too small to share: at 32 sentences and 100 or 300 units a step took 1.2 and 1.4 times
-    as long with two threads in each operation as with two operations, one direction of the LSTM each, at once. More
-    than two hardly ever find work. Once TensorFlow has computed anything its threads are fixed, and this does nothing.
+    The default is `BILSTM_ATTENTION_THREADS` of the environment, else 2: one direction of the LSTM each. The products
+    of a batch are too small to share: at 32 sentences and 100 or 300 units a step took 1.2 and 1.4 times as long with
+    two threads in each operation. Once TensorFlow has computed anything its threads are fixed, and this does nothing.
 
-    Without `threads`, the environment variable `BILSTM_ATTENTION_THREADS` counts, else 2; ParamsError if it is no whole
-    number above 0.
+    Raises:
+        ParamsError: the variable holds no whole number above 0.
     """
     text = str(threads or os.environ.get(THREADS) or 2)
     if not text.isdecimal() or not int(text):

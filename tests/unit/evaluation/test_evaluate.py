@@ -30,7 +30,8 @@ from bilstm_attention.evaluation.results import (  # noqa: E402
 )
 from bilstm_attention.model.classifier import load_classifier, save_classifier  # noqa: E402
 from bilstm_attention.model.predict import predict, read_attention, to_labels  # noqa: E402
-from bilstm_attention.tracking import pipeline  # noqa: E402
+from bilstm_attention.serving.classifier import load_seed  # noqa: E402
+from bilstm_attention.tracking import pipeline, runs  # noqa: E402
 from bilstm_attention.training.fit import run_training  # noqa: E402
 
 SEEDS = [3, 8]
@@ -206,9 +207,26 @@ def test_temperature_is_fitted_on_dev_and_is_of_its_model(
     ours = {name: each["by_seed"]["8"] for name, each in result.scores["test_calibration"]["scaled"].items()}
     assert ours == pytest.approx(calibration_errors(scale(test, temperature), rows["test"].labels))
     assert result.reliability.groupby("probabilities")["sentences"].sum().tolist() == [len(SEEDS) * len(test)] * 2
+    assert load_seed(load_params(paths.PARAMS), 8).temperature == temperature
     # a model that evaluate has not seen
     shutil.copy(paths.seed_folder(3) / "model.keras", model)
     assert read_temperature(8) == 1
+
+
+def test_page_explains_a_split_or_sentences_by_a_seed(
+    inside: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for texts, split, counted in (
+        ([], "dev", "sentences 3  right"),
+        (["A <e1>storm</e1> <e2>fever</e2>"], None, "1\n"),
+    ):
+        stages.explain(texts, split, 3, 8, tmp_path / "page.html")
+        printed = capsys.readouterr()
+        assert f"explain {tmp_path}/page.html: " in printed.out
+        assert counted in printed.out
+        # outside a repository of DVC
+        assert "warning: whether the model is up to date is not known" in printed.err
+        assert "seed 8" in (tmp_path / "page.html").read_text()
 
 
 def test_results_come_back_from_their_files(result: EvaluationResult, inside: Path) -> None:
@@ -238,9 +256,13 @@ def test_headline_shows_the_monitored_score_first(monitor: str, name: str, resul
 
 
 @pytest.mark.parametrize(("monitor", "best"), [("accuracy", 8), ("loss", 5)])
-def test_best_seed_has_the_best_dev_score_ties_to_the_first(monitor: str, best: int) -> None:
-    dev = {3: {"accuracy": 1.0, "loss": 0.3}, 8: {"accuracy": 2.0, "loss": 0.3}, 5: {"accuracy": 2.0, "loss": 0.2}}
-    assert best_seed(dev, monitor) == best
+def test_best_seed_has_the_best_dev_score_ties_to_the_first(
+    monitor: str, best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed, accuracy, loss in ((3, 1.0, 0.3), (8, 2.0, 0.3), (5, 2.0, 0.2)):
+        paths.write_json(paths.seed_folder(seed) / "dev.json", {"dev": {"accuracy": accuracy, "loss": loss}})
+    assert best_seed([3, 8, 5], monitor) == best
 
 
 @pytest.mark.parametrize(
@@ -274,7 +296,8 @@ def test_plain_classes_have_no_official_score(tmp_path: Path, monkeypatch: pytes
 def test_report_reads_no_undeclared_params(
     result: EvaluationResult, inside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "log_evaluation", lambda params: None)
+    monkeypatch.setattr(pipeline, "evaluation_records", lambda params: [])
+    monkeypatch.setattr(runs, "log_runs", lambda *arguments: {})
     write_results(result, "corpus", "official_f1")
 
     def drawn() -> dict[str, bytes]:

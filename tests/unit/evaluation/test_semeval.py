@@ -57,7 +57,7 @@ def our_numbers(result: OfficialResult) -> list[str]:
     """The same numbers in the same order from our result."""
     columns = result.directed.confusion
     warnings = [str(columns[name].sum()) for name in columns if name not in columns.index]
-    views = (numbers_of_view(view, view is result.official) for view in vars(result).values())
+    views = (numbers_of_view(view, view is result.official) for view in result)
     return [*warnings, *chain.from_iterable(views), f"{result.score:.2f}"]
 
 
@@ -95,7 +95,7 @@ def test_official_example_results_are_reproduced(examples: Path, number: int) ->
     expected = published_numbers(text)
     assert len(expected) > 100
     assert our_numbers(result) == expected
-    labels = [name for view in vars(result).values() for name in view.confusion.index]
+    labels = [name for view in result for name in view.confusion.index]
     assert labels == re.findall(r"^ *_?(\S+) : ", text, flags=re.MULTILINE)
 
 

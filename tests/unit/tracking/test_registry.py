@@ -18,11 +18,11 @@ from tests.small import begin_project, save_classifier_folder
 from bilstm_attention.errors import UserError
 from bilstm_attention.paths import sha256
 from bilstm_attention.tracking.registry import (
-    CARD,
     CHAMPION,
     DEV_ANSWERS,
     EVIDENCE,
     MODEL_DIGEST,
+    NOTE,
     SERVING_PACKAGES,
     LoggedModel,
     fetch_model,
@@ -180,7 +180,7 @@ class Models:
         digest = sha256(self.folder / DEV_ANSWERS)
         params = {"train.monitor": monitor}
         logged = self.client.create_logged_model(
-            self.tracker.experiment, "zhou", run, {MODEL_DIGEST: digest, CARD: f"card {right}"}, params
+            self.tracker.experiment, "zhou", run, {MODEL_DIGEST: digest, NOTE: f"card {right}"}, params
         )
         self.client.finalize_logged_model(logged.model_id, "READY")
         scores = {f"dev/{monitor}": sum(right) / len(right) * 2.5}
