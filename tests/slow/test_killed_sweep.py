@@ -21,9 +21,8 @@ import pytest
 from tests.servers import PostgresServer
 
 from bilstm_attention.config import Params
-from bilstm_attention.search.retries import finished_trials, first_attempt
 from bilstm_attention.search.space import read_sweep
-from bilstm_attention.search.study import SweepSpec, load_study
+from bilstm_attention.search.study import SweepSpec, finished_trials, first_attempt, load_study
 
 BUDGET = 12
 MOMENTS = int(os.environ.get("KILL_MOMENTS", "3"))

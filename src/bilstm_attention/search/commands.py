@@ -27,12 +27,13 @@ from bilstm_attention.reports.sweep_report import (
 from bilstm_attention.search.folds import fold_data
 from bilstm_attention.search.outcome import Confirmations, Outcome, get_outcome, protocol, read_outcome, write_outcome
 from bilstm_attention.search.records import log_sweep
-from bilstm_attention.search.retries import failure_reason, finished_trials
 from bilstm_attention.search.space import read_sweep
 from bilstm_attention.search.study import (
     SweepSpec,
     best_trials,
     confirmation_seeds,
+    failure_reason,
+    finished_trials,
     local_url,
     open_storage,
     state_counts,

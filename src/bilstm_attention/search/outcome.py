@@ -15,8 +15,7 @@ from optuna.trial import TrialState
 from bilstm_attention.config import Params, config_text, flatten
 from bilstm_attention.evaluation.metrics import compare, spread_over_seeds
 from bilstm_attention.paths import atomic_write, write_json
-from bilstm_attention.search.retries import failure_reason, finished_trials
-from bilstm_attention.search.study import SweepSpec, best_trials, confirmation_seeds
+from bilstm_attention.search.study import SweepSpec, best_trials, confirmation_seeds, failure_reason, finished_trials
 from bilstm_attention.search.trainings import TrainingRecord
 from bilstm_attention.search.trial import trial_params
 

@@ -12,8 +12,7 @@ from bilstm_attention import paths
 from bilstm_attention.config import Params, flatten, load_params, with_overrides
 from bilstm_attention.reports.sweep_report import shown_params
 from bilstm_attention.search.outcome import read_outcome
-from bilstm_attention.search.retries import finished_trials
-from bilstm_attention.search.study import local_url, open_storage
+from bilstm_attention.search.study import finished_trials, local_url, open_storage
 from bilstm_attention.tracking.environment import input_digests
 from bilstm_attention.tracking.pipeline import corpus_name
 from bilstm_attention.tracking.runs import RunRecord, epoch_metrics, fingerprints, live_runs, training_metrics

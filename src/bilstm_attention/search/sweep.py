@@ -15,23 +15,20 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bilstm_attention.errors import SweepError, UserError
 from bilstm_attention.paths import file_lock
-from bilstm_attention.search.retries import (
-    JOB,
-    allow_experimental,
-    counted_trials,
-    failure_reason,
-    finished_trials,
-    recover,
-    retry_trials,
-)
 from bilstm_attention.search.study import (
+    JOB,
     POLL_SECONDS,
     SAMPLERS,
     SweepSpec,
+    counted_trials,
     create_study,
     derived_seed,
+    failure_reason,
+    finished_trials,
     hide_password,
+    recover,
     report_outages,
+    retry_trials,
     study_storage,
     trial_id,
 )
@@ -73,7 +70,6 @@ def lock_study(spec: SweepSpec) -> AbstractContextManager[None]:
     return file_lock(spec.folder, SweepError(f"{spec.folder}: the sweep runs already, in another process."))
 
 
-@allow_experimental()
 def begin_study(spec: SweepSpec) -> optuna.Study:
     """Opens the study; a new one gets its first trials: the current parameters, or the whole grid.
 
@@ -237,8 +233,7 @@ class _Driver:
             # Optuna takes a trial for alive that was killed before its first heartbeat, so it gets one here
             study_storage(self.spec).record_heartbeat(trial_id(self.spec, number))
             self.seen.add(number)
-        with allow_experimental():
-            optuna.storages.fail_stale_trials(self.study)
+        optuna.storages.fail_stale_trials(self.study)
 
 
 def _job(trial: FrozenTrial) -> str:

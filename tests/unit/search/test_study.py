@@ -18,16 +18,20 @@ from tests.unit.search.studies import AGAINST, FOLDS, GRID, SWEEP, UNITS, add_tr
 from bilstm_attention.config import Params
 from bilstm_attention.errors import SweepError
 from bilstm_attention.search import sweep
-from bilstm_attention.search.retries import MAX_RETRIES, finished_trials, first_attempt, recover, retry_trials
 from bilstm_attention.search.study import (
+    MAX_RETRIES,
     SweepSpec,
     best_trials,
     create_study,
     derived_seed,
+    finished_trials,
+    first_attempt,
     heartbeats,
     hide_password,
     load_study,
     open_storage,
+    recover,
+    retry_trials,
     state_counts,
 )
 from bilstm_attention.search.trial import TrialJob, TrialScores, run_trial
@@ -256,7 +260,7 @@ def test_heartbeats_go_on_after_an_outage(spec: SweepSpec, monkeypatch: pytest.M
     assert set(beats) == {74}
 
 
-@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.filterwarnings("error::UserWarning", "error::optuna.exceptions.ExperimentalWarning")
 def test_trial_in_a_database_warns_of_nothing(tmp_path: Path) -> None:
     spec = make_spec(tmp_path, storage=f"sqlite:///{tmp_path}/studies.db")
     begin(spec)
