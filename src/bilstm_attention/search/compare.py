@@ -19,7 +19,7 @@ from bilstm_attention.reports.comparison_page import (
     score_rows,
 )
 from bilstm_attention.search.comparison import Comparison, read_page
-from bilstm_attention.search.comparison_runs import comparison_runs, save_runs
+from bilstm_attention.search.records import comparison_runs, save_runs
 from bilstm_attention.search.results import frequent_confusions, label_issues, scores_by_class, tabulate
 from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, merge_jobs, run_trainings
 from bilstm_attention.tracking.runs import log_runs

@@ -27,7 +27,6 @@ from bilstm_attention.search.study import (
     finished_trials,
     hide_password,
     recover,
-    report_outages,
     retry_trials,
     study_storage,
     trial_id,
@@ -38,7 +37,7 @@ from bilstm_attention.search.workers import WorkerCrashed, run_jobs
 MAX_FIRST_FAILURES = 3  # in a row, before any trial worked: the fault is then in all of them
 
 Work = Callable[[TrialJob], int | None]
-OnTrial = Callable[[optuna.Study, FrozenTrial | None], None]
+OnTrial = Callable[[FrozenTrial], None]
 
 
 class StopRequest:
@@ -108,34 +107,34 @@ def begin_study(spec: SweepSpec) -> optuna.Study:
 
 def search(
     spec: SweepSpec,
+    study: optuna.Study,
     budget: int,
     workers: int,
     seconds: float,
     stop: StopRequest,
     on_trial: OnTrial,
     work: Work = run_trial,
-) -> optuna.Study:
-    """Runs trials until `budget` of them have finished, those of earlier starts counted; call it in `lock_study`.
+) -> None:
+    """Runs trials until `budget` of them have finished, those of earlier starts counted.
+
+    Call it in `lock_study` and `report_outages`.
 
     Args:
         spec: the sweep.
+        study: from `begin_study`.
         budget: trials in all, of a grid at most its combinations.
         workers: processes of this machine.
         seconds: after which no new trial begins.
         stop: whether Ctrl-C was pressed.
-        on_trial: called with the study before the first trial, and then with each that has finished.
+        on_trial: called with each trial that has finished.
         work: runs one trial in a worker.
 
     Raises:
-        SweepError: the study is another one, the first trials all failed, or the storage does not answer.
+        SweepError: the first trials all failed, or the storage did not answer a worker.
     """
-    with report_outages(spec):
-        study = begin_study(spec)
-        on_trial(study, None)
-        _Driver(spec, study, budget, time.monotonic() + seconds, stop, on_trial).run(workers, work)
-        if len(finished_trials(study)) < budget and out_of_patience(spec, study):
-            stop.print_line(f"stopped: no better trial among the last {spec.sweep.stop.patience}")
-        return study
+    _Driver(spec, study, budget, time.monotonic() + seconds, stop, on_trial).run(workers, work)
+    if len(finished_trials(study)) < budget and out_of_patience(spec, study):
+        stop.print_line(f"stopped: no better trial among the last {spec.sweep.stop.patience}")
 
 
 def out_of_patience(spec: SweepSpec, study: optuna.Study) -> bool:
@@ -158,8 +157,8 @@ class _Driver:
     end: float  # of `time.monotonic`, for the last new trial
     stop: StopRequest
     on_trial: OnTrial
-    jobs: dict[str, TrialJob] = field(default_factory=dict)
     job_count: int = 0
+    active_jobs: int = 0
     idle_crashes: int = 0
     seen: set[int] = field(default_factory=set)
 
@@ -174,7 +173,7 @@ class _Driver:
                     # other machines run the last trials
                     time.sleep(POLL_SECONDS)
                 for job, result in run_jobs(self._next_job, work, workers):
-                    del self.jobs[job.name]
+                    self.active_jobs -= 1
                     self._handle(job, result)
                 self._retry_dead()
         finally:
@@ -189,7 +188,7 @@ class _Driver:
     def _is_full(self) -> bool:
         # not all jobs of this machine have begun their trial
         others = [trial for trial in self._running() if not _job(trial).startswith(self.prefix)]
-        return len(finished_trials(self.study)) + len(self.jobs) + len(others) >= self.budget
+        return len(finished_trials(self.study)) + self.active_jobs + len(others) >= self.budget
 
     def _next_job(self) -> TrialJob | None:
         if self._is_over() or self._is_full():
@@ -200,8 +199,8 @@ class _Driver:
         salt = 0 if self.spec.local else uuid.uuid4().int % 2**31
         seed = derived_seed(self.spec.sweep.sampler.seed, SAMPLERS + number + salt)
         self.job_count += 1
-        self.jobs[name] = TrialJob(self.spec, name, seed, self.budget)
-        return self.jobs[name]
+        self.active_jobs += 1
+        return TrialJob(self.spec, name, seed, self.budget)
 
     def _handle(self, job: TrialJob, result: int | UserError | WorkerCrashed | None) -> None:
         if isinstance(result, UserError):
@@ -218,7 +217,7 @@ class _Driver:
         finished = finished_trials(self.study)
         for trial in finished:
             if trial.number in numbers:
-                self.on_trial(self.study, trial)
+                self.on_trial(trial)
         _check_first_trials(finished)
 
     def _running(self) -> list[FrozenTrial]:

@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import optuna
 import pandas as pd
 import pytest
+from optuna.exceptions import StorageInternalError
 from tests.unit.search.studies import AGAINST, FOLDS, UNITS, add_trial, make_spec, train_units
 
 from bilstm_attention import paths
@@ -183,21 +184,21 @@ def test_folds_are_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (root / paths.EMBEDDINGS).mkdir(parents=True)
         (root / paths.EMBEDDINGS / "coverage.json").touch()
 
-    def search(spec: SweepSpec, *arguments: Any) -> None:
+    def begin(spec: SweepSpec) -> None:
         specs.append(spec)
-        raise SweepError("enough")
+        raise StorageInternalError("enough")
 
     monkeypatch.setattr(commands, "check_up_to_date", lambda *arguments: None)
     monkeypatch.setattr(commands, "load_labels", lambda: ["a", "b"])
     monkeypatch.setattr(commands, "load_split", lambda split, columns, root: pd.DataFrame({"label": [str(root)]}))
-    monkeypatch.setattr(commands, "search", search)
+    monkeypatch.setattr(commands, "begin_study", begin)
     for error in (KeyboardInterrupt, SweepError, SweepError):
         with pytest.raises(error):
             commands.sweep(tmp_path / "sweep.yaml", 1, None, 1, None, 1, {}, prepare)
     assert prepared == [0, 1, 1, 2]
     # with other data under the same parameters they are prepared anew
     monkeypatch.setattr(commands, "input_digests", lambda: {"data": "other"})
-    with pytest.raises(SweepError):
+    with pytest.raises(SweepError, match="enough\nFinished trials are kept there; when it answers"):
         commands.sweep(tmp_path / "sweep.yaml", 1, None, 1, None, 1, {}, prepare)
     assert prepared[4:] == [0, 1, 2]
     assert len({root for spec in specs for root in spec.roots}) == 6

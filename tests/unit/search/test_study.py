@@ -31,6 +31,7 @@ from bilstm_attention.search.study import (
     load_study,
     open_storage,
     recover,
+    report_outages,
     retry_trials,
     state_counts,
 )
@@ -54,12 +55,14 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., optuna.Study]:
         budget: int,
         train: Callable[..., Any] = train_units,
         execute: Callable[..., Any] = run_here,
-        on_trial: Callable[[optuna.Study, FrozenTrial | None], None] = lambda study, trial: None,
+        on_trial: Callable[[FrozenTrial], None] = lambda trial: None,
         seconds: float = math.inf,
     ) -> optuna.Study:
         monkeypatch.setattr(sweep, "run_jobs", execute)
-        stop = sweep.StopRequest(print)
-        return sweep.search(spec, budget, 1, seconds, stop, on_trial, partial(run_trial, train=train))
+        with report_outages(spec):
+            study, stop = sweep.begin_study(spec), sweep.StopRequest(print)
+            sweep.search(spec, study, budget, 1, seconds, stop, on_trial, partial(run_trial, train=train))
+            return study
 
     return act
 
@@ -153,10 +156,10 @@ def test_failed_training_is_a_trial_with_its_reason(spec: SweepSpec, run: Callab
         return train_units(*arguments)
 
     lines: list[Any] = []
-    study = run(spec, 3, fail_second, on_trial=lambda study, trial: lines.append(trial and trial.number))
+    study = run(spec, 3, fail_second, on_trial=lambda trial: lines.append(trial.number))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert study.trials[1].user_attrs["reason"] == "ZeroDivisionError: by zero"
-    assert lines == [None, 0, 1, 2]
+    assert lines == [0, 1, 2]
 
 
 def test_sweep_ends_when_its_first_trials_all_fail(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:

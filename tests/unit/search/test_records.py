@@ -10,7 +10,7 @@ from tests.small import begin_project
 from bilstm_attention import paths
 from bilstm_attention.config import Params
 from bilstm_attention.search.comparison import Comparison, Table
-from bilstm_attention.search.comparison_runs import comparison_runs, save_runs
+from bilstm_attention.search.records import comparison_runs, save_runs
 from bilstm_attention.search.trainings import TrainingJob, TrainingRecord
 from bilstm_attention.tracking.runs import NOTE, PARENT, log_runs
 
