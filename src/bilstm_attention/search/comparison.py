@@ -15,47 +15,32 @@ from bilstm_attention.yaml_files import Block, check, read_yaml
 
 # names files
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-Part = Literal["faithfulness", "classes", "errors"]
 
 
 class Variant(Block):
-    """One of the configurations that are compared.
+    """One of the configurations that are compared."""
 
-    Args:
-        base: a file of `experiments/configs`; None: that of the table.
-        set: its own parameters, by dotted name, over all others.
-    """
-
-    base: str | None = None
-    set: dict[str, Any] = Field(default_factory=dict)
+    base: str | None = None  # a file of `experiments/configs`; None: that of the table
+    set: dict[str, Any] = Field(default_factory=dict)  # its own parameters, by dotted name, over all others
 
 
 class Table(Block):
     """Variants with the same budget and seeds.
 
-    Args:
-        about: one line.
-        base: a file of `experiments/configs`; None: that of the page.
-        overrides: parameters of all variants, by dotted name, over those of the page.
-        seeds: a training each, or one for each fold.
-        folds: of a cross-validation on the training set, each scored by the model that did not learn from it; None:
-            scores are on dev. Of a corpus with a test file the fold is dev; of one without it is test, and dev is split
-            off the rest.
-        test: whether the models answer the test set too: for what is final, never for choosing.
-        reference: the variant that the others are tested against.
-        show: also `faithfulness` of the attention, test scores by class (`classes`), and the reference's most frequent
-            confusions on dev or the folds (`errors`).
-        variants: by name.
+    With `folds` of a cross-validation on the training set, each is scored by the model that did not learn from it; else
+    scores are on dev. Of a corpus with a test file the fold is dev; of one without it is test, and dev is split off the
+    rest.
     """
 
-    about: str = ""
-    base: str | None = None
-    overrides: dict[str, Any] = Field(default_factory=dict)
+    about: str = ""  # one line
+    base: str | None = None  # a file of `experiments/configs`; None: that of the page
+    overrides: dict[str, Any] = Field(default_factory=dict)  # of all variants, by dotted name, over those of the page
     seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1)]
     folds: Folds | None = None
-    test: bool = False
-    reference: str
-    show: list[Part] = Field(default_factory=list)
+    test: bool = False  # whether the models answer the test set too: for what is final, never for choosing
+    reference: str  # the variant that the others are tested against
+    # faithfulness of the attention, test scores by class, the reference's most frequent confusions on dev or the folds
+    show: list[Literal["faithfulness", "classes", "errors"]] = Field(default_factory=list)
     variants: Annotated[dict[str, Variant], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -72,33 +57,19 @@ class Table(Block):
 
 
 class Page(Block):
-    """A file of `experiments/comparisons`.
+    """A file of `experiments/comparisons`."""
 
-    Args:
-        about: one line, the page's title.
-        base: a file of `experiments/configs`.
-        overrides: parameters of all variants of all tables, by dotted name.
-        tables: by name.
-    """
-
-    about: str
-    base: str
-    overrides: dict[str, Any] = Field(default_factory=dict)
+    about: str  # one line, the page's title
+    base: str  # a file of `experiments/configs`
+    overrides: dict[str, Any] = Field(default_factory=dict)  # of all variants of all tables, by dotted name
     tables: Annotated[dict[Name, Table], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table of a page, its variants' parameters checked.
+    """A table of a page, its variants' parameters checked."""
 
-    Args:
-        page: name of the file.
-        name: of the table.
-        table: its content.
-        variants: by name, all parameters.
-    """
-
-    page: str
+    page: str  # name of the file
     name: str
     table: Table
     variants: dict[str, Params]

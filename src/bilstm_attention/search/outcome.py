@@ -27,16 +27,14 @@ Confirmations = Mapping[tuple[int, int], Sequence[TrainingRecord]]
 class Outcome:
     """The results of a study so far.
 
-    Args:
-        leaderboard: a row per finished trial, the best first: trial, state, score, where it was confirmed on every
-            fresh seed `confirmed_mean`, `confirmed_sd` and `by_seed`, its seed, and every parameter of the space:
-            "none" where that was tried, empty where the trial does not have it. With two objectives also the second,
-            and the Pareto front comes first.
-        p: of the difference between the two best confirmed trials, two-sided; None: fewer than two were.
+    The leaderboard has a row per finished trial, the best first: trial, state, score, where it was confirmed on every
+    fresh seed `confirmed_mean`, `confirmed_sd` and `by_seed`, its seed, and every parameter of the space: "none" where
+    that was tried, empty where the trial does not have it. With two objectives also the second, and the Pareto front
+    comes first.
     """
 
     leaderboard: pd.DataFrame
-    p: float | None
+    p: float | None  # of the difference between the two best confirmed trials, two-sided; None: fewer than two were
 
     @property
     def winner(self) -> dict[str, Any]:
@@ -56,11 +54,7 @@ def get_outcome(
 ) -> Outcome:
     """Ranks the trials: the confirmed ones by their means, then the rest by their scores in the search.
 
-    Args:
-        spec: the sweep.
-        study: its study.
-        confirmations: those that are done.
-        gold: labels of dev, of all folds, in the order of the predictions.
+    `gold` has the labels of dev, of all folds, in the order of the predictions.
     """
     metric, against, seeds = spec.sweep.metric, spec.sweep.against, confirmation_seeds(spec)
     front, rows = {trial.number for trial in best_trials(study)}, []

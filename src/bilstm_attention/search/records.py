@@ -47,12 +47,11 @@ def log_sweep(study: optuna.Study, folder: Path) -> Iterator[Callable[[FrozenTri
         return parent_record(study, folder, running=True)
 
     def log(*trials: FrozenTrial) -> None:
-        # here and not in the thread: warnings of Optuna can be silenced in one alone
         records = [running(), *(trial_record(study, trial) for trial in trials)]
         submit(lambda tracker: [tracker.write(record) for record in records])
 
     about = f"the sweep {study.study_name}"
-    with live_runs(experiment_name(study), about, running, lambda: sweep_records(study, folder)) as submit:
+    with live_runs(corpus_name(_base(study)), about, running, lambda: sweep_records(study, folder)) as submit:
         log()
         yield log
 
@@ -72,15 +71,10 @@ def sweep_runs() -> tuple[list[tuple[str, list[RunRecord]]], list[str]]:
         storage = open_storage(local_url(folder))
         studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
         begun = [study for study in studies if "definition" in study.user_attrs]
-        results += [(experiment_name(study), sweep_records(study, folder)) for study in begun]
+        results += [(corpus_name(_base(study)), sweep_records(study, folder)) for study in begun]
         if not begun:
             missing.append(f"sweep {folder.name} has not begun")
     return results, missing
-
-
-def experiment_name(study: optuna.Study) -> str:
-    """The MLflow experiment of a sweep."""
-    return corpus_name(_base(study))
 
 
 def _base(study: optuna.Study) -> Params:

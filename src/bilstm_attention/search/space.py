@@ -49,33 +49,24 @@ class Stop(Block):
 
 
 class Sweep(Block):
-    """The content of a file of `experiments/sweeps`.
+    """The content of a file of `experiments/sweeps`."""
 
-    Args:
-        study: name of the study; results go to `experiments/studies/<study>`.
-        metric: the dev score to maximize.
-        folds: of a cross-validation on the training set, each dev in turn: a trial trains on all, is pruned between
-            them, and has the mean of their scores; None: it trains once, and is pruned between epochs.
-        against: a second objective, to minimize: milliseconds per sentence, or weights besides the word vectors; the
-            outcome is then a Pareto front.
-        sampler: how the parameters of trials are drawn.
-        pruner: when they end early.
-        confirm: what is trained again at the end.
-        stop: when the search ends before all trials are spent.
-        fixed: parameters that all trials share, by dotted name, over those of `params.yaml`.
-        space: values by dotted name: a list, or `low` and `high` with `step` or `log`; either with `when`, the values
-            of other parameters of the space under which this one is tried.
-    """
-
+    # results go to `experiments/studies/<study>`
     study: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    # the dev score to maximize
     metric: Literal["official_f1", "micro_f1_without_other", "accuracy", "macro_f1"] = "official_f1"
+    # of a cross-validation on the training set, each dev in turn: a trial trains on all, is pruned between them, and
+    # has the mean of their scores; None: it trains once, and is pruned between epochs
     folds: Folds | None = None
+    # to minimize: milliseconds per sentence, or weights besides the word vectors; the outcome is then a Pareto front
     against: Literal["latency_ms", "parameters"] | None = None
     sampler: Sampler = Sampler()
     pruner: Pruner = Pruner()
     confirm: Confirm = Confirm()
     stop: Stop = Stop()
-    fixed: dict[str, Any] = Field(default_factory=dict)
+    fixed: dict[str, Any] = Field(default_factory=dict)  # of all trials, by dotted name, over `params.yaml`
+    # by dotted name a list, or `low` and `high` with `step` or `log`; either with `when`, the values of other
+    # parameters of the space under which this one is tried
     space: Annotated[dict[str, Any], Field(min_length=1)]
 
     @property
@@ -115,15 +106,9 @@ class Choice(Block):
 
 @dataclass(frozen=True)
 class Dimension:
-    """A parameter of the space.
+    """A parameter of the space."""
 
-    Args:
-        key: dotted name.
-        distribution: the values.
-        when: values of other parameters of the space under which this one is tried.
-    """
-
-    key: str
+    key: str  # dotted name
     distribution: BaseDistribution
     when: When
 
@@ -170,15 +155,10 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """All dimensions of a sweep, each after those that its `when` names.
-
-    Args:
-        base: the parameters that all trials share.
-        dimensions: the parameters that are tried.
-    """
+    """What the trials of a sweep share, and what they try."""
 
     base: Params
-    dimensions: tuple[Dimension, ...]
+    dimensions: tuple[Dimension, ...]  # each after those that its `when` names
 
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
         """Draws the overrides of one trial, by dotted name."""
@@ -212,10 +192,7 @@ class Space:
 def read_sweep(path: Path, params: Params, overrides: Mapping[str, Any]) -> tuple[Sweep, Space]:
     """Reads a file of `experiments/sweeps` and checks its keys and values against the schema of parameters.
 
-    Args:
-        path: the file.
-        params: those of `params.yaml`.
-        overrides: parameters that all trials share, by dotted name, over those of the file.
+    `overrides` are parameters that all trials share, by dotted name, over those of the file.
 
     Raises:
         ParamsError: lists what is unknown, illegal, or tried under a condition that never holds.

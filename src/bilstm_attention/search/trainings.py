@@ -26,25 +26,15 @@ Sample = tuple[int, int]
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """One training.
+    """One training."""
 
-    Args:
-        name: for messages, and of its run in MLflow.
-        params: all parameters; `train.seeds` is not read.
-        seed: of the training.
-        root: folder of its prepared data.
-        scored: the split that scores it: dev, or test if that is a fold of train.
-        test: whether the model answers the test set too.
-        faithfulness: samples on which the faithfulness of its attention is measured.
-    """
-
-    name: str
-    params: Params
+    name: str  # for messages, and of its run in MLflow
+    params: Params  # `train.seeds` is not read
     seed: int
-    root: Path
-    scored: Split = "dev"
-    test: bool = False
-    faithfulness: tuple[Sample, ...] = ()
+    root: Path  # folder of its prepared data
+    scored: Split = "dev"  # the split that scores it: dev, or test if that is a fold of train
+    test: bool = False  # whether the model answers the test set too
+    faithfulness: tuple[Sample, ...] = ()  # on which the faithfulness of its attention is measured
 
     @property
     def work(self) -> str:
@@ -55,36 +45,21 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """Results of a training.
+    """Results of a training."""
 
-    Args:
-        key: of the training, see `training.fit.training_key`.
-        dev: scores of the epoch that is kept.
-        best_epoch: that epoch.
-        history: a mapping per epoch.
-        started: seconds since 1970.
-        made_with: date, commit, machine and versions in one line.
-        environment: the same as tags.
-        weights: number of trained weights.
-        labels: class names in the order of their numbers.
-        predicted: label of each sentence of the split that scores the training.
-        confidence: probability of each.
-        faithfulness: by `sample_name`, `faithfulness.measure` on dev.
-        test: probabilities of the test set, `(M, C)`, in a file beside the record; None: not requested.
-    """
-
-    key: str
-    dev: dict[str, float]
+    key: str  # see `training.fit.training_key`
+    dev: dict[str, float]  # scores of the epoch that is kept
     best_epoch: int
-    history: list[dict[str, Any]]
-    started: float
-    made_with: str
-    environment: dict[str, str]
-    weights: int
-    labels: list[str]
-    predicted: list[str]
-    confidence: list[float]
-    faithfulness: dict[str, dict[str, Any]] = field(default_factory=dict)
+    history: list[dict[str, Any]]  # a mapping per epoch
+    started: float  # seconds since 1970
+    made_with: str  # date, commit, machine and versions in one line
+    environment: dict[str, str]  # the same as tags
+    weights: int  # number of trained weights
+    labels: list[str]  # in the order of their numbers
+    predicted: list[str]  # label of each sentence of the split that scores the training
+    confidence: list[float]  # probability of each
+    faithfulness: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each sample, on dev
+    # probabilities of the test set, `(M, C)`, in a file beside the record; None: not requested
     test: NDArray[np.float32] | None = field(default=None, compare=False)
 
 
