@@ -31,15 +31,10 @@ TITLES = {
 def comparison_page(
     title: str, command: str, sections: Sequence[str], missing: Sequence[str], name: str, made_with: Sequence[str]
 ) -> str:
-    """The whole page.
+    """The whole page, with a section for each table.
 
-    Args:
-        title: one line.
-        command: that made it.
-        sections: one for each table.
-        missing: names of the tables that are not trained yet.
-        name: of the page, a tag of each run.
-        made_with: date, code, machine and versions of the trainings.
+    `missing` are the tables that are not trained yet, `name` is a tag of each run, and `made_with` tells of date, code,
+    machine and versions of the trainings.
     """
     parts = [
         f"# {title.strip()}",
@@ -67,18 +62,11 @@ def comparison_section(
     errors: pd.DataFrame | None = None,
     issues: tuple[str, str] | None = None,
 ) -> str:
-    """One table of the page.
+    """One table of the page, from `search.results.tabulate`, under the line `about`.
 
-    Args:
-        table: from `search.results.tabulate`.
-        about: one line above it.
-        score: name of the score.
-        scored_on: `dev`, or the folds.
-        reference: the variant that the others are tested against.
-        picture: address of the picture, relative to the page.
-        classes: from `search.results.scores_by_class`; None: not shown.
-        errors: from `search.results.frequent_confusions`; None: not shown.
-        issues: a variant, and the address of its `search.results.label_issues`; None: not shown.
+    `scored_on` is `dev`, or names the folds; the other variants are tested against `reference`. What is None is not
+    shown: `classes` and `errors`, from `scores_by_class` and `frequent_confusions` of `search.results`, and `issues`, a
+    variant and the address of its `label_issues`. Addresses are relative to the page.
     """
     parts = [f"## {about.strip()}"] if about else []
     parts += [markdown_table(score_rows(table, score, scored_on, reference)), f"![{score}]({picture})"]
@@ -153,11 +141,7 @@ def plot_variants(frame: pd.DataFrame, metric: str, path: Path) -> None:
     """A score (percent) of several variants, the best on top: a dot per seed, their mean as a bar, and its interval.
 
     A variant so far below the rest that they would get half of the width is left out: its mean stands at the edge.
-
-    Args:
-        frame: from `compared_scores`.
-        metric: name of the score.
-        path: the PNG to write.
+    `frame` is from `compared_scores`, `path` is that of a PNG.
     """
     ordered = frame.sort_values("mean", ascending=False, kind="stable")
     places, far = np.arange(len(ordered)), _far(ordered)

@@ -13,14 +13,9 @@ ROWS = 10
 def sweep_report(
     study: str, winner: str, tables: Mapping[str, pd.DataFrame], figures: Sequence[str], protocol: str
 ) -> str:
-    """The page.
+    """The page: the line of the winner, tables by heading but for empty ones, pictures, and how trials were made.
 
-    Args:
-        study: its name.
-        winner: from `winner_line`.
-        tables: by heading; an empty one is left out.
-        figures: addresses of pictures, relative to the page.
-        protocol: how the trials were made, in Markdown.
+    `figures` are addresses relative to the page.
     """
     parts = [
         f"# Sweep {study}",
@@ -33,12 +28,9 @@ def sweep_report(
 
 
 def winner_line(score: str, leaderboard: pd.DataFrame, p: float | None) -> str:
-    """The winner and how sure it is, in a few sentences of Markdown.
+    """The winner and how sure it is, in a few sentences of Markdown; `score` is for instance `dev accuracy`.
 
-    Args:
-        score: its name, for instance `dev accuracy`.
-        leaderboard: of `search.outcome`, scores in percent.
-        p: between the first two confirmed trials; None: there are fewer.
+    The leaderboard and `p`, between the first two confirmed trials, are of `search.outcome.Outcome`.
     """
     complete = leaderboard.dropna(subset="score")
     if not len(complete):

@@ -134,8 +134,8 @@ def _confirm(
             records[job.work] = read_record(result)
         progress.log(f"{job.name} {'trained' if isinstance(result, Path) else f'failed: {result}'}")
         progress.update("confirmations", len(records), len(different))
-    done = {place: folds for place, folds in jobs.items() if all(job.work in records for job in folds)}
-    return {place: [records[job.work] for job in folds] for place, folds in done.items()}
+    done = {place: [records[job.work] for job in folds if job.work in records] for place, folds in jobs.items()}
+    return {place: folds for place, folds in done.items() if len(folds) == len(spec.roots)}
 
 
 def trial_line(trial: FrozenTrial, finished: int, budget: int) -> str:

@@ -28,12 +28,8 @@ from bilstm_attention.tracking.runs import log_runs
 def compare(file: Path, workers: int, prepare: Callable[[Params, Path], None]) -> None:
     """Trains, logs and compares every variant of every table; the page is written with each finished table.
 
-    Trainings of earlier runs are read, and one that several tables share is done once.
-
-    Args:
-        file: of `experiments/comparisons`.
-        workers: trainings at once.
-        prepare: makes the data of parameters in a folder.
+    Trainings of earlier runs are read, and one that several tables share is done once. The arguments are those of the
+    command; `prepare` makes the data of parameters in a folder.
 
     Raises:
         UserError: another process compares in this project.

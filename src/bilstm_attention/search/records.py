@@ -83,8 +83,12 @@ def _base(study: optuna.Study) -> Params:
 
 def trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
     """A finished trial, with its curves."""
-    attributes, sweep = trial.user_attrs, study.user_attrs["definition"]["sweep"]
-    result = trial.system_attrs.get("result", {})
+    attributes, definition, result = (
+        trial.user_attrs,
+        study.user_attrs["definition"],
+        trial.system_attrs.get("result", {}),
+    )
+    sweep, data = definition["sweep"], definition["data"]
     values = shown_params({key.rpartition(".")[2]: value for key, value in trial.params.items()})
     if "dev" in result:
         curves = training_metrics(result["history"], result["dev"], result["best_epoch"])
@@ -95,11 +99,11 @@ def trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
     if len(study.directions) > 1 and trial.values:
         curves["metrics"][sweep["against"]] = trial.values[1]
     overrides = {**trial.params, "train.seeds": [attributes.get("seed", 0)]}
-    data = study.user_attrs["definition"]["data"]
     # of folds, and of a study whose data has been replaced since, the digests alone are known
     splits = ("train", "dev") if data == input_digests() and "folds" not in sweep else ()
     files = {split: paths.PREPARED / f"{split}.parquet" for split in splits}
     tags = data | {"sweep": study.study_name, "state": trial.state.name.lower()}
+    tags |= {key: str(value) for key, value in (sweep | attributes).items() if key in ("folds", "seed", "reason")}
     return RunRecord(
         name=f"trial {trial.number}: {values}"[:250],
         identity=(TRIAL_ID, f"{study.user_attrs['id']}/{trial.number}"),
@@ -107,8 +111,7 @@ def trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
         started=trial.datetime_start.timestamp() if trial.datetime_start else None,
         params=flatten(with_overrides(_base(study), overrides)),
         **curves,
-        tags=tags
-        | {key: str(value) for key, value in (sweep | attributes).items() if key in ("folds", "seed", "reason")},
+        tags=tags,
         datasets=fingerprints(files),
     )
 

@@ -28,10 +28,8 @@ class Answers:
         """The score of each seed, `seed_N`, their `mean` and their `sd`; all with the prefix."""
         by_seed = {seed: scoring.scores(self.gold, each, self.labels)[metric] for seed, each in self.predicted.items()}
         spread = scoring.spread_over_seeds(by_seed)
-        summary = {f"seed_{seed}": score for seed, score in by_seed.items()}
-        return {
-            f"{prefix}{key}": value for key, value in {**summary, "mean": spread["mean"], "sd": spread["sd"]}.items()
-        }
+        summary = {f"{prefix}seed_{seed}": score for seed, score in by_seed.items()}
+        return summary | {f"{prefix}{name}": spread[name] for name in ("mean", "sd")}
 
 
 def _predictions(done: Done, *columns: str) -> pd.DataFrame:
@@ -150,14 +148,12 @@ def label_issues(done: Done) -> pd.DataFrame:
     """
     answers = _predictions(done, "id", "tokens", "label")
     sums = answers.groupby(["id", "predicted"], sort=False)["confidence"].sum()
-    mean = (
-        (sums / answers["seed"].nunique())
-        .round(4)
-        .sort_values(ascending=False, kind="stable")
-        .reset_index()
+    mean = (sums / answers["seed"].nunique()).round(4).sort_values(ascending=False, kind="stable")
+    issues = (
+        mean.reset_index()
         .drop_duplicates("id")
+        .merge(answers.drop_duplicates("id")[["id", "tokens", "label"]], on="id")
     )
-    issues = mean.merge(answers.drop_duplicates("id")[["id", "tokens", "label"]], on="id")
     issues = issues[issues["predicted"] != issues["label"]].assign(text=issues["tokens"].map(" ".join))
     return issues[["id", "text", "label", "predicted", "confidence"]]
 

@@ -29,7 +29,6 @@ SECONDS_TO_BEGIN = 60  # for another machine that has created the study to enque
 POLL_SECONDS = 2  # between looks at a database while other machines work
 LOCK_TIMEOUT = 60  # seconds to wait for other processes that write to a SQLite file
 MAX_RETRIES = 3  # of a trial whose process died
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 # Attributes of a trial: its number and the job that runs it; why its training failed.
 JOB, REASON = "job", "reason"
 
@@ -83,11 +82,7 @@ def local_url(folder: Path) -> str:
 
 @lru_cache(maxsize=4)
 def open_storage(url: str, heartbeat: int | None = None) -> RDBStorage:
-    """The studies of a database, opened once per process.
-
-    Args:
-        url: SQLAlchemy URL.
-        heartbeat: seconds between heartbeats; None: none, where a lock tells that a trial is dead.
+    """The studies of a database, opened once per process; no heartbeats where a lock tells that a trial is dead.
 
     Raises:
         SweepError: it does not answer, or is no database URL.
@@ -102,7 +97,8 @@ def open_storage(url: str, heartbeat: int | None = None) -> RDBStorage:
     warnings.filterwarnings("ignore", "Heartbeat of storage")
     sqlite = url.startswith("sqlite:")
     engine = {"connect_args": {"timeout": LOCK_TIMEOUT}} if sqlite else {"pool_pre_ping": True}
-    for attempt in range(1, OPEN_ATTEMPTS + 1):
+    attempts = 0
+    while True:
         try:
             return RDBStorage(
                 url,
@@ -113,11 +109,10 @@ def open_storage(url: str, heartbeat: int | None = None) -> RDBStorage:
             )
         except (ImportError, RuntimeError, ValueError, SQLAlchemyError, StorageInternalError) as error:
             # of several machines that open an empty database at once, one alone makes each table
-            if attempt < OPEN_ATTEMPTS and (isinstance(error, IntegrityError) or "already exists" in str(error)):
-                time.sleep(1)
-                continue
-            raise SweepError(f"--storage {hide_password(url)}: {_reason(error)}") from None
-    raise SweepError(f"--storage {hide_password(url)}: its tables cannot be made.")
+            attempts += 1
+            if attempts == OPEN_ATTEMPTS or not (isinstance(error, IntegrityError) or "already exists" in str(error)):
+                raise SweepError(f"--storage {hide_password(url)}: {_reason(error)}") from None
+            time.sleep(1)
 
 
 def _reason(error: Exception) -> str:
@@ -193,11 +188,7 @@ def hide_password(url: str) -> str:
 
 
 def load_study(spec: SweepSpec, sampler_seed: int = 0) -> optuna.Study:
-    """The study of a sweep that has begun.
-
-    Args:
-        spec: the sweep.
-        sampler_seed: of the sampler, a different one for each trial, so that no two workers draw the same.
+    """The study of a sweep that has begun; with another `sampler_seed` for each trial no two workers draw the same.
 
     Raises:
         KeyError: it has not begun.
@@ -288,7 +279,7 @@ def counted_trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that count against the budget: complete, pruned, or failed for good."""
-    return counted_trials(study, *FINISHED)
+    return counted_trials(study, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 def failure_reason(trial: FrozenTrial) -> str | None:

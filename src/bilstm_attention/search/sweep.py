@@ -41,11 +41,7 @@ OnTrial = Callable[[FrozenTrial], None]
 
 
 class StopRequest:
-    """Answers Ctrl-C: the first lets running trials end, the second ends them.
-
-    Args:
-        print_line: prints a line.
-    """
+    """Answers Ctrl-C: the first lets running trials end, the second ends them."""
 
     def __init__(self, print_line: Callable[[str], None]) -> None:
         self.requested, self.print_line = False, print_line
@@ -126,7 +122,7 @@ def search(
         workers: processes of this machine.
         seconds: after which no new trial begins.
         stop: whether Ctrl-C was pressed.
-        on_trial: called with each trial that has finished.
+        on_trial: called with each trial that this machine finishes.
         work: runs one trial in a worker.
 
     Raises:
