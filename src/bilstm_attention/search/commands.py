@@ -24,9 +24,15 @@ from bilstm_attention.reports.sweep_report import (
     sweep_report,
     winner_line,
 )
-from bilstm_attention.search.folds import fold_data
-from bilstm_attention.search.outcome import Confirmations, Outcome, get_outcome, protocol, read_outcome, write_outcome
-from bilstm_attention.search.records import log_sweep
+from bilstm_attention.search.outcome import (
+    Confirmations,
+    Outcome,
+    get_outcome,
+    log_sweep,
+    protocol,
+    read_outcome,
+    write_outcome,
+)
 from bilstm_attention.search.space import read_sweep
 from bilstm_attention.search.study import (
     SweepSpec,
@@ -40,7 +46,7 @@ from bilstm_attention.search.study import (
     state_counts,
 )
 from bilstm_attention.search.sweep import StopRequest, begin_study, lock_study, out_of_patience, search
-from bilstm_attention.search.trainings import TrainingJob, find_record, merge_jobs, read_record, run_job
+from bilstm_attention.search.trainings import TrainingJob, find_record, fold_data, merge_jobs, read_record, run_job
 from bilstm_attention.search.trial import trial_params
 from bilstm_attention.search.workers import run_jobs
 from bilstm_attention.tracking.environment import check_up_to_date, input_digests, made_with

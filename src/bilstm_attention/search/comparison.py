@@ -9,8 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from bilstm_attention.config import Params, Train, flatten, read_overrides, with_overrides
 from bilstm_attention.errors import ParamsError
-from bilstm_attention.search.folds import Folds, data_root, fold_fault
-from bilstm_attention.search.trainings import TrainingJob
+from bilstm_attention.search.trainings import Folds, TrainingJob, data_root, fold_fault
 from bilstm_attention.yaml_files import Block, check, read_yaml
 
 # names files

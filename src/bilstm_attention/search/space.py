@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, StringConstraints
 
 from bilstm_attention.config import Params, flatten, with_overrides
 from bilstm_attention.errors import ParamsError, did_you_mean, join_lines
-from bilstm_attention.search.folds import Folds, fold_fault
+from bilstm_attention.search.trainings import Folds, fold_fault
 from bilstm_attention.yaml_files import Block, check, read_yaml
 
 # Packages that samplers need and this project does not install.

@@ -1,18 +1,23 @@
-"""Trainings of comparisons and confirmations: each runs once, is measured, and is read again from its record."""
+"""Trainings of comparisons and confirmations: each runs once, is measured, and is read again from its record.
 
+Also the folds of the training set: the folders of their data, and which parameters they fit.
+"""
+
+import hashlib
 import json
 import time
 from collections.abc import Generator, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from bilstm_attention import paths
-from bilstm_attention.config import Params
+from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.console import start_tensorflow
 from bilstm_attention.data.dataset import Dataset, Rows, encode, existing, load_dataset, load_split, load_vocabulary
 from bilstm_attention.data.splits import Split
@@ -20,6 +25,7 @@ from bilstm_attention.errors import TrainingError, UserError
 from bilstm_attention.search.workers import WorkerCrashed, run_jobs
 
 CHECKPOINTS = paths.TRAININGS / "checkpoints"
+Folds = Annotated[int, Field(ge=2, le=100)]
 # How many dev sentences measure the faithfulness of attention, and the seed of their choice.
 Sample = tuple[int, int]
 
@@ -203,3 +209,28 @@ def read_record(file: Path) -> TrainingRecord:
 def read_dataset(root: Path) -> Dataset:
     """The data prepared under `root`; a worker keeps those it used last."""
     return load_dataset(root)
+
+
+def data_root(params: Params, *inputs: Any) -> Path:
+    """The folder of the data that is prepared with these parameters from these inputs."""
+    parts = [params.data.model_dump(), params.embeddings.model_dump(), *inputs]
+    text = "".join(f"{json.dumps(part, sort_keys=True)}\n" for part in parts)
+    return paths.TRAININGS / "data" / hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def fold_data(params: Params, folds: int, *inputs: Any) -> dict[Path, Params]:
+    """The folder of each fold's data, and the parameters that `prepare` makes it with."""
+    each = [with_overrides(params, {"data.folds": folds, "data.fold": fold}) for fold in range(folds)]
+    return {data_root(fold, *inputs): fold for fold in each}
+
+
+def fold_fault(params: Params) -> str | None:
+    """Why folds of train cannot score models of these parameters; None: they can."""
+    if params.data.dev:
+        return f"folds are of train where the base names no dev file; here data.dev is {params.data.dev}"
+    if params.data.test and params.train.restore_best_weights:
+        return (
+            "train.restore_best_weights: true: the fold is dev, and would pick the epoch whose answers it scores; set"
+            " it to false, and train.epochs to what all folds are to have"
+        )
+    return None

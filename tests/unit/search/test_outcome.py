@@ -16,8 +16,15 @@ from bilstm_attention import paths
 from bilstm_attention.config import Params, flatten, load_params
 from bilstm_attention.errors import SweepError
 from bilstm_attention.search import commands
-from bilstm_attention.search.outcome import get_outcome, protocol, read_outcome, write_outcome
-from bilstm_attention.search.records import log_sweep, sweep_records, sweep_runs
+from bilstm_attention.search.outcome import (
+    get_outcome,
+    log_sweep,
+    protocol,
+    read_outcome,
+    sweep_records,
+    sweep_runs,
+    write_outcome,
+)
 from bilstm_attention.search.study import SweepSpec, confirmation_seeds, load_study
 from bilstm_attention.search.sweep import StopRequest, begin_study
 from bilstm_attention.search.trainings import TrainingJob
