@@ -92,6 +92,8 @@ def sweep(
         limit = "" if hours is None else f", new ones for {hours:g} h"
         with StopRequest(progress.log) as stop:
             study = begin_study(spec)
+            # ends after the bars, since it may wait for the store
+            log_trial = runs.enter_context(log_sweep(study, spec.folder))
 
             def show_progress() -> None:
                 counts = state_counts(study)
@@ -105,8 +107,6 @@ def sweep(
                 log_trial(trial)
 
             show_progress()
-            # ends after the bars, since it may wait for the store
-            log_trial = runs.enter_context(log_sweep(study, spec.folder))
             search(spec, study, trials, workers, seconds, stop, on_trial)
             confirmations = _confirm(spec, study, workers, stop, progress)
             outcome = get_outcome(spec, study, confirmations, gold)

@@ -6,7 +6,7 @@ import signal
 import socket
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -113,17 +113,8 @@ def search(
 ) -> None:
     """Runs trials until `budget` of them have finished, those of earlier starts counted.
 
-    Call it in `lock_study` and `report_outages`.
-
-    Args:
-        spec: the sweep.
-        study: from `begin_study`.
-        budget: trials in all, of a grid at most its combinations.
-        workers: processes of this machine.
-        seconds: after which no new trial begins.
-        stop: whether Ctrl-C was pressed.
-        on_trial: called with each trial that this machine finishes.
-        work: runs one trial in a worker.
+    Call it in `lock_study` and `report_outages`, with a study from `begin_study`. After `seconds` no new trial begins;
+    `on_trial` is called with each that this machine finishes; `work` runs one in a worker.
 
     Raises:
         SweepError: the first trials all failed, or the storage did not answer a worker.
@@ -214,7 +205,9 @@ class _Driver:
         for trial in finished:
             if trial.number in numbers:
                 self.on_trial(trial)
-        _check_first_trials(finished)
+        if len(finished) >= MAX_FIRST_FAILURES and all(trial.state == TrialState.FAIL for trial in finished):
+            reasons = [f"trial {trial.number}: {failure_reason(trial)}" for trial in finished[:MAX_FIRST_FAILURES]]
+            raise SweepError(f"the first {MAX_FIRST_FAILURES} trials failed: {'; '.join(reasons)}.")
 
     def _running(self) -> list[FrozenTrial]:
         return counted_trials(self.study, TrialState.RUNNING)
@@ -236,10 +229,3 @@ def _job(trial: FrozenTrial) -> str:
     number, name = trial.user_attrs.get(JOB, (None, ""))
     # a retried trial inherits the attributes of the one before
     return str(name) if number == trial.number else ""
-
-
-def _check_first_trials(finished: Sequence[FrozenTrial]) -> None:
-    if len(finished) >= MAX_FIRST_FAILURES and all(trial.state == TrialState.FAIL for trial in finished):
-        first = sorted(finished, key=lambda trial: trial.number)[:MAX_FIRST_FAILURES]
-        reasons = "; ".join(f"trial {trial.number}: {failure_reason(trial)}" for trial in first)
-        raise SweepError(f"the first {MAX_FIRST_FAILURES} trials failed: {reasons}.")
