@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bilstm_attention.reports.plots import BAR, INK, house_style, write
-from bilstm_attention.reports.tables import markdown_table
+from bilstm_attention.reports.tables import interval, markdown_table, mean_and_sd
 
 FAITHFULNESS = (
     "**Faithfulness of the attention** on dev sentences, means of all trainings; percentage points of the predicted"
@@ -107,23 +107,18 @@ def score_rows(table: pd.DataFrame, score: str, scored_on: str, reference: str) 
         {
             "variant": "`" + table["variant"] + "`",
             "weights added": table["weights_added"].map("{:,}".format),
-            f"{scored_on} {score}": _mean_and_sd(table),
+            f"{scored_on} {score}": table.apply(mean_and_sd, axis=1),
         }
     )
     if test:
-        shown[f"test {score}"] = _mean_and_sd(compared)
+        shown[f"test {score}"] = compared.apply(mean_and_sd, axis=1)
     shown["by seed"] = [", ".join(map("{:.1f}".format, row)) for row in compared.filter(regex="^seed_").to_numpy()]
-    shown["95 % interval"] = compared["low"].map("{:.2f}".format) + "–" + compared["high"].map("{:.2f}".format)
+    shown["95 % interval"] = compared.apply(interval, axis=1)
     if test:
         shown["ensemble"] = table["test_ensemble"].map("{:.2f}".format)
     if len(table) > 1:
         shown[f"p against {reference}"] = table["p"].map(_p)
     return shown
-
-
-def _mean_and_sd(table: pd.DataFrame) -> "pd.Series[str]":
-    sd = table["sd"].map(lambda sd: "" if pd.isna(sd) else f" ± {sd:.2f}")
-    return table["mean"].map("{:.2f}".format) + sd
 
 
 def _one_digit(table: pd.DataFrame) -> pd.DataFrame:

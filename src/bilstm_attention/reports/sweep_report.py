@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from bilstm_attention.reports.tables import markdown_table
+from bilstm_attention.reports.tables import markdown_table, mean_and_sd
 
 ROWS = 10
 
@@ -62,14 +62,14 @@ def leaderboard_rows(leaderboard: pd.DataFrame, parameters: Sequence[str], again
     """The first rows of a leaderboard as text, a column per parameter."""
     rows = []
     for row in leaderboard.head(ROWS).to_dict("records"):
-        sd = "" if pd.isna(row["confirmed_sd"]) else f" ± {row['confirmed_sd']:.2f}"
+        confirmed = {"mean": row["confirmed_mean"], "sd": row["confirmed_sd"]}
         second = {against: _cell(row[against]), "front": "yes" if row["on_front"] else "no"} if against else {}
         rows.append(
             {
                 "trial": str(row["trial"]),
                 "search": row["state"] if pd.isna(row["score"]) else f"{row['score']:.2f}",
                 **second,
-                "confirmed": "" if pd.isna(row["confirmed_mean"]) else f"{row['confirmed_mean']:.2f}{sd}",
+                "confirmed": "" if pd.isna(confirmed["mean"]) else mean_and_sd(confirmed),
                 **{name: short_value(row[name]) for name in parameters},
             }
         )

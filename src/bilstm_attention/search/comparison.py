@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -85,23 +86,21 @@ class Comparison:
 
     def trainings(self) -> list[tuple[str, TrainingJob]]:
         """Every variant with every seed on every fold, all variants with the first seed and fold first."""
-        planned, measured = [], "faithfulness" in self.table.show
-        for seed in self.table.seeds:
-            for fold in [None] if self.table.folds is None else range(self.table.folds):
-                for name, params in self.variants.items():
-                    if fold is not None:
-                        params = with_overrides(params, {"data.fold": fold})
-                    evaluate = params.evaluate
-                    job = TrainingJob(
-                        name=f"{name} seed={seed}" + ("" if fold is None else f" fold={fold}"),
-                        params=params,
-                        seed=seed,
-                        root=data_root(params),
-                        scored="dev" if fold is None or params.data.test else "test",
-                        test=self.table.test,
-                        faithfulness=((evaluate.faithfulness, evaluate.faithfulness_seed),) if measured else (),
-                    )
-                    planned.append((name, job))
+        planned, folds = [], [None] if self.table.folds is None else range(self.table.folds)
+        for seed, fold, (name, params) in product(self.table.seeds, folds, self.variants.items()):
+            if fold is not None:
+                params = with_overrides(params, {"data.fold": fold})
+            sample = (params.evaluate.faithfulness, params.evaluate.faithfulness_seed)
+            job = TrainingJob(
+                name=f"{name} seed={seed}" + ("" if fold is None else f" fold={fold}"),
+                params=params,
+                seed=seed,
+                root=data_root(params),
+                scored="dev" if fold is None or params.data.test else "test",
+                test=self.table.test,
+                faithfulness=(sample,) if "faithfulness" in self.table.show else (),
+            )
+            planned.append((name, job))
         return planned
 
 
@@ -111,24 +110,19 @@ def read_page(path: Path) -> tuple[Page, list[Comparison]]:
     Raises:
         ParamsError: a key is missing or unknown, a parameter is illegal, or a reference is no variant.
     """
-    page = check(read_yaml(path), str(path), Page)
-    return page, [_comparison(path, page, name, table) for name, table in page.tables.items()]
-
-
-def _comparison(path: Path, page: Page, name: str, table: Table) -> Comparison:
-    where = f"{path}: {name}"
-    shared = {**flatten(page.overrides), **flatten(table.overrides)}
-    shared |= {} if table.folds is None else {"data.folds": table.folds}
-    variants = {
-        variant: with_overrides(
-            Params(),
-            {**read_overrides(Path(each.base or table.base or page.base)), **shared, **flatten(each.set)},
-            where=f"{where}: {variant}",
-        )
-        for variant, each in table.variants.items()
-    }
-    _check_variants(where, table, variants)
-    return Comparison(path.stem, name, table, variants)
+    page, comparisons = check(read_yaml(path), str(path), Page), []
+    for name, table in page.tables.items():
+        where, shared = f"{path}: {name}", flatten(page.overrides) | flatten(table.overrides)
+        if table.folds is not None:
+            shared["data.folds"] = table.folds
+        variants = {}
+        for variant, each in table.variants.items():
+            base = read_overrides(Path(each.base or table.base or page.base))
+            overrides = base | shared | flatten(each.set)
+            variants[variant] = with_overrides(Params(), overrides, where=f"{where}: {variant}")
+        _check_variants(where, table, variants)
+        comparisons.append(Comparison(path.stem, name, table, variants))
+    return page, comparisons
 
 
 def _check_variants(where: str, table: Table, variants: Mapping[str, Params]) -> None:
