@@ -55,7 +55,7 @@ if __name__ == "__main__":
     try:
         with sweep.lock_study(spec), report_outages(spec), sweep.StopRequest(print_line) as stop:
             study, work = sweep.begin_study(spec), partial(run_trial, train=train)
-            sweep.search(spec, study, int(sys.argv[2]), int(sys.argv[3]), math.inf, stop, on_trial, work)
+            sweep.Driver(spec, study, int(sys.argv[2]), int(sys.argv[3]), math.inf, stop, on_trial, work).run()
     except SweepError as error:
         sys.exit(f"error: {error}")
 """

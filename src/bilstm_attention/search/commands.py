@@ -45,7 +45,7 @@ from bilstm_attention.search.study import (
     report_outages,
     state_counts,
 )
-from bilstm_attention.search.sweep import StopRequest, begin_study, lock_study, out_of_patience, search
+from bilstm_attention.search.sweep import Driver, StopRequest, begin_study, lock_study, out_of_patience
 from bilstm_attention.search.trainings import TrainingJob, find_record, fold_data, merge_jobs, read_record, run_job
 from bilstm_attention.search.trial import trial_params
 from bilstm_attention.search.workers import run_jobs
@@ -107,7 +107,7 @@ def sweep(
                 log_trial(trial)
 
             show_progress()
-            search(spec, study, trials, workers, seconds, stop, on_trial)
+            Driver(spec, study, trials, workers, seconds, stop, on_trial).run()
             confirmations = _confirm(spec, study, workers, stop, progress)
             outcome = get_outcome(spec, study, confirmations, gold)
             _write(spec, study, outcome, file, shown_command(file, trials, workers, storage, overrides))

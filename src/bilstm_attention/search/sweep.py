@@ -36,9 +36,6 @@ from bilstm_attention.search.workers import WorkerCrashed, run_jobs
 
 MAX_FIRST_FAILURES = 3  # in a row, before any trial worked: the fault is then in all of them
 
-Work = Callable[[TrialJob], int | None]
-OnTrial = Callable[[FrozenTrial], None]
-
 
 class StopRequest:
     """Answers Ctrl-C: the first lets running trials end, the second ends them."""
@@ -101,29 +98,6 @@ def begin_study(spec: SweepSpec) -> optuna.Study:
     return study
 
 
-def search(
-    spec: SweepSpec,
-    study: optuna.Study,
-    budget: int,
-    workers: int,
-    seconds: float,
-    stop: StopRequest,
-    on_trial: OnTrial,
-    work: Work = run_trial,
-) -> None:
-    """Runs trials until `budget` of them have finished, those of earlier starts counted.
-
-    Call it in `lock_study` and `report_outages`, with a study from `begin_study`. After `seconds` no new trial begins;
-    `on_trial` is called with each that this machine finishes; `work` runs one in a worker.
-
-    Raises:
-        SweepError: the first trials all failed, or the storage did not answer a worker.
-    """
-    _Driver(spec, study, budget, time.monotonic() + seconds, stop, on_trial).run(workers, work)
-    if len(finished_trials(study)) < budget and out_of_patience(spec, study):
-        stop.print_line(f"stopped: no better trial among the last {spec.sweep.stop.patience}")
-
-
 def out_of_patience(spec: SweepSpec, study: optuna.Study) -> bool:
     """Whether the last finished trials, as many as the patience of the sweep, brought no better dev score."""
     if spec.sweep.stop.patience is None:
@@ -135,21 +109,29 @@ def out_of_patience(spec: SweepSpec, study: optuna.Study) -> bool:
 
 
 @dataclass
-class _Driver:
-    """The state of one start of a sweep: which jobs run, and what became of them."""
+class Driver:
+    """One start of a sweep: runs trials until `budget` of them have finished, those of earlier starts counted."""
 
     spec: SweepSpec
-    study: optuna.Study
-    budget: int
-    end: float  # of `time.monotonic`, for the last new trial
+    study: optuna.Study  # from `begin_study`
+    budget: int  # of a grid at most its combinations
+    workers: int  # processes of this machine
+    seconds: float  # after which no new trial begins
     stop: StopRequest
-    on_trial: OnTrial
+    on_trial: Callable[[FrozenTrial], None]  # called with each trial that this machine finishes
+    work: Callable[[TrialJob], int | None] = run_trial  # runs a trial in a worker
     job_count: int = 0
     active_jobs: int = 0
     idle_crashes: int = 0
     seen: set[int] = field(default_factory=set)
 
-    def run(self, workers: int, work: Work) -> None:
+    def run(self) -> None:
+        """Runs the trials; call it in `lock_study` and `report_outages`.
+
+        Raises:
+            SweepError: the first trials all failed, or the storage did not answer a worker.
+        """
+        self.end = time.monotonic() + self.seconds
         # across machines and starts
         self.prefix = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         trials = self.study.get_trials(deepcopy=False)
@@ -159,13 +141,15 @@ class _Driver:
                 if self._is_full():
                     # other machines run the last trials
                     time.sleep(POLL_SECONDS)
-                for job, result in run_jobs(self._next_job, work, workers):
+                for job, result in run_jobs(self._next_job, self.work, self.workers):
                     self.active_jobs -= 1
                     self._handle(job, result)
                 self._retry_dead()
         finally:
             own = [trial for trial in self._running() if self.spec.local or _job(trial).startswith(self.prefix)]
             retry_trials(self.study, own)
+        if len(finished_trials(self.study)) < self.budget and out_of_patience(self.spec, self.study):
+            self.stop.print_line(f"stopped: no better trial among the last {self.spec.sweep.stop.patience}")
 
     def _is_over(self) -> bool:
         spent = len(finished_trials(self.study)) >= self.budget

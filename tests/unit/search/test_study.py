@@ -61,7 +61,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., optuna.Study]:
         monkeypatch.setattr(sweep, "run_jobs", execute)
         with report_outages(spec):
             study, stop = sweep.begin_study(spec), sweep.StopRequest(print)
-            sweep.search(spec, study, budget, 1, seconds, stop, on_trial, partial(run_trial, train=train))
+            sweep.Driver(spec, study, budget, 1, seconds, stop, on_trial, partial(run_trial, train=train)).run()
             return study
 
     return act
