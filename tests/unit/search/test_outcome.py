@@ -236,6 +236,19 @@ def test_with_two_objectives_every_trial_of_the_front_has_a_file(spec: SweepSpec
     assert outcome.leaderboard["latency_ms"].tolist() == [5.0, 4.0, 6.0]
 
 
+def test_printed_trials_have_weights_beside_their_parameters(
+    spec: SweepSpec, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    weighed = make_spec(tmp_path, AGAINST.replace("study: s", "study: w").replace("latency_ms", "parameters"))
+    study = begin_study(weighed)
+    add_trial(study, 5, 99, 1234)
+    commands._print_outcome(weighed, study, get_outcome(weighed, study, {}), 1)
+    printed = capsys.readouterr().out
+    assert [
+        part for part in (" weights ", " 1,234 ", " parameters", " model.lstm_units=5") if part not in printed
+    ] == []
+
+
 def test_protocol_counts_trials_and_names_what_they_share(spec: SweepSpec, study: optuna.Study, tmp_path: Path) -> None:
     board = get_outcome(spec, study, {}).leaderboard.assign(seconds=[60.0, 90.0, 30.0, None])
     text = protocol(make_spec(tmp_path, **{"train.epochs": 4}), board)
