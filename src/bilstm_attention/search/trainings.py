@@ -84,7 +84,7 @@ def predicted_on_test(job: TrainingJob, record: TrainingRecord) -> list[str]:
 
 
 def merge_jobs(jobs: Iterable[TrainingJob]) -> list[TrainingJob]:
-    """Each training once, with everything that any of the equal jobs measures: two never share a checkpoint."""
+    """Each training once, with everything that any of the equal jobs measures."""
     merged: dict[str, TrainingJob] = {}
     for job in jobs:
         other = merged.setdefault(job.work, job)
@@ -96,9 +96,7 @@ def merge_jobs(jobs: Iterable[TrainingJob]) -> list[TrainingJob]:
 def run_trainings(jobs: Iterable[TrainingJob], workers: int) -> Generator[tuple[TrainingJob, TrainingRecord]]:
     """Yields jobs as they end, run in worker processes of one thread each, or read if an earlier run wrote the record.
 
-    Args:
-        jobs: from `merge_jobs`.
-        workers: processes at once.
+    They come from `merge_jobs`, since two equal ones would share a checkpoint.
 
     Raises:
         UserError: a job failed, or its worker died; records of those that ended stay.

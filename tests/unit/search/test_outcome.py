@@ -244,9 +244,7 @@ def test_printed_trials_have_weights_beside_their_parameters(
     add_trial(study, 5, 99, 1234)
     commands._print_outcome(weighed, study, get_outcome(weighed, study, {}), 1)
     printed = capsys.readouterr().out
-    assert [
-        part for part in (" weights ", " 1,234 ", " parameters", " model.lstm_units=5") if part not in printed
-    ] == []
+    assert all(part in printed for part in (" weights ", " 1,234 ", " parameters", " model.lstm_units=5"))
 
 
 def test_protocol_counts_trials_and_names_what_they_share(spec: SweepSpec, study: optuna.Study, tmp_path: Path) -> None:
