@@ -256,8 +256,8 @@ def sync() -> None:
     Raises:
         UserError: the store does not answer.
     """
-    from bilstm_attention.search.comparison_runs import comparison_runs
-    from bilstm_attention.search.records import sweep_runs
+    from bilstm_attention.search.outcome import sweep_runs
+    from bilstm_attention.search.results import comparison_runs
     from bilstm_attention.tracking.pipeline import corpus_name, pipeline_records
     from bilstm_attention.tracking.runs import complete_runs
     from bilstm_attention.tracking.store import report_store_errors, shown_uri

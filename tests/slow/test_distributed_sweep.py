@@ -14,9 +14,8 @@ from optuna.trial import TrialState
 from tests.project import Project
 
 from bilstm_attention.config import Params
-from bilstm_attention.search.retries import finished_trials, first_attempt
 from bilstm_attention.search.space import read_sweep
-from bilstm_attention.search.study import SweepSpec, load_study
+from bilstm_attention.search.study import SweepSpec, finished_trials, first_attempt, load_study
 
 TRIALS = 6
 SWEEP = """

@@ -21,9 +21,8 @@ import pytest
 from tests.servers import PostgresServer
 
 from bilstm_attention.config import Params
-from bilstm_attention.search.retries import finished_trials, first_attempt
 from bilstm_attention.search.space import read_sweep
-from bilstm_attention.search.study import SweepSpec, load_study
+from bilstm_attention.search.study import SweepSpec, finished_trials, first_attempt, load_study
 
 BUDGET = 12
 MOMENTS = int(os.environ.get("KILL_MOMENTS", "3"))
@@ -47,16 +46,16 @@ if __name__ == "__main__":
     from bilstm_attention.errors import SweepError
     from bilstm_attention.search import sweep
     from bilstm_attention.search.space import read_sweep
-    from bilstm_attention.search.study import SweepSpec
+    from bilstm_attention.search.study import SweepSpec, report_outages
     sweep.POLL_SECONDS = 0.5
     content, space = read_sweep(Path("sweep.yaml"), Params(), {})
     spec = SweepSpec(content, space, Path("study"), sys.argv[1] or None, heartbeat=int(sys.argv[4]))
     print_line = partial(print, flush=True)
-    on_trial = lambda study, trial: trial and print_line(f"trial {trial.number}")
+    on_trial = lambda trial: print_line(f"trial {trial.number}")
     try:
-        with sweep.lock_study(spec), sweep.StopRequest(print_line) as stop:
-            work = partial(run_trial, train=train)
-            sweep.search(spec, int(sys.argv[2]), int(sys.argv[3]), math.inf, stop, on_trial, work)
+        with sweep.lock_study(spec), report_outages(spec), sweep.StopRequest(print_line) as stop:
+            study, work = sweep.begin_study(spec), partial(run_trial, train=train)
+            sweep.Driver(spec, study, int(sys.argv[2]), int(sys.argv[3]), math.inf, stop, on_trial, work).run()
     except SweepError as error:
         sys.exit(f"error: {error}")
 """

@@ -26,19 +26,13 @@ SHOWN, WRONG_SHOWN = 8, 2  # sentences of the picture
 
 @dataclass(frozen=True)
 class AttentionExample:
-    """A sentence of T tokens, entity markers among them, with a model's prediction and attention `(K, T)`.
+    """A sentence with a model's prediction and attention."""
 
-    Args:
-        gold: the gold label; None: not known.
-        best: the most probable labels with their probabilities, at least one, the highest first.
-        axis: name of a distribution, for instance `hop` or `head`; empty if K is 1, as for most mechanisms.
-    """
-
-    tokens: Sequence[str]
-    weights: NDArray[np.floating]
-    gold: str | None
-    best: Sequence[tuple[str, float]]
-    axis: str = ""
+    tokens: Sequence[str]  # T, entity markers among them
+    weights: NDArray[np.floating]  # `(K, T)`
+    gold: str | None  # None: not known
+    best: Sequence[tuple[str, float]]  # labels with their probabilities, at least one, the most probable first
+    axis: str = ""  # name of a distribution, for instance `hop` or `head`; empty if K is 1, as for most mechanisms
 
     @property
     def predicted(self) -> str:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bilstm_attention.reports.plots import BAR, INK, house_style, write
-from bilstm_attention.reports.tables import markdown_table
+from bilstm_attention.reports.tables import interval, markdown_table, mean_and_sd
 
 FAITHFULNESS = (
     "**Faithfulness of the attention** on dev sentences, means of all trainings; percentage points of the predicted"
@@ -31,15 +31,10 @@ TITLES = {
 def comparison_page(
     title: str, command: str, sections: Sequence[str], missing: Sequence[str], name: str, made_with: Sequence[str]
 ) -> str:
-    """The whole page.
+    """The whole page, with a section for each table.
 
-    Args:
-        title: one line.
-        command: that made it.
-        sections: one for each table.
-        missing: names of the tables that are not trained yet.
-        name: of the page, a tag of each run.
-        made_with: date, code, machine and versions of the trainings.
+    `missing` are the tables that are not trained yet, `name` is a tag of each run, and `made_with` tells of date, code,
+    machine and versions of the trainings.
     """
     parts = [
         f"# {title.strip()}",
@@ -67,18 +62,11 @@ def comparison_section(
     errors: pd.DataFrame | None = None,
     issues: tuple[str, str] | None = None,
 ) -> str:
-    """One table of the page.
+    """One table of the page, from `search.results.tabulate`, under the line `about`.
 
-    Args:
-        table: from `search.results.tabulate`.
-        about: one line above it.
-        score: name of the score.
-        scored_on: `dev`, or the folds.
-        reference: the variant that the others are tested against.
-        picture: address of the picture, relative to the page.
-        classes: from `search.results.scores_by_class`; None: not shown.
-        errors: from `search.results.frequent_confusions`; None: not shown.
-        issues: a variant, and the address of its `search.results.label_issues`; None: not shown.
+    `scored_on` is `dev`, or names the folds; the other variants are tested against `reference`. What is None is not
+    shown: `classes` and `errors`, from `scores_by_class` and `frequent_confusions` of `search.results`, and `issues`, a
+    variant and the address of its `label_issues`. Addresses are relative to the page.
     """
     parts = [f"## {about.strip()}"] if about else []
     parts += [markdown_table(score_rows(table, score, scored_on, reference)), f"![{score}]({picture})"]
@@ -119,23 +107,18 @@ def score_rows(table: pd.DataFrame, score: str, scored_on: str, reference: str) 
         {
             "variant": "`" + table["variant"] + "`",
             "weights added": table["weights_added"].map("{:,}".format),
-            f"{scored_on} {score}": _mean_and_sd(table),
+            f"{scored_on} {score}": table.apply(mean_and_sd, axis=1),
         }
     )
     if test:
-        shown[f"test {score}"] = _mean_and_sd(compared)
+        shown[f"test {score}"] = compared.apply(mean_and_sd, axis=1)
     shown["by seed"] = [", ".join(map("{:.1f}".format, row)) for row in compared.filter(regex="^seed_").to_numpy()]
-    shown["95 % interval"] = compared["low"].map("{:.2f}".format) + "–" + compared["high"].map("{:.2f}".format)
+    shown["95 % interval"] = compared.apply(interval, axis=1)
     if test:
         shown["ensemble"] = table["test_ensemble"].map("{:.2f}".format)
     if len(table) > 1:
         shown[f"p against {reference}"] = table["p"].map(_p)
     return shown
-
-
-def _mean_and_sd(table: pd.DataFrame) -> "pd.Series[str]":
-    sd = table["sd"].map(lambda sd: "" if pd.isna(sd) else f" ± {sd:.2f}")
-    return table["mean"].map("{:.2f}".format) + sd
 
 
 def _one_digit(table: pd.DataFrame) -> pd.DataFrame:
@@ -153,11 +136,7 @@ def plot_variants(frame: pd.DataFrame, metric: str, path: Path) -> None:
     """A score (percent) of several variants, the best on top: a dot per seed, their mean as a bar, and its interval.
 
     A variant so far below the rest that they would get half of the width is left out: its mean stands at the edge.
-
-    Args:
-        frame: from `compared_scores`.
-        metric: name of the score.
-        path: the PNG to write.
+    `frame` is from `compared_scores`, `path` is that of a PNG.
     """
     ordered = frame.sort_values("mean", ascending=False, kind="stable")
     places, far = np.arange(len(ordered)), _far(ordered)

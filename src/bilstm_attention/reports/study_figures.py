@@ -41,12 +41,12 @@ def write_figures(
     Args:
         name: of the study.
         trials: all of it, in order.
-        objectives: their names, the score first; figures other than the Pareto front show it alone.
-        folder: where to.
+        objectives: the score first; figures other than the Pareto front show it alone.
+        folder: for the files.
 
     Returns:
-        the files; how much each parameter sets the best trials apart, shares of 1, by the last part of its name: empty
-        with fewer than 10 complete trials or two parameters.
+        the files; how much each parameter sets the best trials apart, shares of 1, by its short name: empty with fewer
+        than 10 complete trials or two parameters.
     """
     # no window, where there is a display
     mpl.use("agg")

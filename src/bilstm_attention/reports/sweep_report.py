@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from bilstm_attention.reports.tables import markdown_table
+from bilstm_attention.reports.tables import markdown_table, mean_and_sd
 
 ROWS = 10
 
@@ -13,14 +13,9 @@ ROWS = 10
 def sweep_report(
     study: str, winner: str, tables: Mapping[str, pd.DataFrame], figures: Sequence[str], protocol: str
 ) -> str:
-    """The page.
+    """The page: the line of the winner, tables by heading but for empty ones, pictures, and how trials were made.
 
-    Args:
-        study: its name.
-        winner: from `winner_line`.
-        tables: by heading; an empty one is left out.
-        figures: addresses of pictures, relative to the page.
-        protocol: how the trials were made, in Markdown.
+    `figures` are addresses relative to the page.
     """
     parts = [
         f"# Sweep {study}",
@@ -33,12 +28,9 @@ def sweep_report(
 
 
 def winner_line(score: str, leaderboard: pd.DataFrame, p: float | None) -> str:
-    """The winner and how sure it is, in a few sentences of Markdown.
+    """The winner and how sure it is, in a few sentences of Markdown; `score` is for instance `dev accuracy`.
 
-    Args:
-        score: its name, for instance `dev accuracy`.
-        leaderboard: of `search.outcome`, scores in percent.
-        p: between the first two confirmed trials; None: there are fewer.
+    The leaderboard and `p`, between the first two confirmed trials, are of `search.outcome.Outcome`.
     """
     complete = leaderboard.dropna(subset="score")
     if not len(complete):
@@ -70,14 +62,14 @@ def leaderboard_rows(leaderboard: pd.DataFrame, parameters: Sequence[str], again
     """The first rows of a leaderboard as text, a column per parameter."""
     rows = []
     for row in leaderboard.head(ROWS).to_dict("records"):
-        sd = "" if pd.isna(row["confirmed_sd"]) else f" ± {row['confirmed_sd']:.2f}"
+        confirmed = {"mean": row["confirmed_mean"], "sd": row["confirmed_sd"]}
         second = {against: _cell(row[against]), "front": "yes" if row["on_front"] else "no"} if against else {}
         rows.append(
             {
                 "trial": str(row["trial"]),
                 "search": row["state"] if pd.isna(row["score"]) else f"{row['score']:.2f}",
                 **second,
-                "confirmed": "" if pd.isna(row["confirmed_mean"]) else f"{row['confirmed_mean']:.2f}{sd}",
+                "confirmed": "" if pd.isna(confirmed["mean"]) else mean_and_sd(confirmed),
                 **{name: short_value(row[name]) for name in parameters},
             }
         )

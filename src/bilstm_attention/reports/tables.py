@@ -34,7 +34,7 @@ def score_table(scores: Mapping[str, Any]) -> Table:
     for name, summary in scores["test"].items():
         others = (f"{model[name]:.2f}" for model in models.values())
         table.add_row(
-            name.replace("_without_other", "\nwithout other"), _mean_and_sd(summary), _interval(summary), *others
+            name.replace("_without_other", "\nwithout other"), mean_and_sd(summary), interval(summary), *others
         )
     return table
 
@@ -51,8 +51,8 @@ def score_document(scores: Mapping[str, Any], params: Params, made_with: str) ->
         [f"seed {seed}", *(f"{summary['by_seed'][seed]:.2f}" for summary in (dev, *test.values()))] for seed in seeds
     ]
     if len(seeds) > 1:
-        rows.append(["**mean ± sd**", *map(_mean_and_sd, (dev, *test.values()))])
-    rows.append(["95 % interval", "", *map(_interval, test.values())])
+        rows.append(["**mean ± sd**", *map(mean_and_sd, (dev, *test.values()))])
+    rows.append(["95 % interval", "", *map(interval, test.values())])
     for name, model in _other_models(scores, len(seeds) > 1).items():
         rows.append([name, "", *(f"{model[metric]:.2f}" for metric in test)])
     epoch = f"Dev {monitor} selects the epoch" if params.train.restore_best_weights else "The last epoch is kept"
@@ -101,7 +101,7 @@ def describe_evaluation(params: Params, scores: Mapping[str, Any], made_with: st
     links = [f"[{page.removesuffix('.html')}](artifact:attention/{page})" for page in pages]
     return "\n\n".join(
         [
-            f"**test {name} {summary['mean']:.2f}**{spread}, 95 % interval {_interval(summary)}; {dev}",
+            f"**test {name} {summary['mean']:.2f}**{spread}, 95 % interval {interval(summary)}; {dev}",
             f"Attention on sentences of dev: {', '.join(links)}",
             # pictures come first, since MLflow cuts long texts
             "![Learning curves](artifact:plots/learning_curves.png)",
@@ -141,7 +141,7 @@ def model_card(
     others = f", the best on dev of the seeds {', '.join(map(str, seeds))}, whose mean ± sd follows"
     epoch = f"Dev {monitor} selects the epoch" if params.train.restore_best_weights else "The last epoch is kept"
     lines = [
-        f"- {key}: dev {_mean_and_sd(scores['dev'][key])}, test {_mean_and_sd(test)}, 95 % interval {_interval(test)}"
+        f"- {key}: dev {mean_and_sd(scores['dev'][key])}, test {mean_and_sd(test)}, 95 % interval {interval(test)}"
         for key, test in scores["test"].items()
     ]
     listed = "\n".join(lines)
@@ -176,11 +176,13 @@ def _other_models(scores: Mapping[str, Any], several: bool) -> dict[str, Mapping
     return {**({"ensemble": scores["ensemble"]} if several else {}), **scores["baselines"]}
 
 
-def _mean_and_sd(summary: Mapping[str, Any]) -> str:
-    return f"{summary['mean']:.2f}" if summary["sd"] is None else f"{summary['mean']:.2f} ± {summary['sd']:.2f}"
+def mean_and_sd(summary: Mapping[Any, Any]) -> str:
+    """`mean` with `sd`, which is not known of a single seed."""
+    return f"{summary['mean']:.2f}" if pd.isna(summary["sd"]) else f"{summary['mean']:.2f} ± {summary['sd']:.2f}"
 
 
-def _interval(summary: Mapping[str, Any]) -> str:
+def interval(summary: Mapping[Any, Any]) -> str:
+    """From `low` to `high`."""
     return f"{summary['low']:.2f}–{summary['high']:.2f}"
 
 

@@ -24,21 +24,29 @@ from bilstm_attention.reports.sweep_report import (
     sweep_report,
     winner_line,
 )
-from bilstm_attention.search.folds import fold_data
-from bilstm_attention.search.outcome import Confirmations, Outcome, get_outcome, protocol, read_outcome, write_outcome
-from bilstm_attention.search.records import log_sweep
-from bilstm_attention.search.retries import failure_reason, finished_trials
+from bilstm_attention.search.outcome import (
+    Confirmations,
+    Outcome,
+    get_outcome,
+    log_sweep,
+    protocol,
+    read_outcome,
+    write_outcome,
+)
 from bilstm_attention.search.space import read_sweep
 from bilstm_attention.search.study import (
     SweepSpec,
     best_trials,
     confirmation_seeds,
+    failure_reason,
+    finished_trials,
     local_url,
     open_storage,
+    report_outages,
     state_counts,
 )
-from bilstm_attention.search.sweep import OnTrial, StopRequest, lock_study, out_of_patience, search
-from bilstm_attention.search.trainings import TrainingJob, find_record, merge_jobs, read_record, run_job
+from bilstm_attention.search.sweep import Driver, StopRequest, begin_study, lock_study, out_of_patience
+from bilstm_attention.search.trainings import TrainingJob, find_record, fold_data, merge_jobs, read_record, run_job
 from bilstm_attention.search.trial import trial_params
 from bilstm_attention.search.workers import run_jobs
 from bilstm_attention.tracking.environment import check_up_to_date, input_digests, made_with
@@ -56,15 +64,7 @@ def sweep(
 ) -> None:
     """Searches the space of a file until `trials` have finished, all starts counted, and confirms the best.
 
-    Args:
-        file: of `experiments/sweeps`.
-        trials: in all.
-        hours: after which no new trial begins.
-        workers: processes of this machine, of one thread each.
-        storage: SQLAlchemy URL of a database; None: a SQLite file.
-        heartbeat: seconds between heartbeats of a trial in a database.
-        overrides: parameters that all trials share, by dotted name.
-        prepare: makes the data of parameters in a folder.
+    The arguments are those of the command; `prepare` makes the data of parameters in a folder.
 
     Raises:
         UserError: the file, the data or the storage is not as it must be.
@@ -82,7 +82,7 @@ def sweep(
     folder, roots = paths.STUDIES / content.study, tuple(folds) or (paths.PROJECT,)
     spec = SweepSpec(content, space, folder, storage, heartbeat, roots)
     seconds = math.inf if hours is None else 3600 * hours
-    with lock_study(spec), ExitStack() as runs, JobProgress() as progress:
+    with lock_study(spec), report_outages(spec), ExitStack() as runs, JobProgress() as progress:
         for number, (root, params) in enumerate(folds.items(), start=1):
             # the last file that is written
             if not (root / paths.EMBEDDINGS / "coverage.json").is_file():
@@ -90,9 +90,24 @@ def sweep(
             progress.update("folds", number, len(folds))
         gold = [label for root in roots for label in load_split("dev", ["label"], root)["label"]]
         limit = "" if hours is None else f", new ones for {hours:g} h"
-        on_trial = _trial_printer(progress, runs, spec.folder, trials, limit)
         with StopRequest(progress.log) as stop:
-            study = search(spec, trials, workers, seconds, stop, on_trial)
+            study = begin_study(spec)
+            # ends after the bars, since it may wait for the store
+            log_trial = runs.enter_context(log_sweep(study, spec.folder))
+
+            def show_progress() -> None:
+                counts = state_counts(study)
+                others = "".join(f", {counts[state]} {state}" for state in ("pruned", "failed") if counts[state])
+                note = f"best {best_line(best_trials(study))}{others}{limit}"
+                progress.update("trials", len(finished_trials(study)), trials, note)
+
+            def on_trial(trial: FrozenTrial) -> None:
+                show_progress()
+                progress.log(trial_line(trial, len(finished_trials(study)), trials))
+                log_trial(trial)
+
+            show_progress()
+            Driver(spec, study, trials, workers, seconds, stop, on_trial).run()
             confirmations = _confirm(spec, study, workers, stop, progress)
             outcome = get_outcome(spec, study, confirmations, gold)
             _write(spec, study, outcome, file, shown_command(file, trials, workers, storage, overrides))
@@ -125,25 +140,8 @@ def _confirm(
             records[job.work] = read_record(result)
         progress.log(f"{job.name} {'trained' if isinstance(result, Path) else f'failed: {result}'}")
         progress.update("confirmations", len(records), len(different))
-    done = {place: folds for place, folds in jobs.items() if all(job.work in records for job in folds)}
-    return {place: [records[job.work] for job in folds] for place, folds in done.items()}
-
-
-def _trial_printer(progress: JobProgress, runs: ExitStack, folder: Path, budget: int, limit: str) -> OnTrial:
-    """Shows trials as they finish, and logs their runs until `runs` is left."""
-    log = list[Callable[[FrozenTrial], None]]()
-
-    def on_trial(study: optuna.Study, trial: FrozenTrial | None) -> None:
-        finished, counts = len(finished_trials(study)), state_counts(study)
-        others = "".join(f", {counts[state]} {state}" for state in ("pruned", "failed") if counts.get(state))
-        progress.update("trials", finished, budget, f"best {best_line(best_trials(study))}{others}{limit}")
-        if trial:
-            progress.log(trial_line(trial, finished, budget))
-            log[0](trial)
-        else:
-            log.append(runs.enter_context(log_sweep(study, folder)))
-
-    return on_trial
+    done = {place: [records[job.work] for job in folds if job.work in records] for place, folds in jobs.items()}
+    return {place: folds for place, folds in done.items() if len(folds) == len(spec.roots)}
 
 
 def trial_line(trial: FrozenTrial, finished: int, budget: int) -> str:
@@ -198,9 +196,10 @@ def _print_outcome(spec: SweepSpec, study: optuna.Study, outcome: Outcome, trial
     rows = leaderboard_rows(outcome.leaderboard, parameters, spec.sweep.against)
     if len(rows):
         print(f"best trials, {'the Pareto front first, ' if spec.sweep.against else ''}{spec.sweep.score} in percent")
-        values = [shown_params({key: row[key] for key in parameters if row[key]}) for _, row in rows.iterrows()]
-        shown = rows.drop(columns=parameters).assign(parameters=values)
-        print_table([{str(name): value for name, value in row.items()} for _, row in shown.iterrows()])
+        values = [shown_params({key: row[key] for key in parameters if row[key]}) for row in rows.to_dict("records")]
+        # a second objective of this name has a column too
+        shown = rows.drop(columns=parameters).rename(columns={"parameters": "weights"}).assign(parameters=values)
+        print_table(shown.to_dict("records"))
     if len(outcome.leaderboard) < trials and not out_of_patience(spec, study):
         print(f"{len(outcome.leaderboard)} of {trials} trials have finished; the same command goes on.")
     print(winner_line(spec.sweep.score, outcome.leaderboard, outcome.p).replace("**", ""))

@@ -1,6 +1,5 @@
 """The command `compare`: trains what a file of comparisons plans, logs it, and writes its page of results."""
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,8 +18,14 @@ from bilstm_attention.reports.comparison_page import (
     score_rows,
 )
 from bilstm_attention.search.comparison import Comparison, read_page
-from bilstm_attention.search.comparison_runs import comparison_runs, save_runs
-from bilstm_attention.search.results import frequent_confusions, label_issues, scores_by_class, tabulate
+from bilstm_attention.search.results import (
+    comparison_runs,
+    frequent_confusions,
+    label_issues,
+    save_runs,
+    scores_by_class,
+    tabulate,
+)
 from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, merge_jobs, run_trainings
 from bilstm_attention.tracking.runs import log_runs
 
@@ -28,12 +33,8 @@ from bilstm_attention.tracking.runs import log_runs
 def compare(file: Path, workers: int, prepare: Callable[[Params, Path], None]) -> None:
     """Trains, logs and compares every variant of every table; the page is written with each finished table.
 
-    Trainings of earlier runs are read, and one that several tables share is done once.
-
-    Args:
-        file: of `experiments/comparisons`.
-        workers: trainings at once.
-        prepare: makes the data of parameters in a folder.
+    Trainings of earlier runs are read, and one that several tables share is done once. The arguments are those of the
+    command; `prepare` makes the data of parameters in a folder.
 
     Raises:
         UserError: another process compares in this project.
@@ -43,8 +44,7 @@ def compare(file: Path, workers: int, prepare: Callable[[Params, Path], None]) -
     plans = [comparison.trainings() for comparison in comparisons]
     target, records = paths.RESULTS / file.stem, dict[str, TrainingRecord]()
     command = f"bilstm-attention compare {file} --workers {workers}"
-    # tables stand on the page in the order of the file
-    waiting, tables, sections = deque(zip(comparisons, plans, strict=True)), list[pd.DataFrame](), list[str]()
+    tables, sections = list[pd.DataFrame](), list[str]()
     busy = UserError(f"{paths.TRAININGS}: another `compare` is running, and may train the same; wait, or end it.")
     with paths.file_lock(paths.TRAININGS, busy):
         for root, params in {job.root: job.params for plan in plans for _, job in plan}.items():
@@ -52,25 +52,26 @@ def compare(file: Path, workers: int, prepare: Callable[[Params, Path], None]) -
         jobs = merge_jobs(job for plan in plans for _, job in plan)
         # closed, since an error or Ctrl-C in the loop would else wait for the trainings that run
         with JobProgress() as progress, closing(run_trainings(jobs, workers)) as trainings:
-            for job, record in trainings:
-                records[job.work] = record
-                scores = "  ".join(f"{name} {value:.2f}" for name, value in record.dev.items())
-                progress.log(f"{job.name}: dev {scores}")
-                progress.update(file.stem, len(records), len(jobs))
-                while waiting and all(job.work in records for _, job in waiting[0][1]):
-                    comparison, plan = waiting.popleft()
-                    table, section = _finish_table(comparison, plan, records, target)
-                    tables.append(table)
-                    sections.append(section)
-                    with paths.atomic_write(target.with_name(f"{target.name}.csv")) as path:
-                        pd.concat(tables, ignore_index=True).to_csv(path, index=False, float_format="%.4f")
-                    missing = [comparison.name for comparison, _ in waiting]
-                    made_with = sorted({record.made_with for record in records.values()})
-                    text = comparison_page(page.about, command, sections, missing, target.name, made_with)
-                    with paths.atomic_write(target.with_name(f"{target.name}.md")) as path:
-                        path.write_text(text, encoding="utf-8")
-                    for experiment, runs in comparison_runs(f"{comparison.page}.{comparison.name}"):
-                        log_runs(experiment, runs, f"table {comparison.name}")
+            # tables stand on the page in the order of the file
+            for comparison, plan in zip(comparisons, plans, strict=True):
+                while not all(job.work in records for _, job in plan):
+                    job, record = next(trainings)
+                    records[job.work] = record
+                    scores = "  ".join(f"{name} {value:.2f}" for name, value in record.dev.items())
+                    progress.log(f"{job.name}: dev {scores}")
+                    progress.update(file.stem, len(records), len(jobs))
+                table, section = _finish_table(comparison, plan, records, target)
+                tables.append(table)
+                sections.append(section)
+                with paths.atomic_write(target.with_name(f"{target.name}.csv")) as path:
+                    pd.concat(tables, ignore_index=True).to_csv(path, index=False, float_format="%.4f")
+                missing = [each.name for each in comparisons[len(tables) :]]
+                made_with = sorted({record.made_with for record in records.values()})
+                text = comparison_page(page.about, command, sections, missing, target.name, made_with)
+                with paths.atomic_write(target.with_name(f"{target.name}.md")) as path:
+                    path.write_text(text, encoding="utf-8")
+                for experiment, runs in comparison_runs(f"{comparison.page}.{comparison.name}"):
+                    log_runs(experiment, runs, f"table {comparison.name}")
     for comparison, table in zip(comparisons, tables, strict=True):
         rows = score_rows(table, comparison.monitor, comparison.scored_on, comparison.table.reference)
         print(f"\n{comparison.table.about.strip()}")

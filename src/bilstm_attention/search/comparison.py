@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,53 +10,37 @@ from pydantic import Field, StringConstraints, model_validator
 
 from bilstm_attention.config import Params, Train, flatten, read_overrides, with_overrides
 from bilstm_attention.errors import ParamsError
-from bilstm_attention.search.folds import Folds, data_root, fold_fault
-from bilstm_attention.search.trainings import TrainingJob
+from bilstm_attention.search.trainings import Folds, TrainingJob, data_root, fold_fault
 from bilstm_attention.yaml_files import Block, check, read_yaml
 
 # names files
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-Part = Literal["faithfulness", "classes", "errors"]
 
 
 class Variant(Block):
-    """One of the configurations that are compared.
+    """One of the configurations that are compared."""
 
-    Args:
-        base: a file of `experiments/configs`; None: that of the table.
-        set: its own parameters, by dotted name, over all others.
-    """
-
-    base: str | None = None
-    set: dict[str, Any] = Field(default_factory=dict)
+    base: str | None = None  # a file of `experiments/configs`; None: that of the table
+    set: dict[str, Any] = Field(default_factory=dict)  # its own parameters, by dotted name, over all others
 
 
 class Table(Block):
     """Variants with the same budget and seeds.
 
-    Args:
-        about: one line.
-        base: a file of `experiments/configs`; None: that of the page.
-        overrides: parameters of all variants, by dotted name, over those of the page.
-        seeds: a training each, or one for each fold.
-        folds: of a cross-validation on the training set, each scored by the model that did not learn from it; None:
-            scores are on dev. Of a corpus with a test file the fold is dev; of one without it is test, and dev is split
-            off the rest.
-        test: whether the models answer the test set too: for what is final, never for choosing.
-        reference: the variant that the others are tested against.
-        show: also `faithfulness` of the attention, test scores by class (`classes`), and the reference's most frequent
-            confusions on dev or the folds (`errors`).
-        variants: by name.
+    With `folds` of a cross-validation on the training set, each is scored by the model that did not learn from it; else
+    scores are on dev. Of a corpus with a test file the fold is dev; of one without it is test, and dev is split off the
+    rest.
     """
 
-    about: str = ""
-    base: str | None = None
-    overrides: dict[str, Any] = Field(default_factory=dict)
+    about: str = ""  # one line
+    base: str | None = None  # a file of `experiments/configs`; None: that of the page
+    overrides: dict[str, Any] = Field(default_factory=dict)  # of all variants, by dotted name, over those of the page
     seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1)]
     folds: Folds | None = None
-    test: bool = False
-    reference: str
-    show: list[Part] = Field(default_factory=list)
+    test: bool = False  # whether the models answer the test set too: for what is final, never for choosing
+    reference: str  # the variant that the others are tested against
+    # faithfulness of the attention, test scores by class, the reference's most frequent confusions on dev or the folds
+    show: list[Literal["faithfulness", "classes", "errors"]] = Field(default_factory=list)
     variants: Annotated[dict[str, Variant], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -72,33 +57,19 @@ class Table(Block):
 
 
 class Page(Block):
-    """A file of `experiments/comparisons`.
+    """A file of `experiments/comparisons`."""
 
-    Args:
-        about: one line, the page's title.
-        base: a file of `experiments/configs`.
-        overrides: parameters of all variants of all tables, by dotted name.
-        tables: by name.
-    """
-
-    about: str
-    base: str
-    overrides: dict[str, Any] = Field(default_factory=dict)
+    about: str  # one line, the page's title
+    base: str  # a file of `experiments/configs`
+    overrides: dict[str, Any] = Field(default_factory=dict)  # of all variants of all tables, by dotted name
     tables: Annotated[dict[Name, Table], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table of a page, its variants' parameters checked.
+    """A table of a page, its variants' parameters checked."""
 
-    Args:
-        page: name of the file.
-        name: of the table.
-        table: its content.
-        variants: by name, all parameters.
-    """
-
-    page: str
+    page: str  # name of the file
     name: str
     table: Table
     variants: dict[str, Params]
@@ -115,23 +86,21 @@ class Comparison:
 
     def trainings(self) -> list[tuple[str, TrainingJob]]:
         """Every variant with every seed on every fold, all variants with the first seed and fold first."""
-        planned, measured = [], "faithfulness" in self.table.show
-        for seed in self.table.seeds:
-            for fold in [None] if self.table.folds is None else range(self.table.folds):
-                for name, params in self.variants.items():
-                    if fold is not None:
-                        params = with_overrides(params, {"data.fold": fold})
-                    evaluate = params.evaluate
-                    job = TrainingJob(
-                        name=f"{name} seed={seed}" + ("" if fold is None else f" fold={fold}"),
-                        params=params,
-                        seed=seed,
-                        root=data_root(params),
-                        scored="dev" if fold is None or params.data.test else "test",
-                        test=self.table.test,
-                        faithfulness=((evaluate.faithfulness, evaluate.faithfulness_seed),) if measured else (),
-                    )
-                    planned.append((name, job))
+        planned, folds = [], [None] if self.table.folds is None else range(self.table.folds)
+        for seed, fold, (name, params) in product(self.table.seeds, folds, self.variants.items()):
+            if fold is not None:
+                params = with_overrides(params, {"data.fold": fold})
+            sample = (params.evaluate.faithfulness, params.evaluate.faithfulness_seed)
+            job = TrainingJob(
+                name=f"{name} seed={seed}" + ("" if fold is None else f" fold={fold}"),
+                params=params,
+                seed=seed,
+                root=data_root(params),
+                scored="dev" if fold is None or params.data.test else "test",
+                test=self.table.test,
+                faithfulness=(sample,) if "faithfulness" in self.table.show else (),
+            )
+            planned.append((name, job))
         return planned
 
 
@@ -141,24 +110,19 @@ def read_page(path: Path) -> tuple[Page, list[Comparison]]:
     Raises:
         ParamsError: a key is missing or unknown, a parameter is illegal, or a reference is no variant.
     """
-    page = check(read_yaml(path), str(path), Page)
-    return page, [_comparison(path, page, name, table) for name, table in page.tables.items()]
-
-
-def _comparison(path: Path, page: Page, name: str, table: Table) -> Comparison:
-    where = f"{path}: {name}"
-    shared = {**flatten(page.overrides), **flatten(table.overrides)}
-    shared |= {} if table.folds is None else {"data.folds": table.folds}
-    variants = {
-        variant: with_overrides(
-            Params(),
-            {**read_overrides(Path(each.base or table.base or page.base)), **shared, **flatten(each.set)},
-            where=f"{where}: {variant}",
-        )
-        for variant, each in table.variants.items()
-    }
-    _check_variants(where, table, variants)
-    return Comparison(path.stem, name, table, variants)
+    page, comparisons = check(read_yaml(path), str(path), Page), []
+    for name, table in page.tables.items():
+        where, shared = f"{path}: {name}", flatten(page.overrides) | flatten(table.overrides)
+        if table.folds is not None:
+            shared["data.folds"] = table.folds
+        variants = {}
+        for variant, each in table.variants.items():
+            base = read_overrides(Path(each.base or table.base or page.base))
+            overrides = base | shared | flatten(each.set)
+            variants[variant] = with_overrides(Params(), overrides, where=f"{where}: {variant}")
+        _check_variants(where, table, variants)
+        comparisons.append(Comparison(path.stem, name, table, variants))
+    return page, comparisons
 
 
 def _check_variants(where: str, table: Table, variants: Mapping[str, Params]) -> None:

@@ -1,8 +1,9 @@
-"""The outcome of a sweep: the leaderboard, the confirmed winner, and the experiments that give its score again."""
+"""The outcome of a sweep: the leaderboard, the confirmed winner, experiments that give its score again, MLflow runs."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
@@ -10,16 +11,30 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from bilstm_attention.config import Params, config_text, flatten
+from bilstm_attention import paths
+from bilstm_attention.config import Params, config_text, flatten, load_params, with_overrides
 from bilstm_attention.evaluation.metrics import compare, spread_over_seeds
-from bilstm_attention.paths import atomic_write, write_json
-from bilstm_attention.search.retries import failure_reason, finished_trials
-from bilstm_attention.search.study import SweepSpec, best_trials, confirmation_seeds
+from bilstm_attention.reports.sweep_report import shown_params
+from bilstm_attention.search.study import (
+    SweepSpec,
+    best_trials,
+    confirmation_seeds,
+    failure_reason,
+    finished_trials,
+    local_url,
+    open_storage,
+)
 from bilstm_attention.search.trainings import TrainingRecord
 from bilstm_attention.search.trial import trial_params
+from bilstm_attention.tracking.environment import input_digests
+from bilstm_attention.tracking.pipeline import corpus_name
+from bilstm_attention.tracking.runs import RunRecord, epoch_metrics, fingerprints, live_runs, training_metrics
+from bilstm_attention.yaml_files import check
 
+# Tags by which runs are found again.
+STUDY_ID, TRIAL_ID = "sweep.id", "sweep.trial"
 # Trainings on fresh seeds, one for each fold, by the number of the trial and the seed.
 Confirmations = Mapping[tuple[int, int], Sequence[TrainingRecord]]
 
@@ -28,16 +43,14 @@ Confirmations = Mapping[tuple[int, int], Sequence[TrainingRecord]]
 class Outcome:
     """The results of a study so far.
 
-    Args:
-        leaderboard: a row per finished trial, the best first: trial, state, score, where it was confirmed on every
-            fresh seed `confirmed_mean`, `confirmed_sd` and `by_seed`, its seed, and every parameter of the space:
-            "none" where that was tried, empty where the trial does not have it. With two objectives also the second,
-            and the Pareto front comes first.
-        p: of the difference between the two best confirmed trials, two-sided; None: fewer than two were.
+    The leaderboard has a row per finished trial, the best first: trial, state, score, where it was confirmed on every
+    fresh seed `confirmed_mean`, `confirmed_sd` and `by_seed`, its seed, and every parameter of the space: "none" where
+    that was tried, empty where the trial does not have it. With two objectives also the second, and the Pareto front
+    comes first.
     """
 
     leaderboard: pd.DataFrame
-    p: float | None
+    p: float | None  # of the difference between the two best confirmed trials, two-sided; None: fewer than two were
 
     @property
     def winner(self) -> dict[str, Any]:
@@ -57,11 +70,7 @@ def get_outcome(
 ) -> Outcome:
     """Ranks the trials: the confirmed ones by their means, then the rest by their scores in the search.
 
-    Args:
-        spec: the sweep.
-        study: its study.
-        confirmations: those that are done.
-        gold: labels of dev, of all folds, in the order of the predictions.
+    `gold` has the labels of dev, of all folds, in the order of the predictions.
     """
     metric, against, seeds = spec.sweep.metric, spec.sweep.against, confirmation_seeds(spec)
     front, rows = {trial.number for trial in best_trials(study)}, []
@@ -106,7 +115,7 @@ def write_outcome(spec: SweepSpec, study: optuna.Study, outcome: Outcome) -> Non
     for stale in front.glob("trial-*.yaml"):
         # of an earlier start, and perhaps no longer on the front
         stale.unlink()
-    with atomic_write(folder / "leaderboard.csv") as path:
+    with paths.atomic_write(folder / "leaderboard.csv") as path:
         board.to_csv(path, index=False)
     complete = board.dropna(subset="score").to_dict("records")
     experiments = dict(zip([folder / "best.yaml"], complete, strict=False))
@@ -122,9 +131,9 @@ def write_outcome(spec: SweepSpec, study: optuna.Study, outcome: Outcome) -> Non
         )
         if spec.sweep.folds:
             comment += " `dvc repro` prints another score: it trains on one split, without folds."
-        with atomic_write(file) as path:
+        with paths.atomic_write(file) as path:
             path.write_text(config_text(trial_params(spec, overrides, *seeds), comment), encoding="utf-8")
-    write_json(folder / "outcome.json", {"trials": len(board), **outcome.winner, "p": outcome.p})
+    paths.write_json(folder / "outcome.json", {"trials": len(board), **outcome.winner, "p": outcome.p})
 
 
 def read_outcome(folder: Path) -> dict[str, Any]:
@@ -146,3 +155,131 @@ def protocol(spec: SweepSpec, leaderboard: pd.DataFrame) -> str:
         " opened. Parameters that all trials share and that differ from the defaults:"
         f" {', '.join(f'`{key}={base[key]}`' for key in changed) or 'none'}."
     )
+
+
+@contextmanager
+def log_sweep(study: optuna.Study, folder: Path) -> Iterator[Callable[[FrozenTrial], None]]:
+    """The runs of a sweep while it lasts: a parent that shows the best score so far, with its outcome at the end.
+
+    Yields:
+        a function to call with each finished trial.
+    """
+
+    def running() -> RunRecord:
+        return parent_record(study, folder, running=True)
+
+    def log(*trials: FrozenTrial) -> None:
+        records = [running(), *(trial_record(study, trial) for trial in trials)]
+        submit(lambda tracker: [tracker.write(record) for record in records])
+
+    about = f"the sweep {study.study_name}"
+    with live_runs(corpus_name(_base(study)), about, running, lambda: sweep_records(study, folder)) as submit:
+        log()
+        yield log
+
+
+def sweep_records(study: optuna.Study, folder: Path) -> list[RunRecord]:
+    """The run of the sweep, with the outcome that stands in its folder, and a run for every finished trial."""
+    return [parent_record(study, folder), *(trial_record(study, trial) for trial in finished_trials(study))]
+
+
+def sweep_runs() -> tuple[list[tuple[str, list[RunRecord]]], list[str]]:
+    """The runs of all sweeps by MLflow experiment, and in words what is not there."""
+    results, missing = [], []
+    for folder in sorted(folder for folder in paths.STUDIES.glob("*") if folder.is_dir()):
+        if not (folder / "study.db").is_file():
+            missing.append(f"sweep {folder.name} is in a database; the same `sweep` command logs it")
+            continue
+        storage = open_storage(local_url(folder))
+        studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
+        begun = [study for study in studies if "definition" in study.user_attrs]
+        results += [(corpus_name(_base(study)), sweep_records(study, folder)) for study in begun]
+        if not begun:
+            missing.append(f"sweep {folder.name} has not begun")
+    return results, missing
+
+
+def _base(study: optuna.Study) -> Params:
+    return check(study.user_attrs["definition"]["params"], f"study {study.study_name}", Params)
+
+
+def trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
+    """A finished trial, with its curves."""
+    definition, attributes = study.user_attrs["definition"], trial.user_attrs
+    sweep, data, result = definition["sweep"], definition["data"], trial.system_attrs.get("result", {})
+    values = shown_params({key.rpartition(".")[2]: value for key, value in trial.params.items()})
+    if "dev" in result:
+        curves = training_metrics(result["history"], result["dev"], result["best_epoch"])
+    else:
+        curves = {"history": [epoch_metrics(row) for row in result.get("history", ())], "metrics": {}}
+    for fold, dev in enumerate(result.get("dev_by_fold", ())):
+        curves["metrics"][f"dev/{sweep['metric']}/fold_{fold}"] = dev[sweep["metric"]]
+    if len(study.directions) > 1 and trial.values:
+        curves["metrics"][sweep["against"]] = trial.values[1]
+    overrides = {**trial.params, "train.seeds": [attributes.get("seed", 0)]}
+    # of folds, and of a study whose data has been replaced since, the digests alone are known
+    splits = ("train", "dev") if data == input_digests() and "folds" not in sweep else ()
+    files = {split: paths.PREPARED / f"{split}.parquet" for split in splits}
+    tags = data | {"sweep": study.study_name, "state": trial.state.name.lower()}
+    tags |= {key: str(value) for key, value in (sweep | attributes).items() if key in ("folds", "seed", "reason")}
+    return RunRecord(
+        name=f"trial {trial.number}: {values}"[:250],
+        identity=(TRIAL_ID, f"{study.user_attrs['id']}/{trial.number}"),
+        parent=(STUDY_ID, study.user_attrs["id"]),
+        started=trial.datetime_start.timestamp() if trial.datetime_start else None,
+        params=flatten(with_overrides(_base(study), overrides)),
+        **curves,
+        tags=tags,
+        datasets=fingerprints(files),
+    )
+
+
+def parent_record(study: optuna.Study, folder: Path, running: bool = False) -> RunRecord:
+    """The sweep: its best dev score after each finished trial, and at the end the winner's parameters and score."""
+    definition, score = study.user_attrs["definition"], f"dev/{study.user_attrs['definition']['sweep']['metric']}"
+    starts = [trial.datetime_start for trial in study.get_trials(deepcopy=False) if trial.datetime_start]
+    record = RunRecord(
+        name=f"sweep {study.study_name}",
+        identity=(STUDY_ID, study.user_attrs["id"]),
+        started=min(starts).timestamp() if starts else None,
+        history=_best_so_far(study, score),
+        tags=definition["data"] | {"sweep": study.study_name},
+        status="RUNNING",
+    )
+    if running:
+        return record
+    outcome, report = read_outcome(folder), folder / "report.md"
+    values = {score: outcome.get("score"), f"{score}/searched": outcome.get("searched"), "p": outcome.get("p")}
+    text = report.read_text(encoding="utf-8") if report.is_file() else ""
+    if (folder / "figures/figures.html").is_file():
+        text = text.replace("\n## ", "\n[All figures, interactive](figures/figures.html)\n\n## ", 1)
+    won = outcome.get("trial") is not None
+    return replace(
+        record,
+        params=flatten(load_params(folder / "best.yaml")) if won else {},
+        metrics={name: value for name, value in values.items() if value is not None},
+        tags={**record.tags, **({"winner": f"trial {outcome['trial']}"} if won else {})},
+        artifacts=_artifacts(folder),
+        # its pictures become files of the run
+        description=text.replace("](figures/", "](artifact:figures/"),
+        status="FINISHED",
+        # after a later start another trial may have won
+        replaces=True,
+    )
+
+
+def _best_so_far(study: optuna.Study, score: str) -> list[dict[str, float]]:
+    trials = sorted(finished_trials(study), key=lambda trial: (trial.datetime_complete, trial.number))
+    rows, best = list[dict[str, float]](), list[float]()
+    for count, trial in enumerate(trials, start=1):
+        best = [max(best + trial.values[:1])] if trial.state == TrialState.COMPLETE else best
+        rows.append({"epoch": count, "trials": count} | dict(zip([score], best, strict=False)))
+    return rows
+
+
+def _artifacts(folder: Path) -> dict[str, list[Path]]:
+    top = [folder / name for name in ("leaderboard.csv", "best.yaml", "report.md", "sweep.yaml")]
+    files = {"": [file for file in top if file.is_file()]}
+    return files | {
+        name: sorted((folder / name).iterdir()) for name in ("figures", "front") if (folder / name).is_dir()
+    }

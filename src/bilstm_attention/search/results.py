@@ -1,5 +1,8 @@
-"""Results of a comparison: scores, spread, intervals, significance, and the confusions of the reference."""
+"""Results of a comparison: scores, spread, intervals, significance, confusions of the reference, and MLflow runs."""
 
+import hashlib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,11 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bilstm_attention import paths
+from bilstm_attention.config import flatten, with_overrides
 from bilstm_attention.data.dataset import load_split
 from bilstm_attention.evaluation import metrics as scoring
 from bilstm_attention.search.comparison import Comparison
 from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, predicted_on_test, sample_name
+from bilstm_attention.tracking.pipeline import attention_metrics, corpus_name
+from bilstm_attention.tracking.runs import RunRecord, fingerprints, training_metrics
 
+RUNS = paths.TRAININGS / "runs"  # a file per table, from which its runs are logged
 # The trainings of one variant, in the order of `Comparison.trainings`.
 Done = Sequence[tuple[TrainingJob, TrainingRecord]]
 
@@ -28,10 +36,8 @@ class Answers:
         """The score of each seed, `seed_N`, their `mean` and their `sd`; all with the prefix."""
         by_seed = {seed: scoring.scores(self.gold, each, self.labels)[metric] for seed, each in self.predicted.items()}
         spread = scoring.spread_over_seeds(by_seed)
-        summary = {f"seed_{seed}": score for seed, score in by_seed.items()}
-        return {
-            f"{prefix}{key}": value for key, value in {**summary, "mean": spread["mean"], "sd": spread["sd"]}.items()
-        }
+        summary = {f"{prefix}seed_{seed}": score for seed, score in by_seed.items()}
+        return summary | {f"{prefix}{name}": spread[name] for name in ("mean", "sd")}
 
 
 def _predictions(done: Done, *columns: str) -> pd.DataFrame:
@@ -150,14 +156,9 @@ def label_issues(done: Done) -> pd.DataFrame:
     """
     answers = _predictions(done, "id", "tokens", "label")
     sums = answers.groupby(["id", "predicted"], sort=False)["confidence"].sum()
-    mean = (
-        (sums / answers["seed"].nunique())
-        .round(4)
-        .sort_values(ascending=False, kind="stable")
-        .reset_index()
-        .drop_duplicates("id")
-    )
-    issues = mean.merge(answers.drop_duplicates("id")[["id", "tokens", "label"]], on="id")
+    mean = (sums / answers["seed"].nunique()).round(4).sort_values(ascending=False, kind="stable")
+    sentences = answers.drop_duplicates("id")[["id", "tokens", "label"]]
+    issues = mean.reset_index().drop_duplicates("id").merge(sentences, on="id")
     issues = issues[issues["predicted"] != issues["label"]].assign(text=issues["tokens"].map(" ".join))
     return issues[["id", "text", "label", "predicted", "confidence"]]
 
@@ -165,3 +166,72 @@ def label_issues(done: Done) -> pd.DataFrame:
 def _words(row: Mapping[Any, Any]) -> str:
     spans = [(row[f"{name}_start"], row[f"{name}_end"]) for name in ("e1", "e2")] if "e1_start" in row else [(0, 10)]
     return " … ".join(" ".join(row["tokens"][start:end]) for start, end in spans)
+
+
+def save_runs(comparison: Comparison, done: Mapping[str, Done]) -> None:
+    """Writes the runs of a table by MLflow experiment.
+
+    A training of several tables is a run of each.
+    """
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for variant, trainings in done.items():
+        for job, record in trainings:
+            runs.setdefault(corpus_name(job.params), []).append(_run(comparison, variant, job, record))
+    paths.write_json(RUNS / f"{comparison.page}.{comparison.name}.json", runs)
+
+
+def comparison_runs(table: str = "*") -> list[tuple[str, list[RunRecord]]]:
+    """The runs of all comparisons, by MLflow experiment: a parent, described by the page, and the trainings.
+
+    Args:
+        table: as `page.table`, if it is one alone.
+    """
+    runs: dict[tuple[str, str], list[RunRecord]] = {}
+    for file in sorted(RUNS.glob(f"{table}.json")):
+        page = file.stem.rpartition(".")[0]
+        for experiment, arguments in json.loads(file.read_text(encoding="utf-8")).items():
+            records = runs.setdefault((page, experiment), [_parent(page)])
+            records += [
+                RunRecord(**{**each, "identity": tuple(each["identity"]), "parent": records[0].identity})
+                for each in arguments
+            ]
+    return [(experiment, records) for (_, experiment), records in runs.items()]
+
+
+def _parent(page: str) -> RunRecord:
+    file = paths.RESULTS / f"{page}.md"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    links = re.findall(rf"\]\(({page}[^/)]*[.](?:png|csv))\)", text)
+    files = [paths.RESULTS / name for name in dict.fromkeys((f"{page}.csv", f"{page}.md", *links))]
+    return RunRecord(
+        name=page,
+        identity=("comparison.page", page),
+        artifacts={"": [each for each in files if each.is_file()]},
+        description=re.sub(rf"\]\(({page}[^/)]*[.](?:png|csv)\))", r"](artifact:\1", text),
+    )
+
+
+def _run(comparison: Comparison, variant: str, job: TrainingJob, record: TrainingRecord) -> dict[str, Any]:
+    """The arguments of a `RunRecord`."""
+    fold, splits = job.params.data.fold, ["train", "dev"]
+    tags = {"comparison": comparison.page, "table": comparison.name, "variant": variant, "seed": str(job.seed)}
+    tags |= {} if fold is None else {"fold": str(fold)}
+    curves = training_metrics(record.history, record.dev, record.best_epoch)
+    for sample in job.faithfulness:
+        curves["metrics"] |= attention_metrics(record.faithfulness[sample_name(sample)])
+    if predicted := predicted_on_test(job, record):
+        splits.append("test")
+        gold = load_split("test", ["label"], job.root)["label"].tolist()
+        tested = scoring.scores(gold, predicted, record.labels)
+        curves["metrics"] |= {f"test/{name}": value for name, value in tested.items()}
+    # a digest, since names of variants may hold quotes, which end a query of MLflow
+    identity = hashlib.sha256(json.dumps([record.key, *tags.values()]).encode()).hexdigest()[:32]
+    return {
+        "name": job.name,
+        "identity": ("training.digest", identity),
+        "params": flatten(with_overrides(job.params, {"train.seeds": [job.seed]})),
+        "started": record.started,
+        **curves,
+        "tags": record.environment | tags,
+        "datasets": fingerprints({split: job.root / paths.PREPARED / f"{split}.parquet" for split in splits}),
+    }

@@ -8,13 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial, create_trial
 from pydantic import BeforeValidator, Field, StringConstraints
 
 from bilstm_attention.config import Params, flatten, with_overrides
 from bilstm_attention.errors import ParamsError, did_you_mean, join_lines
-from bilstm_attention.search.folds import Folds, fold_fault
+from bilstm_attention.search.trainings import Folds, fold_fault
 from bilstm_attention.yaml_files import Block, check, read_yaml
 
 # Packages that samplers need and this project does not install.
@@ -49,33 +49,24 @@ class Stop(Block):
 
 
 class Sweep(Block):
-    """The content of a file of `experiments/sweeps`.
+    """The content of a file of `experiments/sweeps`."""
 
-    Args:
-        study: name of the study; results go to `experiments/studies/<study>`.
-        metric: the dev score to maximize.
-        folds: of a cross-validation on the training set, each dev in turn: a trial trains on all, is pruned between
-            them, and has the mean of their scores; None: it trains once, and is pruned between epochs.
-        against: a second objective, to minimize: milliseconds per sentence, or weights besides the word vectors; the
-            outcome is then a Pareto front.
-        sampler: how the parameters of trials are drawn.
-        pruner: when they end early.
-        confirm: what is trained again at the end.
-        stop: when the search ends before all trials are spent.
-        fixed: parameters that all trials share, by dotted name, over those of `params.yaml`.
-        space: values by dotted name: a list, or `low` and `high` with `step` or `log`; either with `when`, the values
-            of other parameters of the space under which this one is tried.
-    """
-
+    # results go to `experiments/studies/<study>`
     study: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    # the dev score to maximize
     metric: Literal["official_f1", "micro_f1_without_other", "accuracy", "macro_f1"] = "official_f1"
+    # of a cross-validation on the training set, each dev in turn: a trial trains on all, is pruned between them, and
+    # has the mean of their scores; None: it trains once, and is pruned between epochs
     folds: Folds | None = None
+    # to minimize: milliseconds per sentence, or weights besides the word vectors; the outcome is then a Pareto front
     against: Literal["latency_ms", "parameters"] | None = None
     sampler: Sampler = Sampler()
     pruner: Pruner = Pruner()
     confirm: Confirm = Confirm()
     stop: Stop = Stop()
-    fixed: dict[str, Any] = Field(default_factory=dict)
+    fixed: dict[str, Any] = Field(default_factory=dict)  # of all trials, by dotted name, over `params.yaml`
+    # by dotted name a list, or `low` and `high` with `step` or `log`; either with `when`, the values of other
+    # parameters of the space under which this one is tried
     space: Annotated[dict[str, Any], Field(min_length=1)]
 
     @property
@@ -89,11 +80,9 @@ class Sweep(Block):
         return [self.score, *([self.against] if self.against else [])]
 
 
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-When = dict[str, Annotated[list[Any], Field(min_length=1), BeforeValidator(_as_list)]]
+AsList = BeforeValidator(lambda value: value if isinstance(value, list) else [value])
+When = dict[str, Annotated[list[Any], Field(min_length=1), AsList]]
+Distribution = CategoricalDistribution | IntDistribution | FloatDistribution
 
 
 class Range(Block):
@@ -115,16 +104,10 @@ class Choice(Block):
 
 @dataclass(frozen=True)
 class Dimension:
-    """A parameter of the space.
+    """A parameter of the space."""
 
-    Args:
-        key: dotted name.
-        distribution: the values.
-        when: values of other parameters of the space under which this one is tried.
-    """
-
-    key: str
-    distribution: BaseDistribution
+    key: str  # dotted name
+    distribution: Distribution
     when: When
 
     def applies(self, overrides: Mapping[str, Any]) -> bool:
@@ -140,7 +123,6 @@ class Dimension:
                 return trial.suggest_int(self.key, low, high, step=step, log=log)
             case FloatDistribution(low=low, high=high, step=step, log=log):
                 return trial.suggest_float(self.key, low, high, step=step, log=log)
-        raise TypeError(f"{self.key}: no values are drawn from {self.distribution}.")
 
     def contains(self, value: Any) -> bool:
         """Whether a value is one of this parameter's."""
@@ -170,15 +152,10 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """All dimensions of a sweep, each after those that its `when` names.
-
-    Args:
-        base: the parameters that all trials share.
-        dimensions: the parameters that are tried.
-    """
+    """What the trials of a sweep share, and what they try."""
 
     base: Params
-    dimensions: tuple[Dimension, ...]
+    dimensions: tuple[Dimension, ...]  # each after those that its `when` names
 
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
         """Draws the overrides of one trial, by dotted name."""
@@ -212,10 +189,7 @@ class Space:
 def read_sweep(path: Path, params: Params, overrides: Mapping[str, Any]) -> tuple[Sweep, Space]:
     """Reads a file of `experiments/sweeps` and checks its keys and values against the schema of parameters.
 
-    Args:
-        path: the file.
-        params: those of `params.yaml`.
-        overrides: parameters that all trials share, by dotted name, over those of the file.
+    `overrides` are parameters that all trials share, by dotted name, over those of the file.
 
     Raises:
         ParamsError: lists what is unknown, illegal, or tried under a condition that never holds.
@@ -251,7 +225,8 @@ def read_sweep(path: Path, params: Params, overrides: Mapping[str, Any]) -> tupl
     if faults:
         raise ParamsError(join_lines(f"{path}: {fault}" for fault in faults))
     dimensions = {
-        key: _dimension(key, setting, known[key], f"{path}: space.{key}") for key, setting in sweep.space.items()
+        key: _dimension(key, setting, isinstance(known[key], float), f"{path}: space.{key}")
+        for key, setting in sweep.space.items()
     }
     faults = [fault for dimension in dimensions.values() for fault in _faults_of_when(dimension, dimensions, str(path))]
     if faults:
@@ -266,31 +241,26 @@ def read_sweep(path: Path, params: Params, overrides: Mapping[str, Any]) -> tupl
     return sweep, space
 
 
-def _dimension(key: str, setting: Any, current: Any, where: str) -> Dimension:
+def _dimension(key: str, setting: Any, is_float: bool, where: str) -> Dimension:
     if isinstance(setting, list):
         setting = {"values": setting}
     if not isinstance(setting, Mapping):
         raise ParamsError(f"{where}: {setting!r} is not a set of values; write a list of values, or low and high.")
     if "values" in setting:
         choice = check(setting, where, Choice)
-        values = [float(value) if _is_float(current) and type(value) is int else value for value in choice.values]
+        values = [float(value) if is_float and type(value) is int else value for value in choice.values]
         if len({(type(value), value) for value in values}) < len(values):
             raise ParamsError(f"{where}: {values} has a value twice.")
         return Dimension(key, CategoricalDistribution(values), choice.when)
     span = check(setting, where, Range)
-    numbers = [number for number in (span.low, span.high, span.step) if number is not None]
-    if not all(map(math.isfinite, numbers)) or span.low > span.high:
+    numbers = span.model_dump(include={"low", "high", "step"}, exclude_none=True)
+    if not all(map(math.isfinite, numbers.values())) or span.low > span.high:
         raise ParamsError(f"{where}: low {span.low}, high {span.high}: finite numbers are legal, low at most high.")
-    distribution: Any = FloatDistribution if _is_float(current) or any(map(_is_float, numbers)) else IntDistribution
-    steps = {} if span.step is None else {"step": span.step}
+    distribution: Any = FloatDistribution if is_float or float in map(type, numbers.values()) else IntDistribution
     try:
-        return Dimension(key, distribution(span.low, span.high, log=span.log, **steps), span.when)
+        return Dimension(key, distribution(log=span.log, **numbers), span.when)
     except ValueError as error:
         raise ParamsError(f"{where}: {error}") from None
-
-
-def _is_float(value: Any) -> bool:
-    return isinstance(value, float)
 
 
 def _faults_of_when(dimension: Dimension, dimensions: Mapping[str, Dimension], where: str) -> Iterator[str]:
@@ -326,9 +296,9 @@ def _check_values(space: Space, where: str) -> None:
         for key, values in dimension.when.items():
             conditions |= {**under[key], key: values[0]}
         under[dimension.key] = conditions
-        distribution: Any = dimension.distribution
-        choices = isinstance(distribution, CategoricalDistribution)
-        for value in distribution.choices if choices else (distribution.low, distribution.high):
+        tried = dimension.distribution
+        ends = tried.choices if isinstance(tried, CategoricalDistribution) else (tried.low, tried.high)
+        for value in ends:
             try:
                 with_overrides(space.base, {**conditions, dimension.key: value}, f"{where}: space.{dimension.key}")
             except ParamsError as error:

@@ -2,24 +2,24 @@
 
 import json
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import optuna
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
-from optuna.storages import RDBStorage
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from bilstm_attention.errors import SweepError
 from bilstm_attention.paths import PROJECT
-from bilstm_attention.search.retries import allow_experimental, counted_trials, retry_callback
 from bilstm_attention.search.space import Pruner, Sampler, Space, Sweep
 
 # Seeds of confirmations and of samplers begin where those of trials never come.
@@ -28,28 +28,23 @@ OPEN_ATTEMPTS = 5  # a second apart, while other machines make the tables of a n
 SECONDS_TO_BEGIN = 60  # for another machine that has created the study to enqueue its first trials
 POLL_SECONDS = 2  # between looks at a database while other machines work
 LOCK_TIMEOUT = 60  # seconds to wait for other processes that write to a SQLite file
+MAX_RETRIES = 3  # of a trial whose process died
+# Attributes of a trial: its number and the job that runs it; why its training failed.
+JOB, REASON = "job", "reason"
 
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """A sweep as its workers need it.
-
-    Args:
-        sweep: the content of its file.
-        space: the parameters that are tried, and those that all trials share.
-        folder: `experiments/studies/<study>`.
-        storage: SQLAlchemy URL of a database that several machines may share; None: a SQLite file in the folder.
-        heartbeat: seconds between the heartbeats of a trial in that database; after twice as long without one, its
-            process counts as dead.
-        roots: folders of prepared data, one for each fold; without folds the project.
-    """
+    """A sweep as its workers need it."""
 
     sweep: Sweep
     space: Space
-    folder: Path
+    folder: Path  # `experiments/studies/<study>`
+    # SQLAlchemy URL of a database that several machines may share; None: a SQLite file in the folder
     storage: str | None = None
+    # seconds between those of a trial in that database; after twice as long without one, its process counts as dead
     heartbeat: int = 60
-    roots: tuple[Path, ...] = (PROJECT,)
+    roots: tuple[Path, ...] = (PROJECT,)  # of prepared data, one for each fold
 
     @property
     def local(self) -> bool:
@@ -86,13 +81,8 @@ def local_url(folder: Path) -> str:
 
 
 @lru_cache(maxsize=4)
-@allow_experimental()
 def open_storage(url: str, heartbeat: int | None = None) -> RDBStorage:
-    """The studies of a database, opened once per process.
-
-    Args:
-        url: SQLAlchemy URL.
-        heartbeat: seconds between heartbeats; None: none, where a lock tells that a trial is dead.
+    """The studies of a database, opened once per process; no heartbeats where a lock tells that a trial is dead.
 
     Raises:
         SweepError: it does not answer, or is no database URL.
@@ -101,9 +91,14 @@ def open_storage(url: str, heartbeat: int | None = None) -> RDBStorage:
 
     # the sweep prints failed trials itself, with their reasons
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # heartbeats, retries and names of objectives are experimental in Optuna 5
+    warnings.simplefilter("ignore", ExperimentalWarning)
+    # `Study.ask` wants heartbeats to be those of `Study.optimize`; trials record their own
+    warnings.filterwarnings("ignore", "Heartbeat of storage")
     sqlite = url.startswith("sqlite:")
     engine = {"connect_args": {"timeout": LOCK_TIMEOUT}} if sqlite else {"pool_pre_ping": True}
-    for attempt in range(1, OPEN_ATTEMPTS + 1):
+    attempts = 0
+    while True:
         try:
             return RDBStorage(
                 url,
@@ -114,11 +109,10 @@ def open_storage(url: str, heartbeat: int | None = None) -> RDBStorage:
             )
         except (ImportError, RuntimeError, ValueError, SQLAlchemyError, StorageInternalError) as error:
             # of several machines that open an empty database at once, one alone makes each table
-            if attempt < OPEN_ATTEMPTS and (isinstance(error, IntegrityError) or "already exists" in str(error)):
-                time.sleep(1)
-                continue
-            raise SweepError(f"--storage {hide_password(url)}: {_reason(error)}") from None
-    raise SweepError(f"--storage {hide_password(url)}: its tables cannot be made.")
+            attempts += 1
+            if attempts == OPEN_ATTEMPTS or not (isinstance(error, IntegrityError) or "already exists" in str(error)):
+                raise SweepError(f"--storage {hide_password(url)}: {_reason(error)}") from None
+            time.sleep(1)
 
 
 def _reason(error: Exception) -> str:
@@ -194,11 +188,7 @@ def hide_password(url: str) -> str:
 
 
 def load_study(spec: SweepSpec, sampler_seed: int = 0) -> optuna.Study:
-    """The study of a sweep that has begun.
-
-    Args:
-        spec: the sweep.
-        sampler_seed: of the sampler, a different one for each trial, so that no two workers draw the same.
+    """The study of a sweep that has begun; with another `sampler_seed` for each trial no two workers draw the same.
 
     Raises:
         KeyError: it has not begun.
@@ -207,11 +197,6 @@ def load_study(spec: SweepSpec, sampler_seed: int = 0) -> optuna.Study:
     sampler = _sampler(spec.sweep.sampler, sampler_seed)
     pruner = _pruner(spec.sweep.pruner, spec.sweep.folds or spec.space.base.train.epochs)
     return optuna.load_study(study_name=spec.sweep.study, storage=study_storage(spec), sampler=sampler, pruner=pruner)
-
-
-def store_result(spec: SweepSpec, number: int, result: dict[str, Any]) -> None:
-    """Stores what the training of a trial measured as a system attribute: optuna-dashboard shows the others in full."""
-    study_storage(spec).set_trial_system_attr(trial_id(spec, number), "result", result)
 
 
 def create_study(spec: SweepSpec) -> optuna.Study:
@@ -272,3 +257,55 @@ def state_counts(study: optuna.Study) -> dict[str, int]:
     """How many trials are `complete`, `pruned`, `failed`, `running`, `waiting`."""
     names = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "running": "RUNNING", "waiting": "WAITING"}
     return {name: len(counted_trials(study, TrialState[state])) for name, state in names.items()}
+
+
+def retry_callback() -> RetryHeartbeatStaleTrialCallback:
+    """Enqueues the parameters of a failed trial again, with the numbers of its earlier attempts."""
+    return RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)
+
+
+def first_attempt(trial: FrozenTrial) -> int:
+    """The number of the trial that this one retries, or its own."""
+    number = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
+    return trial.number if number is None else number
+
+
+def counted_trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
+    """The trials in these states that were not retried; for reading only."""
+    trials = study.get_trials(deepcopy=False)
+    retried = {number for trial in trials for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
+    return [trial for trial in trials if trial.state in states and trial.number not in retried]
+
+
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that count against the budget: complete, pruned, or failed for good."""
+    return counted_trials(study, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def failure_reason(trial: FrozenTrial) -> str | None:
+    """Why a trial failed; None: it did not."""
+    return str(trial.user_attrs.get(REASON, "its worker died")) if trial.state == TrialState.FAIL else None
+
+
+def retry_trials(study: optuna.Study, trials: Iterable[FrozenTrial]) -> None:
+    """Ends running trials whose process is known to be dead, and enqueues their parameters again."""
+    for trial in trials:
+        try:
+            failed = study.tell(trial.number, state=TrialState.FAIL)
+        except (ValueError, UpdateFinishedTrialError):
+            # it finished just before it died, or another process has ended it; that one retries it
+            continue
+        retry_callback()(study, failed)
+
+
+def recover(study: optuna.Study) -> None:
+    """Retries what earlier starts left unfinished; only for whoever holds the lock of a local study.
+
+    A trial that a killed worker created has no heartbeat yet, which Optuna would leave running for good. A parent that
+    was killed while it recovered may have left a failed trial that was not enqueued again.
+    """
+    retry_trials(study, study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+    for trial in counted_trials(study, TrialState.FAIL):
+        if REASON not in trial.user_attrs:
+            # a copy, since the callback extends the history of the trial it is called with
+            retry_callback()(study, study.trials[trial.number])

@@ -6,7 +6,7 @@ import signal
 import socket
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -15,23 +15,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bilstm_attention.errors import SweepError, UserError
 from bilstm_attention.paths import file_lock
-from bilstm_attention.search.retries import (
-    JOB,
-    allow_experimental,
-    counted_trials,
-    failure_reason,
-    finished_trials,
-    recover,
-    retry_trials,
-)
 from bilstm_attention.search.study import (
+    JOB,
     POLL_SECONDS,
     SAMPLERS,
     SweepSpec,
+    counted_trials,
     create_study,
     derived_seed,
+    failure_reason,
+    finished_trials,
     hide_password,
-    report_outages,
+    recover,
+    retry_trials,
     study_storage,
     trial_id,
 )
@@ -40,16 +36,9 @@ from bilstm_attention.search.workers import WorkerCrashed, run_jobs
 
 MAX_FIRST_FAILURES = 3  # in a row, before any trial worked: the fault is then in all of them
 
-Work = Callable[[TrialJob], int | None]
-OnTrial = Callable[[optuna.Study, FrozenTrial | None], None]
-
 
 class StopRequest:
-    """Answers Ctrl-C: the first lets running trials end, the second ends them.
-
-    Args:
-        print_line: prints a line.
-    """
+    """Answers Ctrl-C: the first lets running trials end, the second ends them."""
 
     def __init__(self, print_line: Callable[[str], None]) -> None:
         self.requested, self.print_line = False, print_line
@@ -73,7 +62,6 @@ def lock_study(spec: SweepSpec) -> AbstractContextManager[None]:
     return file_lock(spec.folder, SweepError(f"{spec.folder}: the sweep runs already, in another process."))
 
 
-@allow_experimental()
 def begin_study(spec: SweepSpec) -> optuna.Study:
     """Opens the study; a new one gets its first trials: the current parameters, or the whole grid.
 
@@ -110,38 +98,6 @@ def begin_study(spec: SweepSpec) -> optuna.Study:
     return study
 
 
-def search(
-    spec: SweepSpec,
-    budget: int,
-    workers: int,
-    seconds: float,
-    stop: StopRequest,
-    on_trial: OnTrial,
-    work: Work = run_trial,
-) -> optuna.Study:
-    """Runs trials until `budget` of them have finished, those of earlier starts counted; call it in `lock_study`.
-
-    Args:
-        spec: the sweep.
-        budget: trials in all, of a grid at most its combinations.
-        workers: processes of this machine.
-        seconds: after which no new trial begins.
-        stop: whether Ctrl-C was pressed.
-        on_trial: called with the study before the first trial, and then with each that has finished.
-        work: runs one trial in a worker.
-
-    Raises:
-        SweepError: the study is another one, the first trials all failed, or the storage does not answer.
-    """
-    with report_outages(spec):
-        study = begin_study(spec)
-        on_trial(study, None)
-        _Driver(spec, study, budget, time.monotonic() + seconds, stop, on_trial).run(workers, work)
-        if len(finished_trials(study)) < budget and out_of_patience(spec, study):
-            stop.print_line(f"stopped: no better trial among the last {spec.sweep.stop.patience}")
-        return study
-
-
 def out_of_patience(spec: SweepSpec, study: optuna.Study) -> bool:
     """Whether the last finished trials, as many as the patience of the sweep, brought no better dev score."""
     if spec.sweep.stop.patience is None:
@@ -153,21 +109,29 @@ def out_of_patience(spec: SweepSpec, study: optuna.Study) -> bool:
 
 
 @dataclass
-class _Driver:
-    """The state of one start of a sweep: which jobs run, and what became of them."""
+class Driver:
+    """One start of a sweep: runs trials until `budget` of them have finished, those of earlier starts counted."""
 
     spec: SweepSpec
-    study: optuna.Study
-    budget: int
-    end: float  # of `time.monotonic`, for the last new trial
+    study: optuna.Study  # from `begin_study`
+    budget: int  # of a grid at most its combinations
+    workers: int  # processes of this machine
+    seconds: float  # after which no new trial begins
     stop: StopRequest
-    on_trial: OnTrial
-    jobs: dict[str, TrialJob] = field(default_factory=dict)
+    on_trial: Callable[[FrozenTrial], None]  # called with each trial that this machine finishes
+    work: Callable[[TrialJob], int | None] = run_trial  # runs a trial in a worker
     job_count: int = 0
+    active_jobs: int = 0
     idle_crashes: int = 0
     seen: set[int] = field(default_factory=set)
 
-    def run(self, workers: int, work: Work) -> None:
+    def run(self) -> None:
+        """Runs the trials; call it in `lock_study` and `report_outages`.
+
+        Raises:
+            SweepError: the first trials all failed, or the storage did not answer a worker.
+        """
+        self.end = time.monotonic() + self.seconds
         # across machines and starts
         self.prefix = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         trials = self.study.get_trials(deepcopy=False)
@@ -177,13 +141,15 @@ class _Driver:
                 if self._is_full():
                     # other machines run the last trials
                     time.sleep(POLL_SECONDS)
-                for job, result in run_jobs(self._next_job, work, workers):
-                    del self.jobs[job.name]
+                for job, result in run_jobs(self._next_job, self.work, self.workers):
+                    self.active_jobs -= 1
                     self._handle(job, result)
                 self._retry_dead()
         finally:
             own = [trial for trial in self._running() if self.spec.local or _job(trial).startswith(self.prefix)]
             retry_trials(self.study, own)
+        if len(finished_trials(self.study)) < self.budget and out_of_patience(self.spec, self.study):
+            self.stop.print_line(f"stopped: no better trial among the last {self.spec.sweep.stop.patience}")
 
     def _is_over(self) -> bool:
         spent = len(finished_trials(self.study)) >= self.budget
@@ -193,7 +159,7 @@ class _Driver:
     def _is_full(self) -> bool:
         # not all jobs of this machine have begun their trial
         others = [trial for trial in self._running() if not _job(trial).startswith(self.prefix)]
-        return len(finished_trials(self.study)) + len(self.jobs) + len(others) >= self.budget
+        return len(finished_trials(self.study)) + self.active_jobs + len(others) >= self.budget
 
     def _next_job(self) -> TrialJob | None:
         if self._is_over() or self._is_full():
@@ -204,8 +170,8 @@ class _Driver:
         salt = 0 if self.spec.local else uuid.uuid4().int % 2**31
         seed = derived_seed(self.spec.sweep.sampler.seed, SAMPLERS + number + salt)
         self.job_count += 1
-        self.jobs[name] = TrialJob(self.spec, name, seed, self.budget)
-        return self.jobs[name]
+        self.active_jobs += 1
+        return TrialJob(self.spec, name, seed, self.budget)
 
     def _handle(self, job: TrialJob, result: int | UserError | WorkerCrashed | None) -> None:
         if isinstance(result, UserError):
@@ -222,8 +188,10 @@ class _Driver:
         finished = finished_trials(self.study)
         for trial in finished:
             if trial.number in numbers:
-                self.on_trial(self.study, trial)
-        _check_first_trials(finished)
+                self.on_trial(trial)
+        if len(finished) >= MAX_FIRST_FAILURES and all(trial.state == TrialState.FAIL for trial in finished):
+            reasons = [f"trial {trial.number}: {failure_reason(trial)}" for trial in finished[:MAX_FIRST_FAILURES]]
+            raise SweepError(f"the first {MAX_FIRST_FAILURES} trials failed: {'; '.join(reasons)}.")
 
     def _running(self) -> list[FrozenTrial]:
         return counted_trials(self.study, TrialState.RUNNING)
@@ -237,8 +205,7 @@ class _Driver:
             # Optuna takes a trial for alive that was killed before its first heartbeat, so it gets one here
             study_storage(self.spec).record_heartbeat(trial_id(self.spec, number))
             self.seen.add(number)
-        with allow_experimental():
-            optuna.storages.fail_stale_trials(self.study)
+        optuna.storages.fail_stale_trials(self.study)
 
 
 def _job(trial: FrozenTrial) -> str:
@@ -246,10 +213,3 @@ def _job(trial: FrozenTrial) -> str:
     number, name = trial.user_attrs.get(JOB, (None, ""))
     # a retried trial inherits the attributes of the one before
     return str(name) if number == trial.number else ""
-
-
-def _check_first_trials(finished: Sequence[FrozenTrial]) -> None:
-    if len(finished) >= MAX_FIRST_FAILURES and all(trial.state == TrialState.FAIL for trial in finished):
-        first = sorted(finished, key=lambda trial: trial.number)[:MAX_FIRST_FAILURES]
-        reasons = "; ".join(f"trial {trial.number}: {failure_reason(trial)}" for trial in first)
-        raise SweepError(f"the first {MAX_FIRST_FAILURES} trials failed: {reasons}.")

@@ -1,18 +1,23 @@
-"""Trainings of comparisons and confirmations: each runs once, is measured, and is read again from its record."""
+"""Trainings of comparisons and confirmations: each runs once, is measured, and is read again from its record.
 
+Also the folds of the training set: the folders of their data, and which parameters they fit.
+"""
+
+import hashlib
 import json
 import time
 from collections.abc import Generator, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from bilstm_attention import paths
-from bilstm_attention.config import Params
+from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.console import start_tensorflow
 from bilstm_attention.data.dataset import Dataset, Rows, encode, existing, load_dataset, load_split, load_vocabulary
 from bilstm_attention.data.splits import Split
@@ -20,31 +25,22 @@ from bilstm_attention.errors import TrainingError, UserError
 from bilstm_attention.search.workers import WorkerCrashed, run_jobs
 
 CHECKPOINTS = paths.TRAININGS / "checkpoints"
+Folds = Annotated[int, Field(ge=2, le=100)]
 # How many dev sentences measure the faithfulness of attention, and the seed of their choice.
 Sample = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """One training.
+    """One training."""
 
-    Args:
-        name: for messages, and of its run in MLflow.
-        params: all parameters; `train.seeds` is not read.
-        seed: of the training.
-        root: folder of its prepared data.
-        scored: the split that scores it: dev, or test if that is a fold of train.
-        test: whether the model answers the test set too.
-        faithfulness: samples on which the faithfulness of its attention is measured.
-    """
-
-    name: str
-    params: Params
+    name: str  # for messages, and of its run in MLflow
+    params: Params  # `train.seeds` is not read
     seed: int
-    root: Path
-    scored: Split = "dev"
-    test: bool = False
-    faithfulness: tuple[Sample, ...] = ()
+    root: Path  # folder of its prepared data
+    scored: Split = "dev"  # the split that scores it: dev, or test if that is a fold of train
+    test: bool = False  # whether the model answers the test set too
+    faithfulness: tuple[Sample, ...] = ()  # on which the faithfulness of its attention is measured
 
     @property
     def work(self) -> str:
@@ -55,36 +51,21 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """Results of a training.
+    """Results of a training."""
 
-    Args:
-        key: of the training, see `training.fit.training_key`.
-        dev: scores of the epoch that is kept.
-        best_epoch: that epoch.
-        history: a mapping per epoch.
-        started: seconds since 1970.
-        made_with: date, commit, machine and versions in one line.
-        environment: the same as tags.
-        weights: number of trained weights.
-        labels: class names in the order of their numbers.
-        predicted: label of each sentence of the split that scores the training.
-        confidence: probability of each.
-        faithfulness: by `sample_name`, `faithfulness.measure` on dev.
-        test: probabilities of the test set, `(M, C)`, in a file beside the record; None: not requested.
-    """
-
-    key: str
-    dev: dict[str, float]
+    key: str  # see `training.fit.training_key`
+    dev: dict[str, float]  # scores of the epoch that is kept
     best_epoch: int
-    history: list[dict[str, Any]]
-    started: float
-    made_with: str
-    environment: dict[str, str]
-    weights: int
-    labels: list[str]
-    predicted: list[str]
-    confidence: list[float]
-    faithfulness: dict[str, dict[str, Any]] = field(default_factory=dict)
+    history: list[dict[str, Any]]  # a mapping per epoch
+    started: float  # seconds since 1970
+    made_with: str  # date, commit, machine and versions in one line
+    environment: dict[str, str]  # the same as tags
+    weights: int  # number of trained weights
+    labels: list[str]  # in the order of their numbers
+    predicted: list[str]  # label of each sentence of the split that scores the training
+    confidence: list[float]  # probability of each
+    faithfulness: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each sample, on dev
+    # probabilities of the test set, `(M, C)`, in a file beside the record; None: not requested
     test: NDArray[np.float32] | None = field(default=None, compare=False)
 
 
@@ -103,7 +84,7 @@ def predicted_on_test(job: TrainingJob, record: TrainingRecord) -> list[str]:
 
 
 def merge_jobs(jobs: Iterable[TrainingJob]) -> list[TrainingJob]:
-    """Each training once, with everything that any of the equal jobs measures: two never share a checkpoint."""
+    """Each training once, with everything that any of the equal jobs measures."""
     merged: dict[str, TrainingJob] = {}
     for job in jobs:
         other = merged.setdefault(job.work, job)
@@ -115,9 +96,7 @@ def merge_jobs(jobs: Iterable[TrainingJob]) -> list[TrainingJob]:
 def run_trainings(jobs: Iterable[TrainingJob], workers: int) -> Generator[tuple[TrainingJob, TrainingRecord]]:
     """Yields jobs as they end, run in worker processes of one thread each, or read if an earlier run wrote the record.
 
-    Args:
-        jobs: from `merge_jobs`.
-        workers: processes at once.
+    They come from `merge_jobs`, since two equal ones would share a checkpoint.
 
     Raises:
         UserError: a job failed, or its worker died; records of those that ended stay.
@@ -228,3 +207,28 @@ def read_record(file: Path) -> TrainingRecord:
 def read_dataset(root: Path) -> Dataset:
     """The data prepared under `root`; a worker keeps those it used last."""
     return load_dataset(root)
+
+
+def data_root(params: Params, *inputs: Any) -> Path:
+    """The folder of the data that is prepared with these parameters from these inputs."""
+    parts = [params.data.model_dump(), params.embeddings.model_dump(), *inputs]
+    text = "".join(f"{json.dumps(part, sort_keys=True)}\n" for part in parts)
+    return paths.TRAININGS / "data" / hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def fold_data(params: Params, folds: int, *inputs: Any) -> dict[Path, Params]:
+    """The folder of each fold's data, and the parameters that `prepare` makes it with."""
+    each = [with_overrides(params, {"data.folds": folds, "data.fold": fold}) for fold in range(folds)]
+    return {data_root(fold, *inputs): fold for fold in each}
+
+
+def fold_fault(params: Params) -> str | None:
+    """Why folds of train cannot score models of these parameters; None: they can."""
+    if params.data.dev:
+        return f"folds are of train where the base names no dev file; here data.dev is {params.data.dev}"
+    if params.data.test and params.train.restore_best_weights:
+        return (
+            "train.restore_best_weights: true: the fold is dev, and would pick the epoch whose answers it scores; set"
+            " it to false, and train.epochs to what all folds are to have"
+        )
+    return None

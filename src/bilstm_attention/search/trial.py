@@ -17,23 +17,21 @@ from optuna.trial import TrialState
 from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.console import start_tensorflow
 from bilstm_attention.errors import TrainingError
-from bilstm_attention.search.retries import (
+from bilstm_attention.search.study import (
     JOB,
     REASON,
-    allow_experimental,
+    SweepSpec,
     counted_trials,
+    derived_seed,
     finished_trials,
     first_attempt,
-    retry_callback,
-)
-from bilstm_attention.search.study import (
-    SweepSpec,
-    derived_seed,
     heartbeats,
     is_outage,
     load_study,
     report_outages,
-    store_result,
+    retry_callback,
+    study_storage,
+    trial_id,
 )
 from bilstm_attention.search.trainings import read_dataset
 
@@ -46,34 +44,21 @@ OnEpoch = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class TrialJob:
-    """One trial that a worker runs.
-
-    Args:
-        spec: the sweep.
-        name: of the job, unlike that of any other.
-        sampler_seed: what the sampler draws with.
-        budget: trials in all; no trial begins once so many have finished or run.
-    """
+    """One trial that a worker runs."""
 
     spec: SweepSpec
-    name: str
+    name: str  # unlike that of any other job
     sampler_seed: int
-    budget: int
+    budget: int  # trials in all; no trial begins once so many have finished or run
 
 
 @dataclass(frozen=True)
 class TrialScores:
-    """What the training of a trial measured.
+    """What the training of a trial measured."""
 
-    Args:
-        dev: the scores of the best epoch.
-        best_epoch: from 1.
-        cost: the second objective of the sweep, where it has one.
-    """
-
-    dev: Mapping[str, float]
-    best_epoch: int
-    cost: float | None = None
+    dev: Mapping[str, float]  # of the best epoch
+    best_epoch: int  # from 1
+    cost: float | None = None  # the second objective of the sweep, where it has one
 
 
 Train = Callable[[SweepSpec, Params, int, Path, OnEpoch], TrialScores]
@@ -112,9 +97,8 @@ def run_trial(job: TrialJob, train: Train = train_trial) -> int | None:
         if len(finished_trials(study)) + len(counted_trials(study, TrialState.RUNNING)) >= job.budget:
             # other machines were quicker
             return None
-        with allow_experimental():
-            optuna.storages.fail_stale_trials(study)
-            trial = study.ask()
+        optuna.storages.fail_stale_trials(study)
+        trial = study.ask()
         values, state = None, None
         try:
             with heartbeats(job.spec, trial.number):
@@ -175,7 +159,8 @@ def _train_trial(job: TrialJob, study: optuna.Study, trial: optuna.Trial, train:
             result |= {"dev": _mean_dev(folds), "best_epoch": folds[-1].best_epoch}
         if spec.sweep.folds:
             result["dev_by_fold"] = [dict(each.dev) for each in folds]
-        store_result(spec, trial.number, result)
+        # a system attribute, since optuna-dashboard shows the others in full
+        study_storage(spec).set_trial_system_attr(trial_id(spec, trial.number), "result", result)
 
 
 def _mean_dev(folds: Sequence[TrialScores]) -> dict[str, float]:

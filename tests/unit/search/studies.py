@@ -10,9 +10,9 @@ from optuna.trial import TrialState, create_trial
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params
-from bilstm_attention.search.folds import fold_data
 from bilstm_attention.search.space import read_sweep
 from bilstm_attention.search.study import SweepSpec
+from bilstm_attention.search.trainings import fold_data
 from bilstm_attention.search.trial import TrialJob, TrialScores
 
 UNITS, HOPS, KIND = "model.lstm_units", "model.attention.hops", "model.attention.kind"

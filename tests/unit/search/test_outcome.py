@@ -9,14 +9,22 @@ from unittest.mock import Mock
 import optuna
 import pandas as pd
 import pytest
+from optuna.exceptions import StorageInternalError
 from tests.unit.search.studies import AGAINST, FOLDS, UNITS, add_trial, make_spec, train_units
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params, flatten, load_params
 from bilstm_attention.errors import SweepError
 from bilstm_attention.search import commands
-from bilstm_attention.search.outcome import get_outcome, protocol, read_outcome, write_outcome
-from bilstm_attention.search.records import log_sweep, sweep_records, sweep_runs
+from bilstm_attention.search.outcome import (
+    get_outcome,
+    log_sweep,
+    protocol,
+    read_outcome,
+    sweep_records,
+    sweep_runs,
+    write_outcome,
+)
 from bilstm_attention.search.study import SweepSpec, confirmation_seeds, load_study
 from bilstm_attention.search.sweep import StopRequest, begin_study
 from bilstm_attention.search.trainings import TrainingJob
@@ -183,21 +191,21 @@ def test_folds_are_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (root / paths.EMBEDDINGS).mkdir(parents=True)
         (root / paths.EMBEDDINGS / "coverage.json").touch()
 
-    def search(spec: SweepSpec, *arguments: Any) -> None:
+    def begin(spec: SweepSpec) -> None:
         specs.append(spec)
-        raise SweepError("enough")
+        raise StorageInternalError("enough")
 
     monkeypatch.setattr(commands, "check_up_to_date", lambda *arguments: None)
     monkeypatch.setattr(commands, "load_labels", lambda: ["a", "b"])
     monkeypatch.setattr(commands, "load_split", lambda split, columns, root: pd.DataFrame({"label": [str(root)]}))
-    monkeypatch.setattr(commands, "search", search)
+    monkeypatch.setattr(commands, "begin_study", begin)
     for error in (KeyboardInterrupt, SweepError, SweepError):
         with pytest.raises(error):
             commands.sweep(tmp_path / "sweep.yaml", 1, None, 1, None, 1, {}, prepare)
     assert prepared == [0, 1, 1, 2]
     # with other data under the same parameters they are prepared anew
     monkeypatch.setattr(commands, "input_digests", lambda: {"data": "other"})
-    with pytest.raises(SweepError):
+    with pytest.raises(SweepError, match="enough\nFinished trials are kept there; when it answers"):
         commands.sweep(tmp_path / "sweep.yaml", 1, None, 1, None, 1, {}, prepare)
     assert prepared[4:] == [0, 1, 2]
     assert len({root for spec in specs for root in spec.roots}) == 6
@@ -226,6 +234,17 @@ def test_with_two_objectives_every_trial_of_the_front_has_a_file(spec: SweepSpec
     assert {path.name for path in stale.parent.iterdir()} == {"trial-0001.yaml", "trial-0002.yaml"}
     assert outcome.leaderboard["on_front"].tolist() == [True, True, False]
     assert outcome.leaderboard["latency_ms"].tolist() == [5.0, 4.0, 6.0]
+
+
+def test_printed_trials_have_weights_beside_their_parameters(
+    spec: SweepSpec, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    weighed = make_spec(tmp_path, AGAINST.replace("study: s", "study: w").replace("latency_ms", "parameters"))
+    study = begin_study(weighed)
+    add_trial(study, 5, 99, 1234)
+    commands._print_outcome(weighed, study, get_outcome(weighed, study, {}), 1)
+    printed = capsys.readouterr().out
+    assert all(part in printed for part in (" weights ", " 1,234 ", " parameters", " model.lstm_units=5"))
 
 
 def test_protocol_counts_trials_and_names_what_they_share(spec: SweepSpec, study: optuna.Study, tmp_path: Path) -> None:

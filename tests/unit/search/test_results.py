@@ -1,16 +1,25 @@
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pytest
+from tests.small import begin_project
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.evaluation.metrics import bootstrap_interval, scores
 from bilstm_attention.search.comparison import Comparison, Table, Variant
-from bilstm_attention.search.results import frequent_confusions, label_issues, scores_by_class, tabulate
+from bilstm_attention.search.results import (
+    comparison_runs,
+    frequent_confusions,
+    label_issues,
+    save_runs,
+    scores_by_class,
+    tabulate,
+)
 from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, sample_name
+from bilstm_attention.tracking.runs import NOTE, PARENT, log_runs
 
 LABELS = ["Cause-Effect(e1,e2)", "Cause-Effect(e2,e1)", "Member-Collection(e1,e2)", "Other"]
 CAUSE, EFFECT, MEMBER, OTHER = LABELS
@@ -168,3 +177,72 @@ def test_example_of_plain_classes_is_the_sentence_start(root: Path) -> None:
     table.assign(label=["hot", "cold"] * 3).to_parquet(root / paths.PREPARED / "dev.parquet")
     (row,) = frequent_confusions([trained(root, "a", 0, ["hot"] * 6, labels=["cold", "hot"])]).to_dict("records")
     assert (row["answers"], row["words"]) == (3, "<e1> first1 </e1> <e2> the second </e2>")
+
+
+RECORD = TrainingRecord(
+    key="abc",
+    dev={"accuracy": 70.0},
+    best_epoch=1,
+    history=[{"epoch": 1, "loss": 0.5}],
+    started=5.0,
+    made_with="x",
+    environment={"python": "of the training"},
+    weights=9,
+    labels=["a", "b"],
+    predicted=["a"],
+    confidence=[0.9],
+)
+
+
+@pytest.mark.parametrize(("scored", "accuracy"), [("dev", None), ("test", 100.0)])
+def test_shared_training_is_a_run_of_each_table_and_variant(
+    tmp_path: Path,
+    mlflow_store: str,
+    monkeypatch: pytest.MonkeyPatch,
+    scored: Literal["dev", "test"],
+    accuracy: float | None,
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
+    monkeypatch.chdir(begin_project(tmp_path))
+    job = TrainingJob("mean seed=3", Params(), seed=3, root=paths.TRAININGS / "data/x", scored=scored)
+    (job.root / paths.PREPARED).mkdir(parents=True)
+    for split in ("train", "dev", "test"):
+        pd.DataFrame({"label": ["a"]}).to_parquet(job.root / paths.PREPARED / f"{split}.parquet")
+    # a quote ends a query of MLflow
+    tables = {"one": ["zhou"], "two": ["zhou", "the snippet's"]}
+    for name, variants in tables.items():
+        content = {"seeds": [3], "reference": "zhou", "variants": {variant: {} for variant in variants}}
+        table = Comparison("page", name, Table.model_validate(content), dict.fromkeys(variants, Params()))
+        save_runs(table, {variant: [(job, RECORD)] for variant in variants})
+    paths.RESULTS.mkdir(parents=True)
+    (paths.RESULTS / "page.md").write_text(
+        "# Page\n![one](page-one.png), [other](other.md), [labels](page-one-labels.csv)\n"
+    )
+    for name in ("page-one.png", "page-one-labels.csv", "page-another-one.png"):
+        (paths.RESULTS / name).touch()
+    for experiment, (parent, *runs) in comparison_runs() * 2:
+        assert (experiment, parent.name, runs[0].name, runs[0].started) == ("sample", "page", "mean seed=3", 5.0)
+        assert set(runs[0].datasets) - {"test"} == {"train", "dev"}
+        log_runs(experiment, [parent, *runs], "tables")
+    assert [len(runs) for _, runs in comparison_runs("page.two")] == [3]
+    client = MlflowClient(mlflow_store)
+    stored = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    (page,) = (run for run in stored if PARENT not in run.data.tags)
+    assert (
+        f"![one](get-artifact?path=page-one.png&run_uuid={page.info.run_id}), [other](other.md)" in page.data.tags[NOTE]
+    )
+    assert [file.path for file in client.list_artifacts(page.info.run_id)] == [
+        "page-one-labels.csv",
+        "page-one.png",
+        "page.md",
+    ]
+    logged = [run.data for run in stored if run is not page]
+    assert {run.tags[PARENT] for run in logged} == {page.info.run_id}
+    places = sorted((name, variant) for name, variants in tables.items() for variant in variants)
+    assert sorted((run.tags["table"], run.tags["variant"]) for run in logged) == places
+    assert {(run.tags["python"], run.params["train.seeds"]) for run in logged} == {("of the training", "[3]")}
+    # the fold that scores a training is test where the corpus has no test file
+    assert [run.metrics.get("test/accuracy") for run in logged] == [accuracy] * 3
+    assert {run.metrics["dev/accuracy"] for run in logged} == {70.0}

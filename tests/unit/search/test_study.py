@@ -18,16 +18,21 @@ from tests.unit.search.studies import AGAINST, FOLDS, GRID, SWEEP, UNITS, add_tr
 from bilstm_attention.config import Params
 from bilstm_attention.errors import SweepError
 from bilstm_attention.search import sweep
-from bilstm_attention.search.retries import MAX_RETRIES, finished_trials, first_attempt, recover, retry_trials
 from bilstm_attention.search.study import (
+    MAX_RETRIES,
     SweepSpec,
     best_trials,
     create_study,
     derived_seed,
+    finished_trials,
+    first_attempt,
     heartbeats,
     hide_password,
     load_study,
     open_storage,
+    recover,
+    report_outages,
+    retry_trials,
     state_counts,
 )
 from bilstm_attention.search.trial import TrialJob, TrialScores, run_trial
@@ -50,12 +55,14 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., optuna.Study]:
         budget: int,
         train: Callable[..., Any] = train_units,
         execute: Callable[..., Any] = run_here,
-        on_trial: Callable[[optuna.Study, FrozenTrial | None], None] = lambda study, trial: None,
+        on_trial: Callable[[FrozenTrial], None] = lambda trial: None,
         seconds: float = math.inf,
     ) -> optuna.Study:
         monkeypatch.setattr(sweep, "run_jobs", execute)
-        stop = sweep.StopRequest(print)
-        return sweep.search(spec, budget, 1, seconds, stop, on_trial, partial(run_trial, train=train))
+        with report_outages(spec):
+            study, stop = sweep.begin_study(spec), sweep.StopRequest(print)
+            sweep.Driver(spec, study, budget, 1, seconds, stop, on_trial, partial(run_trial, train=train)).run()
+            return study
 
     return act
 
@@ -149,10 +156,10 @@ def test_failed_training_is_a_trial_with_its_reason(spec: SweepSpec, run: Callab
         return train_units(*arguments)
 
     lines: list[Any] = []
-    study = run(spec, 3, fail_second, on_trial=lambda study, trial: lines.append(trial and trial.number))
+    study = run(spec, 3, fail_second, on_trial=lambda trial: lines.append(trial.number))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert study.trials[1].user_attrs["reason"] == "ZeroDivisionError: by zero"
-    assert lines == [None, 0, 1, 2]
+    assert lines == [0, 1, 2]
 
 
 def test_sweep_ends_when_its_first_trials_all_fail(spec: SweepSpec, run: Callable[..., optuna.Study]) -> None:
@@ -256,7 +263,7 @@ def test_heartbeats_go_on_after_an_outage(spec: SweepSpec, monkeypatch: pytest.M
     assert set(beats) == {74}
 
 
-@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.filterwarnings("error::UserWarning", "error::optuna.exceptions.ExperimentalWarning")
 def test_trial_in_a_database_warns_of_nothing(tmp_path: Path) -> None:
     spec = make_spec(tmp_path, storage=f"sqlite:///{tmp_path}/studies.db")
     begin(spec)
