@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 import bilstm_attention
 
@@ -107,11 +106,3 @@ def test_source_is_small() -> None:
 def test_no_private_attribute_of_optuna() -> None:
     private = re.compile(r"optuna\.[a-z.]*\._|study\._|trial\._")
     assert [path.name for path in PACKAGE.rglob("*.py") if private.search(path.read_text(encoding="utf-8"))] == []
-
-
-def test_every_dependency_of_dvc_on_the_package_exists() -> None:
-    root = PACKAGE.parents[1]
-    stages = YAML(typ="safe").load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    listed = [name for stage in stages.values() for name in stage["deps"] if name.startswith("src/")]
-    assert listed
-    assert [name for name in listed if not (root / name).exists()] == []

@@ -1,6 +1,5 @@
 """Numbering, batching and padding sentences, and reading what prepare and embed wrote."""
 
-import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.small import prepare_classes
 
-from bilstm_attention import paths, stages
+from bilstm_attention import paths
 from bilstm_attention.data import dataset as module
 from bilstm_attention.data.dataset import (
     Rows,
@@ -221,27 +221,9 @@ def test_large_split_takes_little_memory(tmp_path: Path) -> None:
     assert megabytes < 80
 
 
-PARAMS = """
-data: {format: classes, folder: corpus, train: {cold: cold.txt, hot: hot.txt}, test: null,
-       dev_fraction: 0.25, test_fraction: 0.25}
-embeddings: {source: random, dimension: 3}
-train: {monitor: accuracy}
-"""
-COLD = ["ice and snow", "snow on the hill", "a frozen lake", "frost at dawn", "hail again", "an icy wind"]
-HOT = ["sun and sand", "sand in the wind", "a boiling kettle", "embers at dusk", "noon again", "a dry hill"]
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
-    (folder / "corpus").mkdir()
-    for name, lines in (("cold", COLD), ("hot", HOT)):
-        (folder / "corpus" / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
-    (folder / paths.PARAMS).write_text(PARAMS)
-    with contextlib.chdir(folder):
-        stages.prepare()
-        stages.embed()
-    return folder
+    return prepare_classes(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture
@@ -269,7 +251,8 @@ def test_dataset_holds_what_prepare_and_embed_wrote(inside: None) -> None:
     assert dataset.labels == ["cold", "hot"]
     assert dataset.matrix.shape == (len(words), 3)
     assert dataset.matrix.dtype == np.float32
-    assert len(dataset.train) + len(dataset.dev) < len(COLD) + len(HOT)
+    # of 24 sentences a quarter is test
+    assert len(dataset.train) + len(dataset.dev) == 18
     assert dataset.train.tokens.max() == dataset.training_words - 1 == len(dataset.matrix) - 1
 
 
