@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def rank(module: str) -> int:
     return next(number for number, names in enumerate(ORDER) if module.partition(".")[0] in names)
 
 
+@cache
 def own_imports(module: str) -> list[str]:
     return [name.removeprefix(f"{NAME}.") for name in imports(TREES[module]) if name.startswith(f"{NAME}.")]
 

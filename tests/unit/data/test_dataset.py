@@ -118,28 +118,6 @@ def test_padded_batch_is_its_rows_and_then_zeros(lengths: list[int], data: st.Da
         assert line.tolist() == [number + 1] * lengths[number] + [0] * (padded.shape[1] - lengths[number])
 
 
-def test_rows_have_lengths_and_iterate() -> None:
-    rows = rows_of([3, 1, 2])
-    assert len(rows) == 3
-    assert rows.lengths.tolist() == [3, 1, 2]
-    assert (
-        [rows.row(number).tolist() for number in range(3)] == [row.tolist() for row in rows] == [[1] * 3, [2], [3] * 2]
-    )
-    assert (rows.tokens.dtype, rows.starts.dtype) == (np.int32, np.int64)
-    empty = Rows.from_ids([], np.zeros(0, np.int32))
-    assert (len(empty), len(empty.lengths), empty.tokens.dtype) == (0, 0, np.int32)
-
-
-def test_encode_numbers_words_and_labels_and_unknown_words() -> None:
-    examples = pd.DataFrame({"tokens": [["<e1>", "cat", "</e1>"], ["dog", "emu"]], "label": ["b", "a"]})
-    rows = encode(examples, Vocabulary(["cat", "dog"]), ["a", "b"])
-    assert [tokens.tolist() for tokens in rows] == [[2, 6, 3], [7, 1]]
-    assert rows.labels.tolist() == [1, 0]
-    plain = Rows.from_tokens(examples["tokens"], Vocabulary(["cat", "dog"]))
-    assert (plain.tokens.tolist(), plain.labels.tolist()) == (rows.tokens.tolist(), [0, 0])
-    assert {array.dtype for array in (rows.tokens, rows.labels)} == {np.dtype(np.int32)}
-
-
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3) | st.sampled_from(
     [*SPECIALS, "a", "b"]
 )
