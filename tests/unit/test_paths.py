@@ -1,8 +1,7 @@
 """The project's root is reached from within; what must outlive a temporary copy is outside it; files appear whole."""
 
 import errno
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -79,21 +78,9 @@ def test_full_disk_names_the_file(tmp_path: Path) -> None:
     assert error.value.filename == str(path)
 
 
-LOCK = """
-import sys
-from pathlib import Path
-from bilstm_attention.errors import UserError
-from bilstm_attention.paths import file_lock
-try:
-    with file_lock(Path(sys.argv[1]), UserError("busy")): print("free", end="")
-except UserError as error: print(error, end="")
-"""
-
-
-def test_lock_holds_other_processes_off_until_it_is_released(tmp_path: Path) -> None:
-    def other() -> str:
-        return subprocess.run([sys.executable, "-c", LOCK, str(tmp_path)], capture_output=True, text=True).stdout
-
-    with file_lock(tmp_path, UserError("busy")):
-        assert other() == "busy"
-    assert other() == "free"
+def test_lock_holds_others_off_until_it_is_released(tmp_path: Path) -> None:
+    lock = partial(file_lock, tmp_path, UserError("busy"))
+    with lock(), pytest.raises(UserError, match="busy"), lock():
+        pass
+    with lock():
+        pass
