@@ -20,6 +20,7 @@ import optuna
 import pytest
 from tests.servers import PostgresServer
 
+from bilstm_attention import cli
 from bilstm_attention.config import Params
 from bilstm_attention.search.retries import finished_trials, first_attempt
 from bilstm_attention.search.space import read_sweep
@@ -189,7 +190,9 @@ def test_ctrl_c_lets_running_trials_end(machine: Machine) -> None:
 # that one more than the budget is spent.
 
 
-def test_other_machine_spends_the_budget_of_a_dead_one(tmp_path: Path, database: str) -> None:
+def test_other_machine_spends_the_budget_of_a_dead_one(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     here, there = (Machine(tmp_path / name, database) for name in ("here", "there"))
     victim = here.start_and_finish_a_trial()
     other = there.start()
@@ -203,6 +206,9 @@ def test_other_machine_spends_the_budget_of_a_dead_one(tmp_path: Path, database:
     assert {trial.state.name for trial in trials} == {"COMPLETE"}
     assert here.results().items() >= before.items()
     assert not list(tmp_path.rglob("study.db"))
+    monkeypatch.chdir(there.folder)
+    cli.sweeps(storage=database)
+    assert f"{len(trials)} complete" in capsys.readouterr().out
 
 
 def test_two_machines_try_each_cell_of_a_grid_once(tmp_path: Path) -> None:

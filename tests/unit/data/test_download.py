@@ -48,7 +48,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, folder: Path) -> None:
         requested: list[str] = []
-        self.answer: Answer = SimpleHTTPRequestHandler.do_GET  # type: ignore[assignment]
+        self.answer: Answer = SimpleHTTPRequestHandler.do_GET
 
         class Handler(SimpleHTTPRequestHandler):
             server: Server
@@ -251,7 +251,7 @@ def body(content: bytes, length: int | None = None, wait: bool = False) -> Answe
         handler.wfile.write(content)
         handler.wfile.flush()
         if wait:
-            handler.server.ended.wait()  # type: ignore[attr-defined]
+            handler.server.ended.wait()
 
     return answer
 
