@@ -1,4 +1,4 @@
-"""One real run of the pipeline by its commands: repro, kill, comparison, sweep, champion, answers.
+"""One real run of the pipeline by its commands: repro, kill, champion, answers, pages, sweep.
 
 The tests share one project and run in the order of this file: each goes on from the state that those before it left, so
 that the pipeline is run once and not ten times. Run the whole file, not single tests.
@@ -6,6 +6,7 @@ that the pipeline is run once and not ten times. Run the whole file, not single 
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,19 +24,6 @@ from tests.project import Project, copy_project
 CURRENT = "experiments/current"
 SENTENCE = "The <e1>wheel</e1> of the <e2>car</e2> broke."
 CHATTER = ("cuda", "oneDNN", "absl", "retracing", "UserWarning", "DeprecationWarning", "alembic", "INFO mlflow")
-COMPARISON = """
-about: Two poolings
-base: experiments/configs/sample.yaml
-overrides: {train.epochs: 2, train.learning_rate: 0.03, model.lstm_units: 4, embeddings.epochs: 1}
-tables:
-  poolings:
-    about: Dev scores
-    seeds: [0, 1]
-    reference: mean
-    variants:
-      mean: {set: {model.attention.kind: mean}}
-      max: {set: {model.attention.kind: max}}
-"""
 SWEEP = """
 study: units
 sampler: {kind: random, seed: 0}
@@ -124,23 +112,6 @@ def test_mlflow_has_a_parent_of_the_seeds(project: Project) -> None:
     assert parent.data.metrics["test/official_f1"] == pytest.approx(scores["test"]["official_f1"]["mean"])
 
 
-def test_change_of_parameter_reruns_its_stages_alone(project: Project) -> None:
-    overrides = ("data.split_seed=9", "embeddings.window=3", "train.learning_rate=0.002", "evaluate.bootstrap=101")
-    project.apply(*overrides, "train.seeds=[0,1,7]")
-    status = json.loads(project.run("dvc", "status", "--json"))
-    project.run("git", "checkout", "-q", "--", "params.yaml")
-    reasons = [(stage, reason.get("changed deps", {})) for stage, listed in status.items() for reason in listed]
-    assert {stage: changed["params.yaml"] for stage, changed in reasons if "params.yaml" in changed} == {
-        "prepare": {"data": "modified"},
-        "embed": {"embeddings": "modified"},
-        "train@0": {"train.learning_rate": "modified"},
-        "train@1": {"train.learning_rate": "modified"},
-        "train@7": "new",
-        "evaluate": {"evaluate.bootstrap": "modified", "train.seeds": "modified"},
-        "report": {"evaluate": "modified", "train.seeds": "modified"},
-    }
-
-
 def test_killed_training_resumes_and_ends_with_the_same_bytes(project: Project) -> None:
     before = project.outputs()
     for folder in ("models", "live"):
@@ -188,16 +159,18 @@ def test_model_answers_with_a_warning_after_an_edit_of_source(project: Project) 
         source.write_text(text)
 
 
-def test_comparison_reports_the_scores_of_its_trainings(project: Project) -> None:
-    (project.root / "experiments/comparisons/poolings.yaml").write_text(COMPARISON)
-    printed = project.run("bilstm-attention", "compare", "experiments/comparisons/poolings.yaml", "--workers", "2")
-    assert "`max` " in printed
-    records = (project.root / "experiments/trainings").glob("*.json")
-    dev = [json.loads(file.read_text())["dev"]["official_f1"] for file in records]
-    table = pd.read_csv(project.root / "experiments/results/poolings.csv")
-    assert table["variant"].tolist() == ["mean", "max"]
-    assert sorted(table[["seed_0", "seed_1"]].to_numpy().ravel()) == pytest.approx(sorted(dev), abs=1e-4)
-    assert "| `max` " in project.read("experiments/results/poolings.md").decode()
+def test_explain_writes_the_page_of_a_split_and_of_texts(project: Project, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    command = ("bilstm-attention", "explain", "--output", str(page))
+    printed = project.run(*command, "--split", "dev", "--limit", "7")
+    counts = re.search(rf"explain {page}: sentences 7  right (\d+)  wrong (\d+)\n", printed)
+    assert counts
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<li ") == 7
+    assert "dev: 7 sentences, {} right, {} wrong.".format(*counts.groups()) in text
+    printed = project.run(*command, "--text", SENTENCE, "--seed", "1")
+    assert "the <e1> wheel </e1> of the <e2> car </e2> broke ." in printed
+    assert "<h1>seed 1</h1>" in page.read_text(encoding="utf-8")
 
 
 def test_killed_sweep_keeps_its_trials_and_meets_its_budget(project: Project) -> None:
@@ -208,12 +181,24 @@ def test_killed_sweep_keeps_its_trials_and_meets_its_budget(project: Project) ->
     assert "3/3" in printed
     assert "1/3" not in printed
     assert chatter(printed) == []
-    board = pd.read_csv(project.root / "experiments/studies/units/leaderboard.csv")
+    folder = project.root / "experiments/studies/units"
+    board = pd.read_csv(folder / "leaderboard.csv")
     assert len(board) == 3
     assert board["trial"].is_unique
+    pictures = re.findall(r"^!\[.*\]\((.+)\)$", (folder / "report.md").read_text(), re.MULTILINE)
+    assert pictures
+    assert all((folder / picture).is_file() for picture in pictures)
+    assert "3 complete" in project.run("bilstm-attention", "sweeps")
     runs = runs_of(project, "tags.sweep = 'units'")
     (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
     assert sum(run.data.tags.get("mlflow.parentRunId") == parent.info.run_id for run in runs) >= 3
+
+
+def test_sweep_refuses_data_of_other_params(project: Project) -> None:
+    project.apply("data.split_seed=9")
+    refused = project.run("bilstm-attention", "sweep", "experiments/sweeps/units.yaml", check=False)
+    project.run("git", "checkout", "-q", "--", "params.yaml")
+    assert "prepare: changed since it was prepared; `dvc repro embed` first" in refused
 
 
 def test_best_trial_applied_gives_the_same_scores(project: Project) -> None:

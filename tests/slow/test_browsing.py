@@ -1,9 +1,5 @@
 """The MLflow UI after `dvc repro` and a sweep against a tracking server on PostgreSQL, seen in a browser."""
 
-import re
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from playwright.sync_api import Browser, Page, expect
 from tests.browser import MILLISECONDS, headless_browser, looked_at
-from tests.project import Project, copy_project
+from tests.project import copy_project
 from tests.servers import PostgresServer, TrackingServer
 
 SWEEP = """
@@ -32,15 +28,8 @@ NAME = "zhou lstm_units=8 epochs=3 embeddings.epochs=1"
 
 @dataclass
 class Recorded:
-    """A project whose pipeline and sweep a server knows.
+    """What a server knows of the pipeline and a sweep: runs by name, and the page that lists them."""
 
-    Args:
-        runs: by name.
-        table: the page of the server that lists them.
-    """
-
-    project: Project
-    server: TrackingServer
     runs: dict[str, Run]
     table: str
 
@@ -67,7 +56,7 @@ def recorded(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory)
             experiment = client.get_experiment_by_name("sample").experiment_id
             runs = {run.info.run_name: run for run in client.search_runs([experiment])}
             address = f"{server.url}/#/experiments/{experiment}/runs?workflowType=machine_learning"
-            yield Recorded(project, server, runs, address)
+            yield Recorded(runs, address)
         finally:
             server.kill()
 
@@ -76,14 +65,6 @@ def recorded(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory)
 def browser(recorded: Recorded) -> Iterator[Browser]:
     with headless_browser() as started:
         yield started
-
-
-def test_server_has_every_run_and_the_project_none(recorded: Recorded) -> None:
-    trials = {re.sub(r"^trial \d", "trial", name) for name in recorded.runs if name.startswith("trial")}
-    assert trials == {f"trial: lstm_units={units}" for units in (4, 6, 8)}
-    assert set(recorded.runs) >= {"sweep units", *(f"{NAME} {seeds}" for seeds in ("seeds=0,1", "seed=0", "seed=1"))}
-    assert {run.info.status for run in recorded.runs.values()} == {"FINISHED"}
-    assert not (recorded.project.root / "experiments/mlflow.db").exists()
 
 
 def test_list_of_runs(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:
@@ -124,27 +105,3 @@ def test_page_of_a_sweep(recorded: Recorded, browser: Browser, tmp_path: Path) -
     with page.context.expect_page() as tab:
         page.get_by_role("link", name="All figures").click()
     expect(tab.value.frame_locator("iframe").get_by_text("Study units")).to_be_visible(timeout=MILLISECONDS)
-
-
-def test_training_is_seen_while_it_runs(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:
-    project, store = recorded.project, {"MLFLOW_TRACKING_URI": recorded.server.url}
-    project.apply("train.epochs=1000", "train.patience=1000")
-    client, query = MlflowClient(recorded.server.url), "params.train.epochs = '1000' and metrics.loss > 0"
-    experiment = client.get_experiment_by_name("sample").experiment_id
-    command = ["bilstm-attention", "train", "--seed", "0"]
-    with subprocess.Popen(command, cwd=project.root, env=project.environment(**store)) as training:
-        try:
-            while not (runs := client.search_runs([experiment], query)):
-                assert training.poll() is None
-                time.sleep(0.5)
-            page = browser.new_page(viewport={"width": 1600, "height": 1000})
-            page.goto(recorded.table)
-            looked_at(page, tmp_path / "running.png", "epochs=1000")
-            page.goto(f"{recorded.table.partition('?')[0]}/{runs[0].info.run_id}/model-metrics")
-            looked_at(page, tmp_path / "curves.png", "official_f1")
-            assert client.get_run(runs[0].info.run_id).info.status == "RUNNING"
-            training.send_signal(signal.SIGINT)
-            training.wait()
-        finally:
-            training.kill()
-    assert client.get_run(runs[0].info.run_id).info.status == "KILLED"

@@ -26,32 +26,27 @@ MEAN = (
     "embeddings.epochs=1",
     "model.attention.kind=mean",
 )
-AGAIN = """  again:
-    seeds: [1, 0]
-    reference: mean
-    variants:
-      average: {set: {model.attention.kind: mean, train.epochs: 3}}
-      mean: {set: {model.attention.kind: mean}}
-"""
+# leaves out the other variant
+ONE = ("      two hops: {set: {model.attention.kind: structured, model.attention.hops: 2}}\n", "")
 
 
 def compare(project: Project, name: str) -> None:
     project.run("bilstm-attention", "compare", f"experiments/comparisons/{name}.yaml", "--workers", "2")
 
 
-def write(project: Project, name: str, *changes: tuple[str, str], tables: str = "") -> None:
+def write(project: Project, name: str, *changes: tuple[str, str]) -> None:
     text = COMPARISON
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
-    (project.root / f"experiments/comparisons/{name}.yaml").write_text(text + tables)
+    (project.root / f"experiments/comparisons/{name}.yaml").write_text(text)
 
 
 @pytest.fixture(scope="module")
 def project(new_project: Callable[[], Project]) -> Project:
     assert "embeddings.epochs=1" in SMALL
     project = new_project()
-    write(project, "two", tables=AGAIN)
+    write(project, "two")
     compare(project, "two")
     return project
 
@@ -83,14 +78,11 @@ def runs_of(store: Path) -> list[tuple[str, str]]:
 
 def test_page_has_the_dev_scores_of_the_trainings(project: Project) -> None:
     rows, records = results_of(project, "two"), records_of(project)
-    # the trainings of `mean` are of both tables, and done once
-    assert len(records) == 6
-    assert list(rows.index) == [("kinds", "mean"), ("kinds", "two hops"), ("again", "average"), ("again", "mean")]
+    assert len(records) == 4
+    assert list(rows.index) == [("kinds", "mean"), ("kinds", "two hops")]
     assert {*rows[["seed_0", "seed_1"]].to_numpy().ravel()} == {
         round(record["dev"]["official_f1"], 4) for record in records.values()
     }
-    scores = ["mean", "seed_0", "seed_1"]
-    assert rows.loc[("again", "mean"), scores].tolist() == rows.loc[("kinds", "mean"), scores].tolist()
     rows = rows.loc["kinds"]
     assert (rows.loc["mean", "weights_added"], rows["p"].isna().tolist()) == (0, [True, False])
     # W1 (4, 100) and W2 (100, 2), and a second state of 4 for each of 19 classes
@@ -103,8 +95,7 @@ def test_page_has_the_dev_scores_of_the_trainings(project: Project) -> None:
 
 
 def test_every_training_of_a_table_is_a_run_and_sync_logs_it(project: Project) -> None:
-    names = ["average", "mean", "mean", "two hops"]
-    expected = sorted((f"{name} seed={seed}", "FINISHED") for name in names for seed in (0, 1))
+    expected = sorted((f"{name} seed={seed}", "FINISHED") for name in ("mean", "two hops") for seed in (0, 1))
     assert runs_of(project.root / "experiments/mlflow.db") == expected
     other = project.root / "other.db"
     project.run("bilstm-attention", "sync", extra={"MLFLOW_TRACKING_URI": f"sqlite:///{other}"})
@@ -122,14 +113,14 @@ def test_second_run_trains_only_what_is_missing(project: Project) -> None:
     for part in ("dev", "history", "predicted", "confidence", "faithfulness"):
         assert after[lost][part] == before[lost][part]
     assert project.read("experiments/results/two.md") == page
-    assert len(runs_of(project.root / "experiments/mlflow.db")) == 8
+    assert len(runs_of(project.root / "experiments/mlflow.db")) == 4
     assert list((project.root / "experiments/trainings").glob("checkpoints/*")) == []
 
 
 def test_test_scores_are_those_of_the_pipeline(project: Project) -> None:
     # the first variant has data of its own: the context of the entities alone
     own = ("kind: mean}", "kind: mean, data.tokens.context: 2}")
-    write(project, "final", ("seeds:", "test: true\n    seeds:"), own, ("[faithfulness]", "[classes]"))
+    write(project, "final", ("seeds:", "test: true\n    seeds:"), own, ("[faithfulness]", "[classes]"), ONE)
     compare(project, "final")
     row = results_of(project, "final").loc[("kinds", "mean")]
     assert row["test_mean"] > 10  # or equal scores would say nothing
@@ -147,10 +138,7 @@ def test_test_scores_are_those_of_the_pipeline(project: Project) -> None:
 
 
 def test_folds_without_a_test_file_are_those_of_the_pipeline(project: Project) -> None:
-    # mean pooling alone
-    text = "".join(line for line in COMPARISON.splitlines(keepends=True) if "two hops" not in line)
-    text = text.replace("[0, 1]", "[0]\n    folds: 2").replace("{train.epochs", "{data.test: null, train.epochs")
-    (project.root / "experiments/comparisons/thirds.yaml").write_text(text)
+    write(project, "thirds", ONE, ("[0, 1]", "[0]\n    folds: 2"), ("{train.epochs", "{data.test: null, train.epochs"))
     compare(project, "thirds")
     expected = pipeline_metrics(project, "data.test=null", "data.folds=2", "data.fold=1")["test"]["official_f1"]["mean"]
     assert expected > 10
@@ -168,7 +156,7 @@ def test_two_comparisons_do_not_train_at_once(project: Project, monkeypatch: pyt
 
 
 def test_killed_comparison_goes_on(project: Project) -> None:
-    write(project, "long", ("train.epochs: 2", "train.patience: 15, train.epochs: 15"), ("[0, 1]", "[0]"))
+    write(project, "long", ("train.epochs: 2", "train.epochs: 6"), ("[0, 1]", "[0]"))
     earlier, checkpoints = records_of(project), project.root / "experiments/trainings/checkpoints"
     command = ["bilstm-attention", "compare", "experiments/comparisons/long.yaml", "--workers", "2"]
     with (project.root / "long.log").open("w") as log:
@@ -180,5 +168,5 @@ def test_killed_comparison_goes_on(project: Project) -> None:
     killed.wait()
     compare(project, "long")
     records = [record for file, record in records_of(project).items() if file not in earlier]
-    assert [len(record["history"]) for record in records] == [15, 15]
+    assert [len(record["history"]) for record in records] == [6, 6]
     assert not list(checkpoints.glob("*"))

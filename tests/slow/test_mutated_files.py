@@ -15,7 +15,7 @@ from bilstm_attention.data.corpus import read_chunks, read_corpus
 from bilstm_attention.data.tables import BYTE_ORDER_MARKS
 from bilstm_attention.errors import OFFENDERS_SHOWN, DataError
 
-FILES = 2_500  # of each kind
+FILES = 1_000  # of each kind
 TEXTS = [
     'A good film, "really" good',
     "Nicht schön; aber kurz",

@@ -6,10 +6,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 import bilstm_attention
 
@@ -42,6 +42,7 @@ def rank(module: str) -> int:
     return next(number for number, names in enumerate(ORDER) if module.partition(".")[0] in names)
 
 
+@cache
 def own_imports(module: str) -> list[str]:
     return [name.removeprefix(f"{NAME}.") for name in imports(TREES[module]) if name.startswith(f"{NAME}.")]
 
@@ -109,11 +110,3 @@ def test_source_is_small() -> None:
 def test_no_private_attribute_of_optuna() -> None:
     private = re.compile(r"optuna\.[a-z.]*\._|study\._|trial\._")
     assert [path.name for path in PACKAGE.rglob("*.py") if private.search(path.read_text(encoding="utf-8"))] == []
-
-
-def test_every_dependency_of_dvc_on_the_package_exists() -> None:
-    root = PACKAGE.parents[1]
-    stages = YAML(typ="safe").load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    listed = [name for stage in stages.values() for name in stage["deps"] if name.startswith("src/")]
-    assert listed
-    assert [name for name in listed if not (root / name).exists()] == []

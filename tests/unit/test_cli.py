@@ -86,6 +86,7 @@ def test_wrong_usage_has_exit_code_2(arguments: list[object], run: Run) -> None:
         ("scores", "now: bilstm-attention explain --split dev"),
         ("scores --markdown", "True"),
         ("explain --split dev --output page.html", "now: open {here}/page.html in a browser"),
+        ("explain --text a --text b --seed 2 --output p.html", "['a', 'b'] None 50 2 {here}/p.html\nnow: "),
     ],
 )
 def test_stage_runs_in_the_root_and_names_the_next_step(
@@ -158,6 +159,7 @@ def test_outside_a_project_a_stage_says_where_to_run(run: Run, tmp_path: Path, m
         (["embed"], "words.csv: not there; `dvc repro` makes it."),
         (["scores"], "scores.json: not there; `dvc repro` makes it."),
         (["train", "--seed", 7], "--seed 7: not one of train.seeds, [0]"),
+        (["explain", "--split", "dev", "--seed", 9], "--seed 9: not one of train.seeds, [0]; no model has it."),
         (["apply"], "nothing to apply"),
         (["apply", "experiments/configs/nobody.yaml"], "experiments/configs/nobody.yaml: no such file."),
         (["apply", "zhuo2016"], "zhuo2016: no such file; did you mean 'zhou2016'?"),
@@ -249,44 +251,6 @@ def test_init_asks_on_a_terminal_alone(run: Run, project: Path, table: Path, mon
     assert "label: tone" in (project / "experiments/configs/views.yaml").read_text()
 
 
-@pytest.fixture
-def answers(tmp_path: Path) -> Callable[..., Path]:
-    def write(name: str, *labels: str) -> Path:
-        path = tmp_path / name
-        path.write_text("".join(f"{number}\t{label}\n" for number, label in enumerate(labels, start=1)))
-        return path
-
-    return write
-
-
-def test_score_prints_three_views_and_the_official_last(run: Run, answers: Callable[..., Path]) -> None:
-    gold = answers("gold.txt", "Cause-Effect(e1,e2)", "Cause-Effect(e2,e1)", "Other")
-    predicted = answers("answers.txt", "Cause-Effect(e1,e2)", "Cause-Effect(e1,e2)", "Other")
-    code, out, err = run("score", gold, predicted)
-    assert (code, err) == (0, "")
-    assert [line[0] for line in out.splitlines() if line[1:3] == ". "] == ["1", "2", "3"]
-    # both have the right relation, one of them the right direction
-    *_, last = out.splitlines()
-    assert last.startswith("Official score (macro F1")
-    assert last.endswith(": 50.00")
-
-
-@pytest.mark.parametrize(
-    ("gold", "wrong", "right"),
-    [
-        (["Other", "Other"], "Cause-Efect(e1,e2)", "Cause-Effect(e1,e2)"),
-        (["per:title(e1,e2)", "no_relation"], "per:titel(e1,e2)", "per:title(e1,e2)"),
-    ],
-    ids=["semeval", "another corpus"],
-)
-def test_score_names_line_and_nearest_label_of_an_unknown_one(
-    gold: list[str], wrong: str, right: str, run: Run, answers: Callable[..., Path]
-) -> None:
-    code, out, err = run("score", answers("gold.txt", *gold), answers("answers.txt", gold[0], wrong))
-    assert (code, out) == (1, "")
-    assert f"answers.txt:2: unknown label {wrong!r}; did you mean {right!r}?" in err
-
-
 def test_fetch_without_names_lists_the_catalogue(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     code, out, err = run("fetch")
@@ -309,8 +273,13 @@ def test_fetch_passes_on_names_and_mirror(run: Run, project: Path, monkeypatch: 
 
 
 def test_interrupted_sweep_says_that_it_resumes(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bilstm_attention.search.commands.sweep", Mock(side_effect=KeyboardInterrupt))
-    code, _, err = run("sweep", "sweep.yaml")
+    search = Mock(side_effect=KeyboardInterrupt)
+    monkeypatch.setattr("bilstm_attention.search.commands.sweep", search)
+    options = ("--trials", 6, "--hours", 2, "--workers", 1, "--storage", "sqlite:///s.db", "--heartbeat", 3)
+    code, _, err = run("sweep", "sweep.yaml", *options, "-S", "train.epochs=3")
+    search.assert_called_once_with(
+        project / "notes/sweep.yaml", 6, 2.0, 1, "sqlite:///s.db", 3, {"train.epochs": 3}, stages.prepare_data
+    )
     assert code != 0
     assert "stopped; the same command goes on from here." in err
 

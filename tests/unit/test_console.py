@@ -2,7 +2,6 @@
 
 import io
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -168,51 +167,6 @@ def test_line_that_interrupts_another_follows_it(monkeypatch: pytest.MonkeyPatch
         progress.log(LINE)
     shown = [line for line in lines_of(file.getvalue()) if is_terminal is False or not line.startswith("trials ")]
     assert [line for line in shown if line] == ["first", "second", " ".join(LINE.split())]
-
-
-CTRL_C = """
-import fcntl, signal, termios, time
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-from bilstm_attention.console import JobProgress
-
-def stop(*_):
-    global stopped
-    progress.log("stopping soon")
-    stopped = True
-
-stopped = False
-signal.signal(signal.SIGINT, stop)
-with JobProgress() as progress:
-    progress.update("trials", 1, 9)
-    progress.log("a line")
-    while not stopped:
-        time.sleep(0.02)
-print("after")
-"""
-
-
-def test_ctrl_c_in_a_real_terminal_is_answered_above_the_bars() -> None:
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
-    # in a session of its own, so that the terminal becomes the one that Ctrl-C comes from
-    child = subprocess.Popen(
-        [sys.executable, "-c", CTRL_C], stdin=theirs, stdout=theirs, env=environment, start_new_session=True
-    )
-    os.close(theirs)
-    written, pressed = b"", 0
-    try:
-        while b"after" not in written:
-            written += os.read(ours, 4096)
-            if b"a line" in written and not pressed:
-                pressed = os.write(ours, b"\x03")
-        assert child.wait(10) == 0
-    finally:
-        child.kill()
-        child.wait()
-        os.close(ours)
-    shown = lines_of(written.decode())
-    bars = [number for number, line in enumerate(shown) if line.startswith("trials ")]
-    assert shown.index("a line") < shown.index("stopping soon") < bars[-1] < shown.index("after")
 
 
 def test_summary_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:

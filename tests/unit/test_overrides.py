@@ -107,7 +107,7 @@ VALUES = {
 }
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(overrides={"data.folder": "\x85"}).via("a line break that YAML would fold")
 @example(overrides={"data.folder": "a\u2028b \x7f\t\u00ad\ufeff "}).via("what does not print")
 @given(overrides=st.fixed_dictionaries({}, optional=VALUES))

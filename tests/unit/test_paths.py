@@ -1,26 +1,19 @@
 """The project's root is reached from within; what must outlive a temporary copy is outside it; files appear whole."""
 
 import errno
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.small import begin_project
 
 from bilstm_attention.errors import UserError
 from bilstm_attention.paths import atomic_write, file_lock, main_root, project_root
 
 
-def make_project(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("dvc.yaml", "params.yaml"):
-        (folder / name).touch()
-    return folder
-
-
 @pytest.mark.parametrize("inside", [".", "data", "experiments/current/models/seed-0"])
 def test_root_is_reached_from_every_folder(inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = make_project(tmp_path / "project")
+    root = begin_project(tmp_path / "project")
     (root / inside).mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(root / inside)
     assert project_root() == main_root() == root
@@ -29,7 +22,7 @@ def test_root_is_reached_from_every_folder(inside: str, tmp_path: Path, monkeypa
 @pytest.mark.parametrize("missing", ["dvc.yaml", "params.yaml"])
 def test_folder_outside_any_project_is_named(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (make_project(tmp_path) / missing).unlink()
+    (begin_project(tmp_path) / missing).unlink()
     with pytest.raises(UserError, match="neither this folder nor one above it holds") as error:
         project_root()
     assert str(tmp_path) in str(error.value)
@@ -37,8 +30,8 @@ def test_folder_outside_any_project_is_named(missing: str, tmp_path: Path, monke
 
 @pytest.mark.parametrize("copy", [".dvc/tmp/exps/standalone/tmpabc", ".dvc/tmp/exps/tmpabc"])
 def test_temporary_copy_leads_to_the_main_checkout(copy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = make_project(tmp_path / "project")
-    here = make_project(root / copy)
+    root = begin_project(tmp_path / "project")
+    here = begin_project(root / copy)
     (here / "data").mkdir()
     monkeypatch.chdir(here / "data")
     assert project_root() == here
@@ -46,7 +39,7 @@ def test_temporary_copy_leads_to_the_main_checkout(copy: str, tmp_path: Path, mo
 
 
 def test_folder_merely_called_exps_is_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = make_project(tmp_path / "exps/tmp/project")
+    root = begin_project(tmp_path / "exps/tmp/project")
     monkeypatch.chdir(root)
     assert main_root() == root
 
@@ -86,21 +79,9 @@ def test_full_disk_names_the_file(tmp_path: Path) -> None:
     assert error.value.filename == str(path)
 
 
-LOCK = """
-import sys
-from pathlib import Path
-from bilstm_attention.errors import UserError
-from bilstm_attention.paths import file_lock
-try:
-    with file_lock(Path(sys.argv[1]), UserError("busy")): print("free", end="")
-except UserError as error: print(error, end="")
-"""
-
-
-def test_lock_holds_other_processes_off_until_it_is_released(tmp_path: Path) -> None:
-    def other() -> str:
-        return subprocess.run([sys.executable, "-c", LOCK, str(tmp_path)], capture_output=True, text=True).stdout
-
-    with file_lock(tmp_path, UserError("busy")):
-        assert other() == "busy"
-    assert other() == "free"
+def test_lock_holds_others_off_until_it_is_released(tmp_path: Path) -> None:
+    lock = partial(file_lock, tmp_path, UserError("busy"))
+    with lock(), pytest.raises(UserError, match="busy"), lock():
+        pass
+    with lock():
+        pass

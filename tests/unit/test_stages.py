@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from bilstm_attention import stages
-from bilstm_attention.config import Params, Train, with_overrides
+from bilstm_attention.config import Params, Train, read_overrides, with_overrides
 from bilstm_attention.errors import ParamsError
 from bilstm_attention.stages import _warn_of_first_weights, _write_live
 
@@ -25,6 +25,17 @@ def test_wrong_parameter_is_an_error_before_tensorflow(
     Path("params.yaml").write_text("model: {lstm_unit: 3}")
     with pytest.raises(ParamsError, match="lstm_unit"):
         stage()
+
+
+def test_best_takes_another_relation_corpus_by_its_data_alone(tmp_path: Path) -> None:
+    labels = ["no_relation", "org:site(e2,e1)", "org:site(e1,e2)"]
+    blocks = (f'{n}\t" <e1> a{n} </e1> of <e2> b </e2> "\n{label}\n\n\n' for n, label in enumerate(labels))
+    (tmp_path / "all.txt").write_text("".join(blocks))
+    files = dict.fromkeys(("data.train", "data.dev", "data.test"), "all.txt")
+    best = read_overrides(Path(__file__).parents[2] / "experiments/configs/best.yaml")
+    kbp37 = {"data.format": "kbp37", "data.folder": str(tmp_path), **files}
+    stages.prepare(with_overrides(Params(), best | kbp37), tmp_path)
+    assert json.loads((tmp_path / "data/prepared/labels.json").read_text()) == labels[:0:-1] + labels[:1]
 
 
 def test_live_files_have_the_layout_of_dvclive(tmp_path: Path) -> None:

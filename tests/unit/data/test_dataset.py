@@ -1,6 +1,5 @@
 """Numbering, batching and padding sentences, and reading what prepare and embed wrote."""
 
-import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.small import prepare_classes
 
-from bilstm_attention import paths, stages
+from bilstm_attention import paths
 from bilstm_attention.data import dataset as module
 from bilstm_attention.data.dataset import (
     Rows,
@@ -118,28 +118,6 @@ def test_padded_batch_is_its_rows_and_then_zeros(lengths: list[int], data: st.Da
         assert line.tolist() == [number + 1] * lengths[number] + [0] * (padded.shape[1] - lengths[number])
 
 
-def test_rows_have_lengths_and_iterate() -> None:
-    rows = rows_of([3, 1, 2])
-    assert len(rows) == 3
-    assert rows.lengths.tolist() == [3, 1, 2]
-    assert (
-        [rows.row(number).tolist() for number in range(3)] == [row.tolist() for row in rows] == [[1] * 3, [2], [3] * 2]
-    )
-    assert (rows.tokens.dtype, rows.starts.dtype) == (np.int32, np.int64)
-    empty = Rows.from_ids([], np.zeros(0, np.int32))
-    assert (len(empty), len(empty.lengths), empty.tokens.dtype) == (0, 0, np.int32)
-
-
-def test_encode_numbers_words_and_labels_and_unknown_words() -> None:
-    examples = pd.DataFrame({"tokens": [["<e1>", "cat", "</e1>"], ["dog", "emu"]], "label": ["b", "a"]})
-    rows = encode(examples, Vocabulary(["cat", "dog"]), ["a", "b"])
-    assert [tokens.tolist() for tokens in rows] == [[2, 6, 3], [7, 1]]
-    assert rows.labels.tolist() == [1, 0]
-    plain = Rows.from_tokens(examples["tokens"], Vocabulary(["cat", "dog"]))
-    assert (plain.tokens.tolist(), plain.labels.tolist()) == (rows.tokens.tolist(), [0, 0])
-    assert {array.dtype for array in (rows.tokens, rows.labels)} == {np.dtype(np.int32)}
-
-
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3) | st.sampled_from(
     [*SPECIALS, "a", "b"]
 )
@@ -221,27 +199,9 @@ def test_large_split_takes_little_memory(tmp_path: Path) -> None:
     assert megabytes < 80
 
 
-PARAMS = """
-data: {format: classes, folder: corpus, train: {cold: cold.txt, hot: hot.txt}, test: null,
-       dev_fraction: 0.25, test_fraction: 0.25}
-embeddings: {source: random, dimension: 3}
-train: {monitor: accuracy}
-"""
-COLD = ["ice and snow", "snow on the hill", "a frozen lake", "frost at dawn", "hail again", "an icy wind"]
-HOT = ["sun and sand", "sand in the wind", "a boiling kettle", "embers at dusk", "noon again", "a dry hill"]
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
-    (folder / "corpus").mkdir()
-    for name, lines in (("cold", COLD), ("hot", HOT)):
-        (folder / "corpus" / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
-    (folder / paths.PARAMS).write_text(PARAMS)
-    with contextlib.chdir(folder):
-        stages.prepare()
-        stages.embed()
-    return folder
+    return prepare_classes(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture
@@ -269,7 +229,8 @@ def test_dataset_holds_what_prepare_and_embed_wrote(inside: None) -> None:
     assert dataset.labels == ["cold", "hot"]
     assert dataset.matrix.shape == (len(words), 3)
     assert dataset.matrix.dtype == np.float32
-    assert len(dataset.train) + len(dataset.dev) < len(COLD) + len(HOT)
+    # of 24 sentences a quarter is test
+    assert len(dataset.train) + len(dataset.dev) == 18
     assert dataset.train.tokens.max() == dataset.training_words - 1 == len(dataset.matrix) - 1
 
 

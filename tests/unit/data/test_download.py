@@ -1,18 +1,23 @@
-"""The catalogue, and fetching from folders and over loopback HTTP when nothing fails."""
+"""The catalogue, and fetching from folders and over loopback HTTP; one that fails says why, and stores nothing."""
 
 import gzip
 import hashlib
 import re
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
+from bilstm_attention.data import download
 from bilstm_attention.data.download import CATALOG, Entry, File, describe, fetch, fetch_entry
 from bilstm_attention.errors import FetchError
+
+CONTENT = b"0123456789" * 100
+Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 def sha256(content: bytes) -> str:
@@ -27,13 +32,30 @@ def known(path: str, content: bytes, address: str | None = None) -> File:
     return File(path, sha256(content), len(content), address)
 
 
+def content_entry(*addresses: str | None, checksum: str | None = sha256(CONTENT)) -> Entry:
+    """An entry of one file of `CONTENT` for each address: a.txt, b.txt."""
+    return entry(
+        *(File(f"{name}.txt", checksum, len(CONTENT), url) for name, url in zip("ab", addresses, strict=False))
+    )
+
+
+def stored(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.name != "toy" and path.suffix != ".part"]
+
+
 class Server(ThreadingHTTPServer):
-    """Serves a folder and records the requested paths."""
+    """Serves a folder, or gives the one `answer` to every GET; records the requested paths."""
 
     def __init__(self, folder: Path) -> None:
         requested: list[str] = []
+        self.answer: Answer = SimpleHTTPRequestHandler.do_GET
 
         class Handler(SimpleHTTPRequestHandler):
+            server: Server
+
+            def do_GET(self) -> None:
+                self.server.answer(self)
+
             def log_request(self, *_: object) -> None:
                 requested.append(self.requestline.split()[1])  # as sent: `path` has double slashes removed
 
@@ -41,7 +63,7 @@ class Server(ThreadingHTTPServer):
                 pass
 
         super().__init__(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-        self.requested = requested
+        self.requested, self.ended = requested, Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -53,6 +75,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     with Server(tmp_path / "mirror") as server:
         Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
+        server.ended.set()
         server.shutdown()
 
 
@@ -160,12 +183,10 @@ def test_mirror_without_the_archive_gives_its_vector_files(
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["a server with ranges", "without"])
 @pytest.mark.parametrize("left", [b"0123", b"0123456789", b"wrong"])
-def test_cut_off_download_resumes(
-    tmp_path: Path, server: Server, left: bytes, ranges: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cut_off_download_resumes(tmp_path: Path, server: Server, left: bytes, ranges: bool) -> None:
     content, sent = b"0123456789", list[bytes]()
 
-    def do_get(handler: BaseHTTPRequestHandler) -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
         start = int(handler.headers.get("Range", "bytes=0-")[6:-1]) if ranges else 0
         sent.append(content[start:])
         handler.send_response(416 if start >= len(content) else 206 if start else 200)
@@ -173,7 +194,7 @@ def test_cut_off_download_resumes(
         handler.end_headers()
         handler.wfile.write(sent[-1])
 
-    monkeypatch.setattr(SimpleHTTPRequestHandler, "do_GET", do_get)
+    server.answer = answer
     part = tmp_path / "toy/a.txt.part"
     part.parent.mkdir()
     part.write_bytes(left)
@@ -186,3 +207,127 @@ def test_cut_off_download_resumes(
     assert path.read_bytes() == content
     assert list(path.parent.iterdir()) == [path]
     assert sent[-1] == (b"456789" if ranges and left == b"0123" else content)
+
+
+@pytest.mark.parametrize("over_http", [False, True])
+def test_wrong_content_is_refused_with_both_checksums(tmp_path: Path, server: Server, over_http: bool) -> None:
+    wrong = CONTENT[:-1] + b"x"
+    (tmp_path / "mirror/a.txt").write_bytes(wrong)
+    mirror = server.url if over_http else str(tmp_path / "mirror")
+    with pytest.raises(FetchError) as caught:
+        fetch_entry(content_entry(None), tmp_path / "external", mirror=mirror, progress=False)
+    for part in (sha256(CONTENT), hashlib.sha256(wrong).hexdigest(), mirror):
+        assert part in str(caught.value)
+    assert stored(tmp_path / "external") == []
+
+
+def test_wrong_file_that_exists_is_named_and_left_unchanged(tmp_path: Path) -> None:
+    target = tmp_path / "external/toy/a.txt"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"edited by hand")
+    (tmp_path / "a.txt").write_bytes(CONTENT)
+    with pytest.raises(
+        FetchError, match=rf"{target}: exists, but its sha256 is .*, not {sha256(CONTENT)}; .* delete it"
+    ):
+        fetch_entry(content_entry(None), tmp_path / "external", mirror=str(tmp_path))
+    assert target.read_bytes() == b"edited by hand"
+
+
+def test_fault_in_one_file_keeps_the_correct_ones(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(CONTENT)
+    (tmp_path / "b.txt").write_bytes(b"wrong")
+    with pytest.raises(FetchError, match=r"b\.txt"):
+        fetch_entry(content_entry(None, None), tmp_path / "external", mirror=str(tmp_path))
+    assert stored(tmp_path / "external") == [tmp_path / "external/toy/a.txt"]
+
+
+def body(content: bytes, length: int | None = None, wait: bool = False) -> Answer:
+    """Sends a content, whatever length it announces; `wait`s then for the end of the test."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(content) if length is None else length))
+        handler.end_headers()
+        handler.wfile.write(content)
+        handler.wfile.flush()
+        if wait:
+            handler.server.ended.wait()
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda handler: handler.send_error(404), r"not found; pass --mirror DIR_OR_URL .*\n.*/a\.txt"),
+        (lambda handler: handler.send_error(500), "500 Server Error.*try again"),
+        (body(CONTENT[:10], length=len(CONTENT)), "10 bytes read, 990 more expected.*try again"),
+        (body(b""), "does not match the known hash"),
+        (lambda handler: handler.server.ended.wait(), "timed out.*try again"),
+        (body(CONTENT[:10], length=len(CONTENT), wait=True), "timed out.*try again"),
+    ],
+    ids=["404", "500", "truncated", "empty", "silent", "silent after some bytes"],
+)
+def test_failing_server_stores_nothing(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, answer: Answer, message: str
+) -> None:
+    if "timed out" in message:
+        monkeypatch.setattr(download, "TIMEOUT", 0.5)
+    server.answer, address = answer, f"{server.url}/a.txt"
+    with pytest.raises(FetchError, match=message) as caught:
+        fetch_entry(content_entry(address), tmp_path / "external", progress=False)
+    assert address in str(caught.value)
+    assert stored(tmp_path / "external") == []
+
+
+def test_refused_connection_is_one_plain_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.socket() as bound:  # not listening: the port is taken, and nothing answers
+        bound.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{bound.getsockname()[1]}/a.txt"
+        with pytest.raises(FetchError, match=rf"^\S+a\.txt: not fetched from {address}: .*Connection refused; [^\n]*$"):
+            fetch_entry(content_entry(address), tmp_path, progress=False)
+    assert stored(tmp_path) == []
+
+
+def test_mirror_without_the_files_lists_where_it_looked(tmp_path: Path) -> None:
+    (tmp_path / "mirror").mkdir()
+    with pytest.raises(FetchError) as caught:
+        fetch("glove-6b", tmp_path / "external", mirror=str(tmp_path / "mirror"))
+    for place in ("glove-6b/glove.6B.zip", "glove/glove.6B.50d.txt.gz", "glove.6B.300d.txt"):
+        assert str(tmp_path / "mirror" / place) in str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("name", "mirror", "message"),
+    [
+        ("glove6b", None, r"which holds semeval2010-task8, glove-6b, mr; did you mean 'glove-6b'\?"),
+        ("mr", None, "no public address has files with these checksums.*--mirror"),
+        ("mr", "/no/such/folder", "--mirror /no/such/folder: no such folder"),
+        ("mr", "ftp://example.org/data", "no such folder; use a folder or an http or https URL"),
+    ],
+)
+def test_impossible_request_says_what_is_possible(tmp_path: Path, name: str, mirror: str | None, message: str) -> None:
+    with pytest.raises(FetchError, match=message):
+        fetch(name, tmp_path, mirror=mirror)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [gzip.compress(CONTENT)[:-9], CONTENT, gzip.compress(CONTENT)[:10] + b"\xff" * 30],
+    ids=["truncated", "not gzip", "damaged"],
+)
+@pytest.mark.parametrize("checksum", [sha256(CONTENT), None], ids=["checksum", "none"])
+def test_damaged_gzip_is_refused(tmp_path: Path, packed: bytes, checksum: str | None) -> None:
+    (tmp_path / "a.txt.gz").write_bytes(packed)
+    with pytest.raises(FetchError, match="not a complete gzip file"):
+        fetch_entry(content_entry(None, checksum=checksum), tmp_path / "external", mirror=str(tmp_path))
+    assert stored(tmp_path / "external") == []
+
+
+def test_folder_that_cannot_be_made_or_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(CONTENT)
+    (tmp_path / "external").write_bytes(b"in the way")
+    with pytest.raises(FetchError, match=r"external.*(Not a directory|File exists).*check free space"):
+        fetch_entry(content_entry(None), tmp_path / "external", mirror=str(tmp_path))
