@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from bilstm_attention.console import progress_bar, start_tensorflow
 from bilstm_attention.data.vectors import Matrix, Vectors
@@ -103,6 +102,8 @@ def _reduce(encoded: Matrix, dimension: int) -> Matrix:
     from threadpoolctl import threadpool_limits
 
     # the default solver may draw random numbers, and more threads add in another order
+    pca = PCA(dimension, svd_solver="covariance_eigh")
     with threadpool_limits(1):
-        reduced: npt.NDArray[np.float64] = PCA(dimension, svd_solver="full").fit_transform(encoded.astype(np.float64))
-    return (reduced * (SPREAD / reduced.std())).astype(np.float32)
+        reduced: Matrix = pca.fit_transform(encoded.astype(np.float64))
+    reduced *= SPREAD / reduced.std()
+    return reduced.astype(np.float32)

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_info
 
 from bilstm_attention.config import Embeddings
 from bilstm_attention.data import encoder
@@ -54,13 +56,16 @@ def test_reduced_vectors_are_the_principal_components_scaled_to_the_spread():
     np.testing.assert_allclose(np.abs(reduced), np.abs(expected * (SPREAD / expected.std())), rtol=1e-4)
 
 
-def test_reduction_does_not_depend_on_threads():
-    from threadpoolctl import threadpool_limits
+def test_reduction_uses_one_thread(monkeypatch):
+    threads, fit = set[int](), PCA.fit_transform
 
-    encoded = np.random.default_rng(0).normal(size=(3000, 200)).astype(np.float32)
-    with threadpool_limits(1):
-        once = encoder._reduce(encoded, 50)
-    assert once.tobytes() == encoder._reduce(encoded, 50).tobytes()
+    def fit_transform(pca, encoded):
+        threads.update(pool["num_threads"] for pool in threadpool_info())
+        return fit(pca, encoded)
+
+    monkeypatch.setattr(PCA, "fit_transform", fit_transform)
+    encoder._reduce(np.random.default_rng(0).normal(size=(9, SIZE)), 2)
+    assert threads == {1}
 
 
 def test_missing_extra_is_told_before_anything_is_read(tmp_path, monkeypatch):
