@@ -6,6 +6,7 @@ a word that no file of vectors lists has a vector too. keras-hub reads the folde
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -72,8 +73,12 @@ def _encoder_size(folder: Path) -> int:
 def _encode(folder: Path, words: Sequence[str]) -> tuple[list[str], Matrix]:
     """The words that the encoder knows, and their embeddings, float32 (N, E)."""
     start_tensorflow()
+    import tensorflow as tf
     from keras_hub.models import TextEmbedder
 
+    # one thread per operation adds in one order on any number of cores; once TensorFlow has computed, threads are fixed
+    with suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(1)
     try:
         # absolute: a bare name may be that of a model to fetch
         embedder = TextEmbedder.from_preset(str(folder.resolve()))
