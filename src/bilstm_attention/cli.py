@@ -200,7 +200,7 @@ def apply(
 
 def _sources(params: "Params", *names: str) -> dict[str, str]:
     """Which of these entries of the catalogue the parameters read, and its path."""
-    used = [params.data.folder, *(part.path for part in params.embeddings.parts if part.source == "file")]
+    used = [params.data.folder, *(part.path for part in params.embeddings.parts if part.source in ("file", "encoder"))]
     return {name: path for name in names for path in used if Path(path).is_relative_to(paths.EXTERNAL / name)}
 
 

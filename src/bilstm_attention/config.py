@@ -121,15 +121,19 @@ class Data(Block):
 class VectorSource(Block):
     """Where the vectors of words come from."""
 
-    source: Literal["file", "corpus", "random", "joined"] = "corpus"
+    source: Literal["file", "corpus", "encoder", "random", "joined"] = "corpus"
     path: str = "data/prepared/train.parquet"
     member: str | None = None
     dimension: Annotated[int, Field(ge=1, le=4096)] = 50
 
     @model_validator(mode="after")
     def _path_fits_the_source(self) -> "VectorSource":
-        if self.source in ("file", "corpus") and (self.source == "corpus") != self.path.endswith(".parquet"):
-            legal = "the training text, data/prepared/train.parquet" if self.source == "corpus" else "a file of vectors"
+        legal = {
+            "file": "a file of vectors",
+            "corpus": "the training text, data/prepared/train.parquet",
+            "encoder": "a folder of sentence-transformers",
+        }.get(self.source)
+        if legal and (self.source == "corpus") != self.path.endswith(".parquet"):
             raise ValueError(f"embeddings.path: source {self.source} takes {legal}, not {self.path}")
         return self
 
@@ -153,9 +157,11 @@ class Embeddings(VectorSource):
     @model_validator(mode="after")
     def _sources_fit_together(self) -> "Embeddings":
         if bool(self.sources) != (self.source == "joined") or any(part.source == "joined" for part in self.sources):
-            raise ValueError("embeddings.sources: a list of file, corpus and random with source joined, else empty")
+            raise ValueError(
+                "embeddings.sources: a list of file, corpus, encoder and random with source joined, else empty"
+            )
         for part in self.sources:
-            if part.source == "file" and not PurePath(part.path).is_relative_to(self.path):
+            if part.source in ("file", "encoder") and not PurePath(part.path).is_relative_to(self.path):
                 raise ValueError(f"embeddings.path: {self.path}; of joined sources a folder that holds {part.path}")
         if (total := sum(part.dimension for part in self.parts)) != self.dimension:
             raise ValueError(f"embeddings.dimension: {self.dimension} is not {total}, the sum of embeddings.sources")

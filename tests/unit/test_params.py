@@ -125,8 +125,9 @@ JOINED = {
         ({"data.fold": 0, "data.dev": "dev.txt"}, "with a file for dev and one for test nothing is split off"),
         ({"embeddings.source": "file"}, "source file takes a file of vectors, not data/prepared/train.parquet"),
         ({"embeddings.path": "glove.txt"}, "source corpus takes the training text"),
-        ({"embeddings.source": "joined"}, "embeddings.sources: a list of file, corpus and random"),
-        ({"embeddings.sources": [{}]}, "embeddings.sources: a list of file, corpus and random"),
+        ({"embeddings.source": "encoder"}, "source encoder takes a folder of sentence-transformers, not data/prepared"),
+        ({"embeddings.source": "joined"}, "embeddings.sources: a list of file, corpus, encoder and random"),
+        ({"embeddings.sources": [{}]}, "embeddings.sources: a list of file, corpus, encoder and random"),
         ({**JOINED, "embeddings.sources": [{"source": "joined"}]}, "embeddings.sources: a list of file"),
         (JOINED, "embeddings.dimension: 50 is not 150, the sum of embeddings.sources"),
         (

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,6 +13,7 @@ import pandas as pd
 
 from bilstm_attention.config import Embeddings, VectorSource
 from bilstm_attention.data.dataset import Sentences
+from bilstm_attention.data.encoder import encode_words
 from bilstm_attention.data.tokens import SPECIALS, Vocabulary
 from bilstm_attention.data.vectors import SAMPLE, Matrix, Vectors, list_faults, read_vectors, train_vectors
 from bilstm_attention.errors import DataError
@@ -52,7 +53,8 @@ def build_embedding(counts: pd.DataFrame, params: Embeddings, root: Path) -> Emb
 
     Words: the specials; training words of at least `min_count`, the most frequent first; then the other words among the
     first `extra_words` of the vector file, so that a word unseen in training has its vector. `max_words` caps the words
-    without the specials. The sources `corpus` and `random` have no extra words; of joined sources the first file has.
+    without the specials. The sources `corpus`, `encoder` and `random` have no extra words; of joined sources the first
+    file has.
 
     Args:
         counts: columns `word` and `count` of the training set; markers are ignored.
@@ -60,21 +62,22 @@ def build_embedding(counts: pd.DataFrame, params: Embeddings, root: Path) -> Emb
         root: folder that the training text is relative to.
 
     Raises:
-        DataError: as `read_vectors`; an unreadable training table; no word of at least `min_count`.
+        DataError: as `read_vectors` and `encode_words`; an unreadable training table; no word of at least `min_count`.
     """
     frequent = counts[(counts["count"] >= params.min_count) & ~counts["word"].isin(SPECIALS)]
     words = frequent.sort_values(["count", "word"], ascending=[False, True])["word"].tolist()[: params.max_words]
     if not words:
         raise DataError(f"no training word occurs embeddings.min_count = {params.min_count} times; lower it.")
     training_words = len(SPECIALS) + len(words)
-    parts, extra = list[Part](), params.extra_words
-    for source in params.parts:
-        vectors = _load_vectors(source, params, words, extra, root)
-        parts.append(Part(source, vectors, {}))
+    loaded, extra = dict[int, Vectors](), params.extra_words
+    # encoders last: they have a vector for each word that a file adds, wherever in the list it stands
+    for number, source in sorted(enumerate(params.parts), key=lambda part: part[1].source == "encoder"):
+        loaded[number] = _load_vectors(source, params, words, extra, root)
         if source.source == "file":
             seen = {*words, *SPECIALS}
-            words += [word for word in islice(vectors.rows, extra) if word not in seen]
+            words += [word for word in islice(loaded[number].rows, extra) if word not in seen]
             words, extra = words[: params.max_words], 0
+    parts = [Part(source, loaded[number], {}) for number, source in enumerate(params.parts)]
     generator, blocks = np.random.default_rng(params.seed), []
     for part in parts:
         block = _random_rows(len(SPECIALS) + len(words), part.source.dimension, part.vectors, generator)
@@ -92,12 +95,14 @@ def build_embedding(counts: pd.DataFrame, params: Embeddings, root: Path) -> Emb
     return Embedding(Vocabulary(words), matrix, origins, parts, training_words)
 
 
-def _load_vectors(source: VectorSource, params: Embeddings, words: Iterable[str], extra: int, root: Path) -> Vectors:
+def _load_vectors(source: VectorSource, params: Embeddings, words: Sequence[str], extra: int, root: Path) -> Vectors:
     if source.source == "random":
         return Vectors({}, np.empty((0, source.dimension), np.float32), read=0)
     if source.source == "file":
         forms = {form for word in words for part in (word, *_parts(word)) for form in (part, part.lower())}
         return read_vectors(Path(source.path), source.dimension, forms, extra, source.member)
+    if source.source == "encoder":
+        return encode_words(Path(source.path), words, source.dimension)
     path = root / source.path
     try:
         sentences = Sentences(path)
