@@ -60,15 +60,16 @@ def write_splits(
 
     Args:
         tables: the whole corpus in order, as `encode_chunk` returns it.
-        splits: the split of every row, as `splits.make_splits` returns it.
-        files: the file of each split.
+        splits: of `splits.make_splits`.
 
     Raises:
         DataError: lists by file and line the rows that `tokens.encode_examples` refuses.
     """
     faults, more, start, required = list[str](), 0, 0, 0
     with ExitStack() as stack:
-        writers = {name: stack.enter_context(_SplitWriter(files[name], _schema(data))) for name in SPLITS}
+        writers = {
+            name: _SplitWriter(stack.enter_context(pq.ParquetWriter(files[name], _schema(data)))) for name in SPLITS
+        }
         advance = stack.enter_context(progress_bar("tokenising", len(splits)))
         for table in tables:
             messages = pc.list_flatten(table["faults"]).to_pylist()
@@ -80,6 +81,9 @@ def write_splits(
             for number, writer in enumerate(writers.values()):
                 writer.add(table.drop_columns(["faults", "required_length"]).filter(pa.array(chunk_splits == number)))
             advance(len(table))
+        for writer in writers.values():
+            if len(writer.buffer):
+                writer.write(ROW_GROUP)
     if faults:
         advice = f"\nRaise data.tokens.max_length to {required}." if required > data.tokens.max_length else ""
         raise DataError(join_lines(faults, more=more) + advice)
@@ -89,9 +93,8 @@ def write_splits(
 class _SplitWriter:
     """Writes tables in row groups of `ROW_GROUP` rows, and counts their words and lengths."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.schema, self.file, self.stats = schema, pq.ParquetWriter(path, schema), SplitStats()
-        self.buffer = schema.empty_table()
+    def __init__(self, file: pq.ParquetWriter) -> None:
+        self.file, self.stats, self.buffer = file, SplitStats(), file.schema.empty_table()
 
     def add(self, table: pa.Table) -> None:
         counts = pc.value_counts(pc.list_flatten(table["tokens"].combine_chunks()))
@@ -99,22 +102,14 @@ class _SplitWriter:
         self.stats.lengths.append(table["length"].to_numpy().astype("int32"))
         self.stats.truncated += pc.sum(pc.greater(table["length"], pc.list_value_length(table["tokens"]))).as_py() or 0
         self.stats.empty_entities += pc.sum(table["empty_entities"]).as_py() or 0
-        self.buffer = pa.concat_tables([self.buffer, table.drop_columns("empty_entities").cast(self.schema)])
+        self.buffer = pa.concat_tables([self.buffer, table.drop_columns("empty_entities").cast(self.file.schema)])
         while len(self.buffer) >= ROW_GROUP:
-            self._write(self.buffer[:ROW_GROUP])
-            self.buffer = self.buffer[ROW_GROUP:]
+            self.write(ROW_GROUP)
 
-    def _write(self, table: pa.Table) -> None:
+    def write(self, rows: int) -> None:
         # in one piece: pages of the file may end where the pieces of a table do
-        self.file.write_table(table.combine_chunks())
-
-    def __enter__(self) -> "_SplitWriter":
-        return self
-
-    def __exit__(self, kind: object, *error: object) -> None:
-        if kind is None and len(self.buffer):
-            self._write(self.buffer)
-        self.file.close()
+        self.file.write_table(self.buffer[:rows].combine_chunks())
+        self.buffer = self.buffer[rows:]
 
 
 def _schema(data: Data) -> pa.Schema:
@@ -128,9 +123,9 @@ def summarize(rows: pd.DataFrame, splits: NDArray[np.int8], stats: Mapping[Split
     """Counts of the splits, ready for JSON: integers and strings alone.
 
     Args:
-        rows: as `corpus.read_corpus` returns them.
-        splits: the split of every row, as `splits.make_splits` returns it.
-        stats: by split, in the order of `splits.SPLITS`.
+        rows: of `corpus.read_corpus`.
+        splits: of `splits.make_splits`.
+        stats: of `write_splits`.
 
     Returns:
         `splits`: for each split `rows`; `labels`, rows by label; `length`, tokens of a row before cutting, markers
