@@ -52,13 +52,7 @@ class Source(NamedTuple):
 
 
 def split_sources(data: Data, split: str) -> list[Source]:
-    """The files of a split, as `data` names them: one, those of the classes, or none.
-
-    Paths are relative to the working directory, which for a stage is the project root.
-
-    Raises:
-        DataError: lists the missing files.
-    """
+    """The files of a split, as `data` names them: one, those of the classes, or none; missing ones are a DataError."""
     names: dict[str, str] | str = getattr(data, split) or {}
     if data.format == "classes":
         sources = _class_sources(data, names, split)
@@ -110,10 +104,7 @@ def _missing_file(path: Path, split: str) -> str:
 def read_rows(source: Source, data: Data, advance: Callable[[int], None] = lambda size: None) -> Iterator[Row | Fault]:
     """Reads a file row by row; a malformed row gives a `Fault` instead. One row at a time is in memory.
 
-    Args:
-        source: of `split_sources`.
-        data: the format.
-        advance: called now and then with the number of bytes read since.
+    `advance` is called now and then with the number of bytes read since.
 
     Raises:
         DataError: the file cannot be read at all.
@@ -205,11 +196,7 @@ def sentence_columns(data: Data) -> list[str]:
 
 
 def read_sentence(record: Mapping[str, Any], data: Data) -> str:
-    """The sentence of a record, its entities marked.
-
-    Raises:
-        DataError: it is no text, or its entities are not where they should be; without the place.
-    """
+    """The sentence of a record, its entities marked; a DataError without the place if it has none."""
     text = record[data.text]
     if data.relations and text:
         text = mark_entities(text, [record[name] for name in sentence_columns(data)[1:]], data)
@@ -230,11 +217,7 @@ def _records(file: BinaryIO, path: Path, data: Data) -> Iterator[Row | Fault]:
 
 
 def to_text(value: Any) -> str:
-    """A cell as text: 0.0 as `0`, true as `true`, null as nothing, a list of tokens joined by blanks.
-
-    Raises:
-        DataError: it is none of these.
-    """
+    """A cell as text: 0.0 as `0`, true as `true`, null as nothing, tokens joined by blanks; else a DataError."""
     if value is None or value != value:
         return ""
     if isinstance(value, float) and value.is_integer():

@@ -22,11 +22,7 @@ def is_directed(label: str) -> bool:
 
 
 def relation_of(label: str) -> str:
-    """The relation's name without its direction; a none label is its own name.
-
-    Raises:
-        DataError: the label has neither form.
-    """
+    """The relation's name without its direction; a none label is its own name, any other a DataError."""
     if label in NONE_LABELS:
         return label
     if match := DIRECTED.fullmatch(label):
