@@ -22,10 +22,9 @@ from bilstm_attention.config import Data
 from bilstm_attention.console import progress_bar
 from bilstm_attention.data.splits import SPLITS, Split
 from bilstm_attention.data.text import count_uncleaned
-from bilstm_attention.data.tokens import SPANS, SPECIALS, encode_with_faults
+from bilstm_attention.data.tokens import SPANS, SPECIALS, encode_with_faults, length_advice
 from bilstm_attention.errors import OFFENDERS_SHOWN, DataError, join_lines
 
-COUNTS = ("empty_entities", "required_length")  # of a row, see `tokens.encode_with_faults`
 ROW_GROUP = 50_000  # rows that a reader of the file holds at a time
 
 
@@ -45,9 +44,8 @@ def encode_chunk(examples: pd.DataFrame, data: Data, uncleaned: Counter[str]) ->
     `uncleaned` is told of the rows that hold what `data.tokens.clean` could replace.
     """
     uncleaned.update(count_uncleaned(examples["text"].tolist(), data.tokens.clean))
-    schema = _schema(data).append(pa.field("faults", pa.list_(pa.string()))).remove_metadata()
-    for name in COUNTS:
-        schema = schema.append(pa.field(name, pa.int64()))
+    more = [("fault", pa.string()), ("empty_entities", pa.int64()), ("required_length", pa.int64())]
+    schema = pa.schema([*_schema(data), *(pa.field(*each) for each in more)])
     return pa.Table.from_pandas(encode_with_faults(examples, data), schema)
 
 
@@ -72,21 +70,20 @@ def write_splits(
         }
         advance = stack.enter_context(progress_bar("tokenising", len(splits)))
         for table in tables:
-            messages = pc.list_flatten(table["faults"]).to_pylist()
+            messages = [*filter(None, table["fault"].to_pylist())]
             faults += messages[:OFFENDERS_SHOWN]
             more += len(messages[OFFENDERS_SHOWN:])
             required = max(required, pc.max(table["required_length"]).as_py() or 0)
             chunk_splits = splits[start : start + len(table)]
             start += len(table)
             for number, writer in enumerate(writers.values()):
-                writer.add(table.drop_columns(["faults", "required_length"]).filter(pa.array(chunk_splits == number)))
+                writer.add(table.drop_columns(["fault", "required_length"]).filter(pa.array(chunk_splits == number)))
             advance(len(table))
         for writer in writers.values():
             if len(writer.buffer):
                 writer.write(ROW_GROUP)
     if faults:
-        advice = f"\nRaise data.tokens.max_length to {required}." if required > data.tokens.max_length else ""
-        raise DataError(join_lines(faults, more=more) + advice)
+        raise DataError(join_lines(faults, more=more) + length_advice(required, data.tokens))
     return {name: writer.stats for name, writer in writers.items()}
 
 
