@@ -5,24 +5,14 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from tests.unit.data.tables import read_index
 
 from bilstm_attention.config import Params, apply_overrides, load_params, read_overrides
 from bilstm_attention.data import new_config as module
-from bilstm_attention.data.new_config import (
-    Ask,
-    Corpus,
-    corpus_name,
-    describe,
-    find_encoding,
-    find_files,
-    glove_coverage,
-    inspect_corpus,
-    new_config,
-)
+from bilstm_attention.data.new_config import Ask, Corpus, corpus_name, describe, find_encoding, find_files, new_config
 from bilstm_attention.errors import DataError
 from bilstm_attention.evaluation.metrics import metric_names
 
@@ -47,7 +37,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def inspect(*files: Path, text: str | None = None, label: str | None = None, ask: Ask | None = None) -> Corpus:
-    return inspect_corpus(files, text, label, ask)
+    return module.inspect_corpus(files, text, label, ask)
 
 
 def applied(project: Path, corpus: Corpus, coverage: float = 0.0) -> Params:
@@ -91,18 +81,13 @@ def test_names_tell_what_files_are(names: str, expected: dict[str, Any], tmp_pat
     assert found == {"folder": str(tmp_path), "test": None} | expected
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        ("train.csv other.csv", r"train.csv \(train\), other.csv \(neither\); legal are"),
-        ("train-1.csv train-2.csv", "train-2.csv"),
-        ("dev.csv test.csv", "legal are one file named train"),
-        ("one.csv two.csv", "a plain text file per class"),
-    ],
-)
-def test_files_of_no_known_kind_are_listed(names: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=message):
-        find_files([write(tmp_path / name, "x\n") for name in names.split()])
+@pytest.mark.parametrize("names", ["train.csv other.csv", "train-1.csv train-2.csv", "dev.csv test.csv", "a.csv b.csv"])
+def test_files_of_no_known_kind_are_listed(names: str, tmp_path: Path) -> None:
+    files = [write(tmp_path / name, "x\n") for name in names.split()]
+    with pytest.raises(
+        DataError, match=f"holds {files[0].name} .*, {files[1].name} .*; legal are one file named train"
+    ):
+        find_files(files)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +124,6 @@ NOISE: dict[str, Callable[[int], Any]] = {
     "id": lambda n: f"3f9c-{n:04}-{'ab' * 20}",
     "url": lambda n: f"https://example.org/{'long/' * 12}{n}",
     "date": lambda n: f"2020-01-{n % 28 + 1:02} 10:{n:02}",
-    "from-to": lambda n: f"2020-01-01 {n:02}:00 - 2020-02-02 {n:02}:59",
     "age": lambda n: n % 30,
     "size": lambda n: n * 1.5,
     "same": lambda n: "en",
@@ -148,21 +132,12 @@ NOISE: dict[str, Callable[[int], Any]] = {
 AMBIGUOUS = records(first=sentence, second=lambda n: sentence(-n), mood=lambda n: n % 2, tone=lambda n: n % 3)
 
 
-@pytest.mark.parametrize(
-    ("rows", "text", "label"),
-    [
-        (records(**NOISE, body=sentence, kind=lambda n: n % 3), "body", "kind"),
-        # a known name decides
-        (
-            records(title=sentence, Text=lambda n: sentence(-n), star=lambda n: n % 5, Label=lambda n: n % 2),
-            "Text",
-            "Label",
-        ),
-    ],
-)
-def test_columns_are_guessed(rows: str, text: str, label: str, project: Path) -> None:
-    settings = inspect(write(project / "data/own/own.jsonl", rows)).settings
-    assert (settings["text"], settings["label"]) == (text, label)
+def test_columns_are_guessed_by_content_and_then_by_name(project: Path) -> None:
+    noisy = records(**NOISE, body=sentence, kind=lambda n: n % 3)
+    named = records(title=sentence, Text=lambda n: sentence(-n), star=lambda n: n % 5, Label=lambda n: n % 2)
+    for rows, text, label in ((noisy, "body", "kind"), (named, "Text", "Label")):
+        settings = inspect(write(project / "data/own/own.jsonl", rows)).settings
+        assert (settings["text"], settings["label"]) == (text, label)
 
 
 def test_unsure_guess_is_asked_or_named_by_flags(project: Path) -> None:
@@ -220,94 +195,99 @@ def rows_of(header: str, row: Callable[[int], str]) -> str:
     return "\n".join([header, *map(row, range(30))])
 
 
-TWO, DIRECTIONS, EVEN = {"blame": 20, "praise": 10}, dict.fromkeys(DIRECTED, 10), {"0": 15, "1": 15}
+THIRTY, TWO, DIRECTIONS, EVEN = (
+    {"train": 30},
+    {"blame": 20, "praise": 10},
+    dict.fromkeys(DIRECTED, 10),
+    {"0": 15, "1": 15},
+)
 FASTTEXT = [f"__label__{label} {text}" for text, label in opinions(30)]
-BOOLEANS = [json.dumps({"text": text, "spam": label == "praise", "meta": {"a": 1}}) for text, label in opinions(30)]
 IMDB = {
     f"{split}/{label}/{number}.txt": f"{text}\n{split}"
     for split in ("train", "test")
     for number, (text, label) in enumerate(opinions(30))
 }
-Files = dict[str, str | bytes]
-# Files; parameters of data; rows by split, and labels of train; the monitored score. A list names the files in order.
-LAYOUTS: dict[str, tuple[Files, dict[str, Any], dict[str, int], dict[str, int], str]] = {
-    "semicolons": ({"own.csv": delimited(";")}, {"delimiter": ";"}, {"train": 30}, TWO, "accuracy"),
-    "UTF-16 of Excel": (
-        {"own.txt": delimited("\t", "Comment Verdict", "").encode("utf-16")},
-        {"text": "Comment", "label": "Verdict"},
-        *({"train": 30}, TWO, "accuracy"),
+
+
+class Layout(NamedTuple):
+    files: dict[str, str | bytes]
+    settings: dict[str, Any]  # of the block `data`
+    rows: dict[str, int] = THIRTY
+    labels: dict[str, int] = TWO
+    monitor: str = "accuracy"
+
+
+CYRILLIC = rows_of("text,label", lambda n: f"Этот чайник {n} был очень плохой,{n % 2}")
+BARE_QUOTES = rows_of("id\tsentence\tlabel", lambda n: f'{n}\tHe called house {n} "a ruin\t{n % 2}')
+ESCAPED_QUOTES = rows_of("text,label", lambda n: f'"He called house {n} \\"a ruin\\", twice",{n % 2}')
+OTHER_MARKERS = rows_of("sentence;relation", lambda n: f"{marked(n, '[E{}]', '[/E{}]')};{DIRECTED[n % 3]}")
+SPLIT_ROWS = {"train": 30, "dev": 10, "test": 8}
+LAYOUTS = {
+    "semicolons": Layout({"own.csv": delimited(";")}, {"delimiter": ";"}),
+    "UTF-16 of Excel": Layout(
+        {"own.txt": delimited("\t", "Comment Verdict", "").encode("utf-16")}, {"text": "Comment", "label": "Verdict"}
     ),
-    "Cyrillic": (
-        {"own.csv": rows_of("text,label", lambda n: f"Этот чайник {n} был очень плохой,{n % 2}").encode("cp1251")},
-        *({"encoding": "cp1251"}, {"train": 30}, EVEN, "accuracy"),
-    ),
-    "no header": (
-        {"own.csv": delimited(",", header="")},
-        {"header": False, "text": "0", "label": "1"},
-        *({"train": 30}, TWO, "accuracy"),
-    ),
-    "a table that looks like blocks": (
+    "Cyrillic": Layout({"own.csv": CYRILLIC.encode("cp1251")}, {"encoding": "cp1251"}, labels=EVEN),
+    "no header": Layout({"own.csv": delimited(",", header="")}, {"header": False, "text": "0", "label": "1"}),
+    "a table that looks like blocks": Layout(
         {"own.txt": "\n".join(f'{label}\t"{text}"' for text, label in opinions(30))},
         {"header": False, "text": "1", "label": "0"},
-        *({"train": 30}, TWO, "accuracy"),
     ),
-    "bare quotes": (
-        {"own.tsv": rows_of("id\tsentence\tlabel", lambda n: f'{n}\tHe called house {n} "a ruin\t{n % 2}')},
-        *({"text": "sentence", "quoting": "auto"}, {"train": 30}, EVEN, "accuracy"),
-    ),
-    "escaped quotes": (
-        {"own.csv": rows_of("text,label", lambda n: f'"He called house {n} \\"a ruin\\", twice",{n % 2}')},
-        *({"quoting": "backslash"}, {"train": 30}, EVEN, "accuracy"),
-    ),
-    "booleans": (
-        *({"own.jsonl": "\n".join(BOOLEANS)}, {"label": "spam"}, {"train": 30}),
-        *({"false": 20, "true": 10}, "accuracy"),
-    ),
-    "TACRED": (
-        {f"{name}.json": json.dumps([*map(tacred, range(n))]) for name, n in (("train", 30), ("dev", 10), ("test", 8))},
+    "bare quotes": Layout({"own.tsv": BARE_QUOTES}, {"text": "sentence", "quoting": "auto"}, labels=EVEN),
+    "escaped quotes": Layout({"own.csv": ESCAPED_QUOTES}, {"quoting": "backslash"}, labels=EVEN),
+    "TACRED": Layout(
+        {f"{split}.json": json.dumps([*map(tacred, range(count))]) for split, count in SPLIT_ROWS.items()},
         {"text": "token", "relations": "spans"},
-        {"train": 30, "dev": 10, "test": 8},
-        *({"no_relation": 15, "org:head": 15}, "micro_f1_without_other"),
+        SPLIT_ROWS,
+        {"no_relation": 15, "org:head": 15},
+        "micro_f1_without_other",
     ),
-    "markers": (
-        {"own.csv": rows_of("sentence;relation", lambda n: f"{marked(n, '[E{}]', '[/E{}]')};{DIRECTED[n % 3]}")},
+    "markers": Layout(
+        {"own.csv": OTHER_MARKERS},
         {"relations": "markers", "markers": ["[E1]", "[/E1]", "[E2]", "[/E2]"]},
-        *({"train": 30}, DIRECTIONS, "official_f1"),
+        labels=DIRECTIONS,
+        monitor="official_f1",
     ),
-    "blocks": (
+    "blocks": Layout(
         {"TRAIN_FILE.TXT": blocks(0), "TEST_FILE_FULL.TXT": blocks(30)},
-        *({"format": "semeval2010"}, {"train": 30, "test": 30}, DIRECTIONS, "official_f1"),
+        {"format": "semeval2010"},
+        {"train": 30, "test": 30},
+        DIRECTIONS,
+        "official_f1",
     ),
-    "fastText": (
+    "fastText": Layout(
         {"own.train": "\n".join(FASTTEXT), "own.valid": "\n".join(FASTTEXT[:6])},
-        *({"format": "fasttext", "test": None}, {"train": 30, "dev": 6}, TWO, "accuracy"),
+        {"format": "fasttext", "test": None},
+        {"train": 30, "dev": 6},
     ),
-    "class folders": (
+    "class folders": Layout(
         {f"{label}/{number}.txt": text for number, (text, label) in enumerate(opinions(30))},
-        *({"format": "classes", "train": "."}, {"train": 30}, TWO, "accuracy"),
+        {"format": "classes", "train": "."},
     ),
-    "IMDB": (
+    "IMDB": Layout(
         IMDB | {"train/unsup/0.txt": "No verdict.", "imdb.vocab": "the\n"},
         {"train": {"blame": "train/blame", "praise": "train/praise"}, "test": "test"},
-        *({"train": 30, "test": 30}, TWO, "accuracy"),
+        {"train": 30, "test": 30},
     ),
-    "class files": (
-        {f"own.{name}": "\n".join(text for text, label in opinions(30) if label == name) for name in TWO}
-        | {"README.txt": "Opinions.\n"},
-        *({"train": {"blame": "own.blame", "praise": "own.praise"}}, {"train": 30}, TWO, "accuracy"),
+    "class files": Layout(
+        {"README.txt": "Opinions.\n"}
+        | {f"own.{name}": "\n".join(text for text, label in opinions(30) if label == name) for name in TWO},
+        {"train": {"blame": "own.blame", "praise": "own.praise"}},
     ),
-    "class files in cp1252": (
+    "class files in cp1252": Layout(
         {
             f"{name}.txt": "\n".join([f"Der Kaffee war {name}, die Brötchen übel."] * 9).encode("cp1252")
             for name in "ab"
         },
-        *({"encoding": "cp1252"}, {"train": 18}, {"a": 9, "b": 9}, "accuracy"),
+        {"encoding": "cp1252"},
+        {"train": 18},
+        {"a": 9, "b": 9},
     ),
 }
 
 
 def write_layout(folder: Path, name: str) -> Path:
-    for path, content in LAYOUTS[name][0].items():
+    for path, content in LAYOUTS[name].files.items():
         write(folder / path, content)
     return folder
 
@@ -339,14 +319,10 @@ def test_budget_fits_the_rows(rows: int, budget: tuple[int, int], corpus: Corpus
     assert (train.batch_size, train.epochs) == budget
 
 
+# the entities of a relation must fit in
 @pytest.mark.parametrize(
     ("lengths", "layout", "limit"),
-    [
-        ([9, 30], "semicolons", 100),
-        ([120] * 99 + [900], "semicolons", 150),
-        # the entities of a relation must fit in
-        ([120] * 99 + [901], "markers", 950),
-    ],
+    [([9, 30], "semicolons", 100), ([120] * 99 + [900], "semicolons", 150), ([120] * 99 + [901], "markers", 950)],
 )
 def test_max_length_cuts_few_rows(lengths: list[int], layout: str, limit: int, project: Path) -> None:
     corpus = inspect(write_layout(project / "data/own", layout))
@@ -361,9 +337,9 @@ def test_vectors_that_know_the_words_are_read(coverage: float, source: str, corp
 
 
 def test_coverage_counts_running_words(project: Path) -> None:
-    assert glove_coverage(Counter({"soup": 3, "zzz": 1})) == 0
+    assert module.glove_coverage(Counter({"soup": 3, "zzz": 1})) == 0
     write(project / "data/external/glove-6b/glove.6B.50d.txt", f"soup{' 0.5' * 50}\n")
-    assert glove_coverage(Counter({"soup": 3, "zzz": 1})) == 0.75
+    assert module.glove_coverage(Counter({"soup": 3, "zzz": 1})) == 0.75
 
 
 def test_tokens_are_counted_in_some_rows_of_each_label(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,13 +408,13 @@ def test_unreadable_corpus_is_one_clear_error(name: str, content: str, message: 
 
 
 def test_what_is_no_corpus_is_an_error(project: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.csv: no such file or folder"):
-        inspect(project / "none.csv")
     (project / "data/empty").mkdir(parents=True)
-    with pytest.raises(DataError, match="data/empty: train has fewer than two labels: none"):
-        inspect(project / "data/empty")
     folder = write_layout(project / "data/own", "IMDB")
-    with pytest.raises(DataError, match="legal are one file named train"):
-        inspect(folder / "train", folder / "test")
-    with pytest.raises(DataError, match="format classes has no columns; leave out --text and --label"):
-        inspect(folder, label="label")
+    for files, label, message in (
+        ([project / "none.csv"], None, "none.csv: no such file or folder"),
+        ([project / "data/empty"], None, "data/empty: train has fewer than two labels: none"),
+        ([folder / "train", folder / "test"], None, "legal are one file named train"),
+        ([folder], "label", "format classes has no columns; leave out --text and --label"),
+    ):
+        with pytest.raises(DataError, match=message):
+            inspect(*files, label=label)
