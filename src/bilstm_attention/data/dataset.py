@@ -146,12 +146,9 @@ def _read_parts(path: Path, *columns: str) -> Iterator[Any]:
 
 
 def read_rows(path: Path, vocabulary: Vocabulary, labels: Sequence[str]) -> Rows:
-    """Reads and numbers a prepared split as `encode` does, in parts.
+    """Reads and numbers a prepared split as `encode` does, in parts; a label not among `labels` is a DataError.
 
     Memory holds 12 bytes a sentence; the tokens are mapped from an unnamed temporary file.
-
-    Raises:
-        DataError: a label is not among `labels`.
     """
     lengths, classes = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)]
     with TemporaryFile() as file:

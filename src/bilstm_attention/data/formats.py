@@ -128,18 +128,14 @@ def _read(file: BinaryIO, source: Source, data: Data) -> Iterator[Row | Fault]:
         return
     lines, path = Lines(file, data.encoding), str(source.path)
     read = {"classes": _classes, "fasttext": _fasttext}.get(data.format, _blocks)
-    for row in read(lines, source):
-        while lines.faults:
-            yield Fault(path, *lines.faults.pop(0))
-        yield row
-    yield from (Fault(path, *fault) for fault in lines.faults)
+    for row in lines.with_faults(read(lines, source)):
+        yield row if isinstance(row, Row | Fault) else Fault(path, *row)
 
 
 def _classes(lines: Lines, source: Source) -> Iterator[Row]:
     path, label = str(source.path), source.label.strip()
     if source.whole:
-        text = " ".join(line.strip() for line in lines)
-        yield Row(f"{label}-{source.path.stem}", text.strip(), label, path, 1)
+        yield Row(f"{label}-{source.path.stem}", " ".join(map(str.strip, lines)).strip(), label, path, 1)
         return
     for line in lines:
         # blank lines part paragraphs, or end a file
@@ -154,8 +150,7 @@ def _fasttext(lines: Lines, source: Source) -> Iterator[Row | Fault]:
         if match and not match[2].startswith("__label__"):
             yield Row(str(lines.number), match[2].strip(), match[1], path, lines.number)
         elif line.strip():
-            message = f"{_short(line.strip())} is not `__label__NAME text` with one label."
-            yield Fault(path, lines.number, message)
+            yield Fault(path, lines.number, f"{_short(line.strip())} is not `__label__NAME text` with one label.")
 
 
 def _blocks(lines: Lines, source: Source) -> Iterator[Row | Fault]:
@@ -232,7 +227,7 @@ def to_text(value: Any) -> str:
 
 
 def content_faults(row: Row, data: Data) -> Iterator[Fault]:
-    """Faults in the content of a row: no label, no text, or in a relation corpus wrong entity markers."""
+    """No label, no text, or in a relation corpus wrong entity markers."""
     if not row.label:
         yield Fault(row.file, row.line, f"sentence {row.id} has no label.")
     if not row.text:

@@ -133,21 +133,17 @@ def summarize(rows: pd.DataFrame, splits: NDArray[np.int8], stats: Mapping[Split
     parts = {name: rows[splits == SPLITS.index(name)] for name in stats}
     within = {f"{name}-{name}": int(part["key"].duplicated().sum()) for name, part in parts.items()}
     across = {f"{a}-{b}": int(parts[b]["key"].isin(parts[a]["key"]).sum()) for a, b in combinations(parts, 2)}
-    return {
-        "splits": {name: _split_summary(part["label"], stats[name]) for name, part in parts.items()},
-        "duplicates": within | across,
-    }
-
-
-def _split_summary(labels: pd.Series, stats: SplitStats) -> dict[str, Any]:
-    words = [count for word, count in stats.words.items() if word not in SPECIALS]
-    # "lower": a quantile is the length of some row
-    quantiles = pd.Series(np.concatenate(stats.lengths)).quantile([0, 0.5, 0.95, 1], interpolation="lower")
-    return {
-        "rows": len(labels),
-        "labels": {str(label): int(n) for label, n in labels.value_counts().sort_index().items() if n},
-        "length": dict(zip(("min", "p50", "p95", "max"), map(int, quantiles), strict=True)),
-        "truncated": stats.truncated,
-        "tokens": sum(words),
-        "types": len(words),
-    }
+    summaries = {}
+    for name, part in parts.items():
+        words = [count for word, count in stats[name].words.items() if word not in SPECIALS]
+        # "lower": a quantile is the length of some row
+        quantiles = pd.Series(np.concatenate(stats[name].lengths)).quantile([0, 0.5, 0.95, 1], interpolation="lower")
+        summaries[name] = {
+            "rows": len(part),
+            "labels": {str(label): int(n) for label, n in part["label"].value_counts().sort_index().items() if n},
+            "length": dict(zip(("min", "p50", "p95", "max"), map(int, quantiles), strict=True)),
+            "truncated": stats[name].truncated,
+            "tokens": sum(words),
+            "types": len(words),
+        }
+    return {"splits": summaries, "duplicates": within | across}

@@ -95,10 +95,9 @@ def _split_off(rows: pd.DataFrame, split: str, data: Data) -> NDArray[np.bool_]:
             left[label] -= count
             taken.append(key)
     if not taken:
-        raise DataError(
-            f"{_first(rows)}: {len(sentences)} different sentences of {len(seats)} labels are too few to"
-            f" split off data.{split}_fraction = {fraction}; raise it, or name a file in data.{split}."
-        )
+        few = f"{len(sentences)} different sentences of {len(seats)} labels are too few to split off"
+        advice = f"data.{split}_fraction = {fraction}; raise it, or name a file in data.{split}"
+        raise DataError(f"{_first(rows)}: {few} {advice}.")
     mask: NDArray[np.bool_] = table["key"].isin(taken).to_numpy()
     return mask
 

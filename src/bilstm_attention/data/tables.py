@@ -8,12 +8,12 @@ import io
 import json
 import lzma
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from charset_normalizer import from_bytes
 from pyarrow import ArrowException
@@ -46,6 +46,8 @@ NO_OBJECT = "not a JSON object: {...}."
 
 # The number of a line, or of a row of a parquet file, from 1; and the record there, or what is wrong with it.
 Record = tuple[int, dict[str, Any] | str]
+
+T = TypeVar("T")
 
 csv.field_size_limit(2**31 - 1)
 
@@ -88,6 +90,14 @@ class Lines:
             self.faults.append((self.number, f"{place}; {self._advice}"))
             line = BAD_CHARACTER.sub("\ufffd", line)
         return line
+
+    def with_faults(self, records: Iterable[T]) -> Iterator[T | tuple[int, str]]:
+        """Records made of the lines, and before each the faults up to its line."""
+        for record in records:
+            while self.faults:
+                yield self.faults.pop(0)
+            yield record
+        yield from self.faults
 
     @cached_property
     def _advice(self) -> str:
@@ -146,11 +156,7 @@ def read_table(file: BinaryIO, path: Path, data: Data, columns: Sequence[str]) -
         return
     lines = Lines(file, data.encoding)
     records = _rename(_json_records(lines), columns) if kind in JSON else _delimited(lines, data, columns)
-    for record in records:
-        while lines.faults and lines.faults[0][0] <= lines.number:
-            yield lines.faults.pop(0)
-        yield record
-    yield from lines.faults
+    yield from lines.with_faults(records)
 
 
 def _rename(records: Iterator[Record], columns: Sequence[str]) -> Iterator[Record]:

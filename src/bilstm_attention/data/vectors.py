@@ -274,30 +274,24 @@ def _collect(
             first_words.append(word)
         if len(rows) >= first and word not in words:
             continue
-        row: Matrix | str
+        try:
+            row = np.frombuffer(numbers, "<f4") if binary else np.array(numbers.split(), dtype=np.float32)
+        except ValueError:
+            row = None
         if word.split() != [word]:
-            row = "word with a blank"
+            faults["word with a blank"].append(line)
         elif word in rows:
-            row = "repeated word; its first vector is used"
-        else:
-            row = _row(numbers, dimension, binary)
-        if isinstance(row, str):
-            faults[row].append(line)
+            faults["repeated word; its first vector is used"].append(line)
+        elif row is None:
+            faults["not a number"].append(line)
+        elif row.size != dimension:
+            faults["not the right count of numbers"].append(line)
+        elif not np.isfinite(row).all():
+            faults["not a finite number"].append(line)
         else:
             rows[word] = len(rows)
             data += row.tobytes()
     return Vectors(rows, np.frombuffer(data, np.float32).reshape(-1, dimension), read, faults, first_words)
-
-
-def _row(numbers: bytes, dimension: int, binary: bool) -> Matrix | str:
-    """The vector, or the kind of its fault."""
-    try:
-        row = np.frombuffer(numbers, "<f4") if binary else np.array(numbers.split(), dtype=np.float32)
-    except ValueError:
-        return "not a number"
-    if row.size != dimension:
-        return "not the right count of numbers"
-    return row if np.isfinite(row).all() else "not a finite number"
 
 
 def _check_dimension(actual: int, expected: int, source: str) -> None:
