@@ -255,6 +255,7 @@ def test_labels_may_be_numbers_and_booleans(tmp_path, value, expected):
             "good film,pos\nbad,neg\n",
             "t.csv:1: no column 'text'. no column 'label'. There are good film, pos.",
         ),
+        ("t.csv", b"text,label,\xff\n", "t.csv:1: character 12 of the line is 0xff, which is not utf-8"),
         ("t.csv", "text,text,label\na,b,c\n", "t.csv:1: several columns are called text"),
         ("t.csv", "text,label\na,b,c\nd,e\n", "t.csv:2: 3 fields where the header has 2"),
         ("t.csv", 'text,label\n"a"b,c\nd,e\n', "t.csv:2: the record that begins here cannot be read"),
