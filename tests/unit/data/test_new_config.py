@@ -60,8 +60,8 @@ CLASSES = {"format": "classes"}
         ("rt.neg rt.pos", CLASSES | {"train": {"neg": "rt.neg", "pos": "rt.pos"}}),
         ("a/1.txt b/1.txt", CLASSES | {"train": {"a/1.txt": "a/1.txt", "b/1.txt": "b/1.txt"}}),
         # a folder
-        (". train.csv dev.csv README.md notes.md .hidden", {"train": "train.csv", "dev": "dev.csv"}),
-        (". train.csv LICENSE pictures/1.png", {"train": "train.csv"}),
+        (". train.csv dev.csv README.md notes.md pictures/1.png", {"train": "train.csv", "dev": "dev.csv"}),
+        (". reviews.csv LICENSE .cache", {"train": "reviews.csv"}),
         (". good/1.txt bad/1.txt .git/x", CLASSES | {"train": "."}),
         (". train/a/1.txt test/a/1.txt", CLASSES | {"train": "train", "test": "test"}),
         (". train/a/1.txt train/b/1.txt test/a/1.txt", CLASSES | {"train": {"a": "train/a"}, "test": "test"}),
