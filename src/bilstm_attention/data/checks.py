@@ -24,9 +24,8 @@ def corpus_warnings(
     """What a person should look at before training: a line each, with counts and places.
 
     Args:
-        rows: as `corpus.read_corpus` returns them.
-        splits: the split of every row, as `splits.make_splits` returns it.
-        data: their format.
+        rows: of `corpus.read_corpus`.
+        splits: of `splits.make_splits`.
         uncleaned: rows that hold what `data.tokens.clean` could replace, by its options.
         empty_entities: entities without a token.
     """
@@ -91,15 +90,12 @@ def _count_warnings(rows: pd.DataFrame, splits: NDArray[np.int8]) -> Iterator[st
     for name in SPLITS[1:]:
         absent = [str(label) for label in known if not counts[name][label]]
         if absent:
-            yield f"{name} has no row of {_named(absent)}; its scores say nothing of {_it(absent)}."
+            them = "them" if absent[1:] else "it"
+            yield f"{name} has no row of {_named(absent)}; its scores say nothing of {them}."
 
 
 def _named(labels: list[str]) -> str:
     return f"{len(labels)} label{'s' * (len(labels) > 1)}: {', '.join(labels[:SHOWN])}{', ...' * (len(labels) > SHOWN)}"
-
-
-def _it(labels: list[str]) -> str:
-    return "it" if len(labels) == 1 else "them"
 
 
 def _text_warnings(rows: pd.DataFrame, splits: NDArray[np.int8], data: Data) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Reads a corpus once: every row is checked and kept in a file; memory holds what the splits need, 200 bytes a row."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from itertools import islice
 from typing import BinaryIO
@@ -76,10 +76,7 @@ def read_corpus(data: Data, file: BinaryIO, chunk_rows: int = CHUNK_ROWS) -> pd.
 def read_chunks(file: BinaryIO, rows: pd.DataFrame, chunk_rows: int = CHUNK_ROWS) -> Iterator[pd.DataFrame]:
     """The texts that `read_corpus` wrote, in parts: `id`, `text`, `label` and `source`, "file:line".
 
-    Args:
-        file: as `read_corpus` wrote it.
-        rows: as it returned them.
-        chunk_rows: rows of a part.
+    `file` and `rows` are as `read_corpus` wrote and returned them.
     """
     start = 0
     with ParquetFile(file, pre_buffer=False) as table:
@@ -91,9 +88,12 @@ def read_chunks(file: BinaryIO, rows: pd.DataFrame, chunk_rows: int = CHUNK_ROWS
 
 
 def _table(rows: list[Row], split: str) -> pa.Table:
+    def hashes(texts: Iterable[str]) -> pa.Array:
+        return pa.array([blake2b(text.encode(), digest_size=DIGEST).digest() for text in texts], pa.binary(DIGEST))
+
     columns = {
-        "id": pa.array([_hash(row.id) for row in rows], pa.binary(DIGEST)),
-        "key": pa.array([_hash(sentence_key(row.text)) for row in rows], pa.binary(DIGEST)),
+        "id": hashes(row.id for row in rows),
+        "key": hashes(sentence_key(row.text) for row in rows),
         "label": pa.array([row.label for row in rows], pa.string()).dictionary_encode(),
         "split": pa.array([split] * len(rows), pa.string()).dictionary_encode(),
         "file": pa.array([row.file for row in rows], pa.string()).dictionary_encode(),
@@ -102,21 +102,11 @@ def _table(rows: list[Row], split: str) -> pa.Table:
     return pa.table(columns)
 
 
-def _hash(text: str) -> bytes:
-    return blake2b(text.encode(), digest_size=DIGEST).digest()
-
-
 def _codes(digests: pa.ChunkedArray) -> NDArray[np.int32]:
     """Numbers digests from 0; equal digests get equal numbers."""
-    # Sorted as pairs of integers: a hash table would take three times the memory.
-    pairs = np.frombuffer(
-        b"".join(chunk.buffers()[1][: len(chunk) * DIGEST] for chunk in digests.chunks), np.uint64
-    ).reshape(-1, 2)
-    order = np.lexsort(pairs.T)
-    differs = (pairs[order[1:]] != pairs[order[:-1]]).any(axis=1)
-    codes = np.empty(len(order), np.int32)
-    codes[order] = np.concatenate([[0], np.cumsum(differs, dtype=np.int32)])
-    return codes
+    # by sorting: a hash table would take three times the memory
+    values = np.frombuffer(digests.combine_chunks().buffers()[1], f"S{DIGEST}", len(digests))
+    return np.unique(values, return_inverse=True)[1].astype(np.int32)
 
 
 def _repeated_ids(table: pa.Table, file: BinaryIO) -> tuple[list[Fault], int]:

@@ -31,17 +31,11 @@ BATCHES_PER_POOL = 50
 
 @dataclass(frozen=True)
 class Rows:
-    """Sentences as word ids, one after another; the arrays may be mapped from a file.
+    """N sentences as word ids, one after another; the arrays may be mapped from a file."""
 
-    Args:
-        tokens: word ids of all sentences, int32.
-        starts: offset in `tokens` of each sentence and, last, of the end, int64 `(N + 1,)`; no sentence is empty.
-        labels: class numbers, int32 `(N,)`.
-    """
-
-    tokens: NDArray[np.int32]
-    starts: NDArray[np.int64]
-    labels: NDArray[np.int32]
+    tokens: NDArray[np.int32]  # of all sentences
+    starts: NDArray[np.int64]  # (N + 1,): offset in `tokens` of each sentence and, last, of the end; none is empty
+    labels: NDArray[np.int32]  # (N,): class numbers
 
     @classmethod
     def from_tokens(
@@ -62,7 +56,6 @@ class Rows:
         return len(self.labels)
 
     def __iter__(self) -> Iterator[NDArray[np.int32]]:
-        """The word ids of each sentence, `(T,)`."""
         return map(self.row, range(len(self)))
 
     def row(self, number: int) -> NDArray[np.int32]:
@@ -126,9 +119,6 @@ def pad(rows: Rows, batch: NDArray[np.int64]) -> NDArray[np.int32]:
 class Sentences:
     """Token lists of a prepared split, read from its file in parts at each iteration.
 
-    Args:
-        path: a table as `tokens.encode_examples` returns it.
-
     Raises:
         OSError, ValueError: no such file, or not a table with a column `tokens`.
     """
@@ -156,12 +146,9 @@ def _read_parts(path: Path, *columns: str) -> Iterator[Any]:
 
 
 def read_rows(path: Path, vocabulary: Vocabulary, labels: Sequence[str]) -> Rows:
-    """Reads and numbers a prepared split as `encode` does, in parts.
+    """Reads and numbers a prepared split as `encode` does, in parts; a label not among `labels` is a DataError.
 
     Memory holds 12 bytes a sentence; the tokens are mapped from an unnamed temporary file.
-
-    Raises:
-        DataError: a label is not among `labels`.
     """
     lengths, classes = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)]
     with TemporaryFile() as file:
@@ -188,29 +175,17 @@ def _index_in(strings: Any, values: Sequence[str]) -> Any:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Everything that training reads; the test set is no part of it.
-
-    Args:
-        train, dev: rows to fit, and to select the epoch.
-        labels: class names, in the order of their numbers.
-        matrix: word vectors, float32 `(V, D)`.
-        training_words: the first rows of `matrix`, those of words in the training set; the others come from the file
-            of vectors alone.
-    """
+    """Everything that training reads; the test set is no part of it."""
 
     train: Rows
     dev: Rows
-    labels: Sequence[str]
-    matrix: NDArray[np.float32]
-    training_words: int
+    labels: Sequence[str]  # class names, in the order of their numbers
+    matrix: NDArray[np.float32]  # word vectors, (V, D)
+    training_words: int  # first rows of `matrix`, of words in train; the others come from the file of vectors alone
 
 
 def load_dataset(root: Path = paths.PROJECT) -> Dataset:
-    """Reads `data/prepared` and `data/embeddings` under `root`, but not the test set.
-
-    Raises:
-        DataError: a file is missing.
-    """
+    """Reads `data/prepared` and `data/embeddings` under `root`, but not the test set."""
     vocabulary, labels = load_vocabulary(root), load_labels(root)
     train, dev = (read_rows(_split_file(split, root), vocabulary, labels) for split in ("train", "dev"))
     matrix = np.load(existing(root / paths.EMBEDDINGS / "matrix.npy"), allow_pickle=False)
@@ -246,11 +221,7 @@ def load_labels(root: Path = paths.PROJECT) -> list[str]:
 
 
 def existing(path: Path) -> Path:
-    """Returns the path.
-
-    Raises:
-        DataError: it does not exist.
-    """
+    """Returns the path, or raises a DataError if it does not exist."""
     if not path.exists():
         raise DataError(f"{path}: not there; `dvc repro` makes it.")
     return path

@@ -20,39 +20,26 @@ NOT_FOUND = (404, 410)  # HTTP status codes: the next place of a mirror is tried
 
 @dataclass(frozen=True)
 class File:
-    """A file of an entry.
+    """A file of an entry."""
 
-    Args:
-        path: under data/external/<entry>/ and in a mirror, which may also hold it gzipped under `path.gz`.
-        sha256: of the unpacked content; None if unknown.
-        size: bytes of the unpacked content; 0 if unknown.
-        address: URL; None if only a mirror has the file.
-    """
-
-    path: str
-    sha256: str | None
-    size: int = 0
-    address: str | None = None
+    path: str  # under data/external/<entry>/ and in a mirror, which may also hold it gzipped under `path.gz`
+    sha256: str | None  # of the unpacked content; None if unknown
+    size: int = 0  # bytes of the unpacked content; 0 if unknown
+    address: str | None = None  # None if only a mirror has the file
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A corpus or a set of word vectors.
-
-    Args:
-        alternates: of a mirror without `files`, as many of these as it holds.
-        folders: names that the entry's folder may have in a mirror, besides `name`.
-        note: the error message when no address is known.
-    """
+    """A corpus or a set of word vectors."""
 
     name: str
     title: str
     licence: str
     source: str
     files: tuple[File, ...]
-    alternates: tuple[File, ...] = ()
-    folders: tuple[str, ...] = ()
-    note: str = ""
+    alternates: tuple[File, ...] = ()  # of a mirror without `files`, as many of these as it holds
+    folders: tuple[str, ...] = ()  # names that the entry's folder may have in a mirror, besides `name`
+    note: str = ""  # the error message when no address is known
 
 
 _SEMEVAL = (
@@ -149,13 +136,9 @@ def fetch_entry(entry: Entry, folder: Path, mirror: str | None = None, progress:
     unpacked content is stored and verified, because gzip's own bytes differ between packings.
 
     Args:
-        folder: usually `paths.EXTERNAL`.
         mirror: a folder or an http(s) URL to look in instead of the published addresses: under the entry's name, then
             under its other folder names, then at the top.
         progress: show a progress bar of each download on stderr.
-
-    Returns:
-        Paths of the files, existing ones included.
 
     Raises:
         FetchError: a file is not found, arrives incomplete or wrong, or cannot be stored; then it is not stored.
@@ -163,7 +146,11 @@ def fetch_entry(entry: Entry, folder: Path, mirror: str | None = None, progress:
     import pooch  # with requests; needed here alone
 
     pooch.get_logger().setLevel("WARNING")
-    base = None if mirror is None else _mirror_base(mirror)
+    base: Path | str | None = None if mirror is None else mirror.rstrip("/")
+    if mirror is not None and not mirror.startswith(("http://", "https://")):
+        base = Path(mirror).expanduser()
+        if not base.is_dir():
+            raise FetchError(f"--mirror {mirror}: no such folder; use a folder or an http or https URL.")
     files = (*entry.files, *(entry.alternates if base is not None else ()))
     store = pooch.create(
         path=folder / entry.name, base_url="", registry={file.path: file.sha256 for file in files}, allow_updates=False
@@ -184,16 +171,6 @@ def fetch_entry(entry: Entry, folder: Path, mirror: str | None = None, progress:
         lines = join_lines(missing, len(missing))
         raise FetchError(f"{entry.name}: not found; pass --mirror DIR_OR_URL that holds it. Looked for:\n{lines}")
     return stored
-
-
-def _mirror_base(mirror: str) -> Path | str:
-    """A folder as a path, an http or https URL unchanged."""
-    if mirror.startswith(("http://", "https://")):
-        return mirror.rstrip("/")
-    folder = Path(mirror).expanduser()
-    if not folder.is_dir():
-        raise FetchError(f"--mirror {mirror}: no such folder; use a folder or an http or https URL.")
-    return folder
 
 
 def _places(entry: Entry, file: File, base: Path | str | None) -> list[Path | str]:

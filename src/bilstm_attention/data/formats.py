@@ -52,13 +52,7 @@ class Source(NamedTuple):
 
 
 def split_sources(data: Data, split: str) -> list[Source]:
-    """The files of a split, as `data` names them: one, those of the classes, or none.
-
-    Paths are relative to the working directory, which for a stage is the project root.
-
-    Raises:
-        DataError: lists the missing files.
-    """
+    """The files of a split, as `data` names them: one, those of the classes, or none; missing ones are a DataError."""
     names: dict[str, str] | str = getattr(data, split) or {}
     if data.format == "classes":
         sources = _class_sources(data, names, split)
@@ -110,10 +104,7 @@ def _missing_file(path: Path, split: str) -> str:
 def read_rows(source: Source, data: Data, advance: Callable[[int], None] = lambda size: None) -> Iterator[Row | Fault]:
     """Reads a file row by row; a malformed row gives a `Fault` instead. One row at a time is in memory.
 
-    Args:
-        source: of `split_sources`.
-        data: the format.
-        advance: called now and then with the number of bytes read since.
+    `advance` is called now and then with the number of bytes read since.
 
     Raises:
         DataError: the file cannot be read at all.
@@ -137,18 +128,14 @@ def _read(file: BinaryIO, source: Source, data: Data) -> Iterator[Row | Fault]:
         return
     lines, path = Lines(file, data.encoding), str(source.path)
     read = {"classes": _classes, "fasttext": _fasttext}.get(data.format, _blocks)
-    for row in read(lines, source):
-        while lines.faults:
-            yield Fault(path, *lines.faults.pop(0))
-        yield row
-    yield from (Fault(path, *fault) for fault in lines.faults)
+    for row in lines.with_faults(read(lines, source)):
+        yield row if isinstance(row, Row | Fault) else Fault(path, *row)
 
 
 def _classes(lines: Lines, source: Source) -> Iterator[Row]:
     path, label = str(source.path), source.label.strip()
     if source.whole:
-        text = " ".join(line.strip() for line in lines)
-        yield Row(f"{label}-{source.path.stem}", text.strip(), label, path, 1)
+        yield Row(f"{label}-{source.path.stem}", " ".join(map(str.strip, lines)).strip(), label, path, 1)
         return
     for line in lines:
         # blank lines part paragraphs, or end a file
@@ -163,8 +150,7 @@ def _fasttext(lines: Lines, source: Source) -> Iterator[Row | Fault]:
         if match and not match[2].startswith("__label__"):
             yield Row(str(lines.number), match[2].strip(), match[1], path, lines.number)
         elif line.strip():
-            message = f"{_short(line.strip())} is not `__label__NAME text` with one label."
-            yield Fault(path, lines.number, message)
+            yield Fault(path, lines.number, f"{_short(line.strip())} is not `__label__NAME text` with one label.")
 
 
 def _blocks(lines: Lines, source: Source) -> Iterator[Row | Fault]:
@@ -205,11 +191,7 @@ def sentence_columns(data: Data) -> list[str]:
 
 
 def read_sentence(record: Mapping[str, Any], data: Data) -> str:
-    """The sentence of a record, its entities marked.
-
-    Raises:
-        DataError: it is no text, or its entities are not where they should be; without the place.
-    """
+    """The sentence of a record, its entities marked; a DataError without the place if it has none."""
     text = record[data.text]
     if data.relations and text:
         text = mark_entities(text, [record[name] for name in sentence_columns(data)[1:]], data)
@@ -230,11 +212,7 @@ def _records(file: BinaryIO, path: Path, data: Data) -> Iterator[Row | Fault]:
 
 
 def to_text(value: Any) -> str:
-    """A cell as text: 0.0 as `0`, true as `true`, null as nothing, a list of tokens joined by blanks.
-
-    Raises:
-        DataError: it is none of these.
-    """
+    """A cell as text: 0.0 as `0`, true as `true`, null as nothing, tokens joined by blanks; else a DataError."""
     if value is None or value != value:
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -249,7 +227,7 @@ def to_text(value: Any) -> str:
 
 
 def content_faults(row: Row, data: Data) -> Iterator[Fault]:
-    """Faults in the content of a row: no label, no text, or in a relation corpus wrong entity markers."""
+    """No label, no text, or in a relation corpus wrong entity markers."""
     if not row.label:
         yield Fault(row.file, row.line, f"sentence {row.id} has no label.")
     if not row.text:

@@ -1,103 +1,109 @@
-"""Counts what a corpus of one's own holds, says it in a few lines, and writes a config for it; for `init`."""
+"""`init`: finds out how a corpus of one's own is written, says what it holds, and writes a config for it.
 
-import io
-import unicodedata
+Format and columns are guessed from the first rows of train; then all rows are read and counted, as by `prepare`.
+"""
+
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, islice, product
+from operator import itemgetter
+from os.path import commonpath
 from pathlib import Path
-from shlex import quote
+from statistics import mean
 from typing import Any, NamedTuple
 
 import numpy as np
-from pyarrow.parquet import ParquetFile
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
 
 from bilstm_attention.config import Data, Embeddings
-from bilstm_attention.data.formats import Fault, Row, Source, content_faults, read_rows, split_sources
-from bilstm_attention.data.inspect import SEEN, Ask, Column, find_encoding, find_files, inspect_file
-from bilstm_attention.data.splits import SPLITS, Split
-from bilstm_attention.data.tables import BYTE_ORDER_MARKS, OPEN, PARQUET, open_file
-from bilstm_attention.data.tokens import SPECIALS, tokenize
+from bilstm_attention.console import progress_bar
+from bilstm_attention.data import formats, tables
+from bilstm_attention.data.formats import Row, read_rows, split_sources
+from bilstm_attention.data.relations import mark_entities, marking_fault
+from bilstm_attention.data.splits import SPLITS
+from bilstm_attention.data.tokens import MARKERS, SPECIALS, tokenize
 from bilstm_attention.data.vectors import read_vectors
 from bilstm_attention.errors import DataError
 from bilstm_attention.paths import EXTERNAL, PREPARED
+from bilstm_attention.yaml_files import edited_text
 
+SEEN = 20_000  # rows from which columns are guessed
+TRIED = 500  # rows by which a delimiter is judged, and files by which an encoding is
+TOKENISED = 5_000  # rows of a label whose tokens are counted
 SHOWN = 10  # columns and labels
+SPLIT_NAMES = {"training": "train", "valid": "dev", "validation": "dev", "val": "dev"} | {name: name for name in SPLITS}
+NO_DATA = re.compile("readme|licen[cs]e", re.IGNORECASE)
+NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?")
+TEXT_NAMES = ("text", "sentence", "token", "tokens")
+LABEL_NAMES = ("label", "relation", "class", "category", "sentiment", "target")
+OTHER_MARKERS = ["[E1]", "[/E1]", "[E2]", "[/E2]"]  # as tokens of BERT
 GLOVE = EXTERNAL / "glove-6b"
 LEAST_COVERAGE = 0.5  # of vectors worth reading; those of another language know less
 # Rows of train up to which it holds; batch size, epochs, patience. Test official_f1 on the sample corpus cut to 200,
 # 1,000 and 2,000 rows, two seeds: 23, 84, 94 with the first; 3, 63, 87 with the second, the defaults. On larger samples
 # of its grammar, 60,000 and 250,000 rows, the best epoch of the last two was the sixth and the third.
 BUDGETS = ((2_000, 8, 60, 20), (50_000, 32, 20, 8), (200_000, 64, 10, 3), (10**12, 128, 5, 2))
-SCRIPTS = {"CJK": "Han"}  # names of scripts that Unicode's names of characters do not begin with
-UNSPACED = {"Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan"}
 
-
-class Contents(NamedTuple):
-    """What the files of a split hold, as far as they were looked at."""
-
-    rows: list[Row]
-    faults: list[Fault]
-    labels: Counter[str]
-    total: int  # rows
-    counted: str  # how: empty (all of them), `about ` or `more than `
+Settings = dict[str, Any]  # of the block `data`
+Ask = Callable[[str, Sequence[str]], str]  # a question and its answers to one of these
+Columns = dict[str, list[str]]  # of a table by name: values that are not empty, as text
 
 
 class Corpus(NamedTuple):
     """A corpus as it was found."""
 
-    settings: dict[str, Any]  # of the block `data`
-    columns: list[Column]  # of a table
-    splits: dict[Split, Contents]
-    lengths: list[int]  # tokens of the rows of train
-    words: Counter[str]
-    scripts: list[str]  # of the letters of train, the most frequent first
-
-    @property
-    def labels(self) -> Counter[str]:
-        """Labels of train, with their rows."""
-        return self.splits["train"].labels
+    settings: Settings
+    columns: list[str]  # of a table
+    rows: Counter[str]  # by split
+    faults: str  # how many rows cannot be read, and the first; or empty
+    labels: Counter[str]  # of train
+    lengths: list[int]  # tokens of the first `TOKENISED` rows of each label of train
+    words: Counter[str]  # of the same rows
 
 
 def inspect_corpus(files: Sequence[Path], text: str | None, label: str | None, ask: Ask | None) -> Corpus:
-    """Reads the start of every file; the working directory is the project root.
+    """Guesses how files are written, and reads them; the working directory is the project root.
 
     Args:
-        files: absolute paths, as `inspect.find_files` takes them.
-        text, label, ask: as in `inspect.inspect_file`.
+        files: absolute paths of a folder, a file, a file for each split, or a plain text file for each class.
+        text, label: columns of a table; by default they are guessed.
+        ask: answers what cannot be guessed; without it that is an error.
 
     Raises:
-        DataError: the corpus cannot be read, or lies where outputs are.
+        DataError: the files are no corpus, cannot be read, or lie where outputs are.
     """
-    settings, columns = find_files(files), list[Column]()
-    folder = Path(settings["folder"])
-    settings["folder"] = str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
-    if PREPARED.is_relative_to(settings["folder"]):
-        home, root = f"data/{corpus_name(files)}", Path.cwd()
-        names = [quote(str(path.relative_to(root) if path.is_relative_to(root) else path)) for path in files]
-        moved = "FILES" if files[0].is_dir() else " ".join(names)
-        raise DataError(
-            f"{settings['folder']}: holds outputs of the pipeline, so a corpus needs a folder of its own:"
-            f" mkdir {quote(home)} && mv {moved} {quote(home)}"
-        )
+    settings, columns = find_files(files), Columns()
+    folder, root = Path(settings["folder"]), Path.cwd()
+    folder = folder.relative_to(root) if folder.is_relative_to(root) else folder
+    settings["folder"] = str(folder)
+    if PREPARED.is_relative_to(folder):
+        raise DataError(f"{folder}: holds outputs of the pipeline; move the corpus to data/{corpus_name(files)}.")
     if settings.get("format") == "classes":
         settings |= find_encoding([source.path for source in split_sources(Data(**settings), "train")])
     else:
-        own, columns = inspect_file(Path(settings["folder"], settings["train"]), text, label, ask)
-        settings |= own
+        written, columns = inspect_file(folder / settings["train"], text, label, ask)
+        settings |= written
     if settings["format"] != "table" and (text or label):
         raise DataError(f"{folder}: format {settings['format']} has no columns; leave out --text and --label.")
     data = Data(**settings)
-    splits = {name: _read_contents(data, name) for name in SPLITS if settings.get(name)}
-    rows = splits["train"].rows
-    if len(splits["train"].labels) < 2:
-        only = ", ".join(splits["train"].labels) or "none"
-        raise DataError(f"{folder}: train has fewer than two labels: {only}. {_first_fault(splits)}".rstrip())
-    tokens = [tokenize(row.text, data.tokens) for row in rows]
+    rows, labels, tokens, faults, first_fault = Counter[str](), Counter[str](), list[list[str]](), 0, ""
+    sources = [(split, source) for split in SPLITS for source in split_sources(data, split)]
+    with progress_bar("reading", sum(source.path.stat().st_size for _, source in sources)) as advance:
+        for split, source in sources:
+            for row in read_rows(source, data, advance):
+                rows[split] += 1
+                if fault := next(formats.content_faults(row, data), None) if isinstance(row, Row) else row:
+                    faults, first_fault = faults + 1, first_fault or str(fault)
+                if split == "train" and isinstance(row, Row) and row.label:
+                    labels[row.label] += 1
+                    if labels[row.label] <= TOKENISED:
+                        tokens.append(tokenize(row.text, data.tokens))
+    note = f"{faults} rows cannot be read as they stand, first {first_fault}" if faults else ""
+    if len(labels) < 2:
+        raise DataError(f"{folder}: train has fewer than two labels: {', '.join(labels) or 'none'}. {note}".rstrip())
     words = Counter(word for word in chain.from_iterable(tokens) if word not in SPECIALS)
-    return Corpus(settings, columns, splits, [len(each) for each in tokens], words, _scripts(words))
+    return Corpus(settings, [*columns], rows, note, labels, [len(each) for each in tokens], words)
 
 
 def corpus_name(files: Sequence[Path]) -> str:
@@ -105,182 +111,239 @@ def corpus_name(files: Sequence[Path]) -> str:
     return files[0].parent.name if len(files) > 1 else files[0].name.partition(".")[0]
 
 
-def _read_contents(data: Data, split: str) -> Contents:
-    sources = split_sources(data, split)
-    # of a folder of many small files, some of each class
-    step = -(-len(sources) // SEEN)
-    parts = [_read_source(source, data) for source in sources[::step]]
-    items = [item for part in parts for item in part[0]]
-    rows = [item for item in items if isinstance(item, Row)]
-    faults = [item for item in items if isinstance(item, Fault)]
-    faults += chain.from_iterable(content_faults(row, data) for row in rows)
-    if step > 1:
-        return Contents(rows, faults, Counter(source.label for source in sources), len(sources), "")
-    labels = Counter(row.label for row in rows if row.label)
-    return Contents(rows, faults, labels, sum(part[1] for part in parts), max(part[2] for part in parts))
+def find_files(files: Sequence[Path]) -> Settings:
+    """The folder of a corpus and the files of its splits, as the block `data` names them."""
+    if missing := [path for path in files if not path.exists()]:
+        raise DataError(f"{missing[0]}: no such file or folder.")
+    folder = Path(commonpath([path.parent for path in files]))
+    if len(files) == 1 and files[0].is_dir():
+        folder = files[0]
+        entries = sorted(path for path in folder.glob("[!.]*") if not NO_DATA.search(path.name))
+        files, parts = ([path for path in entries if is_kind(path)] for is_kind in (Path.is_file, Path.is_dir))
+        if "train" in map(_split_of, files):
+            files = [path for path in files if _split_of(path)]
+        elif parts:
+            return {"folder": str(folder), "test": None, "format": "classes"} | _find_class_folders(parts)
+    names, splits = [str(path.relative_to(folder)) for path in files], [_split_of(path) for path in files]
+    found: Settings = {"folder": str(folder), "test": None}
+    if len(files) == 1:
+        return found | {"train": names[0]}
+    if "train" in splits and "" not in splits and len({*splits}) == len(files) and all(map(Path.is_file, files)):
+        return found | dict(zip(splits, names, strict=True))
+    if not any(splits) and not any(suffix.lower() in formats.TABLES for path in files for suffix in path.suffixes):
+        # what tells them apart: reviews.neg, neg.txt, or else the whole name
+        choices = [path.name.partition(".")[0] for path in files], [path.suffix[1:] for path in files], names
+        classes = next(choice for choice in choices if len({*choice}) == len(files))
+        return found | {"format": "classes", "train": dict(zip(classes, names, strict=True))}
+    listed = ", ".join(f"{name} ({split or 'neither'})" for name, split in zip(names, splits, strict=True))
+    legal = "one file named train, and at most one each named dev or valid, and test; or a plain text file per class"
+    raise DataError(f"{folder}: holds {listed}; legal are {legal}. Name files, not their folder, to choose some.")
 
 
-def _read_source(source: Source, data: Data) -> tuple[list[Row | Fault], int, str]:
-    """The first rows of a file; the number of all, and how they are counted."""
-    items, path, size, rows = list[Row | Fault](), source.path, 0, 0
-
-    def advance(more: int) -> None:
-        nonlocal size, rows
-        size, rows = size + more, len(items)
-
-    # one by one, since `advance` counts them
-    for item in islice(read_rows(source, data, advance), SEEN + 1):
-        items.append(item)
-    if len(items) <= SEEN:
-        return items, len(items), ""
-    if path.suffix.lower() in PARQUET:
-        return items, ParquetFile(path).metadata.num_rows, ""
-    if path.suffix.lower() in OPEN:
-        return items, SEEN, "more than "
-    return items, round(path.stat().st_size * rows / size), "about "
+def _split_of(path: Path) -> str:
+    """The split that the name of a file or folder tells, or nothing."""
+    return next((SPLIT_NAMES[word] for word in re.split("[^a-z]+", path.name.lower()) if word in SPLIT_NAMES), "")
 
 
-def _first_fault(splits: Mapping[Split, Contents]) -> str:
-    faults = [fault for contents in splits.values() for fault in contents.faults]
-    return f"{len(faults)} rows cannot be read as they stand, first {faults[0]}" if faults else ""
+def _find_class_folders(parts: Sequence[Path]) -> Settings:
+    """A folder for each class; or for each split, with those of its classes."""
+    splits = {split: path for path in parts if (split := _split_of(path))}
+    if "train" not in splits:
+        return {"train": "."}
+    names: Settings = {split: path.name for split, path in splits.items()}
+    classes = {split: {path.name for path in part.glob("*/")} for split, part in splits.items()}
+    # a class that test lacks, for instance IMDB's reviews without a label
+    if classes["train"] > classes.get("test", classes["train"]):
+        names["train"] = {name: f"{names['train']}/{name}" for name in sorted(classes["test"])}
+    return names
 
 
-def _scripts(words: Counter[str]) -> list[str]:
-    letters = Counter[str]()
-    for word, count in words.most_common(SEEN):
-        for letter in filter(str.isalpha, word):
-            letters[unicodedata.name(letter, "unknown").split()[0].split("-")[0]] += count
-    shares = [(name, count / letters.total()) for name, count in letters.most_common()]
-    return [SCRIPTS.get(name, name.title()) for name, share in shares if share > 0.05]
+def inspect_file(path: Path, text: str | None, label: str | None, ask: Ask | None) -> tuple[Settings, Columns]:
+    """How a file of train is written, as the block `data` says it; and its columns, if it is a table."""
+    suffixes = {suffix.lower() for suffix in path.suffixes}
+    settings = {} if suffixes & {*tables.PARQUET} else find_encoding([path])
+    with tables.open_file(path) as file:
+        lines = () if suffixes & formats.TABLES else tables.Lines(file, settings.get("encoding", "utf-8"))
+        first, second, *_ = *(line.rstrip("\r\n") for line in islice(filter(str.strip, lines), 2)), "", ""
+    if formats.FASTTEXT.match(first):
+        return settings | {"format": "fasttext"}, {}
+    # under a sentence stands its label; a table of quoted text has tabs there too
+    if formats.SENTENCE.fullmatch(first) and "\t" not in second:
+        return settings | {"format": "semeval2010"}, {}
+    settings |= {"format": "table"}
+    if tables.table_kind(path) in tables.DELIMITED:
+        settings |= _dialect(path, settings)
+    records = _records(path, settings, SEEN)
+    columns = _columns(records)
+    if not columns:
+        faults = [record for record in records if isinstance(record, str)]
+        raise DataError(f"{path}: {[*faults, 'no row with a column of text or numbers.'][0]}")
+    return settings | _choose_columns(path, columns, text, label, ask), columns
 
 
-def glove_coverage(words: Counter[str]) -> float | None:
-    """Share of running words that the fetched vectors have, 0 to 1; none if none are fetched."""
-    if not GLOVE.is_dir():
-        return None
-    vectors = read_vectors(GLOVE, Embeddings().dimension, words)
-    return sum(words[word] for word in vectors.rows) / max(words.total(), 1)
+def find_encoding(paths: Sequence[Path]) -> Settings:
+    """`encoding` of files, unless it is UTF-8."""
+    text = b""
+    for path in paths[:: len(paths) // TRIED + 1]:
+        with tables.open_file(path) as file:
+            text += file.read(16 * tables.SAMPLE) + b"\n"
+    if marked := [name for mark, name in tables.BYTE_ORDER_MARKS.items() if text.startswith(mark)]:
+        return {} if marked[0] == "utf-8-sig" else {"encoding": marked[0]}
+    foreign = [line for line in text.split(b"\n") if not line.isascii()]
+    # a damaged line, or one that is cut, does not make another encoding
+    if sum("\ufffd" in line.decode(errors="replace") for line in foreign) <= len(foreign) / 2:
+        return {}
+    return {"encoding": (tables.likely_encodings(b"\n".join(foreign)[: tables.SAMPLE]) or ["cp1252"])[0]}
 
 
-def describe(corpus: Corpus, coverage: float | None) -> list[str]:
-    """What was found, a line each.
+def _records(path: Path, settings: Mapping[str, Any], rows: int) -> list[Any]:
+    """Records of a table, as dicts, and as text what is wrong with one."""
+    with tables.open_file(path) as file:
+        return [record for _, record in islice(tables.read_table(file, path, Data(**settings), ()), rows)]
 
-    Args:
-        corpus: of `inspect_corpus`.
-        coverage: of `glove_coverage`.
-    """
+
+def _dialect(path: Path, settings: Mapping[str, Any]) -> Settings:
+    """`delimiter`, `quoting` and `header` of delimited text, as far as they are not found anyway."""
+    tried = list[tuple[float, bool, int, Settings]]()
+    for mark, quoting in product(tables.DELIMITERS, ("auto", "doubled", "backslash", "none")):
+        options = {"delimiter": mark, "quoting": quoting, "header": False}
+        records = _records(path, {**settings, **options}, TRIED)
+        widths = [len(record) for record in records if isinstance(record, dict)]
+        if max(widths, default=0) > 1:
+            faulty = round(1 - len(widths) / len(records), 2)
+            # `none` reads nearly anything, and text seldom holds a tab
+            tried.append((faulty + 0.1 * (quoting == "none"), mark != "\t", -max(widths), options))
+    faulty, *_, options = min(tried, key=itemgetter(0, 1, 2), default=(1.0, {}))
+    if faulty > 0.5:
+        found = "no mark parts its lines into columns, and it has neither SemEval's blocks nor fastText's lines"
+        raise DataError(f"{path}: {found}. A file per class is given with the others: init NAME.txt OTHER.txt.")
+    top, *rest = [record for record in _records(path, {**settings, **options}, SEEN) if isinstance(record, dict)]
+    # the first row is one of data if its label is a label of others
+    options["header"] = not any(top[name] in values for name, values in _columns(rest).items() if _is_label(values))
+    if options["header"] and options["delimiter"] in (",", "\t"):
+        options["delimiter"] = None
+    return {key: value for key, value in options.items() if value != getattr(Data(), key)}
+
+
+def _columns(records: Sequence[Any]) -> Columns:
+    """The columns that hold text, numbers, true or false, or lists of tokens."""
+    rows, columns = [record for record in records if isinstance(record, dict)], Columns()
+    for name in dict.fromkeys(name for row in rows for name in row):
+        with suppress(DataError):
+            columns[name] = [value for row in rows if (value := formats.to_text(row.get(name)).strip())]
+    return columns
+
+
+def _is_label(values: Sequence[str]) -> bool:
+    """Few values, repeated: no id, and no number with many values."""
+    most = min(len(values) / 2, 20 if all(map(NUMBER.fullmatch, values)) else 1000)
+    return 2 <= len({*values}) <= max(most, 2)
+
+
+def _text_score(values: Sequence[str]) -> float:
+    """Long and mostly different values; an id, a path or a date is no text."""
+    values = values[:TRIED]
+    if not values or mean(any(map(str.isalpha, value)) for value in values) < 0.5:
+        return 0.0
+    has_words = any(" " in value or not value.isascii() for value in values)
+    return mean(map(len, values)) * len(set(values)) / len(values) * (1 if has_words else 0.01)
+
+
+def _choose_columns(path: Path, columns: Columns, text: str | None, label: str | None, ask: Ask | None) -> Settings:
+    """`text`, `label`, and how a table marks entities."""
+
+    def choose(what: str, likely: list[str], known: Sequence[str], names: list[str]) -> str:
+        """The only likely column, or the only one of them with a known name, or as answered."""
+        likely = [name for name in likely if name.strip().casefold() in known] or likely
+        if len(likely) == 1:
+            return likely[0]
+        several = f"the {what} may be any of the columns {', '.join(likely)}"
+        found = several if likely else f"no column looks like the {what}"
+        if ask:
+            return ask(f"{path.name}: {found}; which is it?", likely or names)
+        raise DataError(f"{path}: {found}; name it with --{what} COLUMN. Columns: {', '.join(names)}.")
+
+    scores = {name: _text_score(values) for name, values in columns.items()}
+    likely = [name for name, score in scores.items() if score and score >= max(scores.values()) / 2]
+    text = text or choose("text", likely, TEXT_NAMES, [*scores])
+    others = [name for name in columns if name not in (text, *Data().entities)]
+    likely = [name for name in others if _is_label(columns[name])]
+    return {"text": text, "label": label or choose("label", likely, LABEL_NAMES, others)} | _relations(columns, text)
+
+
+def _relations(columns: Columns, text: str) -> Settings:
+    """`relations`, and `markers` if they have another spelling: TACRED's columns, or markers in most sentences."""
+    if {*columns}.issuperset(Data().entities):
+        return {"relations": "spans"}
+    texts = columns.get(text, [])[:TRIED] or [""]
+    for own in ([*MARKERS], OTHER_MARKERS):
+        data = Data(format="table", relations="markers", markers=own)
+        if mean(not marking_fault(mark_entities(each, [], data)) for each in texts) > 0.5:
+            return {"relations": "markers"} | ({"markers": own} if own is OTHER_MARKERS else {})
+    return {}
+
+
+def glove_coverage(words: Counter[str]) -> float:
+    """Share of running words that the fetched vectors have, 0 to 1."""
+    known = read_vectors(GLOVE, Embeddings().dimension, words).rows if GLOVE.is_dir() else []
+    return sum(words[word] for word in known) / max(words.total(), 1)
+
+
+def describe(corpus: Corpus, coverage: float) -> list[str]:
+    """What `inspect_corpus` found, a line each; `coverage` is of `glove_coverage`."""
     settings, labels, lengths = corpus.settings, corpus.labels, corpus.lengths
-    counts = [f"{name} {each.counted}{each.total:,}" for name, each in corpus.splits.items()]
-    partly = any(each.counted or len(each.rows) + len(each.faults) < each.total for each in corpus.splits.values())
+    parts = [settings["format"], settings.get("encoding", "utf-8")]
+    parts += [f"{key} {settings[key]!r}" for key in ("delimiter", "quoting", "header", "relations") if key in settings]
+    files = [f"{split}: {settings[split]}" for split in corpus.rows]
+    lines = [f"{settings['folder']}: {', '.join(parts)}; {', '.join(files)}"]
+    if corpus.columns:
+        others = [name for name in corpus.columns if name not in (settings["text"], settings["label"])]
+        # a table may have hundreds
+        named = [f"{settings['text']} (the text)", f"{settings['label']} (the label)", *others[:SHOWN]]
+        lines.append(f"columns: {', '.join(named)}{', ...' * (len(others) > SHOWN)}")
     shown = ", ".join(f"{label} ({count:,})" for label, count in labels.most_common(SHOWN))
     median, most = np.quantile(lengths, [0.5, 0.95], method="lower")
-    lines = [
-        _format_line(settings),
-        *_columns_line(corpus.columns, settings),
-        f"rows: {', '.join(counts)}{f' (at most {SEEN:,} of a file or folder were looked at)' * partly}",
-        f"labels: {len(labels)}: {shown}{', ...' * (len(labels) > SHOWN)}; the most frequent is"
-        f" {max(labels.values()) / labels.total():.0%} of train, the rarest has {min(labels.values()):,}",
+    lines += [
+        f"rows: {', '.join(f'{split} {count:,}' for split, count in corpus.rows.items())}",
+        f"labels: {len(labels)}: {shown}{', ...' * (len(labels) > SHOWN)}",
         f"tokens: median {median}, 95 % of rows have at most {most}, longest {max(lengths)}",
-        f"script: {', '.join(corpus.scripts) or 'none'}",
     ]
-    if unspaced := [script for script in corpus.scripts if script in UNSPACED]:
-        rule = "unicode (default), whitespace (the text was split beforehand) or characters"
-        lines.append(f"{' and '.join(unspaced)}: no blanks between words; data.tokens.words is {rule}")
-    if coverage is None:
-        lines.append("vectors: trained on the corpus; `bilstm-attention fetch glove-6b` has English ones")
-    else:
-        instead = "" if coverage > LEAST_COVERAGE else "; they are trained on the corpus instead"
-        lines.append(f"vectors: {GLOVE} knows {coverage:.1%} of running words{instead}")
+    known = f"{GLOVE} knows {coverage:.1%} of running words"
+    if coverage <= LEAST_COVERAGE:
+        known = f"trained on the corpus; {known if coverage else '`bilstm-attention fetch glove-6b` has English ones'}"
+    lines.append(f"vectors: {known}")
     if isinstance(settings["train"], dict) and settings["test"]:
         part = Path(settings["folder"], next(iter(settings["train"].values()))).parent
         left = [path for path in sorted(part.glob("*/")) if path.name not in settings["train"]]
         lines += [f"left out, since test lacks it: {path}, {len([*path.iterdir()]):,} files" for path in left]
-    if settings["format"] != "classes":
-        others = len([*Path(settings["folder"]).iterdir()]) - len(corpus.splits)
-        lines += [f"folder: DVC tracks all of {settings['folder']}, with {others} other entries"] * (others > 0)
-    if fault := _first_fault(corpus.splits):
-        lines.append(f"{fault}; `prepare` lists them all")
-    return lines
+    return lines + [f"{corpus.faults}; `prepare` lists them all"] * bool(corpus.faults)
 
 
-def _format_line(settings: Mapping[str, Any]) -> str:
-    parts = [settings["format"], settings.get("encoding", "utf-8")]
-    path = Path(settings["folder"], str(settings["train"]))
-    if path.is_file():
-        with open_file(path) as file:
-            start = file.read(4)
-        marked = (name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark))
-        parts[1:] = [f"{name} by its byte order mark" for name in marked][:1] or parts[1:]
-        parts[1:] = [] if path.suffix.lower() in PARQUET else parts[1:]
-    parts += [f"delimiter {settings['delimiter']!r}"] if "delimiter" in settings else []
-    parts += ["no header"] if "header" in settings else []
-    parts += [f"{key} {settings[key]}" for key in ("quoting", "relations") if key in settings]
-    files = [f"{split}: {settings[split]}" for split in SPLITS if settings.get(split)]
-    return f"{settings['folder']}: {', '.join(parts)}; {', '.join(files)}"
-
-
-def _columns_line(columns: Sequence[Column], settings: Mapping[str, Any]) -> Iterator[str]:
-    roles = {settings[role]: f"the {role}, " for role in ("text", "label") if columns}
-    # a table may have hundreds
-    chosen = sorted(columns, key=lambda column: column.name not in roles)[:SHOWN]
-    named = [f"{each.name} ({roles.get(each.name, '')}{each.different:,} different)" for each in chosen]
-    if columns:
-        yield f"columns: {', '.join(named)}{', ...' * (len(columns) > SHOWN)}"
-
-
-def new_config(name: str, corpus: Corpus, monitor: str, coverage: float | None) -> str:
-    """The text of a config: what differs from the defaults or will be changed first, with its reasons.
-
-    Args:
-        name: of the experiment.
-        corpus: of `inspect_corpus`.
-        monitor: the dev score that picks the epoch.
-        coverage: of `glove_coverage`.
-    """
-    total, longest = corpus.splits["train"].total, max(corpus.lengths)
-    relational = Data(**corpus.settings).relational
+def new_config(name: str, corpus: Corpus, monitor: str, coverage: float) -> str:
+    """The text of a config: what differs from the defaults or will be changed first; `monitor` picks the epoch."""
+    total, longest = corpus.rows["train"], max(corpus.lengths)
     # the entities of a relation must fit in
-    needed = min(longest, 10_000) if relational else min(int(np.quantile(corpus.lengths, 0.95, method="lower")), 400)
+    share, most = (1.0, 10_000) if Data(**corpus.settings).relational else (0.95, 400)
+    needed = min(int(np.quantile(corpus.lengths, share, method="lower")), most)
     limit = max(100, -(-needed // 50) * 50)
     cut = np.mean([length > limit for length in corpus.lengths])
     batch, epochs, patience = next(budget[1:] for budget in BUDGETS if total <= budget[0])
-    values: dict[str, tuple[Any, str]] = {
-        f"data.{key}": (corpus.settings[key], "") for key in Data.model_fields if key in corpus.settings
-    }
+    values = {key: corpus.settings[key] for key in Data.model_fields if corpus.settings.get(key) is not None}
+    data = edited_text({}, {f"data.{key}": value for key, value in values.items()})
     if corpus.settings["test"] is None:
-        values["data.test"] = None, "none: data.test_fraction of train, a fifth, is split off"
-    values["data.tokens.max_length"] = limit, f"the longest row has {longest} tokens; {cut:.1%} of rows are cut"
-    if coverage is not None and coverage > LEAST_COVERAGE:
-        values |= {
-            "embeddings.source": ("file", f"it knows {coverage:.1%} of running words; or corpus: trained on train"),
-            "embeddings.path": (str(GLOVE), ""),
-        }
-    else:
-        values["embeddings.source"] = "corpus", "vectors trained on train; file: those of a file, see params.yaml"
-    values |= {
-        "train.epochs": (epochs, "at most; few rows need many"),
-        "train.patience": (patience, "epochs without a better dev score before stopping"),
-        "train.batch_size": (
-            batch,
-            "few rows need small ones, for more steps; many rows large ones, for speed",
-        ),
-        "train.monitor": (monitor, "or macro_f1, to which rare labels count as much as frequent ones"),
-    }
-    head = f"{name}: train has {corpus.splits['train'].counted}{total:,} rows, {len(corpus.labels)} labels."
-    return f"# {head}\n# The rest is as in the defaults; params.yaml explains each parameter.\n{_yaml_text(values)}"
-
-
-def _yaml_text(values: Mapping[str, tuple[Any, str]]) -> str:
-    """Blocks of parameters by dotted key, with their comments."""
-    document, text, yaml = CommentedMap(), io.StringIO(), YAML()
-    for key, (value, comment) in values.items():
-        *blocks, last = key.split(".")
-        block = document
-        for name in blocks:
-            block = block.setdefault(name, CommentedMap())
-        block[last] = value
-        if comment:
-            block.yaml_add_eol_comment(comment, last, column=28)
-    yaml.width = 4096
-    yaml.dump(document, text)
-    return text.getvalue()
+        data += "  test:  # none: data.test_fraction of train, a fifth, is split off\n"
+    vectors = "corpus  # vectors trained on train; file: those of a file, see params.yaml"
+    if coverage > LEAST_COVERAGE:
+        vectors = f"file  # it knows {coverage:.1%} of running words; or corpus: trained on train\n  path: {GLOVE}"
+    return f"""# {name}: train has {total:,} rows, {len(corpus.labels)} labels.
+# The rest is as in the defaults; params.yaml explains each parameter.
+{data}  tokens:
+    max_length: {limit}  # the longest row has {longest} tokens; {cut:.1%} of rows are cut
+embeddings:
+  source: {vectors}
+train:
+  epochs: {epochs}  # at most; few rows need many
+  patience: {patience}  # epochs without a better dev score before stopping
+  batch_size: {batch}  # few rows need small ones, for more steps; many rows large ones, for speed
+  monitor: {monitor}  # or macro_f1, to which rare labels count as much as frequent ones
+"""

@@ -22,10 +22,9 @@ from bilstm_attention.config import Data
 from bilstm_attention.console import progress_bar
 from bilstm_attention.data.splits import SPLITS, Split
 from bilstm_attention.data.text import count_uncleaned
-from bilstm_attention.data.tokens import SPANS, SPECIALS, encode_with_faults
+from bilstm_attention.data.tokens import SPANS, SPECIALS, encode_with_faults, length_advice
 from bilstm_attention.errors import OFFENDERS_SHOWN, DataError, join_lines
 
-COUNTS = ("empty_entities", "required_length")  # of a row, see `tokens.encode_with_faults`
 ROW_GROUP = 50_000  # rows that a reader of the file holds at a time
 
 
@@ -45,9 +44,8 @@ def encode_chunk(examples: pd.DataFrame, data: Data, uncleaned: Counter[str]) ->
     `uncleaned` is told of the rows that hold what `data.tokens.clean` could replace.
     """
     uncleaned.update(count_uncleaned(examples["text"].tolist(), data.tokens.clean))
-    schema = _schema(data).append(pa.field("faults", pa.list_(pa.string()))).remove_metadata()
-    for name in COUNTS:
-        schema = schema.append(pa.field(name, pa.int64()))
+    more = [("fault", pa.string()), ("empty_entities", pa.int64()), ("required_length", pa.int64())]
+    schema = pa.schema([*_schema(data), *(pa.field(*each) for each in more)])
     return pa.Table.from_pandas(encode_with_faults(examples, data), schema)
 
 
@@ -60,38 +58,40 @@ def write_splits(
 
     Args:
         tables: the whole corpus in order, as `encode_chunk` returns it.
-        splits: the split of every row, as `splits.make_splits` returns it.
-        files: the file of each split.
+        splits: of `splits.make_splits`.
 
     Raises:
         DataError: lists by file and line the rows that `tokens.encode_examples` refuses.
     """
     faults, more, start, required = list[str](), 0, 0, 0
     with ExitStack() as stack:
-        writers = {name: stack.enter_context(_SplitWriter(files[name], _schema(data))) for name in SPLITS}
+        writers = {
+            name: _SplitWriter(stack.enter_context(pq.ParquetWriter(files[name], _schema(data)))) for name in SPLITS
+        }
         advance = stack.enter_context(progress_bar("tokenising", len(splits)))
         for table in tables:
-            messages = pc.list_flatten(table["faults"]).to_pylist()
+            messages = [*filter(None, table["fault"].to_pylist())]
             faults += messages[:OFFENDERS_SHOWN]
             more += len(messages[OFFENDERS_SHOWN:])
             required = max(required, pc.max(table["required_length"]).as_py() or 0)
             chunk_splits = splits[start : start + len(table)]
             start += len(table)
             for number, writer in enumerate(writers.values()):
-                writer.add(table.drop_columns(["faults", "required_length"]).filter(pa.array(chunk_splits == number)))
+                writer.add(table.drop_columns(["fault", "required_length"]).filter(pa.array(chunk_splits == number)))
             advance(len(table))
+        for writer in writers.values():
+            if len(writer.buffer):
+                writer.write(ROW_GROUP)
     if faults:
-        advice = f"\nRaise data.tokens.max_length to {required}." if required > data.tokens.max_length else ""
-        raise DataError(join_lines(faults, more=more) + advice)
+        raise DataError(join_lines(faults, more=more) + length_advice(required, data.tokens))
     return {name: writer.stats for name, writer in writers.items()}
 
 
 class _SplitWriter:
     """Writes tables in row groups of `ROW_GROUP` rows, and counts their words and lengths."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.schema, self.file, self.stats = schema, pq.ParquetWriter(path, schema), SplitStats()
-        self.buffer = schema.empty_table()
+    def __init__(self, file: pq.ParquetWriter) -> None:
+        self.file, self.stats, self.buffer = file, SplitStats(), file.schema.empty_table()
 
     def add(self, table: pa.Table) -> None:
         counts = pc.value_counts(pc.list_flatten(table["tokens"].combine_chunks()))
@@ -99,22 +99,14 @@ class _SplitWriter:
         self.stats.lengths.append(table["length"].to_numpy().astype("int32"))
         self.stats.truncated += pc.sum(pc.greater(table["length"], pc.list_value_length(table["tokens"]))).as_py() or 0
         self.stats.empty_entities += pc.sum(table["empty_entities"]).as_py() or 0
-        self.buffer = pa.concat_tables([self.buffer, table.drop_columns("empty_entities").cast(self.schema)])
+        self.buffer = pa.concat_tables([self.buffer, table.drop_columns("empty_entities").cast(self.file.schema)])
         while len(self.buffer) >= ROW_GROUP:
-            self._write(self.buffer[:ROW_GROUP])
-            self.buffer = self.buffer[ROW_GROUP:]
+            self.write(ROW_GROUP)
 
-    def _write(self, table: pa.Table) -> None:
+    def write(self, rows: int) -> None:
         # in one piece: pages of the file may end where the pieces of a table do
-        self.file.write_table(table.combine_chunks())
-
-    def __enter__(self) -> "_SplitWriter":
-        return self
-
-    def __exit__(self, kind: object, *error: object) -> None:
-        if kind is None and len(self.buffer):
-            self._write(self.buffer)
-        self.file.close()
+        self.file.write_table(self.buffer[:rows].combine_chunks())
+        self.buffer = self.buffer[rows:]
 
 
 def _schema(data: Data) -> pa.Schema:
@@ -128,9 +120,9 @@ def summarize(rows: pd.DataFrame, splits: NDArray[np.int8], stats: Mapping[Split
     """Counts of the splits, ready for JSON: integers and strings alone.
 
     Args:
-        rows: as `corpus.read_corpus` returns them.
-        splits: the split of every row, as `splits.make_splits` returns it.
-        stats: by split, in the order of `splits.SPLITS`.
+        rows: of `corpus.read_corpus`.
+        splits: of `splits.make_splits`.
+        stats: of `write_splits`.
 
     Returns:
         `splits`: for each split `rows`; `labels`, rows by label; `length`, tokens of a row before cutting, markers
@@ -141,21 +133,17 @@ def summarize(rows: pd.DataFrame, splits: NDArray[np.int8], stats: Mapping[Split
     parts = {name: rows[splits == SPLITS.index(name)] for name in stats}
     within = {f"{name}-{name}": int(part["key"].duplicated().sum()) for name, part in parts.items()}
     across = {f"{a}-{b}": int(parts[b]["key"].isin(parts[a]["key"]).sum()) for a, b in combinations(parts, 2)}
-    return {
-        "splits": {name: _split_summary(part["label"], stats[name]) for name, part in parts.items()},
-        "duplicates": within | across,
-    }
-
-
-def _split_summary(labels: pd.Series, stats: SplitStats) -> dict[str, Any]:
-    words = [count for word, count in stats.words.items() if word not in SPECIALS]
-    # "lower": a quantile is the length of some row
-    quantiles = pd.Series(np.concatenate(stats.lengths)).quantile([0, 0.5, 0.95, 1], interpolation="lower")
-    return {
-        "rows": len(labels),
-        "labels": {str(label): int(n) for label, n in labels.value_counts().sort_index().items() if n},
-        "length": dict(zip(("min", "p50", "p95", "max"), map(int, quantiles), strict=True)),
-        "truncated": stats.truncated,
-        "tokens": sum(words),
-        "types": len(words),
-    }
+    summaries = {}
+    for name, part in parts.items():
+        words = [count for word, count in stats[name].words.items() if word not in SPECIALS]
+        # "lower": a quantile is the length of some row
+        quantiles = pd.Series(np.concatenate(stats[name].lengths)).quantile([0, 0.5, 0.95, 1], interpolation="lower")
+        summaries[name] = {
+            "rows": len(part),
+            "labels": {str(label): int(n) for label, n in part["label"].value_counts().sort_index().items() if n},
+            "length": dict(zip(("min", "p50", "p95", "max"), map(int, quantiles), strict=True)),
+            "truncated": stats[name].truncated,
+            "tokens": sum(words),
+            "types": len(words),
+        }
+    return {"splits": summaries, "duplicates": within | across}

@@ -22,11 +22,7 @@ def is_directed(label: str) -> bool:
 
 
 def relation_of(label: str) -> str:
-    """The relation's name without its direction; a none label is its own name.
-
-    Raises:
-        DataError: the label has neither form.
-    """
+    """The relation's name without its direction; a none label is its own name, any other a DataError."""
     if label in NONE_LABELS:
         return label
     if match := DIRECTED.fullmatch(label):
@@ -72,28 +68,22 @@ def mark_entities(text: Any, values: Sequence[Any], data: Data) -> str:
             text = text.replace(own, marker)
         return str(text)
     if data.relations == "words":
-        spans = [_find(text, str(entity)) for entity in values]
+        spans = []
+        for entity in map(str, values):
+            places = [match.span() for match in re.finditer(rf"(?<!\w){re.escape(entity.strip())}(?!\w)", text)]
+            if len(places) != 1 or not entity.strip():
+                legal = "once is legal. Mark it in the text instead."
+                raise DataError(f"has the entity {entity!r} {len(places)} times; {legal}")
+            spans += places
     else:
         numbers = [int(value) if str(value).strip().isdecimal() else -1 for value in values]
         last = 0 if isinstance(text, str) else 1
         spans = [(numbers[0], numbers[1] + last), (numbers[2], numbers[3] + last)]
         if any(not 0 <= start < end <= len(text) for start, end in spans):
             raise DataError(f"has the positions {values} in {len(text)} {'characters' if last == 0 else 'tokens'}.")
-    return _insert(text, spans)
-
-
-def _find(text: str, entity: str) -> tuple[int, int]:
-    places = [match.span() for match in re.finditer(rf"(?<!\w){re.escape(entity.strip())}(?!\w)", text)]
-    if len(places) != 1 or not entity.strip():
-        raise DataError(f"has the entity {entity!r} {len(places)} times; once is legal. Mark it in the text instead.")
-    return places[0]
-
-
-def _insert(text: Any, spans: Sequence[tuple[int, int]]) -> str:
-    """A sentence, or a list of tokens, with the markers at their places."""
-    places = [place for span in spans for place in span]
+    offsets = [place for span in spans for place in span]
     # where one entity ends and the next begins, the closing marker stands first
-    order = sorted(zip(places, (0, -1, 0, -1), MARKERS, strict=True), reverse=True)
+    order = sorted(zip(offsets, (0, -1, 0, -1), MARKERS, strict=True), reverse=True)
     for place, _, marker in order:
         added = [marker] if isinstance(text, list) else marker
         text = text[:place] + added + text[place:]

@@ -5,7 +5,7 @@ than those of the published scores.
 """
 
 from heapq import heapreplace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -30,13 +30,10 @@ def sentence_key(text: str) -> str:
 
 
 def make_splits(rows: pd.DataFrame, data: Data) -> NDArray[np.int8]:
-    """Assigns rows to train, dev and test: a missing test is split off train, then a missing dev off the rest.
+    """Assigns rows of `corpus.read_corpus`: a missing test is split off train, then a missing dev off the rest.
 
     With `data.fold`, the first missing one of the two is that fold. Files of the corpus are not changed, even where
     they share sentences; `prepare.summarize` counts those.
-
-    Args:
-        rows: as `corpus.read_corpus` returns them.
 
     Returns:
         the split of each row, as its index in `SPLITS`, int8; `UNUSED` for rows of train beyond `data.train_rows`,
@@ -56,23 +53,22 @@ def make_splits(rows: pd.DataFrame, data: Data) -> NDArray[np.int8]:
         part = rows.iloc[train]
         by_fold = data.fold is not None and name == missing[0]
         splits[train[_fold(part, data) if by_fold else _split_off(part, name, data)]] = SPLITS.index(name)
-    names = rows["label"].cat.categories
-    codes = rows["label"].cat.codes
+    names, codes = rows["label"].cat.categories, rows["label"].cat.codes
     known, trained = (np.bincount(codes[part], minlength=len(names)) > 0 for part in (splits <= 0, splits == 0))
     if trained.sum() < 2:
-        raise DataError(f"{_source(rows.iloc[0])}: train has only the label {names[trained][0]!r}; two are needed.")
+        raise DataError(f"{_first(rows)}: train has only the label {names[trained][0]!r}; two are needed.")
     unknown, legal = rows[~known[codes]], list(names[known])
     if len(unknown):
         faults = (
-            f"{_source(row)}: label {row.label!r} is not in train{did_you_mean(str(row.label), legal) or '.'}"
+            f"{row.file}:{row.line}: label {row.label!r} is not in train{did_you_mean(str(row.label), legal) or '.'}"
             for row in unknown[["file", "line", "label"]].itertuples()
         )
         raise DataError(f"{join_lines(faults)}\nLabels of train: {', '.join(legal)}.")
     return splits
 
 
-def _source(row: Any) -> str:
-    return f"{row.file}:{row.line}"
+def _first(rows: pd.DataFrame) -> str:
+    return f"{rows['file'].iloc[0]}:{rows['line'].iloc[0]}"
 
 
 def _split_off(rows: pd.DataFrame, split: str, data: Data) -> NDArray[np.bool_]:
@@ -99,10 +95,9 @@ def _split_off(rows: pd.DataFrame, split: str, data: Data) -> NDArray[np.bool_]:
             left[label] -= count
             taken.append(key)
     if not taken:
-        raise DataError(
-            f"{_source(rows.iloc[0])}: {len(sentences)} different sentences of {len(seats)} labels are too few to"
-            f" split off data.{split}_fraction = {fraction}; raise it, or name a file in data.{split}."
-        )
+        few = f"{len(sentences)} different sentences of {len(seats)} labels are too few to split off"
+        advice = f"data.{split}_fraction = {fraction}; raise it, or name a file in data.{split}"
+        raise DataError(f"{_first(rows)}: {few} {advice}.")
     mask: NDArray[np.bool_] = table["key"].isin(taken).to_numpy()
     return mask
 
@@ -117,7 +112,7 @@ def _fold(rows: pd.DataFrame, data: Data) -> NDArray[np.bool_]:
     sentences = table.sample(frac=1, random_state=data.split_seed).drop_duplicates("key")
     if len(sentences) < data.folds:
         few = f"{len(sentences)} different sentences make no {data.folds} folds"
-        raise DataError(f"{_source(rows.iloc[0])}: {few}; lower data.folds.")
+        raise DataError(f"{_first(rows)}: {few}; lower data.folds.")
     keys = sentences.sort_values("label", kind="stable")["key"]
     sizes = table["key"].value_counts().loc[keys] if data.count_repeats else [1] * len(keys)
     folds, chosen = [(0, fold) for fold in range(data.folds)], list[int]()
@@ -130,7 +125,7 @@ def _fold(rows: pd.DataFrame, data: Data) -> NDArray[np.bool_]:
     lost = ~table["label"].isin(table["label"][~in_fold])
     mask: NDArray[np.bool_] = (in_fold & ~table["key"].isin(table["key"][lost])).to_numpy()
     if not mask.any():
-        where = f"{_source(rows.iloc[0])}: fold {data.fold} of {data.folds}"
+        where = f"{_first(rows)}: fold {data.fold} of {data.folds}"
         raise DataError(f"{where} has no sentence that train can spare; lower data.folds.")
     return mask
 

@@ -8,11 +8,12 @@ import io
 import json
 import lzma
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from charset_normalizer import from_bytes
 from pyarrow import ArrowException
@@ -41,9 +42,12 @@ BAD_CHARACTER = re.compile("[\0\udc80-\udcff]")  # NUL, or a byte that is not of
 HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can spell half of a surrogate pair, which is no character
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 DELIMITERS = ",;\t|"
+NO_OBJECT = "not a JSON object: {...}."
 
 # The number of a line, or of a row of a parquet file, from 1; and the record there, or what is wrong with it.
 Record = tuple[int, dict[str, Any] | str]
+
+T = TypeVar("T")
 
 csv.field_size_limit(2**31 - 1)
 
@@ -54,11 +58,7 @@ class _Text(io.TextIOWrapper):
 
 
 class Lines:
-    """Lines of a text file with their line ends: LF, CRLF or CR.
-
-    Args:
-        file: an open file.
-        encoding: of the text, unless it begins with a byte order mark.
+    """Lines of an open text file with their line ends: LF, CRLF or CR. A byte order mark overrides `encoding`.
 
     Attributes:
         number: of the line that was read last, from 1.
@@ -71,7 +71,7 @@ class Lines:
         start = file.read(4)
         file.seek(0)
         marked = [name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)]
-        self.file, self.encoding, self.hint = file, marked[0] if marked else encoding, ""
+        self.file, self.encoding = file, marked[0] if marked else encoding
         self.number, self.faults = 0, list[tuple[int, str]]()
         self._text = _Text(file, self.encoding, errors="surrogateescape", newline="")
 
@@ -87,40 +87,41 @@ class Lines:
         if bad := BAD_CHARACTER.search(line) if "\0" in line or not line.isascii() else None:
             found = "NUL" if bad[0] == "\0" else f"0x{ord(bad[0]) - 0xDC00:02x}"
             place = f"character {bad.start() + 1} of the line is {found}, which is not {self.encoding}"
-            self.faults.append((self.number, f"{place}; {self._advice()}"))
+            self.faults.append((self.number, f"{place}; {self._advice}"))
             line = BAD_CHARACTER.sub("\ufffd", line)
         return line
 
+    def with_faults(self, records: Iterable[T]) -> Iterator[T | tuple[int, str]]:
+        """Records made of the lines, and before each the faults up to its line."""
+        for record in records:
+            while self.faults:
+                yield self.faults.pop(0)
+            yield record
+        yield from self.faults
+
+    @cached_property
     def _advice(self) -> str:
-        """What `data.encoding` may be; guessed once per file."""
-        if not self.hint:
-            position = self.file.tell()
-            self.file.seek(0)
-            likely = likely_encodings(self.file.read(SAMPLE))
-            self.file.seek(position)
-            named = ", perhaps to " + " or ".join(likely) if likely else ""
-            self.hint = f"set data.encoding{named}."
-        return self.hint
+        """What `data.encoding` may be."""
+        position = self.file.tell()
+        self.file.seek(0)
+        likely = likely_encodings(self.file.read(SAMPLE))
+        self.file.seek(position)
+        return f"set data.encoding{', perhaps to ' + ' or '.join(likely) if likely else ''}."
 
 
 def likely_encodings(sample: bytes) -> list[str]:
     """At most two encodings of a text that is not UTF-8, the likelier first."""
     matches = list(from_bytes(sample, cp_isolation=list(COMMON_ENCODINGS)))[:2]
     # of several that read the text alike, the first of the common ones
-    likely = (
-        next((name for name in COMMON_ENCODINGS if name in match.could_be_from_charset), match.encoding)
-        for match in matches
-    )
-    return list(dict.fromkeys(likely))
+    likely = [
+        [*filter(match.could_be_from_charset.__contains__, COMMON_ENCODINGS), match.encoding] for match in matches
+    ]
+    return list(dict.fromkeys(names[0] for names in likely))
 
 
 @contextmanager
 def open_file(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file for reading bytes, unpacked if its name ends in .gz, .bz2 or .xz.
-
-    Raises:
-        DataError: it is damaged.
-    """
+    """Opens a file for reading bytes, unpacked if its name ends in .gz, .bz2 or .xz; a damaged one is a DataError."""
     try:
         with OPEN.get(path.suffix.lower(), open)(path, "rb") as file:
             yield file
@@ -131,11 +132,7 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def table_kind(path: Path) -> str:
-    """The ending of a table's name, in lower case and without that of its compression.
-
-    Raises:
-        DataError: no table is called so.
-    """
+    """The ending of a table's name, in lower case and without that of its compression; others are a DataError."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     kind = ([""] + [suffix for suffix in suffixes if suffix not in OPEN])[-1]
     if kind not in KINDS:
@@ -146,18 +143,12 @@ def table_kind(path: Path) -> str:
 
 
 def read_table(file: BinaryIO, path: Path, data: Data, columns: Sequence[str]) -> Iterator[Record]:
-    """Reads records in order; those of delimited text are strings.
+    """Reads the records of a file of `open_file` in order; those of delimited text are strings.
 
-    Names of columns match without case and outer blanks where that is unique; records have the names of `columns`.
-
-    Args:
-        file: as `open_file` opens it.
-        path: names the kind of table.
-        data: `encoding`, `delimiter`, `quoting`, `header`.
-        columns: those that must be there.
+    `columns` must be there: names match without case and outer blanks where that is unique, and records have these.
 
     Raises:
-        DataError: the file is no such table.
+        DataError: the file is no table of the kind that `path` names.
     """
     kind = table_kind(path)
     if kind in PARQUET:
@@ -165,11 +156,7 @@ def read_table(file: BinaryIO, path: Path, data: Data, columns: Sequence[str]) -
         return
     lines = Lines(file, data.encoding)
     records = _rename(_json_records(lines), columns) if kind in JSON else _delimited(lines, data, columns)
-    for record in records:
-        while lines.faults and lines.faults[0][0] <= lines.number:
-            yield lines.faults.pop(0)
-        yield record
-    yield from lines.faults
+    yield from lines.with_faults(records)
 
 
 def _rename(records: Iterator[Record], columns: Sequence[str]) -> Iterator[Record]:
@@ -285,10 +272,9 @@ def _unquote(cell: str) -> str:
 
 def _json_records(lines: Lines) -> Iterator[Record]:
     first = next((line for line in lines if line.strip()), "")
-    start = lines.number
     if first.lstrip().startswith("["):
-        text, begins = "".join(chain([first], lines)), start
-        yield from _json_array(text, begins)
+        start = lines.number
+        yield from _json_array("".join(chain([first], lines)), start)
         return
     for line in chain([first], lines):
         if line.strip():
@@ -297,7 +283,7 @@ def _json_records(lines: Lines) -> Iterator[Record]:
             except ValueError as error:
                 yield lines.number, f"not JSON ({error}); a file is an array of objects, or each line is one object."
             else:
-                yield lines.number, record if isinstance(record, dict) else "not a JSON object: {...}."
+                yield lines.number, record if isinstance(record, dict) else NO_OBJECT
 
 
 def _json_array(text: str, line: int) -> Iterator[Record]:
@@ -313,7 +299,7 @@ def _json_array(text: str, line: int) -> Iterator[Record]:
         except ValueError as error:
             yield line, f"not JSON ({error}); the file is an array of objects."
             return
-        yield line, record if isinstance(record, dict) else "not a JSON object: {...}."
+        yield line, record if isinstance(record, dict) else NO_OBJECT
 
 
 def _parquet_records(file: BinaryIO, path: Path) -> Iterator[Record]:

@@ -134,8 +134,7 @@ def _split_part(text: str, tokens: Tokens) -> list[str]:
     if tokens.words == "unicode":
         # blanks, since a keycap begins with a digit and would run into a word
         text = KEYCAP.sub(r" \g<0> ", text.replace("\u2019", "'"))
-    found: list[str] = PATTERNS[tokens.words].findall(text)
-    return found
+    return list(PATTERNS[tokens.words].findall(text))
 
 
 @lru_cache(maxsize=1 << 17)
@@ -186,17 +185,20 @@ def encode_examples(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
             `max_length`; the last line names the `max_length` that all of them need.
     """
     encoded = encode_with_faults(examples, data)
-    if faults := list(chain.from_iterable(encoded["faults"])):
-        needed, limit = encoded["required_length"].max(), data.tokens.max_length
-        advice = f"\nRaise data.tokens.max_length to {needed}." if needed > limit else ""
-        raise DataError(join_lines(faults) + advice)
-    return encoded.drop(columns=["faults", "empty_entities", "required_length"])
+    if faults := [*filter(None, encoded["fault"])]:
+        raise DataError(join_lines(faults) + length_advice(encoded["required_length"].max(), data.tokens))
+    return encoded.drop(columns=["fault", "empty_entities", "required_length"])
+
+
+def length_advice(required: int, tokens: Tokens) -> str:
+    """The last line of an error of `encode_examples`."""
+    return f"\nRaise data.tokens.max_length to {required}." if required > tokens.max_length else ""
 
 
 def encode_with_faults(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
     """As `encode_examples`, but errors do not raise, and there are three more columns.
 
-    `faults`: the errors of each row, a list of strings. `empty_entities`: entities of the row that got `<unk>`, 0 to 2.
+    `fault`: the error of a row, or empty. `empty_entities`: entities of the row that got `<unk>`, 0 to 2.
     `required_length`: the smallest `data.tokens.max_length` that holds both entities and their markers; 1 for a plain
     row.
     """
@@ -204,33 +206,30 @@ def encode_with_faults(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
     empty = [_fill_entities(row) if data.relational else 0 for row in rows]
     lengths, limit = np.fromiter(map(len, rows), np.int64, len(rows)), data.tokens.max_length
     encoded = pd.DataFrame({"id": examples["id"].array, "tokens": rows, "label": examples["label"].array})
-    faults: list[list[str]] = [[] for _ in rows]
     starts, required = np.zeros(len(rows), np.int64), np.ones(len(rows), np.int64)
     if data.relational:
         spans = np.array([[row.index(marker) for marker in MARKERS] for row in rows])
         spans[:, [0, 2]] += 1
-        required = spans.max(axis=1) - spans.min(axis=1) + 2  # with the outer markers
-        for row in np.flatnonzero(required > limit).tolist():
-            source, name = examples[["source", "id"]].iloc[row]
-            message = (
+        first, last = spans.min(axis=1) - 1, spans.max(axis=1) + 1
+        required = last - first
+        # both entities in the middle, as far as the row allows
+        starts = (first - (limit - required) // 2).clip(0, np.maximum(lengths - limit, 0))
+        encoded[list(SPANS)] = spans - starts[:, None]
+    faults = [""] * len(rows)
+    dropped = DROPPED if data.tokens.punctuation == "drop" else NOTHING
+    for row in np.flatnonzero((required > limit) | (lengths == 0)).tolist():
+        source, name, text = examples[["source", "id", "text"]].iloc[row]
+        fault = f"has no token left of {text!r}; {dropped}"
+        if lengths[row]:
+            fault = (
                 f"has {required[row]} tokens from its first marker to its last, more than data.tokens.max_length,"
                 f" {limit}; raise it to {required[row]}."
             )
-            faults[row] = [f"{source}: sentence {name} {message}"]
-        starts = _window_starts(spans, lengths, limit)
-        encoded[list(SPANS)] = spans - starts[:, None]
-    else:
-        dropped = DROPPED if data.tokens.punctuation == "drop" else NOTHING
-        for row in np.flatnonzero(lengths == 0).tolist():
-            source, name, text = examples[["source", "id", "text"]].iloc[row]
-            faults[row] = [f"{source}: sentence {name} has no token left of {text!r}; {dropped}"]
+        faults[row] = f"{source}: sentence {name} {fault}"
     for row in np.flatnonzero(lengths > limit).tolist():
         rows[row] = rows[row][starts[row] : starts[row] + limit]
-    encoded["tokens"] = rows
-    encoded["length"] = lengths
-    encoded["faults"] = faults
-    encoded["empty_entities"] = empty
-    encoded["required_length"] = required
+    encoded["tokens"], encoded["length"] = rows, lengths
+    encoded["fault"], encoded["empty_entities"], encoded["required_length"] = faults, empty, required
     return encoded
 
 
@@ -240,14 +239,6 @@ def _fill_entities(row: list[str]) -> int:
     for place in reversed(openings):
         row.insert(place, UNK)
     return len(openings)
-
-
-def _window_starts(spans: NDArray[np.int64], lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """First token of the window of `size` tokens that has both entities in its middle, as far as the row allows."""
-    first, last = spans.min(axis=1) - 1, spans.max(axis=1) + 1
-    middle = first - (size - (last - first)) // 2
-    starts: NDArray[np.int64] = middle.clip(0, np.maximum(lengths - size, 0))
-    return starts
 
 
 def count_words(rows: Iterable[Iterable[str]]) -> pd.DataFrame:
@@ -273,9 +264,6 @@ def read_words(path: Path) -> pd.DataFrame:
 
 class Vocabulary:
     """Numbers words: `SPECIALS` are 0 to 5 (`<pad>` is 0, `<unk>` 1), then `words` in their order.
-
-    Args:
-        words: words without the specials, each once.
 
     Raises:
         DataError: a word is repeated, is a special, is empty, or holds a line break.
@@ -307,11 +295,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
-        """Reads a file of `save`.
-
-        Raises:
-            DataError: the file does not begin with the specials, or repeats a word.
-        """
+        """Reads a file of `save`; one that does not begin with the specials, or repeats a word, is a DataError."""
         # Not read_text().splitlines(), which would also break at the rarer characters that a word may hold.
         words = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         specials, words = tuple(words[: len(SPECIALS)]), words[len(SPECIALS) :]

@@ -1,8 +1,8 @@
 """Reads word vectors from GloVe, word2vec and fastText files, plain or compressed, or trains skip-gram vectors.
 
-A file of words and vectors is streamed and only the rows needed are held: all of the Google News vectors fill 3.6 GB,
-those of 20,000 words 24 MB. gensim's reader holds the whole file, and fails at the first bad line. It reads fastText's
-own `.bin` here, whose vectors are means over subwords, and takes three to four times its size.
+A file is streamed and only the rows needed are held: all of the Google News vectors fill 3.6 GB, those of 20,000 words
+24 MB. gensim's reader holds the whole file, and fails at the first bad line; here it reads fastText's own `.bin` alone,
+whose vectors are means over subwords, and takes three to four times its size.
 """
 
 import bz2
@@ -35,16 +35,11 @@ HEADER = re.compile(rb"(\d+)\s(\d+)\s*")
 NUMBER = re.compile(rb"(?i)[-+]?(\d+\.?\d*|\.\d+|nan|inf)(e[-+]?\d+)?")
 HEAD = 100  # first lines of a file, from which the dimension of its vectors is taken
 SAMPLE = 1000  # first words of a file, to say why it covers little of a text
-PACKED: dict[bytes, Any] = {
-    rb"\x1f\x8b": gzip.open,
-    rb"BZh[1-9]1AY&SY": bz2.open,
-    rb"\xfd7zXZ\0": lzma.open,
-}  # by first bytes
+# by first bytes
+PACKED: dict[bytes, Any] = {rb"\x1f\x8b": gzip.open, rb"BZh[1-9]1AY&SY": bz2.open, rb"\xfd7zXZ\0": lzma.open}
 FASTTEXT = 793712314  # first number of fastText's own format
 
 Matrix = npt.NDArray[np.float32]
-
-
 Faults = dict[str, list[int]]  # by kind, the lines of a text file or the records of a binary file that have it
 Record = tuple[int, bytes, bytes]  # number of the line or record, word, vector not yet parsed
 
@@ -70,8 +65,7 @@ def read_vectors(
     A text file has `word number ... number` on each line, with a header line `V D` (word2vec, fastText) or without
     (GloVe); a name in `.bin` means word2vec's binary format or, unpacked, fastText's own. Files may be packed by gzip,
     bzip2 or xz, or be a member of a zip or tar; without `member` its only one, or the only one named for the dimension
-    (`glove.6B.50d.txt`). In a folder, the file named for the dimension is read, else the zip: the forms in which
-    `fetch` stores GloVe.
+    (`glove.6B.50d.txt`). In a folder, the file named for the dimension is read, else the zip, as `fetch` stores GloVe.
 
     A malformed line is skipped and counted, as is a word that holds a blank. A repeated word has its first vector. A
     header that rows contradict is counted and ignored, unless rows are missing.
@@ -133,17 +127,14 @@ def _unpacked(path: Path, dimension: int, member: str | None) -> Iterator[tuple[
     try:
         with ExitStack() as stack:
             stream: Any = stack.enter_context(path.open("rb"))
-            name, size = path.name, path.stat().st_size
-            archive: Any
-            sizes = dict[str, int]()  # of the members of an archive
+            name, size, sizes = path.name, path.stat().st_size, dict[str, int]()  # of the members of an archive
             if stream.peek(4).startswith(b"PK\x03\x04"):
-                archive = stack.enter_context(zipfile.ZipFile(stream))
-                sizes = {entry.filename: entry.file_size for entry in archive.infolist() if not entry.is_dir()}
-                extract = archive.open
+                packed = stack.enter_context(zipfile.ZipFile(stream))
+                sizes = {entry.filename: entry.file_size for entry in packed.infolist() if not entry.is_dir()}
+                extract: Any = packed.open
             elif tarfile.is_tarfile(path):
                 archive = stack.enter_context(tarfile.open(path))
-                sizes = {entry.name: entry.size for entry in archive if entry.isfile()}
-                extract = archive.extractfile
+                sizes, extract = {entry.name: entry.size for entry in archive if entry.isfile()}, archive.extractfile
             if sizes:
                 name = _member(list(sizes), path, dimension, member)
                 stream, size = stack.enter_context(extract(name)), sizes[name]
@@ -162,13 +153,12 @@ def _unpacked(path: Path, dimension: int, member: str | None) -> Iterator[tuple[
 
 
 def _member(names: list[str], path: Path, dimension: int, member: str | None) -> str:
-    if member is not None:
-        matches = [name for name in names if name == member]
-    else:
-        # macOS adds `._NAME` for every NAME
-        names = [name for name in names if not PurePath(name).name.startswith(".")]
-        matches = [name for name in names if _is_named_for(dimension, name)] if names[1:] else names
-    if len(matches) == 1:
+    if member in names:
+        return str(member)
+    # macOS adds `._NAME` for every NAME
+    names = [name for name in names if not PurePath(name).name.startswith(".")]
+    matches = [name for name in names if _is_named_for(dimension, name)] if names[1:] else names
+    if member is None and len(matches) == 1:
         return matches[0]
     fault = f"no member {member!r}" if member else f"{len(matches)} of {len(names)} members are named for {dimension}d"
     raise DataError(f"{path}: {fault}; set embeddings.member to one of:\n" + join_lines(f"  {name}" for name in names))
@@ -182,7 +172,15 @@ def _text_records(stream: Iterable[bytes], dimension: int, source: str, faults: 
         head = head[1:]
         if int(header[2]) != dimension:
             faults["header with another dimension"].append(1)
-    _check_dimension(_dimension(head, dimension, source), dimension, source)
+    # the count of numbers that most lines end with; the expected one wins a tie
+    widths = Counter(sum(1 for _ in takewhile(NUMBER.fullmatch, reversed(line.split()[1:]))) for _, line in head)
+    width = max(widths, key=lambda width: (widths[width], width == dimension), default=0)
+    if not width:
+        raise DataError(
+            f"{source}: not word vectors: most of its first {HEAD} lines do not end with a number;"
+            " legal is a word and its numbers on each line, separated by blanks."
+        )
+    _check_dimension(width, dimension, source)
     for number, raw in chain(head, lines):
         line = raw.rstrip()
         word, _, numbers = line.partition(b" ")
@@ -264,10 +262,7 @@ def _read_fasttext(path: Path, source: str, dimension: int, words: frozenset[str
 def _collect(
     records: Iterable[Record], dimension: int, words: frozenset[str], first: int, binary: bool, faults: Faults
 ) -> Vectors:
-    first_words: list[str] = []
-    rows: dict[str, int] = {}
-    data = bytearray()
-    read = 0
+    first_words, rows, data, read = list[str](), dict[str, int](), bytearray(), 0
     for line, raw, numbers in records:
         try:
             word = raw.decode()
@@ -279,42 +274,24 @@ def _collect(
             first_words.append(word)
         if len(rows) >= first and word not in words:
             continue
-        row: Matrix | str
+        try:
+            row = np.frombuffer(numbers, "<f4") if binary else np.array(numbers.split(), dtype=np.float32)
+        except ValueError:
+            row = None
         if word.split() != [word]:
-            row = "word with a blank"
+            faults["word with a blank"].append(line)
         elif word in rows:
-            row = "repeated word; its first vector is used"
-        else:
-            row = _row(numbers, dimension, binary)
-        if isinstance(row, str):
-            faults[row].append(line)
+            faults["repeated word; its first vector is used"].append(line)
+        elif row is None:
+            faults["not a number"].append(line)
+        elif row.size != dimension:
+            faults["not the right count of numbers"].append(line)
+        elif not np.isfinite(row).all():
+            faults["not a finite number"].append(line)
         else:
             rows[word] = len(rows)
             data += row.tobytes()
     return Vectors(rows, np.frombuffer(data, np.float32).reshape(-1, dimension), read, faults, first_words)
-
-
-def _row(numbers: bytes, dimension: int, binary: bool) -> Matrix | str:
-    """The vector, or the kind of its fault."""
-    try:
-        row = np.frombuffer(numbers, "<f4") if binary else np.array(numbers.split(), dtype=np.float32)
-    except ValueError:
-        return "not a number"
-    if row.size != dimension:
-        return "not the right count of numbers"
-    return row if np.isfinite(row).all() else "not a finite number"
-
-
-def _dimension(head: Iterable[tuple[int, bytes]], expected: int, source: str) -> int:
-    """The count of numbers that most lines end with; `expected` wins a tie."""
-    widths = Counter(sum(1 for _ in takewhile(NUMBER.fullmatch, reversed(line.split()[1:]))) for _, line in head)
-    width = max(widths, key=lambda width: (widths[width], width == expected), default=0)
-    if not width:
-        raise DataError(
-            f"{source}: not word vectors: most of its first {HEAD} lines do not end with a number;"
-            " legal is a word and its numbers on each line, separated by blanks."
-        )
-    return width
 
 
 def _check_dimension(actual: int, expected: int, source: str) -> None:
@@ -338,10 +315,8 @@ def train_vectors(
 ) -> Vectors:
     """Trains skip-gram vectors with negative sampling (Mikolov et al. 2013); the same bytes in every process.
 
-    Entity markers are left out: they would fill the windows around the entities.
-
-    Args:
-        sentences: token lists, iterated `epochs` + 1 times, never held.
+    Entity markers are left out: they would fill the windows around the entities. `sentences`, token lists, are iterated
+    `epochs` + 1 times and never held.
 
     Raises:
         DataError: no word occurs `min_count` times.

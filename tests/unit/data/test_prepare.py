@@ -114,50 +114,37 @@ RELATIONS = [
     "The <e1>oak</e1> hid an <e2>owl</e2>",
     "The oak <e1>hid</e1> an <e2>owl</e2>",
     "the <e1>OAK</e1> hid <e2>an</e2> owl",
+    "One <e1>mill</e1> and a long way off one <e2>pond</e2>",
 ]
-LONG = "One <e1>mill</e1> and a long way off one <e2>pond</e2>"
-
-
-def summary(folder: Path, train: list[str], test: list[str], max_length: int) -> dict:
-    for name, texts in (("train", train), ("test", test)):
-        blocks = [f'{n}\t"{text}"\n{"ab"[n % 2]}\nComment:\n\n' for n, text in enumerate(texts, 1)]
-        (folder / f"{name}.txt").write_text("".join(blocks))
-    data = Data.model_validate({"folder": str(folder), "dev": "test.txt", "tokens": {"max_length": max_length}})
-    rows, (_, stats) = read_index(data), prepared(data, folder / "out", 50)
-    found = summarize(rows, make_splits(rows, data), stats)
-    assert json.loads(json.dumps(found)) == found
-    return found
 
 
 def test_summary_counts_rows_labels_lengths_words_and_duplicates(tmp_path):
     test = ["The <e1>oak</e1> hid an  <e2>owl</e2>", "A <e1>pond</e1> <e2>froze</e2>"]
-    found = summary(tmp_path, RELATIONS, test, 9)
+    for name, texts in (("train", RELATIONS), ("test", test)):
+        blocks = [f'{n}\t"{text}"\n{"ab"[n % 2]}\nComment:\n\n' for n, text in enumerate(texts, 1)]
+        (tmp_path / f"{name}.txt").write_text("".join(blocks))
+    data = Data.model_validate({"folder": str(tmp_path), "dev": "test.txt", "tokens": {"max_length": 12}})
+    rows, (_, stats) = read_index(data), prepared(data, tmp_path / "out", 50)
+    found = summarize(rows, make_splits(rows, data), stats)
+    assert json.loads(json.dumps(found)) == found
+    # lengths are those before cutting, words those after it
     assert found["splits"]["train"] == {
-        "rows": 3,
-        "labels": {"a": 1, "b": 2},
-        "length": {"min": 9, "p50": 9, "p95": 9, "max": 9},
-        "truncated": 0,
-        "tokens": 15,
-        "types": 5,
+        "rows": 4,
+        "labels": {"a": 2, "b": 2},
+        "length": {"min": 9, "p50": 9, "p95": 9, "max": 13},
+        "truncated": 1,
+        "tokens": 15 + 8,
+        "types": 13,
     }
     assert found["splits"]["test"]["length"] == {"min": 7, "p50": 7, "p95": 7, "max": 9}
     pairs = {"train-dev": 1, "train-test": 1, "dev-test": 2}
     assert found["duplicates"] == {"train-train": 2, "dev-dev": 0, "test-test": 0, **pairs}
 
 
-def test_summary_has_lengths_before_cutting_and_counts_cut_rows(tmp_path):
-    found = summary(tmp_path, [*RELATIONS, LONG], RELATIONS[:1], 12)["splits"]["train"]
-    assert found["length"] == {"min": 9, "p50": 9, "p95": 9, "max": 13}
-    assert (found["truncated"], found["tokens"]) == (1, 15 + 8)
-
-
 def test_real_semeval_has_the_known_duplicates(real_data, tmp_path):
     data = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
     rows = read_index(data)
     splits = np.select([rows["split"] == "train"], [0], 2).astype(np.int8)
-    found = summarize(
-        rows,
-        splits,
-        {"train": SplitStats(lengths=[np.ones(1, np.int32)]), "test": SplitStats(lengths=[np.ones(1, np.int32)])},
-    )
+    stats = SplitStats(lengths=[np.ones(1, np.int32)])
+    found = summarize(rows, splits, {"train": stats, "test": stats})
     assert found["duplicates"] == {"train-train": 25, "test-test": 3, "train-test": 17}

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
-from tests.unit.data.tables import read_index, read_split, split_tables
+from tests.unit.data.tables import read_index, split_tables
 
 from bilstm_attention.config import Data
 from bilstm_attention.data import splits as module
@@ -66,12 +66,6 @@ def test_sentences_stay_on_one_side_and_train_has_every_label(rows, fraction, se
     assert sorted(int(n) for part in parts for n in part["id"]) == list(range(1, len(rows) + 1))
     assert sum(len(keys(part)) for part in parts) == len(keys(train))
     assert set(parts[0]["label"]) == set(train["label"])
-
-
-def test_label_of_one_sentence_stays_in_train():
-    train, dev, test = split_tables(examples(["a"] * 40 + ["b"] * 40 + ["rare"]), None, None, Data(test_fraction=0.9))
-    assert "rare" in set(train["label"])
-    assert "rare" not in {*dev["label"], *test["label"]}
 
 
 def test_splits_with_files_are_unchanged():
@@ -200,14 +194,3 @@ def test_folds_depend_on_the_seed_and_need_enough_sentences():
 def test_single_label_is_an_error():
     with pytest.raises(DataError, match="train has only the label 'a'"):
         split_tables(examples(["a"] * 50), None, None, Data())
-
-
-def test_real_semeval_is_split_by_sentence(real_data):
-    data = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
-    whole = read_split(data, "train")
-    train, dev, _ = split_tables(whole, None, read_split(data, "test"), data)
-    assert not keys(train) & keys(dev)
-    assert len(dev) == pytest.approx(800, abs=10)
-    assert (train["label"] == "Entity-Destination(e2,e1)").sum() == 1
-    expected = whole["label"].value_counts() * 0.1
-    assert (dev["label"].value_counts().reindex(expected.index, fill_value=0) - expected).abs().max() < 4

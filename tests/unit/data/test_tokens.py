@@ -331,7 +331,7 @@ def test_empty_entity_is_an_unknown_word():
     rows = relations("<e1> </e1> b <e2>%</e2>", "<e2>a</e2> <e1>-</e1>", "<e1>a</e1> <e2>b</e2>")
     found = encode_with_faults(rows, data(punctuation="drop"))
     assert found["empty_entities"].tolist() == [2, 1, 0]
-    assert found["faults"].tolist() == [[], [], []]
+    assert found["fault"].tolist() == ["", "", ""]
     assert found["tokens"][0] == ["<e1>", "<unk>", "</e1>", "b", "<e2>", "<unk>", "</e2>"]
     spans = found[["e1_start", "e1_end", "e2_start", "e2_end"]].to_numpy().tolist()
     assert spans == [[1, 2, 5, 6], [4, 5, 1, 2], [1, 2, 4, 5]]

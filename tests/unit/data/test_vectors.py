@@ -123,11 +123,12 @@ a 9 9
 \x20
 no\xc2\xa0break 1 2
 z 3 4
+gap  5
 """
     vectors = read_vectors(lines(tmp_path / "v.txt", text), 2, (), first=99)
     assert vectors.faults == {
         "empty line": [2, 11],
-        "not the right count of numbers": [3, 4],
+        "not the right count of numbers": [3, 4, 14],
         "word with a blank": [5, 12],
         "not a finite number": [6, 7],
         "not a number": [8],
