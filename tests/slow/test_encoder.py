@@ -11,7 +11,7 @@ from bilstm_attention.data.encoder import SPREAD, _encode, encode_words
 from bilstm_attention.errors import DataError
 
 if find_spec("keras_hub") is None:
-    pytest.skip("the extra `encoder` is absent", allow_module_level=True)
+    pytest.skip("the extra `encoder` is not installed", allow_module_level=True)
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "lamp", "##s", "jar", "lid", "van", "##ity", "un", "##do", "a"]
 E, HEADS, LAYERS, LONGEST = 8, 2, 2, 6

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from tests.unit.data.tables import read_index, read_split
 
-from bilstm_attention.config import Data
+from bilstm_attention.config import Data, Tokens
 from bilstm_attention.data.corpus import read_chunks, read_corpus
 from bilstm_attention.data.formats import split_sources
 from bilstm_attention.data.relations import marking_fault
 from bilstm_attention.data.splits import make_splits
-from bilstm_attention.data.tokens import encode_examples
+from bilstm_attention.data.tokens import MARKERS, encode_examples
 from bilstm_attention.errors import DataError
 
 FIRST = '1\t"A <e1>kettle</e1> stood on the <e2>stove</e2>."'
@@ -420,3 +420,22 @@ def test_real_movie_reviews_give_the_same_splits_in_every_kind_of_table(real_dat
         encoding = "latin-1" if path.name == "b.csv" else "utf-8"
         data = Data(format="table", folder=str(tmp_path), train=path.name, test=None, encoding=encoding)
         assert prepared(data) == expected, path.name
+
+
+def test_real_semeval_is_the_same_as_marked_text_and_as_tokens_with_spans(real_data, tmp_path):
+    tokens = Tokens(lowercase=False, numbers="keep")
+    own = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test=None, tokens=tokens)
+    expected = prepared(own)
+    read_split(own, "train").to_csv(tmp_path / "a.csv", index=False)
+    settings = {"format": "table", "folder": str(tmp_path), "test": None, "tokens": tokens}
+    assert prepared(Data(**settings, train="a.csv", relations="markers")) == expected
+    records = []
+    for _, words, label in expected:
+        plain = [word for word in words if word not in MARKERS]
+        places = [sum(word not in MARKERS for word in words[: words.index(marker)]) for marker in MARKERS]
+        names = ("subj_start", "subj_end", "obj_start", "obj_end")
+        ends = [places[0], places[1] - 1, places[2], places[3] - 1]
+        records.append({"token": plain, "relation": label, **dict(zip(names, ends, strict=True))})
+    (tmp_path / "b.json").write_text(json.dumps(records))
+    spans = Data(**settings, train="b.json", relations="spans", text="token", label="relation")
+    assert prepared(spans) == expected
