@@ -364,11 +364,10 @@ def promote(
 
     os.chdir(paths.project_root())
     params = load_params(paths.PARAMS)
-    name = model_name(params)
     with report_store_errors():
         source = run or seed_file(best_seed(params.train.seeds, params.train.monitor), "model.keras")
-        registry.promote(name, corpus_name(params), source, if_better)
-    address = quote(f"models:/{name}@champion")
+        registry.promote(model_name(params), corpus_name(params), source, if_better)
+    address = quote(f"models:/{model_name(params)}@champion")
     print(
         f"now: bilstm-attention predict --model {address}, or as a server: MLFLOW_TRACKING_URI={quote(shown_uri())} \\"
     )
