@@ -4,6 +4,7 @@ Format and columns are guessed from the first rows of train; then all rows are r
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -307,6 +308,7 @@ def describe(corpus: Corpus, coverage: float) -> list[str]:
         f"rows: {', '.join(f'{split} {count:,}' for split, count in corpus.rows.items())}",
         f"labels: {len(labels)}: {shown}{', ...' * (len(labels) > SHOWN)}",
         f"tokens: median {median}, 95 % of rows have at most {most}, longest {max(lengths)}",
+        f"script: {', '.join(_scripts(corpus.words)) or 'none'}",
     ]
     known = f"{GLOVE} knows {coverage:.1%} of running words"
     if coverage <= LEAST_COVERAGE:
@@ -317,6 +319,15 @@ def describe(corpus: Corpus, coverage: float) -> list[str]:
         left = [path for path in sorted(part.glob("*/")) if path.name not in settings["train"]]
         lines += [f"left out, since test lacks it: {path}, {len([*path.iterdir()]):,} files" for path in left]
     return lines + [f"{corpus.faults}; `prepare` lists them all"] * bool(corpus.faults)
+
+
+def _scripts(words: Counter[str]) -> list[str]:
+    """The scripts of at least 5 % of the letters, by the first word of a letter's name in Unicode."""
+    letters = Counter[str]()
+    for word, count in words.items():
+        for letter in filter(str.isalpha, word):
+            letters[unicodedata.name(letter, "other").partition(" ")[0].capitalize()] += count
+    return [script for script, count in letters.most_common() if count >= 0.05 * letters.total()]
 
 
 def new_config(name: str, corpus: Corpus, monitor: str, coverage: float) -> str:

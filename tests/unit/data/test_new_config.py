@@ -335,10 +335,13 @@ def test_description(corpus: Corpus, project: Path) -> None:
         "rows: train 30",
         "labels: 2: blame (20), praise (10)",
         "tokens: median 14, 95 % of rows have at most 14, longest 14",
+        "script: Latin",
         "vectors: data/external/glove-6b knows 90.0% of running words",
     ]
     imdb = describe(inspect(write_layout(project / "data/imdb", "IMDB")), 0.0)
     assert imdb[-1] == "left out, since test lacks it: data/imdb/train/unsup, 1 files"
+    hindi = corpus._replace(words=Counter({"हिन्दी": 3, "radio": 1}))
+    assert "script: Devanagari, Latin" in describe(hindi, 0.0)
     wide = corpus._replace(columns=[*(f"c{place}" for place in range(20)), "text", "label"])
     line = describe(wide, 0.0)[1]
     assert line.startswith("columns: text (the text), label (the label), c0, c1")
