@@ -199,6 +199,14 @@ def test_apply_takes_the_name_of_a_configuration(run: Run, project: Path) -> Non
     assert load_params(project / "params.yaml").data.format == "classes"
 
 
+def test_score_names_the_nearest_label_of_the_key(run: Run, tmp_path: Path) -> None:
+    for name, label in (("gold", "per:title(e1,e2)"), ("answers", "per:titel(e1,e2)")):
+        (tmp_path / name).write_text(f"1\t{label}\n")
+    code, out, err = run("score", tmp_path / "gold", tmp_path / "answers")
+    assert (code, out) == (1, "")
+    assert "answers:1: unknown label 'per:titel(e1,e2)'; did you mean 'per:title(e1,e2)'?" in err
+
+
 def test_fetch_without_names_lists_the_catalogue(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     code, out, err = run("fetch")
