@@ -117,11 +117,23 @@ def test_second_run_trains_only_what_is_missing(project: Project) -> None:
     assert list((project.root / "experiments/trainings").glob("checkpoints/*")) == []
 
 
-def test_test_scores_are_those_of_the_pipeline(project: Project) -> None:
+def test_killed_comparison_goes_on_to_the_test_scores_of_the_pipeline(project: Project) -> None:
     # the first variant has data of its own: the context of the entities alone
     own = ("kind: mean}", "kind: mean, data.tokens.context: 2}")
     write(project, "final", ("seeds:", "test: true\n    seeds:"), own, ("[faithfulness]", "[classes]"), ONE)
+    earlier, checkpoints = records_of(project), project.root / "experiments/trainings/checkpoints"
+    command = ["bilstm-attention", "compare", "experiments/comparisons/final.yaml", "--workers", "2"]
+    with (project.root / "final.log").open("w") as log:
+        killed = subprocess.Popen(command, cwd=project.root, env=project.environment(), stdout=log, stderr=log)
+    while not list(checkpoints.glob("*.npz")):
+        assert killed.poll() is None
+        time.sleep(0.1)
+    killed.kill()
+    killed.wait()
     compare(project, "final")
+    records = [record for file, record in records_of(project).items() if file not in earlier]
+    assert [len(record["history"]) for record in records] == [2, 2]
+    assert not list(checkpoints.glob("*"))
     row = results_of(project, "final").loc[("kinds", "mean")]
     assert row["test_mean"] > 10  # or equal scores would say nothing
     metrics = pipeline_metrics(project, "data.tokens.context=2", "train.seeds=[0,1]", "evaluate.bootstrap=1000")
@@ -153,20 +165,3 @@ def test_two_comparisons_do_not_train_at_once(project: Project, monkeypatch: pyt
     monkeypatch.chdir(project.root)
     with paths.file_lock(paths.TRAININGS, UserError("busy")), pytest.raises(UserError, match="another `compare` is"):
         run_comparison(Path("experiments/comparisons/two.yaml"), 1, prepare=Mock())
-
-
-def test_killed_comparison_goes_on(project: Project) -> None:
-    write(project, "long", ("train.epochs: 2", "train.epochs: 6"), ("[0, 1]", "[0]"))
-    earlier, checkpoints = records_of(project), project.root / "experiments/trainings/checkpoints"
-    command = ["bilstm-attention", "compare", "experiments/comparisons/long.yaml", "--workers", "2"]
-    with (project.root / "long.log").open("w") as log:
-        killed = subprocess.Popen(command, cwd=project.root, env=project.environment(), stdout=log, stderr=log)
-    while not list(checkpoints.glob("*.npz")):
-        assert killed.poll() is None
-        time.sleep(0.1)
-    killed.kill()
-    killed.wait()
-    compare(project, "long")
-    records = [record for file, record in records_of(project).items() if file not in earlier]
-    assert [len(record["history"]) for record in records] == [6, 6]
-    assert not list(checkpoints.glob("*"))

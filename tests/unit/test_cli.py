@@ -251,6 +251,14 @@ def test_init_asks_on_a_terminal_alone(run: Run, project: Path, table: Path, mon
     assert "label: tone" in (project / "experiments/configs/views.yaml").read_text()
 
 
+def test_score_names_the_nearest_label_of_the_key(run: Run, tmp_path: Path) -> None:
+    for name, label in (("gold", "per:title(e1,e2)"), ("answers", "per:titel(e1,e2)")):
+        (tmp_path / name).write_text(f"1\t{label}\n")
+    code, out, err = run("score", tmp_path / "gold", tmp_path / "answers")
+    assert (code, out) == (1, "")
+    assert "answers:1: unknown label 'per:titel(e1,e2)'; did you mean 'per:title(e1,e2)'?" in err
+
+
 def test_fetch_without_names_lists_the_catalogue(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     code, out, err = run("fetch")
