@@ -5,8 +5,11 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -110,3 +113,15 @@ def test_source_is_small() -> None:
 def test_no_private_attribute_of_optuna() -> None:
     private = re.compile(r"optuna\.[a-z.]*\._|study\._|trial\._")
     assert [path.name for path in PACKAGE.rglob("*.py") if private.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_each_imported_library_is_declared() -> None:
+    """A library that merely comes with another may go with it."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    declared = {re.split(r"[^\w.-]", each)[0].lower().replace("_", "-") for each in requirements}
+    owners = packages_distributions()
+    used = {name.partition(".")[0] for tree in TREES.values() for name in imports(tree)}
+    for library in used - sys.stdlib_module_names - {NAME}:
+        names = {each.lower().replace("_", "-") for each in owners.get(library, [library])}
+        assert names & declared, library

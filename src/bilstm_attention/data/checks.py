@@ -74,10 +74,10 @@ def _variants(label: str) -> list[str]:
 
 
 def _places(rows: pd.DataFrame, chosen: "pd.Series[bool]") -> str:
-    found = rows[chosen]
-    first = found.head(SHOWN).groupby("file", observed=True, sort=False)["line"]
+    named = rows[chosen]
+    first = named.head(SHOWN).groupby("file", observed=True, sort=False)["line"]
     names = "; ".join(f"{Path(str(file)).name}:{', '.join(map(str, lines))}" for file, lines in first)
-    return f"{len(found)} row{'s' * (len(found) > 1)}: {names}{', ...' * (len(found) > SHOWN)}"
+    return f"{len(named)} row{'s' * (len(named) > 1)}: {names}{', ...' * (len(named) > SHOWN)}"
 
 
 def _count_warnings(rows: pd.DataFrame, splits: NDArray[np.int8]) -> Iterator[str]:

@@ -52,7 +52,7 @@ Columns = dict[str, list[str]]  # of a table by name: values that are not empty,
 
 
 class Corpus(NamedTuple):
-    """A corpus as it was found."""
+    """What `init` knows of a corpus."""
 
     settings: Settings
     columns: list[str]  # of a table
@@ -126,16 +126,16 @@ def find_files(files: Sequence[Path]) -> Settings:
         elif parts:
             return {"folder": str(folder), "test": None, "format": "classes"} | _find_class_folders(parts)
     names, splits = [str(path.relative_to(folder)) for path in files], [_split_of(path) for path in files]
-    found: Settings = {"folder": str(folder), "test": None}
+    settings: Settings = {"folder": str(folder), "test": None}
     if len(files) == 1:
-        return found | {"train": names[0]}
+        return settings | {"train": names[0]}
     if "train" in splits and "" not in splits and len({*splits}) == len(files) and all(map(Path.is_file, files)):
-        return found | dict(zip(splits, names, strict=True))
+        return settings | dict(zip(splits, names, strict=True))
     if not any(splits) and not any(suffix.lower() in formats.TABLES for path in files for suffix in path.suffixes):
         # what tells them apart: reviews.neg, neg.txt, or else the whole name
         choices = [path.name.partition(".")[0] for path in files], [path.suffix[1:] for path in files], names
         classes = next(choice for choice in choices if len({*choice}) == len(files))
-        return found | {"format": "classes", "train": dict(zip(classes, names, strict=True))}
+        return settings | {"format": "classes", "train": dict(zip(classes, names, strict=True))}
     listed = ", ".join(f"{name} ({split or 'neither'})" for name, split in zip(names, splits, strict=True))
     legal = "one file named train, and at most one each named dev or valid, and test; or a plain text file per class"
     raise DataError(f"{folder}: holds {listed}; legal are {legal}. Name files, not their folder, to choose some.")
@@ -204,7 +204,7 @@ def _records(path: Path, settings: Mapping[str, Any], rows: int) -> list[Any]:
 
 
 def _dialect(path: Path, settings: Mapping[str, Any]) -> Settings:
-    """`delimiter`, `quoting` and `header` of delimited text, as far as they are not found anyway."""
+    """`delimiter`, `quoting` and `header` of delimited text, where `prepare` would not find the same."""
     tried = list[tuple[float, bool, int, Settings]]()
     for mark, quoting in product(tables.DELIMITERS, ("auto", "doubled", "backslash", "none")):
         options = {"delimiter": mark, "quoting": quoting, "header": False}
@@ -216,8 +216,8 @@ def _dialect(path: Path, settings: Mapping[str, Any]) -> Settings:
             tried.append((faulty + 0.1 * (quoting == "none"), mark != "\t", -max(widths), options))
     faulty, *_, options = min(tried, key=itemgetter(0, 1, 2), default=(1.0, {}))
     if faulty > 0.5:
-        found = "no mark parts its lines into columns, and it has neither SemEval's blocks nor fastText's lines"
-        raise DataError(f"{path}: {found}. A file per class is given with the others: init NAME.txt OTHER.txt.")
+        problem = "no mark parts its lines into columns, and it has neither SemEval's blocks nor fastText's lines"
+        raise DataError(f"{path}: {problem}. A file per class is given with the others: init NAME.txt OTHER.txt.")
     top, *rest = [record for record in _records(path, {**settings, **options}, SEEN) if isinstance(record, dict)]
     # the first row is one of data if its label is a label of others
     options["header"] = not any(top[name] in values for name, values in _columns(rest).items() if _is_label(values))
@@ -259,10 +259,10 @@ def _choose_columns(path: Path, columns: Columns, text: str | None, label: str |
         if len(likely) == 1:
             return likely[0]
         several = f"the {what} may be any of the columns {', '.join(likely)}"
-        found = several if likely else f"no column looks like the {what}"
+        question = several if likely else f"no column looks like the {what}"
         if ask:
-            return ask(f"{path.name}: {found}; which is it?", likely or names)
-        raise DataError(f"{path}: {found}; name it with --{what} COLUMN. Columns: {', '.join(names)}.")
+            return ask(f"{path.name}: {question}; which is it?", likely or names)
+        raise DataError(f"{path}: {question}; name it with --{what} COLUMN. Columns: {', '.join(names)}.")
 
     scores = {name: _text_score(values) for name, values in columns.items()}
     likely = [name for name, score in scores.items() if score and score >= max(scores.values()) / 2]

@@ -41,7 +41,7 @@ class SplitStats:
 def encode_chunk(examples: pd.DataFrame, data: Data, uncleaned: Counter[str]) -> pa.Table:
     """A part of `corpus.read_chunks` as `tokens.encode_with_faults` makes it.
 
-    `uncleaned` is told of the rows that hold what `data.tokens.clean` could replace.
+    `uncleaned` counts the rows that hold what `data.tokens.clean` could replace.
     """
     uncleaned.update(count_uncleaned(examples["text"].tolist(), data.tokens.clean))
     more = [("fault", pa.string()), ("empty_entities", pa.int64()), ("required_length", pa.int64())]

@@ -85,8 +85,8 @@ class Lines:
         except UnicodeError as error:
             raise DataError(f"line {self.number} or after it: {error}; data.encoding is {self.encoding}.") from None
         if bad := BAD_CHARACTER.search(line) if "\0" in line or not line.isascii() else None:
-            found = "NUL" if bad[0] == "\0" else f"0x{ord(bad[0]) - 0xDC00:02x}"
-            place = f"character {bad.start() + 1} of the line is {found}, which is not {self.encoding}"
+            byte = "NUL" if bad[0] == "\0" else f"0x{ord(bad[0]) - 0xDC00:02x}"
+            place = f"character {bad.start() + 1} of the line is {byte}, which is not {self.encoding}"
             self.faults.append((self.number, f"{place}; {self._advice}"))
             line = BAD_CHARACTER.sub("\ufffd", line)
         return line
@@ -178,12 +178,12 @@ def match_columns(present: Sequence[str], columns: Sequence[str]) -> dict[str, s
     if twice:
         return f"several columns are called {', '.join(twice)}; give each a name of its own."
     matches, missing = dict[str, str](), list[str]()
-    for wanted in columns:
-        alike = [name for name in present if name.strip().casefold() == wanted.strip().casefold()]
-        if wanted in present or len(alike) == 1:
-            matches[wanted if wanted in present else alike[0]] = wanted
+    for column in columns:
+        alike = [name for name in present if name.strip().casefold() == column.strip().casefold()]
+        if column in present or len(alike) == 1:
+            matches[column if column in present else alike[0]] = column
         else:
-            missing.append(f"no column {wanted!r}{did_you_mean(wanted, present) or '.'}")
+            missing.append(f"no column {column!r}{did_you_mean(column, present) or '.'}")
     if missing:
         # a header that is a row of data can be long
         shown = ", ".join(name if len(name) <= 40 else f"{name[:37]}..." for name in present)
@@ -224,8 +224,8 @@ def _find_delimiter(first: str, data: Data, columns: Sequence[str]) -> str:
 
     def fit(mark: str) -> tuple[int, bool, int]:
         names = [name.strip().strip('"').casefold() for name in first.split(mark)]
-        found = sum(wanted.strip().casefold() in names for wanted in columns) if data.header else 0
-        return found, mark == "\t" and len(names) > 1, len(names)
+        matches = sum(column.strip().casefold() in names for column in columns) if data.header else 0
+        return matches, mark == "\t" and len(names) > 1, len(names)
 
     return max(DELIMITERS, key=fit)
 

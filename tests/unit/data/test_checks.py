@@ -59,7 +59,7 @@ def test_labels_with_too_few_rows_or_none_in_a_split_are_counted():
     ]
 
 
-def test_equal_sentences_with_other_labels_and_test_sentences_in_train_are_named():
+def test_contradicting_labels_and_test_sentences_in_train_are_named():
     labels, texts = ["a", "b"] * 6, [f"text {n}" for n in range(12)]
     texts[3], texts[11] = "Text  0", "text 1"
     splits = " ".join(["tr"] * 8 + ["de", "de", "te", "te"])
