@@ -10,13 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from tests.unit.data.tables import read_index, read_split
 
-from bilstm_attention.config import Data
+from bilstm_attention import stages
+from bilstm_attention.config import Data, Params
 from bilstm_attention.data import prepare
 from bilstm_attention.data.corpus import read_chunks, read_corpus
 from bilstm_attention.data.prepare import SplitStats, encode_chunk, summarize, write_splits
 from bilstm_attention.data.splits import SPLITS, make_splits
 from bilstm_attention.data.tokens import encode_examples
-from bilstm_attention.errors import DataError
+from bilstm_attention.errors import UserError
 
 
 def corpus(folder: Path, rows: int = 60) -> Data:
@@ -80,7 +81,7 @@ def test_index_holds_keys_labels_files_and_lines(tmp_path):
 
 
 def faults(act: Callable[[], object]) -> list[str]:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(UserError) as caught:
         act()
     return str(caught.value).split("\n")
 
@@ -148,3 +149,28 @@ def test_real_semeval_has_the_known_duplicates(real_data, tmp_path):
     stats = SplitStats(lengths=[np.ones(1, np.int32)])
     found = summarize(rows, splits, {"train": stats, "test": stats})
     assert found["duplicates"] == {"train-train": 25, "test-test": 3, "train-test": 17}
+
+
+LABELS = ["Part-Whole(e1,e2)", "Part-Whole(e2,e1)", "Other"]
+
+
+def relations(folder: Path, labels: list[str]) -> Params:
+    """Parameters of a corpus of 30 sentences, the first without words in an entity."""
+    texts = [f"The <e1>{'oak' if n else ' '}</e1> &amp; its <e2>leaf {n}</e2>" for n in range(30)]
+    blocks = [f'{n}\t"{text}"\n{labels[n % len(labels)]}\n\n' for n, text in enumerate(texts)]
+    (folder / "train.txt").write_text("".join(blocks))
+    return Params.model_validate({"data": {"folder": str(folder), "test": None}})
+
+
+def test_prepare_prints_and_stores_its_warnings(tmp_path, capsys):
+    stages.prepare(relations(tmp_path, LABELS), tmp_path)
+    warnings = json.loads((tmp_path / "data/prepared/summary.json").read_text())["warnings"]
+    assert "1 entities have no token and are read as an unknown word." in warnings
+    assert "30 of 30 rows hold HTML tags or entities; data.tokens.clean: [html] replaces them." in warnings
+    assert [line for line in capsys.readouterr().err.splitlines() if line] == [f"warning: {line}" for line in warnings]
+
+
+def test_prepare_refuses_a_monitor_that_the_labels_do_not_have(tmp_path):
+    (line,) = faults(lambda: stages.prepare(relations(tmp_path, ["part", "whole"]), tmp_path))
+    assert line == "train.monitor: official_f1 is not available for these labels. Legal: accuracy, macro_f1, loss."
+    assert not (tmp_path / "data/prepared/summary.json").exists()

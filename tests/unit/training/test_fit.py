@@ -189,6 +189,11 @@ def test_resumed_training_gives_the_same_bytes(name: str, quick: Any, tmp_path: 
     assert bits(resumed) == bits(whole) != bits(fit(settings, seed=4))
 
 
+def test_balanced_class_weights_change_the_training(quick: Any) -> None:
+    plain, balanced = (fit(train(epochs=1, class_weights=kind)) for kind in ("none", "balanced"))
+    assert bits(plain) != bits(balanced)
+
+
 def test_scored_model_is_the_moving_average(quick: Any) -> None:
     """`a_1 = w_1`, then `a_t = m a_(t-1) + (1 - m) w_t`; training itself goes on from the weights, not the average."""
 
