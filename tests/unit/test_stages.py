@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -78,3 +79,19 @@ def test_embed_prints_the_warnings_that_it_writes(tmp_path: Path, capsys: pytest
     warnings = json.loads((tmp_path / "data/embeddings/coverage.json").read_text())["warnings"]
     assert len(warnings) == 2
     assert capsys.readouterr().err.splitlines() == [f"warning: {warning}" for warning in warnings]
+
+
+@pytest.mark.parametrize(("low", "told"), [(59.0, True), (60.0, True), (61.0, False)])
+def test_evaluate_says_when_a_baseline_is_not_clearly_beaten(
+    low: float, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = {"mean": 65.0, "low": low, "high": 70.0}
+    baselines = {"majority": {"accuracy": 40.0}, "tfidf_logistic": {"accuracy": 60.0}}
+    result = SimpleNamespace(scores={"test": {"accuracy": summary}, "baselines": baselines})
+    monkeypatch.setattr("bilstm_attention.evaluation.evaluate.evaluate_models", lambda *_: result)
+    monkeypatch.setattr("bilstm_attention.evaluation.results.write_results", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("data: {}")
+    stages.evaluate()
+    message = "the model is not clearly better than the baseline tfidf_logistic: 65.00, 60.00"
+    assert (message in capsys.readouterr().out) == told
