@@ -10,9 +10,10 @@ from bilstm_attention.cli import app
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DESIGN = (ROOT / "docs/design.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```\w*\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "experiments").rglob("*.md"))]
+DOCUMENTS = [*ROOT.glob("*.md"), *sorted(path for name in ("docs", "experiments") for path in (ROOT / name).rglob("*.md"))]
 
 
 def code(text: str) -> str:
@@ -51,7 +52,7 @@ def test_make_targets_exist() -> None:
 
 
 def test_project_layout_exists() -> None:
-    (block,) = (block for block in FENCE.findall(README) if "\nsrc/bilstm_attention/\n" in block)
+    (block,) = (block for block in FENCE.findall(DESIGN) if "\nsrc/bilstm_attention/\n" in block)
     folder, named = "", []
     for line in block.splitlines():
         inside = line.startswith(" ")
