@@ -13,7 +13,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DESIGN = (ROOT / "docs/design.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```\w*\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
-DOCUMENTS = [*ROOT.glob("*.md"), *sorted(path for name in ("docs", "experiments") for path in (ROOT / name).rglob("*.md"))]
+MADE_BY_READERS = {"mine", "reviews", "tiny", "NAME"}  # files of the examples
+DOCUMENTS = [
+    *ROOT.glob("*.md"),
+    *sorted(path for name in ("docs", "experiments") for path in (ROOT / name).rglob("*.md")),
+]
 
 
 def code(text: str) -> str:
@@ -34,7 +38,9 @@ def test_links_commands_and_files_exist(document: Path) -> None:
     assert sorted(link for link in links if not (document.parent / link).exists()) == []
     assert words_after("bilstm-attention", text) <= set(typer.main.get_group(app).commands)
     named = re.findall(r"\bexperiments/(?:comparisons|configs|benchmarks)/[\w/.-]+\.(?:yaml|py)\b", code(text))
-    assert sorted(name for name in named if not (ROOT / name).is_file()) == []
+    assert (
+        sorted(name for name in named if not (ROOT / name).is_file() and Path(name).stem not in MADE_BY_READERS) == []
+    )
 
 
 @pytest.mark.parametrize("config", sorted((ROOT / "experiments/configs").glob("*.yaml")), ids=lambda path: path.stem)
