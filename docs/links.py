@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from os.path import normpath, relpath
 from pathlib import Path
 from posixpath import dirname
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -47,7 +48,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return LINK.sub(rewrite, markdown)
 
 
-def notebook_page(notebook: dict) -> str:
+def notebook_page(notebook: dict[str, Any]) -> str:
     """The cells of a notebook as Markdown, without outputs."""
     parts = []
     for cell in notebook["cells"]:
@@ -75,4 +76,5 @@ def to_site(path: str) -> str:
 
 def to_repository(path: str) -> str:
     """The reverse of `to_site`."""
-    return f"docs/{path}" if (ROOT / "docs" / path).exists() or path == "tutorial.md" else path
+    source = ROOT / "docs" / path
+    return f"docs/{path}" if source.exists() or source.with_suffix(".ipynb").exists() else path

@@ -1,5 +1,6 @@
 """The commands, links, targets and paths that documents name exist."""
 
+import csv
 import re
 from pathlib import Path
 
@@ -50,6 +51,16 @@ def test_config_begins_with_a_score_of_the_results(config: Path) -> None:
     scores, pages = re.findall(r"\d+\.\d+ ± \d+\.\d+", head), re.findall(r"experiments/results/\w+\.md", head)
     assert len(scores) == len(pages) == (config.stem != "sample")
     assert [score for score in scores if score not in (ROOT / pages[0]).read_text(encoding="utf-8")] == []
+
+
+def test_results_are_those_of_the_comparison() -> None:
+    with (ROOT / "experiments/results/semeval2010.csv").open(encoding="utf-8") as file:
+        rows = {row["variant"]: row for row in csv.DictReader(file)}
+    shown = re.findall(r"^\| `(.+?)`:.* \| (\d+\.\d+) ± (\d+\.\d+) \| (\d+\.\d+) \|$", README, flags=re.MULTILINE)
+    assert {name for name, *_ in shown} == {"zhou2016", "zhou2016-tuned", "best"}
+    for name, *values in shown:
+        expected = [rows[name][column] for column in ("test_mean", "test_sd", "test_ensemble")]
+        assert values == [f"{float(value):.2f}" for value in expected]
 
 
 def test_make_targets_exist() -> None:
