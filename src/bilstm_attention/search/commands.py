@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from optuna.trial import FrozenTrial
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params, flatten, load_params
-from bilstm_attention.console import JobProgress, print_table, start_tensorflow
-from bilstm_attention.data.dataset import load_labels, load_split
-from bilstm_attention.errors import ParamsError
+from bilstm_attention.console import JobProgress, print_table
+from bilstm_attention.data.dataset import load_labels
+from bilstm_attention.errors import ParamsError, UserError
 from bilstm_attention.evaluation.metrics import metric_names
 from bilstm_attention.reports.sweep_report import (
     fresh_seed_rows,
@@ -24,18 +23,11 @@ from bilstm_attention.reports.sweep_report import (
     sweep_report,
     winner_line,
 )
-from bilstm_attention.search.outcome import (
-    Confirmations,
-    Outcome,
-    get_outcome,
-    log_sweep,
-    protocol,
-    read_outcome,
-    write_outcome,
-)
+from bilstm_attention.search.outcome import Outcome, get_outcome, log_sweep, protocol, read_outcome, write_outcome
 from bilstm_attention.search.space import read_sweep
 from bilstm_attention.search.study import (
     SweepSpec,
+    begin_study,
     best_trials,
     confirmation_seeds,
     failure_reason,
@@ -45,10 +37,16 @@ from bilstm_attention.search.study import (
     report_outages,
     state_counts,
 )
-from bilstm_attention.search.sweep import Driver, StopRequest, begin_study, lock_study, out_of_patience
-from bilstm_attention.search.trainings import TrainingJob, find_record, fold_data, merge_jobs, read_record, run_job
-from bilstm_attention.search.trial import trial_params
-from bilstm_attention.search.workers import run_jobs
+from bilstm_attention.search.sweep import Driver, StopRequest, out_of_patience, trial_params
+from bilstm_attention.search.trainings import (
+    Done,
+    TrainingJob,
+    TrainingRecord,
+    completed,
+    fold_data,
+    merge_jobs,
+    run_trainings,
+)
 from bilstm_attention.tracking.environment import check_up_to_date, input_digests, made_with
 
 
@@ -82,13 +80,12 @@ def sweep(
     folder, roots = paths.STUDIES / content.study, tuple(folds) or (paths.PROJECT,)
     spec = SweepSpec(content, space, folder, storage, heartbeat, roots)
     seconds = math.inf if hours is None else 3600 * hours
-    with lock_study(spec), report_outages(spec), ExitStack() as runs, JobProgress() as progress:
+    with spec.lock(), report_outages(spec), ExitStack() as runs, JobProgress() as progress:
         for number, (root, params) in enumerate(folds.items(), start=1):
             # the last file that is written
             if not (root / paths.EMBEDDINGS / "coverage.json").is_file():
                 prepare(params, root)
             progress.update("folds", number, len(folds))
-        gold = [label for root in roots for label in load_split("dev", ["label"], root)["label"]]
         limit = "" if hours is None else f", new ones for {hours:g} h"
         with StopRequest(progress.log) as stop:
             study = begin_study(spec)
@@ -108,40 +105,35 @@ def sweep(
 
             show_progress()
             Driver(spec, study, trials, workers, seconds, stop, on_trial).run()
-            confirmations = _confirm(spec, study, workers, stop, progress)
-            outcome = get_outcome(spec, study, confirmations, gold)
+            outcome = get_outcome(spec, study, _confirm(spec, study, workers, stop, progress))
             _write(spec, study, outcome, file, shown_command(file, trials, workers, storage, overrides))
     _print_outcome(spec, study, outcome, trials)
 
 
 def _confirm(
     spec: SweepSpec, study: optuna.Study, workers: int, stop: StopRequest, progress: JobProgress
-) -> Confirmations:
+) -> dict[int, Done]:
     """Trains the parameters of the best trials on fresh seeds, or reads the records of earlier starts."""
-    jobs = {}
-    for trial in best_trials(study)[: spec.sweep.confirm.top]:
-        for seed in confirmation_seeds(spec):
-            params = trial_params(spec, trial.params, seed)
-            name = f"trial {trial.number} with seed {seed}"
-            jobs[trial.number, seed] = [
-                TrainingJob(f"{name}, fold {fold}" if spec.sweep.folds else name, params, seed, root)
-                for fold, root in enumerate(spec.roots)
-            ]
+    plan = [
+        (trial.number, TrainingJob(name + f", fold {fold}" * bool(spec.sweep.folds), params, seed, root))
+        for trial in best_trials(study)[: spec.sweep.confirm.top]
+        for seed in confirmation_seeds(spec)
+        for name, params in [(f"trial {trial.number} with seed {seed}", trial_params(spec, trial.params, seed))]
+        for fold, root in enumerate(spec.roots)
+    ]
+    # trials with the same parameters share a training
+    jobs, records = merge_jobs(job for _, job in plan), dict[str, TrainingRecord]()
     if not jobs:
         return {}
-    start_tensorflow()
-    # trials with the same parameters share a training
-    different = merge_jobs(chain.from_iterable(jobs.values()))
-    records = {job.work: read_record(file) for job in different if (file := find_record(job))}
-    pending = iter([job for job in different if job.work not in records])
-    progress.update("confirmations", len(records), len(different))
-    for job, result in run_jobs(lambda: None if stop.requested else next(pending, None), run_job, workers):
-        if isinstance(result, Path):
-            records[job.work] = read_record(result)
-        progress.log(f"{job.name} {'trained' if isinstance(result, Path) else f'failed: {result}'}")
-        progress.update("confirmations", len(records), len(different))
-    done = {place: [records[job.work] for job in folds if job.work in records] for place, folds in jobs.items()}
-    return {place: folds for place, folds in done.items() if len(folds) == len(spec.roots)}
+    progress.update("confirmations", 0, len(jobs))
+    for job, record in run_trainings(jobs, workers, lambda: stop.requested):
+        if isinstance(record, UserError):
+            progress.log(f"{job.name} failed: {record}")
+        else:
+            records[job.work] = record
+            progress.log(f"{job.name}: dev {spec.sweep.metric} {record.dev[spec.sweep.metric]:.2f}")
+        progress.update("confirmations", len(records), len(jobs))
+    return completed(plan, records)
 
 
 def trial_line(trial: FrozenTrial, finished: int, budget: int) -> str:

@@ -1,7 +1,7 @@
 """The outcome of a sweep: the leaderboard, the confirmed winner, experiments that give its score again, MLflow runs."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -26,8 +26,8 @@ from bilstm_attention.search.study import (
     local_url,
     open_storage,
 )
-from bilstm_attention.search.trainings import TrainingRecord
-from bilstm_attention.search.trial import trial_params
+from bilstm_attention.search.sweep import trial_params
+from bilstm_attention.search.trainings import Done, answers
 from bilstm_attention.tracking.environment import input_digests
 from bilstm_attention.tracking.pipeline import corpus_name
 from bilstm_attention.tracking.runs import RunRecord, epoch_metrics, fingerprints, live_runs, training_metrics
@@ -35,8 +35,6 @@ from bilstm_attention.yaml_files import check
 
 # Tags by which runs are found again.
 STUDY_ID, TRIAL_ID = "sweep.id", "sweep.trial"
-# Trainings on fresh seeds, one for each fold, by the number of the trial and the seed.
-Confirmations = Mapping[tuple[int, int], Sequence[TrainingRecord]]
 
 
 @dataclass(frozen=True)
@@ -65,24 +63,20 @@ def _summary(row: Mapping[Any, Any]) -> dict[str, Any]:
     return {"trial": row["trial"], "score": score, "searched": row["score"], "confirmed": confirmed}
 
 
-def get_outcome(
-    spec: SweepSpec, study: optuna.Study, confirmations: Confirmations, gold: Sequence[str] = ()
-) -> Outcome:
-    """Ranks the trials: the confirmed ones by their means, then the rest by their scores in the search.
-
-    `gold` has the labels of dev, of all folds, in the order of the predictions.
-    """
-    metric, against, seeds = spec.sweep.metric, spec.sweep.against, confirmation_seeds(spec)
+def get_outcome(spec: SweepSpec, study: optuna.Study, confirmations: Mapping[int, Done]) -> Outcome:
+    """Ranks the trials: those confirmed, by number, by their means, then the rest by their scores in the search."""
+    metric, against = spec.sweep.metric, spec.sweep.against
     front, rows = {trial.number for trial in best_trials(study)}, []
     for trial in finished_trials(study):
         score, *costs = trial.values if trial.state == TrialState.COMPLETE else [None, None]
         row = {"trial": trial.number, "state": trial.state.name.lower(), "score": score}
         if against:
             row |= {against: costs[0], "on_front": trial.number in front}
-        confirmed = all((trial.number, seed) in confirmations for seed in seeds)
-        trainings = {seed: confirmations[trial.number, seed] for seed in seeds} if confirmed else {}
-        by_seed = {seed: fmean(fold.dev[metric] for fold in folds) for seed, folds in trainings.items()}
-        spread = spread_over_seeds(by_seed) if confirmed else {}
+        folds: dict[int, list[float]] = {}
+        for job, record in confirmations.get(trial.number, ()):
+            folds.setdefault(job.seed, []).append(record.dev[metric])
+        by_seed = {seed: fmean(scores) for seed, scores in folds.items()}
+        spread = spread_over_seeds(by_seed) if by_seed else {}
         values = {key: "none" if value is None else value for key, value in trial.params.items()}
         row |= {
             "confirmed_mean": spread.get("mean"),
@@ -98,12 +92,11 @@ def get_outcome(
     # as objects, or pandas would turn whole numbers into fractions where another trial has none
     board = pd.DataFrame(rows, columns=None if rows else ["trial", "state", *order, "seconds"], dtype=object)
     board = board.sort_values(order, ascending=False, na_position="last", kind="stable")
-    first = board.dropna(subset="confirmed_mean")["trial"].head(2)
-    predicted = [
-        [[label for fold in confirmations[number, seed] for label in fold.predicted] for seed in seeds]
-        for number in first
-    ]
-    return Outcome(board, compare(gold, predicted[0], predicted[1], metric) if len(predicted) == 2 else None)
+    first = [answers(confirmations[number]) for number in board.dropna(subset="confirmed_mean")["trial"].head(2)]
+    if len(first) < 2:
+        return Outcome(board, None)
+    (gold, best), (_, second) = first
+    return Outcome(board, compare(gold, [*best.values()], [*second.values()], metric))
 
 
 def write_outcome(spec: SweepSpec, study: optuna.Study, outcome: Outcome) -> None:
@@ -254,12 +247,15 @@ def parent_record(study: optuna.Study, folder: Path, running: bool = False) -> R
     if (folder / "figures/figures.html").is_file():
         text = text.replace("\n## ", "\n[All figures, interactive](figures/figures.html)\n\n## ", 1)
     won = outcome.get("trial") is not None
+    top = [folder / name for name in ("leaderboard.csv", "best.yaml", "report.md", "sweep.yaml")]
+    artifacts = {"": [file for file in top if file.is_file()]}
+    artifacts |= {name: [folder / name] for name in ("figures", "front") if (folder / name).is_dir()}
     return replace(
         record,
         params=flatten(load_params(folder / "best.yaml")) if won else {},
         metrics={name: value for name, value in values.items() if value is not None},
         tags={**record.tags, **({"winner": f"trial {outcome['trial']}"} if won else {})},
-        artifacts=_artifacts(folder),
+        artifacts=artifacts,
         # its pictures become files of the run
         description=text.replace("](figures/", "](artifact:figures/"),
         status="FINISHED",
@@ -275,11 +271,3 @@ def _best_so_far(study: optuna.Study, score: str) -> list[dict[str, float]]:
         best = [max(best + trial.values[:1])] if trial.state == TrialState.COMPLETE else best
         rows.append({"epoch": count, "trials": count} | dict(zip([score], best, strict=False)))
     return rows
-
-
-def _artifacts(folder: Path) -> dict[str, list[Path]]:
-    top = [folder / name for name in ("leaderboard.csv", "best.yaml", "report.md", "sweep.yaml")]
-    files = {"": [file for file in top if file.is_file()]}
-    return files | {
-        name: sorted((folder / name).iterdir()) for name in ("figures", "front") if (folder / name).is_dir()
-    }

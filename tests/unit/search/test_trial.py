@@ -8,7 +8,7 @@ import pytest
 from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.data.dataset import Rows
 from bilstm_attention.errors import TrainingError
-from bilstm_attention.search import trial
+from bilstm_attention.search import sweep as trial
 
 VOCABULARY, DIMENSION, UNITS, CLASSES = 9, 4, 3, 5
 ROWS = Rows.from_ids([np.arange(length, dtype=np.int32) % 7 + 1 for length in (3, 5, 2)], np.zeros(3, np.int32))
@@ -26,7 +26,7 @@ def make_model(**changes: Any) -> Any:
 def test_parameters_leave_out_word_vectors(merge: str, states: int) -> None:
     # per direction 4 gates of kernel, recurrent kernel and bias; then the dense layer
     lstm = 2 * 4 * (DIMENSION * UNITS + UNITS * UNITS + UNITS)
-    assert trial.parameters(make_model(**{"model.merge": merge})) == lstm + states * CLASSES + CLASSES
+    assert trial.cost("parameters", make_model(**{"model.merge": merge}), ROWS) == lstm + states * CLASSES + CLASSES
 
 
 def test_latency_is_a_median_without_the_first_pass(monkeypatch: pytest.MonkeyPatch) -> None:
