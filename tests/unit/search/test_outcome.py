@@ -75,7 +75,7 @@ def confirm(
             yield job, TrainingError("no luck") if score is None else record
 
     progress = SimpleNamespace(log=lines.append, update=lambda *arguments: None)
-    monkeypatch.setattr(commands, "run_trainings", run)
+    monkeypatch.setattr(commands.trainings, "run_trainings", run)
     return lines, get_outcome(spec, study, commands._confirm(spec, study, 2, StopRequest(print), progress))
 
 
@@ -174,7 +174,7 @@ def test_folds_are_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(commands, "check_up_to_date", lambda *arguments: None)
     monkeypatch.setattr(commands, "load_labels", lambda: ["a", "b"])
-    monkeypatch.setattr(commands, "begin_study", begin)
+    monkeypatch.setattr(commands.studies, "begin_study", begin)
     for error in (KeyboardInterrupt, SweepError, SweepError):
         with pytest.raises(error):
             commands.sweep(tmp_path / "sweep.yaml", 1, None, 1, None, 1, {}, prepare)
