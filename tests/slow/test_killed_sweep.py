@@ -176,11 +176,6 @@ def test_kills_lose_and_double_nothing(victim: str, machine: Machine) -> None:
     assert machine.study.get_trials(states=(TrialState.FAIL,)) or victim == "parent"
 
 
-def test_eight_workers_share_one_sqlite_file(machine: Machine) -> None:
-    output_of(machine.start(budget=40, workers=8))
-    machine.check(40)
-
-
 def test_ctrl_c_lets_running_trials_end(machine: Machine) -> None:
     process = machine.start_and_finish_a_trial(budget=1000)
     process.send_signal(signal.SIGINT)

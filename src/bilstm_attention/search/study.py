@@ -62,11 +62,7 @@ class SweepSpec:
         return file_lock(self.folder, SweepError(f"{self.folder}: the sweep runs already, in another process."))
 
     def open(self) -> RDBStorage:
-        """The storage of the study.
-
-        Raises:
-            SweepError: the database does not answer.
-        """
+        """The storage of the study, as `open_storage`."""
         if self.storage is not None:
             return open_storage(self.storage, self.heartbeat)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -98,8 +94,7 @@ def local_url(folder: Path) -> str:
 def open_storage(url: str, heartbeat: int | None = None) -> RDBStorage:
     """The studies of a database, opened once per process; no heartbeats where a lock tells that a trial is dead.
 
-    Raises:
-        SweepError: it does not answer, or is no database URL.
+    A `SweepError` if it does not answer, or is no database URL.
     """
     from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
@@ -109,6 +104,8 @@ def open_storage(url: str, heartbeat: int | None = None) -> RDBStorage:
     warnings.simplefilter("ignore", ExperimentalWarning)
     # `Study.ask` wants heartbeats to be those of `Study.optimize`; the driver records its own
     warnings.filterwarnings("ignore", "Heartbeat of storage")
+    # SQLite lets two machines take one trial from the queue; what the second measures is dropped
+    warnings.filterwarnings("ignore", "The reported value is ignored")
     sqlite = url.startswith("sqlite:")
     engine = {"connect_args": {"timeout": LOCK_TIMEOUT}} if sqlite else {"pool_pre_ping": True}
     attempts = 0
@@ -151,11 +148,7 @@ def hide_password(url: str) -> str:
 
 @contextmanager
 def report_outages(spec: SweepSpec) -> Iterator[None]:
-    """Turns a storage that no longer answers into one line.
-
-    Raises:
-        SweepError: names the storage, and says that the same command goes on.
-    """
+    """Turns a storage that no longer answers into a `SweepError` that names it."""
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
@@ -240,24 +233,22 @@ def make_sampler(spec: SweepSpec, number: int) -> BaseSampler:
         case "tpe":
             # constant_liar keeps workers from trying the same region at the same time
             return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-        case "random" | "grid":
-            # every combination of a grid is enqueued, so that nothing is left to draw
-            return optuna.samplers.RandomSampler(seed=seed)
         case "gp":
             return optuna.samplers.GPSampler(seed=seed)
         case "cmaes":
             return optuna.samplers.CmaEsSampler(seed=seed)
+    # every combination of a grid is enqueued, so that nothing is left to draw
+    return optuna.samplers.RandomSampler(seed=seed)
 
 
 def _pruner(spec: SweepSpec) -> optuna.pruners.BasePruner:
     match spec.sweep.pruner.kind:
-        case "none":
-            return optuna.pruners.NopPruner()
         case "median":
             # epochs and folds count from 1
             return optuna.pruners.MedianPruner(n_warmup_steps=spec.sweep.pruner.warmup_epochs + 1)
         case "hyperband":
             return optuna.pruners.HyperbandPruner(max_resource=spec.sweep.folds or spec.space.base.train.epochs)
+    return optuna.pruners.NopPruner()
 
 
 def counted_trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:

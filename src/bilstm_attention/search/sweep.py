@@ -110,9 +110,11 @@ def run_trial(
 ) -> TrialResult:
     """Trains on each fold, or once; a training that fails is the outcome of its trial, and not the end of the sweep.
 
-    `report` has the driver store a score and its step, an epoch or the folds done, and returns whether to prune.
+    `report` has the driver store a score and its step, an epoch or the folds done, and returns whether to prune; before
+    the first it says that the worker has begun.
     """
     result, sweep, roots = TrialResult(), job.spec.sweep, job.spec.roots
+    report(None)
 
     def prune(score: float, step: int) -> None:
         # with two objectives Optuna prunes nothing; after its last fold a trial is complete
@@ -180,9 +182,11 @@ class Driver:
     work: Callable[[TrialJob, Report], TrialResult] = run_trial  # runs a trial in a worker
     running: dict[int, optuna.Trial] = field(default_factory=dict)  # of this machine, by number
     seen: set[int] = field(default_factory=set)  # the trials that certainly have a heartbeat
+    begun: set[int] = field(default_factory=set)  # the trials that a worker has received
+    idle_crashes: int = 0  # of workers, in a row, before they received their trial
 
     def run(self) -> None:
-        """Runs the trials, for whoever holds the lock of the folder; a `SweepError` if the first trials all failed."""
+        """Runs the trials, for whoever holds the lock of the folder; a `SweepError` if nothing works."""
         self.end = time.monotonic() + self.seconds
         try:
             with studies.heartbeats(self.spec, self.running):
@@ -231,7 +235,10 @@ class Driver:
                 self.seen.add(number)
             optuna.storages.fail_stale_trials(self.study)
 
-    def _report(self, job: TrialJob, report: tuple[float, int]) -> bool:
+    def _report(self, job: TrialJob, report: tuple[float, int] | None) -> bool:
+        if report is None:
+            self.begun.add(job.number)
+            return False
         trial = self.running[job.number]
         with suppress(UpdateFinishedTrialError):
             trial.report(*report)
@@ -242,8 +249,10 @@ class Driver:
     def _finish(self, job: TrialJob, result: TrialResult | UserError) -> None:
         trial = self.running.pop(job.number)
         if isinstance(result, UserError):
-            # its worker died
             studies.retry_trials(self.study, [job.number])
+            self.idle_crashes = 0 if job.number in self.begun else self.idle_crashes + 1
+            if self.idle_crashes == MAX_FIRST_FAILURES:
+                raise SweepError(f"workers end before they begin a trial; of the last, {result}")
         else:
             try:
                 self._store(trial, result)

@@ -41,7 +41,8 @@ def run_jobs(
     Raises:
         Exception: what `work` raised, unless it is a `UserError`.
     """
-    # each process has a pipe of its own: when it dies, the others go on
+    # Each process has a pipe of its own: when it dies, the others go on. With `concurrent.futures`, whose workers share
+    # one, the parent waits without end for the other half of what a worker was sending when it was killed.
     idle: dict[Connection, BaseProcess] = {}
     busy: dict[Connection, tuple[Job, BaseProcess]] = {}
     try:

@@ -277,13 +277,23 @@ def test_trial_killed_before_its_first_heartbeat_is_retried(
     assert number in map(first_attempt, finished_trials(study))
 
 
-def test_workers_that_always_die_end_the_sweep(spec: SweepSpec) -> None:
-    def crash(next_job: Callable[[], TrialJob | None], *arguments: Any) -> Any:
+@pytest.mark.parametrize(
+    ("begun", "message"),
+    [
+        (False, "workers end before they begin a trial; of the last, its worker was killed"),
+        (True, f"the first 3 trials failed: trial {MAX_RETRIES}: its worker died; trial "),
+    ],
+)
+def test_workers_that_always_die_end_the_sweep(spec: SweepSpec, begun: bool, message: str) -> None:
+    def crash(next_job: Callable[[], TrialJob | None], work: Any, workers: int, answer: Any) -> Any:
         while (job := next_job()) is not None:
+            if begun:
+                answer(job, None)
             yield job, TrainingError("its worker was killed")
 
-    with pytest.raises(SweepError, match=rf"failed: trial {MAX_RETRIES}: its worker died; trial "):
+    with pytest.raises(SweepError, match=message):
         run_sweep(spec, 4, execute=crash)
+    assert ("FAIL" in {trial.state.name for trial in finished_trials(stored_study(spec))}) == begun
 
 
 def test_interrupted_trials_are_enqueued_again(spec: SweepSpec) -> None:
