@@ -70,20 +70,24 @@ def write_figures(
         "slices": (tried, "plot_slice", label),
         "parallel_coordinates": (shared, "plot_parallel_coordinate", label | {"params": sorted(shared)}),
         "intermediate_values": (any(trial.intermediate_values for trial in complete), "plot_intermediate_values", {}),
+        "pareto_front": (len(objectives) == 2, "plot_pareto_front", {"target_names": objectives}),
     }
-    drawn = [
-        (folder / f"{figure}.png", study, function, options)
-        for figure, (drawable, function, options) in figures.items()
-        if drawable
+    drawn = {folder / f"{figure}.png": each for figure, each in figures.items() if each[0]}
+    parts = [
+        _draw(file, _copy(trials, 2) if file.stem == "pareto_front" else study, function, options)
+        for file, (_, function, options) in drawn.items()
     ]
-    if len(objectives) == 2:
-        options = {"target_names": objectives}
-        drawn.append((folder / "pareto_front.png", _copy(trials, 2), "plot_pareto_front", options))
-    files = [*(file for file, *_ in drawn), folder / "figures.html"]
-    page = _page(name, [_draw(*each) for each in drawn])
-    with atomic_write(files[-1]) as path:
+    title = html.escape(f"Study {name}")
+    style = "body { margin: 0 auto; padding: 1rem; max-width: 80rem; font: 1rem/1.5 system-ui, sans-serif }"
+    head = (
+        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<title>{title}</title><style>{style}</style><script>{get_plotlyjs()}</script>"
+    )
+    body = "\n".join([f"<h1>{title}</h1>", *parts])
+    with atomic_write(folder / "figures.html") as path:
+        page = f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{body}\n</body></html>\n'
         path.write_text(page, encoding="utf-8")
-    return files, shares
+    return [*drawn, folder / "figures.html"], shares
 
 
 def _copy(trials: Sequence[FrozenTrial], objectives: int) -> optuna.Study:
@@ -118,39 +122,24 @@ def _draw(path: Path, study: optuna.Study, function: str, options: Mapping[str, 
         warnings.simplefilter("ignore")
         axes = getattr(pictures, function)(study, **options)
         interactive = getattr(visualization, function)(study, **options)
-    _write_picture(axes, function, path)
-    heading = path.stem.replace("_", " ").capitalize()
-    interactive.update_layout(template="plotly_white", title=None, margin_t=40)
-    # named, since plotly would draw another name each time
-    drawn = interactive.to_html(
-        full_html=False, include_plotlyjs=False, div_id=path.stem, config={"displaylogo": False}
-    )
-    return f"<h2>{heading}</h2>\n<p>{html.escape(CAPTIONS[path.stem])}</p>\n{drawn}"
-
-
-def _write_picture(axes: Any, function: str, path: Path) -> None:
     several = list(axes.flat) if hasattr(axes, "flat") else [axes]
     figure = several[0].get_figure()
     figure.set_size_inches(max(8, 2.4 * len(several)), 4.8)
-    if function == "plot_intermediate_values":
+    if path.stem == "intermediate_values":
         # of one line per trial
         axes.get_legend().remove()
         axes.set(xlabel="epoch, or folds done", ylabel="score")
-    if function == "plot_slice":
+    if path.stem == "slices":
         for each in several:
             each.tick_params(axis="x", which="both", rotation=45)
     with atomic_write(path) as temporary:
         # left to itself, matplotlib writes its version into the file
         figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
     pyplot.close(figure)
-
-
-def _page(name: str, parts: Sequence[str]) -> str:
-    title = html.escape(f"Study {name}")
-    style = "body { margin: 0 auto; padding: 1rem; max-width: 80rem; font: 1rem/1.5 system-ui, sans-serif }"
-    head = (
-        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{title}</title><style>{style}</style><script>{get_plotlyjs()}</script>"
+    interactive.update_layout(template="plotly_white", title=None, margin_t=40)
+    # named, since plotly would draw another name each time
+    drawn = interactive.to_html(
+        full_html=False, include_plotlyjs=False, div_id=path.stem, config={"displaylogo": False}
     )
-    body = "\n".join(parts)
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><h1>{title}</h1>\n{body}\n</body></html>\n'
+    heading = path.stem.replace("_", " ").capitalize()
+    return f"<h2>{heading}</h2>\n<p>{html.escape(CAPTIONS[path.stem])}</p>\n{drawn}"

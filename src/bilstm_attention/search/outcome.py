@@ -1,7 +1,7 @@
 """The outcome of a sweep: the leaderboard, the confirmed winner, experiments that give its score again, MLflow runs."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -17,17 +17,10 @@ from bilstm_attention import paths
 from bilstm_attention.config import Params, config_text, flatten, load_params, with_overrides
 from bilstm_attention.evaluation.metrics import compare, spread_over_seeds
 from bilstm_attention.reports.sweep_report import shown_params
-from bilstm_attention.search.study import (
-    SweepSpec,
-    best_trials,
-    confirmation_seeds,
-    failure_reason,
-    finished_trials,
-    local_url,
-    open_storage,
-)
-from bilstm_attention.search.trainings import TrainingRecord
-from bilstm_attention.search.trial import trial_params
+from bilstm_attention.search import study as studies
+from bilstm_attention.search.study import SweepSpec, finished_trials
+from bilstm_attention.search.sweep import trial_params
+from bilstm_attention.search.trainings import Done, answers
 from bilstm_attention.tracking.environment import input_digests
 from bilstm_attention.tracking.pipeline import corpus_name
 from bilstm_attention.tracking.runs import RunRecord, epoch_metrics, fingerprints, live_runs, training_metrics
@@ -35,8 +28,6 @@ from bilstm_attention.yaml_files import check
 
 # Tags by which runs are found again.
 STUDY_ID, TRIAL_ID = "sweep.id", "sweep.trial"
-# Trainings on fresh seeds, one for each fold, by the number of the trial and the seed.
-Confirmations = Mapping[tuple[int, int], Sequence[TrainingRecord]]
 
 
 @dataclass(frozen=True)
@@ -65,45 +56,40 @@ def _summary(row: Mapping[Any, Any]) -> dict[str, Any]:
     return {"trial": row["trial"], "score": score, "searched": row["score"], "confirmed": confirmed}
 
 
-def get_outcome(
-    spec: SweepSpec, study: optuna.Study, confirmations: Confirmations, gold: Sequence[str] = ()
-) -> Outcome:
-    """Ranks the trials: the confirmed ones by their means, then the rest by their scores in the search.
-
-    `gold` has the labels of dev, of all folds, in the order of the predictions.
-    """
-    metric, against, seeds = spec.sweep.metric, spec.sweep.against, confirmation_seeds(spec)
-    front, rows = {trial.number for trial in best_trials(study)}, []
+def get_outcome(spec: SweepSpec, study: optuna.Study, confirmations: Mapping[int, Done]) -> Outcome:
+    """Ranks the trials: those confirmed, by number, by their means, then the rest by their scores in the search."""
+    metric, against = spec.sweep.metric, spec.sweep.against
+    front, rows = {trial.number for trial in studies.best_trials(study)}, []
     for trial in finished_trials(study):
         score, *costs = trial.values if trial.state == TrialState.COMPLETE else [None, None]
         row = {"trial": trial.number, "state": trial.state.name.lower(), "score": score}
         if against:
             row |= {against: costs[0], "on_front": trial.number in front}
-        confirmed = all((trial.number, seed) in confirmations for seed in seeds)
-        trainings = {seed: confirmations[trial.number, seed] for seed in seeds} if confirmed else {}
-        by_seed = {seed: fmean(fold.dev[metric] for fold in folds) for seed, folds in trainings.items()}
-        spread = spread_over_seeds(by_seed) if confirmed else {}
-        values = {key: "none" if value is None else value for key, value in trial.params.items()}
+        folds: dict[int, list[float]] = {}
+        for job, record in confirmations.get(trial.number, ()):
+            folds.setdefault(job.seed, []).append(record.dev[metric])
+        by_seed = {seed: fmean(scores) for seed, scores in folds.items()}
+        spread = spread_over_seeds(by_seed) if by_seed else {}
         row |= {
             "confirmed_mean": spread.get("mean"),
             "confirmed_sd": spread.get("sd"),
             "by_seed": ", ".join(f"{each:.2f}" for each in by_seed.values()) or None,
             "seed": trial.user_attrs.get("seed"),
             "seconds": trial.duration.total_seconds() if trial.duration else None,
-            **{dimension.key: values.get(dimension.key) for dimension in spec.space.dimensions},
-            "reason": failure_reason(trial),
+            **dict.fromkeys(dimension.key for dimension in spec.space.dimensions),
+            **{key: "none" if value is None else value for key, value in trial.params.items()},
+            "reason": studies.failure_reason(trial),
         }
         rows.append(row)
     order = [*(["on_front"] if against else []), "confirmed_mean", "score"]
     # as objects, or pandas would turn whole numbers into fractions where another trial has none
     board = pd.DataFrame(rows, columns=None if rows else ["trial", "state", *order, "seconds"], dtype=object)
     board = board.sort_values(order, ascending=False, na_position="last", kind="stable")
-    first = board.dropna(subset="confirmed_mean")["trial"].head(2)
-    predicted = [
-        [[label for fold in confirmations[number, seed] for label in fold.predicted] for seed in seeds]
-        for number in first
-    ]
-    return Outcome(board, compare(gold, predicted[0], predicted[1], metric) if len(predicted) == 2 else None)
+    first = [answers(confirmations[number]) for number in board.dropna(subset="confirmed_mean")["trial"].head(2)]
+    if len(first) < 2:
+        return Outcome(board, None)
+    (gold, best), (_, second) = first
+    return Outcome(board, compare(gold, [*best.values()], [*second.values()], metric))
 
 
 def write_outcome(spec: SweepSpec, study: optuna.Study, outcome: Outcome) -> None:
@@ -123,7 +109,7 @@ def write_outcome(spec: SweepSpec, study: optuna.Study, outcome: Outcome) -> Non
         experiments |= {front / f"trial-{row['trial']:04d}.yaml": row for row in complete if row["on_front"]}
     for file, row in experiments.items():
         trial = _summary(row)
-        seeds = confirmation_seeds(spec) if trial["confirmed"] else [row["seed"]]
+        seeds = studies.confirmation_seeds(spec) if trial["confirmed"] else [row["seed"]]
         overrides = study.get_trials(deepcopy=False)[trial["trial"]].params
         comment = (
             f"Trial {trial['trial']} of the study {spec.sweep.study}: {spec.sweep.score} {trial['score']}, mean of"
@@ -166,21 +152,16 @@ def log_sweep(study: optuna.Study, folder: Path) -> Iterator[Callable[[FrozenTri
     """
 
     def running() -> RunRecord:
-        return parent_record(study, folder, running=True)
+        return _parent_record(study)
 
     def log(*trials: FrozenTrial) -> None:
-        records = [running(), *(trial_record(study, trial) for trial in trials)]
+        records = [running(), *(_trial_record(study, trial) for trial in trials)]
         submit(lambda tracker: [tracker.write(record) for record in records])
 
     about = f"the sweep {study.study_name}"
     with live_runs(corpus_name(_base(study)), about, running, lambda: sweep_records(study, folder)) as submit:
         log()
         yield log
-
-
-def sweep_records(study: optuna.Study, folder: Path) -> list[RunRecord]:
-    """The run of the sweep, with the outcome that stands in its folder, and a run for every finished trial."""
-    return [parent_record(study, folder), *(trial_record(study, trial) for trial in finished_trials(study))]
 
 
 def sweep_runs() -> tuple[list[tuple[str, list[RunRecord]]], list[str]]:
@@ -190,20 +171,25 @@ def sweep_runs() -> tuple[list[tuple[str, list[RunRecord]]], list[str]]:
         if not (folder / "study.db").is_file():
             missing.append(f"sweep {folder.name} is in a database; the same `sweep` command logs it")
             continue
-        storage = open_storage(local_url(folder))
-        studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
-        begun = [study for study in studies if "definition" in study.user_attrs]
+        storage = studies.open_storage(studies.local_url(folder))
+        every = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
+        begun = [study for study in every if "definition" in study.user_attrs]
         results += [(corpus_name(_base(study)), sweep_records(study, folder)) for study in begun]
         if not begun:
             missing.append(f"sweep {folder.name} has not begun")
     return results, missing
 
 
+def sweep_records(study: optuna.Study, folder: Path) -> list[RunRecord]:
+    """The run of the sweep, with the outcome that stands in its folder, and a run for every finished trial."""
+    return [_finished_parent(study, folder), *(_trial_record(study, trial) for trial in finished_trials(study))]
+
+
 def _base(study: optuna.Study) -> Params:
     return check(study.user_attrs["definition"]["params"], f"study {study.study_name}", Params)
 
 
-def trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
+def _trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
     """A finished trial, with its curves."""
     definition, attributes = study.user_attrs["definition"], trial.user_attrs
     sweep, data, result = definition["sweep"], definition["data"], trial.system_attrs.get("result", {})
@@ -216,10 +202,8 @@ def trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
         curves["metrics"][f"dev/{sweep['metric']}/fold_{fold}"] = dev[sweep["metric"]]
     if len(study.directions) > 1 and trial.values:
         curves["metrics"][sweep["against"]] = trial.values[1]
-    overrides = {**trial.params, "train.seeds": [attributes.get("seed", 0)]}
     # of folds, and of a study whose data has been replaced since, the digests alone are known
     splits = ("train", "dev") if data == input_digests() and "folds" not in sweep else ()
-    files = {split: paths.PREPARED / f"{split}.parquet" for split in splits}
     tags = data | {"sweep": study.study_name, "state": trial.state.name.lower()}
     tags |= {key: str(value) for key, value in (sweep | attributes).items() if key in ("folds", "seed", "reason")}
     return RunRecord(
@@ -227,59 +211,56 @@ def trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
         identity=(TRIAL_ID, f"{study.user_attrs['id']}/{trial.number}"),
         parent=(STUDY_ID, study.user_attrs["id"]),
         started=trial.datetime_start.timestamp() if trial.datetime_start else None,
-        params=flatten(with_overrides(_base(study), overrides)),
+        params=flatten(with_overrides(_base(study), {**trial.params, "train.seeds": [attributes.get("seed", 0)]})),
         **curves,
         tags=tags,
-        datasets=fingerprints(files),
+        datasets=fingerprints({split: paths.PREPARED / f"{split}.parquet" for split in splits}),
     )
 
 
-def parent_record(study: optuna.Study, folder: Path, running: bool = False) -> RunRecord:
-    """The sweep: its best dev score after each finished trial, and at the end the winner's parameters and score."""
-    definition, score = study.user_attrs["definition"], f"dev/{study.user_attrs['definition']['sweep']['metric']}"
+def _parent_record(study: optuna.Study) -> RunRecord:
+    """The sweep while it lasts: its best dev score after each finished trial."""
+    definition = study.user_attrs["definition"]
     starts = [trial.datetime_start for trial in study.get_trials(deepcopy=False) if trial.datetime_start]
-    record = RunRecord(
+    trials = sorted(finished_trials(study), key=lambda trial: (trial.datetime_complete, trial.number))
+    rows, best = list[dict[str, float]](), dict[str, float]()
+    for count, trial in enumerate(trials, start=1):
+        if trial.state == TrialState.COMPLETE:
+            score = f"dev/{definition['sweep']['metric']}"
+            best = {score: max(trial.values[0], best.get(score, trial.values[0]))}
+        rows.append({"epoch": count, "trials": count} | best)
+    return RunRecord(
         name=f"sweep {study.study_name}",
         identity=(STUDY_ID, study.user_attrs["id"]),
         started=min(starts).timestamp() if starts else None,
-        history=_best_so_far(study, score),
+        history=rows,
         tags=definition["data"] | {"sweep": study.study_name},
         status="RUNNING",
     )
-    if running:
-        return record
-    outcome, report = read_outcome(folder), folder / "report.md"
+
+
+def _finished_parent(study: optuna.Study, folder: Path) -> RunRecord:
+    """The sweep with the winner's parameters and score, and the files of its folder."""
+    record, outcome, report = _parent_record(study), read_outcome(folder), folder / "report.md"
+    score = f"dev/{study.user_attrs['definition']['sweep']['metric']}"
     values = {score: outcome.get("score"), f"{score}/searched": outcome.get("searched"), "p": outcome.get("p")}
     text = report.read_text(encoding="utf-8") if report.is_file() else ""
     if (folder / "figures/figures.html").is_file():
         text = text.replace("\n## ", "\n[All figures, interactive](figures/figures.html)\n\n## ", 1)
     won = outcome.get("trial") is not None
+    top = [folder / name for name in ("leaderboard.csv", "best.yaml", "report.md", "sweep.yaml")]
     return replace(
         record,
         params=flatten(load_params(folder / "best.yaml")) if won else {},
         metrics={name: value for name, value in values.items() if value is not None},
         tags={**record.tags, **({"winner": f"trial {outcome['trial']}"} if won else {})},
-        artifacts=_artifacts(folder),
+        artifacts={
+            "": [file for file in top if file.is_file()],
+            **{name: [folder / name] for name in ("figures", "front") if (folder / name).is_dir()},
+        },
         # its pictures become files of the run
         description=text.replace("](figures/", "](artifact:figures/"),
         status="FINISHED",
         # after a later start another trial may have won
         replaces=True,
     )
-
-
-def _best_so_far(study: optuna.Study, score: str) -> list[dict[str, float]]:
-    trials = sorted(finished_trials(study), key=lambda trial: (trial.datetime_complete, trial.number))
-    rows, best = list[dict[str, float]](), list[float]()
-    for count, trial in enumerate(trials, start=1):
-        best = [max(best + trial.values[:1])] if trial.state == TrialState.COMPLETE else best
-        rows.append({"epoch": count, "trials": count} | dict(zip([score], best, strict=False)))
-    return rows
-
-
-def _artifacts(folder: Path) -> dict[str, list[Path]]:
-    top = [folder / name for name in ("leaderboard.csv", "best.yaml", "report.md", "sweep.yaml")]
-    files = {"": [file for file in top if file.is_file()]}
-    return files | {
-        name: sorted((folder / name).iterdir()) for name in ("figures", "front") if (folder / name).is_dir()
-    }

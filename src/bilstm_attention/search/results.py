@@ -3,8 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,53 +14,18 @@ from bilstm_attention.config import flatten, with_overrides
 from bilstm_attention.data.dataset import load_split
 from bilstm_attention.evaluation import metrics as scoring
 from bilstm_attention.search.comparison import Comparison
-from bilstm_attention.search.trainings import TrainingJob, TrainingRecord, predicted_on_test, sample_name
+from bilstm_attention.search.trainings import (
+    Done,
+    TrainingJob,
+    TrainingRecord,
+    answers,
+    predicted_on_test,
+    sample_name,
+)
 from bilstm_attention.tracking.pipeline import attention_metrics, corpus_name
 from bilstm_attention.tracking.runs import RunRecord, fingerprints, training_metrics
 
 RUNS = paths.TRAININGS / "runs"  # a file per table, from which its runs are logged
-# The trainings of one variant, in the order of `Comparison.trainings`.
-Done = Sequence[tuple[TrainingJob, TrainingRecord]]
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What the models of one variant predicted: labels of the sentences, `(N,)`, also by seed, and the class names."""
-
-    gold: list[str]
-    predicted: Mapping[Any, list[str]]
-    labels: list[str]
-
-    def summarize(self, metric: str, prefix: str = "") -> dict[str, Any]:
-        """The score of each seed, `seed_N`, their `mean` and their `sd`; all with the prefix."""
-        by_seed = {seed: scoring.scores(self.gold, each, self.labels)[metric] for seed, each in self.predicted.items()}
-        spread = scoring.spread_over_seeds(by_seed)
-        summary = {f"{prefix}seed_{seed}": score for seed, score in by_seed.items()}
-        return summary | {f"{prefix}{name}": spread[name] for name in ("mean", "sd")}
-
-
-def _predictions(done: Done, *columns: str) -> pd.DataFrame:
-    """Columns of the split that scores the variant, of all folds, with `seed`, `predicted` and `confidence`."""
-    splits = [
-        load_split(job.scored, list(columns) or None, job.root).assign(
-            seed=job.seed, predicted=record.predicted, confidence=record.confidence
-        )
-        for job, record in done
-    ]
-    return pd.concat(splits, ignore_index=True)
-
-
-def scored_answers(done: Done) -> Answers:
-    """On the split that scores the variant, all folds together."""
-    by_seed = _predictions(done, "label").groupby("seed", sort=False)
-    gold = by_seed.get_group(done[0][0].seed)["label"].tolist()
-    return Answers(gold, by_seed["predicted"].agg(list).to_dict(), done[0][1].labels)
-
-
-def tested_answers(done: Done) -> Answers:
-    """On the test set."""
-    gold = load_split("test", ["label"], done[0][0].root)["label"].tolist()
-    return Answers(gold, {job.seed: predicted_on_test(job, record) for job, record in done}, done[0][1].labels)
 
 
 def tabulate(comparison: Comparison, done: Mapping[str, Done]) -> pd.DataFrame:
@@ -71,35 +35,41 @@ def tabulate(comparison: Comparison, done: Mapping[str, Done]) -> pd.DataFrame:
     With the test set also its scores and the ensemble's score; interval and p are then of test.
     """
     monitor, test, rows = comparison.monitor, comparison.table.test, []
-    prefix = "test_" if test else ""
-    scored = {name: scored_answers(each) for name, each in done.items()}
-    compared = {name: tested_answers(each) for name, each in done.items()} if test else scored
-    reference, weights = compared[comparison.table.reference], done[comparison.table.reference][0][1].weights
-    for name, answers in compared.items():
-        row = {"variant": name} | scored[name].summarize(monitor)
+    reference, prefix = done[comparison.table.reference], "test_" if test else ""
+    first_gold, first_predicted = answers(reference, test)
+    for name, trainings in done.items():
+        labels, options = trainings[0][1].labels, comparison.variants[name].evaluate
+        gold, predicted = answers(trainings, test)
+        row = {"variant": name} | _summary(*answers(trainings), labels, monitor)
         if test:
-            row |= answers.summarize(monitor, prefix)
-        options, predicted = comparison.variants[name].evaluate, list(answers.predicted.values())
+            row |= _summary(gold, predicted, labels, monitor, prefix)
         row[f"{prefix}low"], row[f"{prefix}high"] = scoring.bootstrap_interval(
-            answers.gold, predicted, monitor, options.bootstrap, options.bootstrap_seed
+            gold, [*predicted.values()], monitor, options.bootstrap, options.bootstrap_seed
         )
         if test:
-            probabilities = np.asarray([record.test for _, record in done[name]]).mean(axis=0)
-            ensemble = [answers.labels[number] for number in probabilities.argmax(axis=1)]
-            row["test_ensemble"] = scoring.scores(answers.gold, ensemble, answers.labels)[monitor]
+            best = np.asarray([record.test for _, record in trainings]).mean(axis=0).argmax(axis=1)
+            row["test_ensemble"] = scoring.scores(gold, [labels[number] for number in best], labels)[monitor]
         # variants with data of their own may have other sentences
-        if answers is reference or answers.gold != reference.gold:
-            row["p"] = None
-        else:
-            row["p"] = scoring.compare(answers.gold, predicted, list(reference.predicted.values()), monitor)
-        row["weights"] = done[name][0][1].weights
-        row["weights_added"] = row["weights"] - weights
+        other = trainings is not reference and gold == first_gold
+        row["p"] = scoring.compare(gold, [*predicted.values()], [*first_predicted.values()], monitor) if other else None
+        row["weights"] = trainings[0][1].weights
+        row["weights_added"] = row["weights"] - reference[0][1].weights
         if "faithfulness" in comparison.table.show:
-            row |= _faithfulness(done[name])
+            row |= _faithfulness(trainings)
         rows.append(row)
     table = pd.DataFrame(rows)
     # numbers, also where none is known
     return table.astype({column: float for column in ("sd", "test_sd", "p") if column in table})
+
+
+def _summary(
+    gold: list[str], predicted: Mapping[int, list[str]], labels: list[str], metric: str, prefix: str = ""
+) -> dict[str, Any]:
+    """The score of each seed, `seed_N`, their `mean` and their `sd`; all with the prefix."""
+    by_seed = {seed: scoring.scores(gold, each, labels)[metric] for seed, each in predicted.items()}
+    spread = scoring.spread_over_seeds(by_seed)
+    scores = {f"seed_{seed}": score for seed, score in by_seed.items()} | {key: spread[key] for key in ("mean", "sd")}
+    return {f"{prefix}{name}": score for name, score in scores.items()}
 
 
 def _faithfulness(done: Done) -> dict[str, float]:
@@ -121,14 +91,25 @@ def scores_by_class(done: Mapping[str, Done]) -> pd.DataFrame:
     """
     columns: dict[str, pd.Series] = {}
     for name, trainings in done.items():
-        answers = tested_answers(trainings)
+        gold, predicted = answers(trainings, test=True)
         tables = [
-            scoring.per_relation(answers.gold, predicted, answers.labels).set_index("relation")
-            for predicted in answers.predicted.values()
+            scoring.per_relation(gold, each, trainings[0][1].labels).set_index("relation")
+            for each in predicted.values()
         ]
         columns.setdefault("items", tables[0]["support"])
         columns[f"`{name}`"] = pd.concat([table["f1"] for table in tables], axis=1).mean(axis=1)
     return pd.DataFrame(columns).reset_index(names="class")
+
+
+def _predictions(done: Done) -> pd.DataFrame:
+    """The split that scores the variant, of all folds, with `seed`, `predicted` and `confidence`."""
+    splits = [
+        load_split(job.scored, root=job.root).assign(
+            seed=job.seed, predicted=record.predicted, confidence=record.confidence
+        )
+        for job, record in done
+    ]
+    return pd.concat(splits, ignore_index=True)
 
 
 def frequent_confusions(done: Done, shown: int = 12) -> pd.DataFrame:
@@ -137,15 +118,18 @@ def frequent_confusions(done: Done, shown: int = 12) -> pd.DataFrame:
     Columns: `gold`, `predicted`, `answers`; and of the most certain of these its `confidence` in percent, the `id` of
     its sentence and the `words`: those of the entities, or without entities the first ten.
     """
-    answers = _predictions(done).rename(columns={"label": "gold"})
-    wrong = answers[answers["gold"] != answers["predicted"]]
-    count = wrong.groupby(["gold", "predicted"])["id"].transform("size")
-    surest = wrong.assign(answers=count).sort_values("confidence", ascending=False, kind="stable")
+    predictions = _predictions(done).rename(columns={"label": "gold"}).query("gold != predicted")
+    count = predictions.groupby(["gold", "predicted"])["id"].transform("size")
+    surest = predictions.assign(answers=count).sort_values("confidence", ascending=False, kind="stable")
     surest = surest.drop_duplicates(["gold", "predicted"]).sort_values("answers", ascending=False, kind="stable")
-    table = surest.head(shown)
-    return table[["gold", "predicted", "answers"]].assign(
-        confidence=100 * table["confidence"], id=table["id"], words=[_words(row) for row in table.to_dict("records")]
-    )
+    table = surest.head(shown).assign(confidence=100 * surest["confidence"])
+    table["words"] = [_words(row) for row in table.to_dict("records")]
+    return table[["gold", "predicted", "answers", "confidence", "id", "words"]]
+
+
+def _words(row: Mapping[Any, Any]) -> str:
+    spans = [(row[f"{name}_start"], row[f"{name}_end"]) for name in ("e1", "e2")] if "e1_start" in row else [(0, 10)]
+    return " … ".join(" ".join(row["tokens"][start:end]) for start, end in spans)
 
 
 def label_issues(done: Done) -> pd.DataFrame:
@@ -154,25 +138,16 @@ def label_issues(done: Done) -> pd.DataFrame:
     Columns: `id`, `text`, `label`, `predicted`, `confidence`. Of several seeds, `predicted` has the highest mean
     probability, where a seed that predicts another label counts as 0; `confidence` is that mean.
     """
-    answers = _predictions(done, "id", "tokens", "label")
-    sums = answers.groupby(["id", "predicted"], sort=False)["confidence"].sum()
-    mean = (sums / answers["seed"].nunique()).round(4).sort_values(ascending=False, kind="stable")
-    sentences = answers.drop_duplicates("id")[["id", "tokens", "label"]]
-    issues = mean.reset_index().drop_duplicates("id").merge(sentences, on="id")
-    issues = issues[issues["predicted"] != issues["label"]].assign(text=issues["tokens"].map(" ".join))
-    return issues[["id", "text", "label", "predicted", "confidence"]]
-
-
-def _words(row: Mapping[Any, Any]) -> str:
-    spans = [(row[f"{name}_start"], row[f"{name}_end"]) for name in ("e1", "e2")] if "e1_start" in row else [(0, 10)]
-    return " … ".join(" ".join(row["tokens"][start:end]) for start, end in spans)
+    predictions = _predictions(done)
+    sums = predictions.groupby(["id", "predicted"], sort=False)["confidence"].sum()
+    mean = (sums / predictions["seed"].nunique()).round(4).sort_values(ascending=False, kind="stable")
+    sentences = predictions.drop_duplicates("id")[["id", "tokens", "label"]]
+    issues = mean.reset_index().drop_duplicates("id").merge(sentences, on="id").query("predicted != label")
+    return issues.assign(text=issues["tokens"].map(" ".join))[["id", "text", "label", "predicted", "confidence"]]
 
 
 def save_runs(comparison: Comparison, done: Mapping[str, Done]) -> None:
-    """Writes the runs of a table by MLflow experiment.
-
-    A training of several tables is a run of each.
-    """
+    """Writes the runs of a table by MLflow experiment; a training of several tables is a run of each."""
     runs: dict[str, list[dict[str, Any]]] = {}
     for variant, trainings in done.items():
         for job, record in trainings:
@@ -191,23 +166,22 @@ def comparison_runs(table: str = "*") -> list[tuple[str, list[RunRecord]]]:
         page = file.stem.rpartition(".")[0]
         for experiment, arguments in json.loads(file.read_text(encoding="utf-8")).items():
             records = runs.setdefault((page, experiment), [_parent(page)])
-            records += [
-                RunRecord(**{**each, "identity": tuple(each["identity"]), "parent": records[0].identity})
-                for each in arguments
-            ]
+            for each in arguments:
+                identity, parent = tuple(each["identity"]), records[0].identity
+                records.append(RunRecord(**{**each, "identity": identity, "parent": parent}))
     return [(experiment, records) for (_, experiment), records in runs.items()]
 
 
 def _parent(page: str) -> RunRecord:
     file = paths.RESULTS / f"{page}.md"
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    links = re.findall(rf"\]\(({page}[^/)]*[.](?:png|csv))\)", text)
-    files = [paths.RESULTS / name for name in dict.fromkeys((f"{page}.csv", f"{page}.md", *links))]
+    link = rf"\]\(({page}[^/)]*[.](?:png|csv))\)"
+    files = [paths.RESULTS / name for name in dict.fromkeys((f"{page}.csv", f"{page}.md", *re.findall(link, text)))]
     return RunRecord(
         name=page,
         identity=("comparison.page", page),
         artifacts={"": [each for each in files if each.is_file()]},
-        description=re.sub(rf"\]\(({page}[^/)]*[.](?:png|csv)\))", r"](artifact:\1", text),
+        description=re.sub(link, r"](artifact:\1)", text),
     )
 
 

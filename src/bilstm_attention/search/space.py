@@ -1,7 +1,7 @@
 """The search space of a sweep: a file of `experiments/sweeps`, checked against the schema of parameters."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from importlib.util import find_spec
@@ -133,11 +133,7 @@ class Dimension:
         return True
 
     def values(self) -> list[Any]:
-        """All values.
-
-        Raises:
-            ParamsError: a range without steps is infinite.
-        """
+        """All values; none of a range without steps, which is infinite."""
         match self.distribution:
             case CategoricalDistribution(choices=choices):
                 return list(choices)
@@ -147,7 +143,7 @@ class Dimension:
                 # in decimals: 0.1 + 2 * 0.1 is more than 0.3 in binary
                 first, between = Decimal(str(low)), Decimal(str(step))
                 return [float(first + number * between) for number in range(round((high - low) / step) + 1)]
-        raise ParamsError(f"space.{self.key}: a grid tries every value; give a list of values, or low, high and step.")
+        return []
 
 
 @dataclass(frozen=True)
@@ -197,48 +193,51 @@ def read_sweep(path: Path, params: Params, overrides: Mapping[str, Any]) -> tupl
     sweep = check(read_yaml(path), str(path), Sweep)
     fixed = {**flatten(sweep.fixed), **overrides}
     base = with_overrides(params, fixed, where=f"{path}: fixed")
+    _refuse(path, _faults(sweep, base, fixed, overrides))
     known = flatten(base)
-    unknown = [key for key in sweep.space if key not in known]
-    faults = [f"space: unknown parameter {key}{did_you_mean(key, known) or '.'}" for key in unknown]
-    for key in sorted(fixed.keys() & sweep.space.keys()):
-        place = "with -S" if key in overrides else "in fixed"
-        faults.append(f"{key} stands {place} and in space; leave one out.")
-    faults += [
-        f"{key}: trials use the data prepared by params.yaml; change it there, then `dvc repro embed`."
-        for key in [*fixed, *sweep.space]
-        if key.partition(".")[0] in ("data", "embeddings")
-    ]
-    if sweep.folds and not base.data.test:
-        faults.append("folds: they would hold rows of test, since data.test names no file; leave folds out.")
-    any_epoch = {key: True for key in sweep.space if key == "train.restore_best_weights"}
-    if sweep.folds and (fault := fold_fault(with_overrides(base, any_epoch))):
-        faults.append(f"{fault}.")
-    if "train.seeds" in {*fixed, *sweep.space}:
-        faults.append("train.seeds: each trial derives its own seed from sampler.seed; leave it out.")
-    if sweep.against and sweep.pruner.kind != "none":
-        faults.append("against: with two objectives no trial can be pruned; write pruner: {kind: none}.")
-    if sweep.against and sweep.stop.patience:
-        faults.append("stop.patience: counts trials without a better dev score; leave it out with against.")
-    package = SAMPLER_PACKAGES.get(sweep.sampler.kind)
-    if package and not find_spec(package):
-        faults.append(f"sampler.kind: {sweep.sampler.kind} needs the package {package}: pip install {package}.")
-    if faults:
-        raise ParamsError(join_lines(f"{path}: {fault}" for fault in faults))
     dimensions = {
         key: _dimension(key, setting, isinstance(known[key], float), f"{path}: space.{key}")
         for key, setting in sweep.space.items()
     }
-    faults = [fault for dimension in dimensions.values() for fault in _faults_of_when(dimension, dimensions, str(path))]
-    if faults:
-        raise ParamsError(join_lines(faults))
-    space = Space(base, tuple(_in_order(dimensions, str(path))))
-    _check_values(space, str(path))
+    _refuse(path, _faults_of_when(dimensions))
+    space = Space(base, tuple(_in_order(dimensions, path)))
+    _refuse(path, _illegal_values(space))
     if sweep.sampler.kind == "grid":
-        try:
-            space.grid()
-        except ParamsError as error:
-            raise ParamsError(f"{path}: {error}") from None
+        endless = [each.key for each in space.dimensions if not each.values()]
+        advice = "a grid tries every value; give a list of values, or low, high and step."
+        _refuse(path, (f"space.{key}: {advice}" for key in endless))
     return sweep, space
+
+
+def _refuse(path: Path, faults: Iterable[str]) -> None:
+    if distinct := dict.fromkeys(faults):
+        raise ParamsError(join_lines(f"{path}: {fault}" for fault in distinct))
+
+
+def _faults(sweep: Sweep, base: Params, fixed: Mapping[str, Any], overrides: Mapping[str, Any]) -> Iterator[str]:
+    known, named = flatten(base), [*fixed, *sweep.space]
+    for key in sweep.space:
+        if key not in known:
+            yield f"space: unknown parameter {key}{did_you_mean(key, known) or '.'}"
+    for key in sorted(fixed.keys() & sweep.space.keys()):
+        yield f"{key} stands {'with -S' if key in overrides else 'in fixed'} and in space; leave one out."
+    for key in named:
+        if key.partition(".")[0] in ("data", "embeddings"):
+            yield f"{key}: trials use the data prepared by params.yaml; change it there, then `dvc repro embed`."
+    if sweep.folds and not base.data.test:
+        yield "folds: they would hold rows of test, since data.test names no file; leave folds out."
+    any_epoch = {key: True for key in sweep.space if key == "train.restore_best_weights"}
+    if sweep.folds and (fault := fold_fault(with_overrides(base, any_epoch))):
+        yield f"{fault}."
+    if "train.seeds" in named:
+        yield "train.seeds: each trial derives its own seed from sampler.seed; leave it out."
+    if sweep.against and sweep.pruner.kind != "none":
+        yield "against: with two objectives no trial can be pruned; write pruner: {kind: none}."
+    if sweep.against and sweep.stop.patience:
+        yield "stop.patience: counts trials without a better dev score; leave it out with against."
+    package = SAMPLER_PACKAGES.get(sweep.sampler.kind)
+    if package and not find_spec(package):
+        yield f"sampler.kind: {sweep.sampler.kind} needs the package {package}: pip install {package}."
 
 
 def _dimension(key: str, setting: Any, is_float: bool, where: str) -> Dimension:
@@ -263,45 +262,40 @@ def _dimension(key: str, setting: Any, is_float: bool, where: str) -> Dimension:
         raise ParamsError(f"{where}: {error}") from None
 
 
-def _faults_of_when(dimension: Dimension, dimensions: Mapping[str, Dimension], where: str) -> Iterator[str]:
-    for key, values in dimension.when.items():
-        named = f"{where}: space.{dimension.key}: when {key}"
-        if key not in dimensions:
-            yield f"{named}: not in the space{did_you_mean(key, dimensions) or '.'} A condition is on what is tried."
-            continue
-        strange = [value for value in values if not dimensions[key].contains(value)]
-        if strange:
-            yield f"{named}: {', '.join(map(repr, strange))} is never tried there."
+def _faults_of_when(dimensions: Mapping[str, Dimension]) -> Iterator[str]:
+    for dimension in dimensions.values():
+        for key, values in dimension.when.items():
+            named = f"space.{dimension.key}: when {key}"
+            if key not in dimensions:
+                hint = did_you_mean(key, dimensions) or "."
+                yield f"{named}: not in the space{hint} A condition is on what is tried."
+            elif strange := [value for value in values if not dimensions[key].contains(value)]:
+                yield f"{named}: {', '.join(map(repr, strange))} is never tried there."
 
 
-def _in_order(dimensions: Mapping[str, Dimension], where: str) -> Iterator[Dimension]:
+def _in_order(dimensions: Mapping[str, Dimension], path: Path) -> Iterator[Dimension]:
     """Conditions before what depends on them."""
     waiting, done = dict(dimensions), set[str]()
-    while waiting:
-        ready = [key for key, dimension in waiting.items() if set(dimension.when) <= done]
-        if not ready:
-            names = ", ".join(waiting)
-            raise ParamsError(f"{where}: space: {names}: conditions in a circle; a condition cannot depend on itself.")
+    while ready := [key for key, dimension in waiting.items() if set(dimension.when) <= done]:
         for key in ready:
             done.add(key)
             yield waiting.pop(key)
+    if waiting:
+        circle = "conditions in a circle; a condition cannot depend on itself."
+        raise ParamsError(f"{path}: space: {', '.join(waiting)}: {circle}")
 
 
-def _check_values(space: Space, where: str) -> None:
-    """Every choice and both ends of every range, under the first values of their conditions, must be legal."""
+def _illegal_values(space: Space) -> Iterator[str]:
+    """Of every choice and both ends of every range, under the first values of their conditions."""
     under: dict[str, dict[str, Any]] = {}
-    faults = []
     for dimension in space.dimensions:
         conditions: dict[str, Any] = {}
         for key, values in dimension.when.items():
             conditions |= {**under[key], key: values[0]}
         under[dimension.key] = conditions
         tried = dimension.distribution
-        ends = tried.choices if isinstance(tried, CategoricalDistribution) else (tried.low, tried.high)
-        for value in ends:
+        for value in tried.choices if isinstance(tried, CategoricalDistribution) else (tried.low, tried.high):
             try:
-                with_overrides(space.base, {**conditions, dimension.key: value}, f"{where}: space.{dimension.key}")
+                with_overrides(space.base, {**conditions, dimension.key: value}, f"space.{dimension.key}")
             except ParamsError as error:
-                faults.append(str(error))
-    if faults:
-        raise ParamsError(join_lines(dict.fromkeys(faults)))
+                yield from str(error).splitlines()

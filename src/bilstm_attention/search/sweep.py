@@ -1,40 +1,72 @@
-"""The driver of a sweep: hands trials to workers until the budget is spent, over as many starts as it takes."""
+"""The trials of a sweep: the driver begins and ends them in the storage, workers train them, until the budget is spent.
+
+Workers never open the storage: what they measure comes through their pipes.
+"""
 
 import math
-import os
 import signal
-import socket
 import time
-import uuid
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import optuna
+import pandas as pd
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from bilstm_attention.errors import SweepError, UserError
-from bilstm_attention.paths import file_lock
-from bilstm_attention.search.study import (
-    JOB,
-    POLL_SECONDS,
-    SAMPLERS,
-    SweepSpec,
-    counted_trials,
-    create_study,
-    derived_seed,
-    failure_reason,
-    finished_trials,
-    hide_password,
-    recover,
-    retry_trials,
-    study_storage,
-    trial_id,
-)
-from bilstm_attention.search.trial import TrialJob, run_trial
-from bilstm_attention.search.workers import WorkerCrashed, run_jobs
+from bilstm_attention.config import Params, with_overrides
+from bilstm_attention.console import start_tensorflow
+from bilstm_attention.errors import SweepError, TrainingError, UserError
+from bilstm_attention.search import study as studies
+from bilstm_attention.search.study import REASON, SweepSpec, derived_seed, finished_trials
+from bilstm_attention.search.trainings import read_dataset
+from bilstm_attention.search.workers import Report, run_jobs
+
+if TYPE_CHECKING:
+    from bilstm_attention.data.dataset import Rows
 
 MAX_FIRST_FAILURES = 3  # in a row, before any trial worked: the fault is then in all of them
+TIMED_SENTENCES = 200
+OnEpoch = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """A trial that the driver has begun."""
+
+    spec: SweepSpec
+    number: int
+    overrides: Mapping[str, Any]
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrialScores:
+    """What one training of a trial measured."""
+
+    dev: Mapping[str, float]  # of the best epoch
+    best_epoch: int  # from 1
+    cost: float | None = None  # the second objective of the sweep, where it has one
+
+
+@dataclass
+class TrialResult:
+    """All that a trial measured until it ended."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of each epoch, of all folds
+    folds: list[TrialScores] = field(default_factory=list)  # one without folds
+    state: TrialState = TrialState.COMPLETE
+    reason: str = ""  # why it failed
+
+    @property
+    def dev(self) -> dict[str, float]:
+        """Means over the folds so far."""
+        return {name: fmean(each.dev[name] for each in self.folds) for name in self.folds[0].dev}
 
 
 class StopRequest:
@@ -57,55 +89,83 @@ class StopRequest:
         self.print_line("stopping when the running trials have ended, or now by Ctrl-C; the same command resumes")
 
 
-def lock_study(spec: SweepSpec) -> AbstractContextManager[None]:
-    """Keeps a second process of this machine from the same study, with a `SweepError`."""
-    return file_lock(spec.folder, SweepError(f"{spec.folder}: the sweep runs already, in another process."))
+def trial_params(spec: SweepSpec, overrides: Mapping[str, Any], *seeds: int) -> Params:
+    """All parameters of a trial, with these seeds."""
+    return with_overrides(spec.space.base, {**overrides, "train.seeds": list(seeds)})
 
 
-def begin_study(spec: SweepSpec) -> optuna.Study:
-    """Opens the study; a new one gets its first trials: the current parameters, or the whole grid.
+def train_trial(job: TrialJob, params: Params, root: Path, on_epoch: OnEpoch) -> TrialScores:
+    """Trains on the data prepared under `root`."""
+    # before TensorFlow is imported, or the settings of its threads and kernels come too late
+    start_tensorflow()
+    from bilstm_attention.training.fit import run_training
 
-    Raises:
-        SweepError: it was begun with another space, other parameters or other data.
+    dataset, against = read_dataset(root), job.spec.sweep.against
+    result = run_training(params, dataset, job.seed, on_epoch=on_epoch)
+    return TrialScores(result.dev, result.best_epoch, cost(against, result.model, dataset.dev) if against else None)
+
+
+def run_trial(
+    job: TrialJob, report: Report, train: Callable[[TrialJob, Params, Path, OnEpoch], TrialScores] = train_trial
+) -> TrialResult:
+    """Trains on each fold, or once; a training that fails is the outcome of its trial, and not the end of the sweep.
+
+    `report` has the driver store a score and its step, an epoch or the folds done, and returns whether to prune; before
+    the first it says that the worker has begun.
     """
-    from bilstm_attention.tracking.environment import input_digests
+    result, sweep, roots = TrialResult(), job.spec.sweep, job.spec.roots
+    report(None)
 
-    definition = {
-        "sweep": spec.sweep.model_dump(mode="json", exclude={"confirm", "stop"}, exclude_none=True),
-        "params": spec.space.base.model_dump(mode="json", exclude={"evaluate"}),
-        "data": input_digests(),
-    }
-    study = create_study(spec)
-    if "definition" not in study.user_attrs:
-        study.set_user_attr("id", uuid.uuid4().hex)
-        study.set_metric_names(spec.sweep.objectives)
-        grid = spec.sweep.sampler.kind == "grid"
-        for overrides in spec.space.grid() if grid else [spec.space.current()]:
-            # an earlier start may have been killed here
-            study.enqueue_trial(overrides, skip_if_exists=True)
-        # last, since it says that the study has begun
-        study.set_user_attr("definition", definition)
-    begun = study.user_attrs["definition"]
-    changed = [part for part in definition if begun.get(part) != definition[part]]
-    if changed:
-        place = hide_password(spec.storage) if spec.storage else spec.folder
-        raise SweepError(
-            f"{place}: the study {spec.sweep.study} was begun with another {' and other '.join(changed)}; give the"
-            " new one another name (`study:` in its file), or delete the old one."
-        )
-    if spec.local:
-        recover(study)
-    return study
+    def prune(score: float, step: int) -> None:
+        # with two objectives Optuna prunes nothing; after its last fold a trial is complete
+        if not sweep.against and report((score, step)) and len(result.folds) < len(roots):
+            raise optuna.TrialPruned
+
+    def on_epoch(row: dict[str, Any]) -> None:
+        result.rows.append(row)
+        if not sweep.folds:
+            prune(row[f"dev_{sweep.metric}"], row["epoch"])
+
+    try:
+        params = trial_params(job.spec, job.overrides, job.seed)
+        for root in roots:
+            result.folds.append(train(job, params, root, on_epoch))
+            if sweep.folds:
+                prune(result.dev[sweep.metric], len(result.folds))
+    except optuna.TrialPruned:
+        result.state = TrialState.PRUNED
+    except Exception as error:
+        result.state, result.reason = TrialState.FAIL, error_line(error)
+    return result
 
 
-def out_of_patience(spec: SweepSpec, study: optuna.Study) -> bool:
-    """Whether the last finished trials, as many as the patience of the sweep, brought no better dev score."""
-    if spec.sweep.stop.patience is None:
-        return False
-    finished = sorted(finished_trials(study), key=lambda trial: (trial.datetime_complete, trial.number))
-    scores = [trial.values[0] if trial.state == TrialState.COMPLETE else -math.inf for trial in finished]
-    before = scores[: -spec.sweep.stop.patience]
-    return bool(before) and max(before) >= max(scores)
+def error_line(error: Exception) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, TrainingError):
+        return str(error)
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+
+
+def cost(kind: str, model: Any, dev: "Rows") -> float:
+    """The second objective of a sweep: `latency_ms` or `parameters`.
+
+    That is the median of a forward pass of one sentence alone, over sentences of dev; or trainable weights without the
+    word vectors, whose number does not depend on the network.
+    """
+    from bilstm_attention.data.dataset import pad
+    from bilstm_attention.model.predict import forward_pass
+
+    if kind == "parameters":
+        vectors = {id(variable) for variable in model.get_layer("embedding").variables}
+        return float(sum(math.prod(each.shape) for each in model.trainable_variables if id(each) not in vectors))
+    forward, times = forward_pass(model), []
+    # the first pass traces the graph, and does not count
+    for row in (0, *range(min(TIMED_SENTENCES, len(dev)))):
+        tokens = pad(dev, np.asarray([row]))
+        started = time.perf_counter()
+        forward(tokens).numpy()
+        times.append(time.perf_counter() - started)
+    return 1000 * float(np.median(times[1:]))
 
 
 @dataclass
@@ -119,35 +179,25 @@ class Driver:
     seconds: float  # after which no new trial begins
     stop: StopRequest
     on_trial: Callable[[FrozenTrial], None]  # called with each trial that this machine finishes
-    work: Callable[[TrialJob], int | None] = run_trial  # runs a trial in a worker
-    job_count: int = 0
-    active_jobs: int = 0
-    idle_crashes: int = 0
-    seen: set[int] = field(default_factory=set)
+    work: Callable[[TrialJob, Report], TrialResult] = run_trial  # runs a trial in a worker
+    running: dict[int, optuna.Trial] = field(default_factory=dict)  # of this machine, by number
+    seen: set[int] = field(default_factory=set)  # the trials that certainly have a heartbeat
+    begun: set[int] = field(default_factory=set)  # the trials that a worker has received
+    idle_crashes: int = 0  # of workers, in a row, before they received their trial
 
     def run(self) -> None:
-        """Runs the trials; call it in `lock_study` and `report_outages`.
-
-        Raises:
-            SweepError: the first trials all failed, or the storage did not answer a worker.
-        """
+        """Runs the trials, for whoever holds the lock of the folder; a `SweepError` if nothing works."""
         self.end = time.monotonic() + self.seconds
-        # across machines and starts
-        self.prefix = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        trials = self.study.get_trials(deepcopy=False)
-        self.started = len([trial for trial in trials if trial.state != TrialState.WAITING])
         try:
-            while not self._is_over():
-                if self._is_full():
-                    # other machines run the last trials
-                    time.sleep(POLL_SECONDS)
-                for job, result in run_jobs(self._next_job, self.work, self.workers):
-                    self.active_jobs -= 1
-                    self._handle(job, result)
-                self._retry_dead()
+            with studies.heartbeats(self.spec, self.running):
+                while not self._is_over():
+                    for job, result in run_jobs(self._next_job, self.work, self.workers, self._report):
+                        self._finish(job, result)
+                    if not self._is_over():
+                        # other machines run the last trials
+                        time.sleep(studies.POLL_SECONDS)
         finally:
-            own = [trial for trial in self._running() if self.spec.local or _job(trial).startswith(self.prefix)]
-            retry_trials(self.study, own)
+            studies.retry_trials(self.study, self.running)
         if len(finished_trials(self.study)) < self.budget and out_of_patience(self.spec, self.study):
             self.stop.print_line(f"stopped: no better trial among the last {self.spec.sweep.stop.patience}")
 
@@ -156,60 +206,91 @@ class Driver:
         stopped = self.stop.requested or out_of_patience(self.spec, self.study)
         return stopped or time.monotonic() > self.end or spent
 
-    def _is_full(self) -> bool:
-        # not all jobs of this machine have begun their trial
-        others = [trial for trial in self._running() if not _job(trial).startswith(self.prefix)]
-        return len(finished_trials(self.study)) + self.active_jobs + len(others) >= self.budget
-
     def _next_job(self) -> TrialJob | None:
-        if self._is_over() or self._is_full():
+        if self._is_over():
             return None
-        name = f"{self.prefix}:{self.job_count}"
-        # no two jobs draw with one seed: not those of this start, of earlier ones, or of other machines
-        number = self.started + self.job_count
-        salt = 0 if self.spec.local else uuid.uuid4().int % 2**31
-        seed = derived_seed(self.spec.sweep.sampler.seed, SAMPLERS + number + salt)
-        self.job_count += 1
-        self.active_jobs += 1
-        return TrialJob(self.spec, name, seed, self.budget)
+        self._retry_stale()
+        if len(finished_trials(self.study)) + len(self._all_running()) >= self.budget:
+            return None
+        begun = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+        self.study.sampler = studies.make_sampler(self.spec, len(begun))
+        trial = self.study.ask()
+        self.running[trial.number] = trial
+        overrides = self.spec.space.suggest(trial)
+        # the same for all attempts of a trial, so that a kill changes no result
+        attempt = studies.first_attempt(self.study.get_trials(deepcopy=False)[trial.number])
+        seed = derived_seed(self.spec.sweep.sampler.seed, attempt)
+        trial.set_user_attr("seed", seed)
+        return TrialJob(self.spec, trial.number, overrides, seed)
 
-    def _handle(self, job: TrialJob, result: int | UserError | WorkerCrashed | None) -> None:
+    def _all_running(self) -> list[FrozenTrial]:
+        return studies.counted_trials(self.study, TrialState.RUNNING)
+
+    def _retry_stale(self) -> None:
+        """Retries trials of other machines that died."""
+        if not self.spec.local:
+            for number in {trial.number for trial in self._all_running()} - self.seen:
+                # Optuna takes a trial for alive that was killed before its first heartbeat, so it gets one here
+                self.spec.open().record_heartbeat(self.spec.trial_id(number))
+                self.seen.add(number)
+            optuna.storages.fail_stale_trials(self.study)
+
+    def _report(self, job: TrialJob, report: tuple[float, int] | None) -> bool:
+        if report is None:
+            self.begun.add(job.number)
+            return False
+        trial = self.running[job.number]
+        with suppress(UpdateFinishedTrialError):
+            trial.report(*report)
+            return trial.should_prune()
+        # another machine took this one for dead
+        return True
+
+    def _finish(self, job: TrialJob, result: TrialResult | UserError) -> None:
+        trial = self.running.pop(job.number)
         if isinstance(result, UserError):
-            raise result
-        if isinstance(result, WorkerCrashed):
-            dead = [trial for trial in self._running() if _job(trial) == job.name]
-            retry_trials(self.study, dead)
-            numbers = [trial.number for trial in dead]
-            self.idle_crashes = 0 if numbers else self.idle_crashes + 1
+            studies.retry_trials(self.study, [job.number])
+            self.idle_crashes = 0 if job.number in self.begun else self.idle_crashes + 1
             if self.idle_crashes == MAX_FIRST_FAILURES:
-                raise SweepError(f"workers end before they begin a trial; of the last, {result}.")
+                raise SweepError(f"workers end before they begin a trial; of the last, {result}")
         else:
-            self.idle_crashes, numbers = 0, [] if result is None else [result]
+            try:
+                self._store(trial, result)
+            except (ValueError, UpdateFinishedTrialError):
+                # Another has ended the trial. It took this machine for dead, or SQLite let both take it from the queue.
+                return
         finished = finished_trials(self.study)
-        for trial in finished:
-            if trial.number in numbers:
-                self.on_trial(trial)
-        if len(finished) >= MAX_FIRST_FAILURES and all(trial.state == TrialState.FAIL for trial in finished):
-            reasons = [f"trial {trial.number}: {failure_reason(trial)}" for trial in finished[:MAX_FIRST_FAILURES]]
+        for each in finished:
+            if each.number == job.number:
+                self.on_trial(each)
+        if len(finished) >= MAX_FIRST_FAILURES and all(each.state == TrialState.FAIL for each in finished):
+            reasons = [f"trial {each.number}: {studies.failure_reason(each)}" for each in finished[:MAX_FIRST_FAILURES]]
             raise SweepError(f"the first {MAX_FIRST_FAILURES} trials failed: {'; '.join(reasons)}.")
 
-    def _running(self) -> list[FrozenTrial]:
-        return counted_trials(self.study, TrialState.RUNNING)
+    def _store(self, trial: optuna.Trial, result: TrialResult) -> None:
+        """Ends a trial; its score is that of the best epoch, or the mean over the folds."""
+        sweep, history = self.spec.sweep, pd.DataFrame(result.rows, columns=None if result.rows else ["epoch"])
+        attribute: dict[str, Any] = {"history": history.groupby("epoch", as_index=False).mean().to_dict("records")}
+        if len(result.folds) == len(self.spec.roots):
+            attribute |= {"dev": result.dev, "best_epoch": result.folds[-1].best_epoch}
+        if sweep.folds:
+            attribute["dev_by_fold"] = [dict(each.dev) for each in result.folds]
+        # before the trial ends, since Optuna adds nothing to it then
+        if result.reason:
+            trial.set_user_attr(REASON, result.reason)
+        # a system attribute, since optuna-dashboard shows the others in full
+        self.spec.open().set_trial_system_attr(self.spec.trial_id(trial.number), "result", attribute)
+        values = None
+        if result.state == TrialState.COMPLETE:
+            values = [result.dev[sweep.metric], *([result.folds[-1].cost or 0.0] if sweep.against else [])]
+        self.study.tell(trial, values, result.state)
 
-    def _retry_dead(self) -> None:
-        """Retries trials whose worker died: of a local study all, once none of its jobs runs."""
-        if self.spec.local:
-            retry_trials(self.study, self._running())
-            return
-        for number in {trial.number for trial in self._running()} - self.seen:
-            # Optuna takes a trial for alive that was killed before its first heartbeat, so it gets one here
-            study_storage(self.spec).record_heartbeat(trial_id(self.spec, number))
-            self.seen.add(number)
-        optuna.storages.fail_stale_trials(self.study)
 
-
-def _job(trial: FrozenTrial) -> str:
-    """The job that runs a trial; empty: none has stored its name yet."""
-    number, name = trial.user_attrs.get(JOB, (None, ""))
-    # a retried trial inherits the attributes of the one before
-    return str(name) if number == trial.number else ""
+def out_of_patience(spec: SweepSpec, study: optuna.Study) -> bool:
+    """Whether the last finished trials, as many as the patience of the sweep, brought no better dev score."""
+    if spec.sweep.stop.patience is None:
+        return False
+    finished = sorted(finished_trials(study), key=lambda trial: (trial.datetime_complete, trial.number))
+    scores = [trial.values[0] if trial.state == TrialState.COMPLETE else -math.inf for trial in finished]
+    before = scores[: -spec.sweep.stop.patience]
+    return bool(before) and max(before) >= max(scores)

@@ -6,7 +6,7 @@ Also the folds of the training set: the folders of their data, and which paramet
 import hashlib
 import json
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,10 +19,10 @@ from pydantic import Field
 from bilstm_attention import paths
 from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.console import start_tensorflow
-from bilstm_attention.data.dataset import Dataset, Rows, encode, existing, load_dataset, load_split, load_vocabulary
+from bilstm_attention.data.dataset import Dataset, Rows, encode, load_dataset, load_split, load_vocabulary
 from bilstm_attention.data.splits import Split
-from bilstm_attention.errors import TrainingError, UserError
-from bilstm_attention.search.workers import WorkerCrashed, run_jobs
+from bilstm_attention.errors import UserError
+from bilstm_attention.search.workers import Report, run_jobs
 
 CHECKPOINTS = paths.TRAININGS / "checkpoints"
 Folds = Annotated[int, Field(ge=2, le=100)]
@@ -69,6 +69,10 @@ class TrainingRecord:
     test: NDArray[np.float32] | None = field(default=None, compare=False)
 
 
+# The trainings of one variant of a comparison, or of one trial that is confirmed: with each seed, on each fold.
+Done = Sequence[tuple[TrainingJob, TrainingRecord]]
+
+
 def sample_name(sample: Sample) -> str:
     """Names a sample in records and their files."""
     return "faithfulness-{}-{}".format(*sample)
@@ -83,6 +87,19 @@ def predicted_on_test(job: TrainingJob, record: TrainingRecord) -> list[str]:
     return [record.labels[number] for number in numbers]
 
 
+def answers(done: Done, test: bool = False) -> tuple[list[str], dict[int, list[str]]]:
+    """Labels of the sentences that score the trainings, of all folds together, and by seed the predicted ones.
+
+    With `test` of the test set.
+    """
+    gold, predicted = dict[int, list[str]](), dict[int, list[str]]()
+    for job, record in done:
+        labels = load_split("test" if test else job.scored, ["label"], job.root)["label"]
+        gold.setdefault(job.seed, []).extend(labels)
+        predicted.setdefault(job.seed, []).extend(predicted_on_test(job, record) if test else record.predicted)
+    return gold[done[0][0].seed], predicted
+
+
 def merge_jobs(jobs: Iterable[TrainingJob]) -> list[TrainingJob]:
     """Each training once, with everything that any of the equal jobs measures."""
     merged: dict[str, TrainingJob] = {}
@@ -93,42 +110,57 @@ def merge_jobs(jobs: Iterable[TrainingJob]) -> list[TrainingJob]:
     return list(merged.values())
 
 
-def run_trainings(jobs: Iterable[TrainingJob], workers: int) -> Generator[tuple[TrainingJob, TrainingRecord]]:
-    """Yields jobs as they end, run in worker processes of one thread each, or read if an earlier run wrote the record.
+def run_trainings(
+    jobs: Iterable[TrainingJob], workers: int, stopped: Callable[[], bool] = lambda: False
+) -> Generator[tuple[TrainingJob, TrainingRecord | UserError]]:
+    """Yields jobs with their records, or with the reason why one failed: first those that an earlier run trained.
 
-    They come from `merge_jobs`, since two equal ones would share a checkpoint.
-
-    Raises:
-        UserError: a job failed, or its worker died; records of those that ended stay.
+    Jobs come from `merge_jobs`, since two equal ones would share a checkpoint. None begins once `stopped` says so.
     """
-    waiting = iter(jobs)
-    for job, result in run_jobs(lambda: next(waiting, None), run_job, workers):
-        if isinstance(result, WorkerCrashed):
-            hint = "run the same command to resume, with fewer --workers if memory was short."
-            raise TrainingError(f"{job.name}: {result}; {hint}")
-        if isinstance(result, UserError):
-            raise type(result)(f"{job.name}: {result}")
-        yield job, read_record(result)
+    start_tensorflow()
+    missing = []
+    for job in jobs:
+        if record := find_record(job):
+            yield job, record
+        else:
+            missing.append(job)
+    waiting = iter(missing)
+    yield from run_jobs(lambda: None if stopped() else next(waiting, None), run_job, workers)
 
 
-def run_job(job: TrainingJob) -> Path:
-    """Trains and measures, unless a record holds it all; returns the file of the record.
+def completed(plan: Iterable[tuple[Any, TrainingJob]], records: Mapping[str, TrainingRecord]) -> dict[Any, Done]:
+    """The trainings of each variant of a plan that has all of its records, which are by `TrainingJob.work`."""
+    done: dict[Any, list[Any]] = {}
+    for variant, job in plan:
+        done.setdefault(variant, []).append((job, records.get(job.work)))
+    return {variant: pairs for variant, pairs in done.items() if all(record for _, record in pairs)}
+
+
+def run_job(job: TrainingJob, _: Report | None = None) -> TrainingRecord:
+    """Trains and measures, unless a record holds it all.
 
     An interrupted training resumes at its last finished epoch. The checkpoint is removed when the record is written.
     """
     start_tensorflow()
-    from bilstm_attention.training.fit import Checkpoint, training_key
-
-    file = find_record(job) or _train(job)
-    Checkpoint(CHECKPOINTS, training_key(job.params, read_dataset(job.root), job.seed)).remove()
-    return file
+    return find_record(job) or _read_record(_train(job))
 
 
-def find_record(job: TrainingJob) -> Path | None:
-    """The file of a record that holds all that a job measures; None: there is none."""
+def find_record(job: TrainingJob) -> TrainingRecord | None:
+    """A record that holds all that a job measures; None: there is none."""
     training, *measured = _record_parts(job)
     files = sorted(paths.TRAININGS.glob(f"{training}*.json"))
-    return next((file for file in files if {*measured} <= {*file.stem.split("+")}), None)
+    file = next((file for file in files if {*measured} <= {*file.stem.split("+")}), None)
+    return _read_record(file) if file else None
+
+
+def _read_record(file: Path) -> TrainingRecord:
+    from bilstm_attention.training.fit import Checkpoint
+
+    content, probabilities = json.loads(file.read_text(encoding="utf-8")), file.with_suffix(".npy")
+    # left by a process that was killed between the two
+    Checkpoint(CHECKPOINTS, content["key"]).remove()
+    test = np.load(probabilities, allow_pickle=False) if probabilities.exists() else None
+    return TrainingRecord(**content, test=test)
 
 
 def _train(job: TrainingJob) -> Path:
@@ -190,17 +222,6 @@ def _rows(root: Path, split: Split) -> Rows:
     if split == "dev":
         return dataset.dev
     return encode(load_split(split, root=root), load_vocabulary(root), dataset.labels)
-
-
-def read_record(file: Path) -> TrainingRecord:
-    """Reads a record, with the answers of the test set if they are there.
-
-    Raises:
-        DataError: the record is not there.
-    """
-    content, answers = json.loads(existing(file).read_text(encoding="utf-8")), file.with_suffix(".npy")
-    test = np.load(answers, allow_pickle=False) if answers.exists() else None
-    return TrainingRecord(**content, test=test)
 
 
 @lru_cache(maxsize=4)

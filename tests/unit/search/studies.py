@@ -1,19 +1,23 @@
 """Sweeps in a folder of their own, whose trials end as a test says and not by training."""
 
+import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import optuna
 from optuna.distributions import IntDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params
+from bilstm_attention.search import study, sweep
 from bilstm_attention.search.space import read_sweep
-from bilstm_attention.search.study import SweepSpec
+from bilstm_attention.search.study import SweepSpec, report_outages
+from bilstm_attention.search.sweep import TrialJob, TrialScores, run_trial
 from bilstm_attention.search.trainings import fold_data
-from bilstm_attention.search.trial import TrialJob, TrialScores
 
 UNITS, HOPS, KIND = "model.lstm_units", "model.attention.hops", "model.attention.kind"
 SWEEP = """
@@ -39,15 +43,14 @@ def make_spec(folder: Path, text: str = SWEEP, storage: str | None = None, **ove
     for name in ("dvc.yaml", "params.yaml"):
         (folder / name).touch()
     (folder / "sweep.yaml").write_text(text)
-    sweep, space = read_sweep(folder / "sweep.yaml", Params(), overrides)
-    roots = tuple(fold_data(space.base, sweep.folds)) if sweep.folds else (paths.PROJECT,)
-    return SweepSpec(sweep, space, folder / "studies" / sweep.study, storage, 1, roots)
+    content, space = read_sweep(folder / "sweep.yaml", Params(), overrides)
+    roots = tuple(fold_data(space.base, content.folds)) if content.folds else (paths.PROJECT,)
+    return SweepSpec(content, space, folder / "studies" / content.study, storage, 1, roots)
 
 
-def train_units(
-    spec: SweepSpec, params: Params, seed: int, root: Path, on_epoch: Callable[[dict[str, Any]], None]
-) -> TrialScores:
+def train_units(job: TrialJob, params: Params, root: Path, on_epoch: Callable[[dict[str, Any]], None]) -> TrialScores:
     """Scores a trial by its units, in two epochs; a later fold is better by 3."""
+    spec = job.spec
     score = params.model.lstm_units / 100 + 3 * spec.roots.index(root)
     for epoch in (1, 2):
         on_epoch({"epoch": epoch, f"dev_{spec.sweep.metric}": score + epoch})
@@ -55,10 +58,44 @@ def train_units(
     return TrialScores({spec.sweep.metric: score + 2}, 2, cost)
 
 
-def run_here(next_job: Callable[[], Any], work: Callable[[Any], Any], workers: int) -> Iterator[tuple[TrialJob, Any]]:
+def run_here(
+    next_job: Callable[[], Any], work: Callable[..., Any], workers: int, answer: Callable[..., Any]
+) -> Iterator[tuple[TrialJob, Any]]:
     """As `run_jobs`, one job after the other in this process."""
     while (job := next_job()) is not None:
-        yield job, work(job)
+        yield job, work(job, partial(answer, job))
+
+
+def run_sweep(
+    spec: SweepSpec,
+    budget: int,
+    train: Callable[..., TrialScores] = train_units,
+    execute: Callable[..., Iterator[Any]] = run_here,
+    on_trial: Callable[[FrozenTrial], None] = lambda trial: None,
+    seconds: float = math.inf,
+) -> optuna.Study:
+    """Runs a sweep in this process; `execute` replaces the worker processes."""
+    with patch.object(sweep, "run_jobs", execute), patch.object(study, "POLL_SECONDS", 0.2), report_outages(spec):
+        begun, stop = study.begin_study(spec), sweep.StopRequest(print)
+        sweep.Driver(spec, begun, budget, 1, seconds, stop, on_trial, partial(run_trial, train=train)).run()
+        return begun
+
+
+def empty_study(spec: SweepSpec) -> optuna.Study:
+    """The study of a sweep before its first trial is enqueued."""
+    directions = ["maximize", "minimize"][: len(spec.sweep.objectives)]
+    return optuna.create_study(study_name=spec.sweep.study, storage=spec.open(), directions=directions)
+
+
+def stored_study(spec: SweepSpec) -> optuna.Study:
+    return optuna.load_study(study_name=spec.sweep.study, storage=spec.open())
+
+
+def start_and_die(study: optuna.Study) -> int:
+    """A trial that is left running, as by a killed process."""
+    trial = study.ask()
+    trial.suggest_int(UNITS, 1, 1000)
+    return trial.number
 
 
 def add_trial(study: optuna.Study, units: int, *values: float, state: str = "COMPLETE", **attributes: Any) -> int:

@@ -1,10 +1,13 @@
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from bilstm_attention import paths
 from bilstm_attention.config import flatten
-from bilstm_attention.errors import ParamsError
+from bilstm_attention.errors import ParamsError, TrainingError
+from bilstm_attention.search import compare
 from bilstm_attention.search.comparison import Comparison, read_page
 
 ROOT = Path(__file__).parents[3]
@@ -101,6 +104,18 @@ def test_trainings_cover_variants_seeds_and_folds(read: Callable[..., Comparison
     assert [job.params.data.fold for job in folds] == [0, 0, 1, 1]
     assert len({job.root for job in folds}) == 2
     assert {job.scored for job in folds} == {"dev"}
+
+
+def test_failed_training_ends_the_comparison_with_its_name(
+    read: Callable[..., Comparison], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read()
+    monkeypatch.setattr(
+        compare, "run_trainings", lambda jobs, workers: ((job, TrainingError("no luck")) for job in jobs)
+    )
+    monkeypatch.setattr(paths, "TRAININGS", tmp_path)
+    with pytest.raises(TrainingError, match="mean seed=0: no luck"):
+        compare.compare(tmp_path / "two.yaml", 1, prepare=Mock())
 
 
 def test_each_variant_has_its_own_sample_of_faithfulness(read: Callable[..., Comparison]) -> None:

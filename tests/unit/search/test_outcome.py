@@ -1,6 +1,6 @@
 """The outcome of a sweep: ranks, the confirmed winner, the files, the lines and the runs that tell of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,13 +10,14 @@ import optuna
 import pandas as pd
 import pytest
 from optuna.exceptions import StorageInternalError
-from tests.unit.search.studies import AGAINST, FOLDS, UNITS, add_trial, make_spec, train_units
+from tests.unit.search.studies import AGAINST, FOLDS, UNITS, add_trial, make_spec, run_sweep
 
 from bilstm_attention import paths
 from bilstm_attention.config import Params, flatten, load_params
-from bilstm_attention.errors import SweepError
+from bilstm_attention.errors import SweepError, TrainingError
 from bilstm_attention.search import commands
 from bilstm_attention.search.outcome import (
+    Outcome,
     get_outcome,
     log_sweep,
     protocol,
@@ -25,48 +26,65 @@ from bilstm_attention.search.outcome import (
     sweep_runs,
     write_outcome,
 )
-from bilstm_attention.search.study import SweepSpec, confirmation_seeds, load_study
-from bilstm_attention.search.sweep import StopRequest, begin_study
+from bilstm_attention.search.study import SweepSpec, begin_study, confirmation_seeds
+from bilstm_attention.search.sweep import StopRequest
 from bilstm_attention.search.trainings import TrainingJob
-from bilstm_attention.search.trial import TrialJob, run_trial
-from bilstm_attention.search.workers import WorkerCrashed
 from bilstm_attention.tracking.runs import PARENT, Tracker
 
 GOLD = ["a", "b"] * 20
 RIGHT, WRONG = GOLD, ["b", "a"] * 20
+BEST_3 = (None, None, 78.0, 80.0)  # the trainings of trial 2 fail
 
 
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepSpec:
     monkeypatch.chdir(tmp_path)
-    for split in ("train", "dev"):
-        file = paths.PREPARED / f"{split}.parquet"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
+    write_labels(paths.PROJECT)
     return make_spec(tmp_path)
+
+
+def write_labels(*roots: Path) -> None:
+    for root in roots:
+        (root / paths.PREPARED).mkdir(parents=True)
+        for split in ("train", "dev"):
+            pd.DataFrame({"label": GOLD}).to_parquet(root / paths.PREPARED / f"{split}.parquet")
 
 
 @pytest.fixture
 def study(spec: SweepSpec) -> optuna.Study:
     """A waiting trial, 0, and four finished: 2 did best in the search, then 3, then 1."""
-    begin_study(spec)
-    study = load_study(spec)
+    study = begin_study(spec)
     for units, score in ((10, 70.0), (20, 90.0), (30, 80.0)):
         add_trial(study, units, score)
     add_trial(study, 40, state="FAIL", reason="the loss is not a number")
     return study
 
 
-def confirmed(spec: SweepSpec, scores: dict[int, tuple[float, ...]]) -> dict[tuple[int, int], Any]:
-    return {
-        (number, seed): [SimpleNamespace(dev={"accuracy": score}, predicted=RIGHT if score > 75 else WRONG)]
-        for number, values in scores.items()
-        for seed, score in zip(confirmation_seeds(spec), values, strict=False)
-    }
+def confirm(
+    spec: SweepSpec, study: optuna.Study, monkeypatch: pytest.MonkeyPatch, *scores: float | None
+) -> tuple[list[str], Outcome]:
+    """Confirms the best trials with these scores of the trainings in their order; None: it fails; at their end, a stop.
+
+    Returns the printed lines, and the outcome.
+    """
+    lines: list[str] = []
+
+    def run(jobs: Sequence[TrainingJob], *_: Any) -> Iterator[tuple[TrainingJob, Any]]:
+        for job, score in zip(jobs, scores, strict=False):
+            record = SimpleNamespace(dev={"accuracy": score}, predicted=RIGHT if (score or 0) > 75 else WRONG)
+            yield job, TrainingError("no luck") if score is None else record
+
+    progress = SimpleNamespace(log=lines.append, update=lambda *arguments: None)
+    monkeypatch.setattr(commands.trainings, "run_trainings", run)
+    return lines, get_outcome(spec, study, commands._confirm(spec, study, 2, StopRequest(print), progress))
 
 
-def test_confirmed_trials_rank_by_their_means(spec: SweepSpec, study: optuna.Study) -> None:
-    outcome = get_outcome(spec, study, confirmed(spec, {2: (70.0, 72.0), 3: (78.0, 80.0)}), GOLD)
+def test_confirmed_trials_rank_by_their_means(
+    spec: SweepSpec, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines, outcome = confirm(spec, study, monkeypatch, 70.0, 72.0, 78.0, 80.0)
+    first, _ = confirmation_seeds(spec)
+    assert lines[0] == f"trial 2 with seed {first}: dev accuracy 70.00"
     board = outcome.leaderboard
     assert board["trial"].tolist() == [3, 2, 1, 4]
     assert board["confirmed_mean"].tolist()[:2] == [79.0, 71.0]
@@ -75,46 +93,7 @@ def test_confirmed_trials_rank_by_their_means(spec: SweepSpec, study: optuna.Stu
     assert outcome.winner == {"trial": 3, "score": 79.0, "searched": 80.0, "confirmed": True}
     assert outcome.p is not None
     assert outcome.p < 0.01
-
-
-def test_trial_with_a_missing_confirmation_is_not_confirmed(spec: SweepSpec, study: optuna.Study) -> None:
-    outcome = get_outcome(spec, study, confirmed(spec, {2: (70.0,), 3: (78.0,)}), GOLD)
-    assert outcome.winner == {"trial": 2, "score": 90.0, "searched": 90.0, "confirmed": False}
-    assert outcome.p is None
     write_outcome(spec, study, outcome)
-    # what the trial itself was trained with
-    assert load_params(spec.folder / "best.yaml").train.seeds == [102]
-
-
-def test_confirmations_are_read_trained_or_fail_until_a_stop(
-    spec: SweepSpec, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = confirmation_seeds(spec)
-
-    def run_jobs(next_job: Callable[[], TrainingJob | None], *arguments: Any) -> Iterator[tuple[TrainingJob, Any]]:
-        while job := next_job():
-            yield job, WorkerCrashed(-9) if job.name == f"trial 2 with seed {second}" else Path(job.name)
-            stop.requested = job.name == f"trial 3 with seed {first}"
-
-    # an earlier start has trained one of them
-    monkeypatch.setattr(
-        commands, "find_record", lambda job: Path("old") if job.name == f"trial 2 with seed {first}" else None
-    )
-    monkeypatch.setattr(commands, "read_record", lambda file: file.name)
-    monkeypatch.setattr(commands, "start_tensorflow", lambda: None)
-    monkeypatch.setattr(commands, "run_jobs", run_jobs)
-    lines: list[str] = []
-    progress, stop = SimpleNamespace(log=lines.append, update=lambda *arguments: None), StopRequest(print)
-    confirmations = commands._confirm(spec, study, 2, stop, progress)
-    assert confirmations == {(2, first): ["old"], (3, first): [f"trial 3 with seed {first}"]}
-    assert lines == [
-        f"trial 2 with seed {second} failed: its worker was killed by SIGKILL",
-        f"trial 3 with seed {first} trained",
-    ]
-
-
-def test_written_outcome_reads_back(spec: SweepSpec, study: optuna.Study) -> None:
-    write_outcome(spec, study, get_outcome(spec, study, confirmed(spec, {2: (70.0, 72.0), 3: (78.0, 80.0)}), GOLD))
     assert pd.read_csv(spec.folder / "leaderboard.csv")["trial"].tolist() == [3, 2, 1, 4]
     best = load_params(spec.folder / "best.yaml")
     assert (best.model.lstm_units, best.train.seeds) == (30, confirmation_seeds(spec))
@@ -124,44 +103,44 @@ def test_written_outcome_reads_back(spec: SweepSpec, study: optuna.Study) -> Non
     assert read_outcome(spec.folder / "none") == {}
 
 
+@pytest.mark.parametrize("scores", [(70.0, None, None, 78.0), (70.0,)])
+def test_trial_with_a_missing_confirmation_is_not_confirmed(
+    scores: tuple[float | None, ...], spec: SweepSpec, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines, outcome = confirm(spec, study, monkeypatch, *scores)
+    assert [line for line in lines if "no luck" in line] == [
+        f"trial {trial} with seed {seed} failed: no luck"
+        for trial, seed in zip((2, 3), reversed(confirmation_seeds(spec)), strict=True)
+    ][: len(scores) - 1]
+    assert outcome.winner == {"trial": 2, "score": 90.0, "searched": 90.0, "confirmed": False}
+    assert outcome.p is None
+    write_outcome(spec, study, outcome)
+    # what the trial itself was trained with
+    assert load_params(spec.folder / "best.yaml").train.seeds == [102]
+
+
 def test_folds_are_confirmed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folds = make_spec(tmp_path, FOLDS)
     study = begin_study(folds)
+    write_labels(*folds.roots)
     for units, score in ((20, 90.0), (30, 80.0)):
         add_trial(study, units, score)
-    jobs = list[TrainingJob]()
-
-    def train(next_job: Callable[[], TrainingJob | None], *arguments: Any) -> Iterator[tuple[TrainingJob, Any]]:
-        while job := next_job():
-            jobs.append(job)
-            yield job, WorkerCrashed(-9) if len(jobs) == 2 else Path(job.name)
-
-    def record(file: Path) -> Any:
-        number, fold = int(file.name.split()[1]), int(file.name[-1])
-        return SimpleNamespace(dev={"accuracy": 60.0 + number + fold}, predicted=[f"{number} {fold}"] * 2)
-
-    monkeypatch.setattr(commands, "find_record", lambda job: None)
-    monkeypatch.setattr(commands, "read_record", record)
-    monkeypatch.setattr(commands, "start_tensorflow", lambda: None)
-    monkeypatch.setattr(commands, "run_jobs", train)
-    progress = SimpleNamespace(log=lambda line: None, update=lambda *arguments: None)
-    lost = (1, confirmation_seeds(folds)[0])
-    assert lost not in commands._confirm(folds, study, 2, StopRequest(print), progress)
-    confirmations = commands._confirm(folds, study, 2, StopRequest(print), progress)
-    assert [job.root for job in jobs[:3]] == list(folds.roots)
-    assert [job.name for job in jobs[1:3]] == [f"trial 1 with seed {jobs[0].seed}, fold {fold}" for fold in (1, 2)]
-    # twice, of two trials with two seeds
-    assert len(jobs) == 2 * 2 * 2 * 3
+    lines, lost = confirm(folds, study, monkeypatch, 61.0, None, *[70.0] * 10)
+    assert lost.leaderboard["confirmed_mean"].tolist()[1:] == [None]
+    seed = confirmation_seeds(folds)[0]
+    assert lines[0] == f"trial 1 with seed {seed}, fold 0: dev accuracy 61.00"
+    assert lines[1] == f"trial 1 with seed {seed}, fold 1 failed: no luck"
+    # two trials with two seeds
+    assert len(lines) == 2 * 2 * 3
     compared = Mock(return_value=0.5)
     monkeypatch.setattr("bilstm_attention.search.outcome.compare", compared)
-    outcome = get_outcome(folds, study, confirmations, GOLD)
-    assert (outcome.winner, outcome.p) == ({"trial": 2, "score": 63.0, "searched": 80.0, "confirmed": True}, 0.5)
-    first, second = ([f"{number} {fold}" for fold in (0, 0, 1, 1, 2, 2)] for number in (2, 1))
-    compared.assert_called_once_with(GOLD, [first] * 2, [second] * 2, "accuracy")
+    _, outcome = confirm(folds, study, monkeypatch, *[61.0, 62.0, 63.0] * 2, *[62.0, 63.0, 76.0] * 2)
+    assert (outcome.winner, outcome.p) == ({"trial": 2, "score": 67.0, "searched": 80.0, "confirmed": True}, 0.5)
+    compared.assert_called_once_with(3 * GOLD, [[*WRONG, *WRONG, *RIGHT]] * 2, [3 * WRONG] * 2, "accuracy")
     write_outcome(folds, study, outcome)
     comment = " ".join((folds.folder / "best.yaml").read_text().partition("model:")[0].replace("#", "").split())
-    assert "Trial 2 of the study s: accuracy (mean of 3 folds) 63.0, mean of seeds" in comment
+    assert "Trial 2 of the study s: accuracy (mean of 3 folds) 67.0, mean of seeds" in comment
     assert comment.endswith("`dvc repro` prints another score: it trains on one split, without folds.")
     assert load_params(folds.folder / "best.yaml").data.fold is None
     assert "its last epoch **on 3 folds of train, their mean**" in protocol(folds, outcome.leaderboard)
@@ -169,9 +148,7 @@ def test_folds_are_confirmed_together(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_run_of_folds_has_the_score_of_each(spec: SweepSpec, tmp_path: Path) -> None:
     folds = make_spec(tmp_path, FOLDS.replace("study: s", "study: f"))
-    begin_study(folds)
-    assert run_trial(TrialJob(folds, "job", 0, 1), train_units) == 0
-    (run,) = sweep_records(load_study(folds), folds.folder)[1:]
+    (run,) = sweep_records(run_sweep(folds, 1), folds.folder)[1:]
     each = {f"dev/accuracy/fold_{fold}": score for fold, score in enumerate((3.0, 6.0, 9.0))}
     assert run.metrics == {"best_epoch": 2, "dev/accuracy": 6.0} | each
     assert [row["dev/accuracy"] for row in run.history] == [5.0, 6.0, 6.0]
@@ -197,8 +174,7 @@ def test_folds_are_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(commands, "check_up_to_date", lambda *arguments: None)
     monkeypatch.setattr(commands, "load_labels", lambda: ["a", "b"])
-    monkeypatch.setattr(commands, "load_split", lambda split, columns, root: pd.DataFrame({"label": [str(root)]}))
-    monkeypatch.setattr(commands, "begin_study", begin)
+    monkeypatch.setattr(commands.studies, "begin_study", begin)
     for error in (KeyboardInterrupt, SweepError, SweepError):
         with pytest.raises(error):
             commands.sweep(tmp_path / "sweep.yaml", 1, None, 1, None, 1, {}, prepare)
@@ -258,7 +234,7 @@ def test_protocol_counts_trials_and_names_what_they_share(spec: SweepSpec, study
 def test_runs_hold_the_trials_and_the_winner(
     spec: SweepSpec, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_outcome(spec, study, get_outcome(spec, study, confirmed(spec, {3: (78.0, 80.0)}), GOLD))
+    write_outcome(spec, study, confirm(spec, study, monkeypatch, *BEST_3)[1])
     parent, *trials = sweep_records(study, spec.folder)
     assert parent.metrics == {"dev/accuracy": 79.0, "dev/accuracy/searched": 80.0}
     assert [row["dev/accuracy"] for row in parent.history] == [70.0, 90.0, 90.0, 90.0]
@@ -305,9 +281,9 @@ def test_sweep_is_logged_live_and_has_the_params_of_its_winner(
     assert broken.data.metrics == {"trials": 4, "dev/accuracy": 90.0}
     assert trial.data.tags[PARENT] == broken.info.run_id
     ids = []
-    for scores, units in (({3: (78.0, 80.0)}, "30"), ({3: (78.0, 80.0)}, "30"), ({2: (88.0, 89.0)}, "20")):
+    for scores, units in ((BEST_3, "30"), (BEST_3, "30"), ((88.0, 89.0), "20")):
         with log_sweep(study, spec.folder):
-            write_outcome(spec, study, get_outcome(spec, study, confirmed(spec, scores), GOLD))
+            write_outcome(spec, study, confirm(spec, study, monkeypatch, *scores)[1])
         parent, trials = runs()
         ids.append(parent.info.run_id)
         best = flatten(load_params(spec.folder / "best.yaml"))
@@ -326,12 +302,12 @@ def test_studies_are_listed_with_their_winners(
     monkeypatch.setattr(paths, "STUDIES", spec.folder.parent)
     commands.list_sweeps(None)
     assert "best.yaml" not in capsys.readouterr().out
-    for winner, confirmations in (("trial 2, 90.00", {}), ("trial 3, 79.00", {3: (78.0, 80.0)})):
-        write_outcome(spec, study, get_outcome(spec, study, confirmed(spec, confirmations), GOLD))
+    for winner, scores in (("trial 2, 90.00", ()), ("trial 3, 79.00", BEST_3)):
+        write_outcome(spec, study, confirm(spec, study, monkeypatch, *scores)[1])
         commands.list_sweeps(None)
         printed = capsys.readouterr().out
         parts = ("s ", "3 complete", "1 failed", "1 waiting", "90.00, trial 2 in the search", f"best.yaml: {winner} ")
-        assert ("not confirmed" in printed) == (not confirmations)
+        assert ("not confirmed" in printed) == (not scores)
         assert [part for part in parts if part not in printed] == []
 
 

@@ -12,10 +12,9 @@ from tests.small import begin_project
 
 from bilstm_attention import paths, stages
 from bilstm_attention.config import Params, with_overrides
-from bilstm_attention.errors import ParamsError, UserError
+from bilstm_attention.errors import TrainingError
 from bilstm_attention.search import trainings
-from bilstm_attention.search.trainings import TrainingJob, merge_jobs, read_record, run_job, run_trainings, sample_name
-from bilstm_attention.search.workers import WorkerCrashed
+from bilstm_attention.search.trainings import TrainingJob, find_record, merge_jobs, run_job, run_trainings, sample_name
 
 DATA = {"data.folder": str(Path(__file__).parents[3] / "data/sample"), "data.train_rows": 300}
 SMALL = {"embeddings.epochs": 1, "embeddings.dimension": 8, "model.lstm_units": 3, "train.epochs": 1}
@@ -37,25 +36,25 @@ def job(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trai
 
 def test_record_with_more_measured_is_read_again(job: TrainingJob) -> None:
     samples = ((10, 0), (5, 1))
-    file = run_job(replace(job, test=True, faithfulness=samples))
-    record = read_record(file)
+    record = run_job(replace(job, test=True, faithfulness=samples))
     test = pd.read_parquet(job.root / paths.PREPARED / "test.parquet")
     assert record.test is not None
     assert record.test.shape == (len(test), len(record.labels))
     assert {sample: record.faithfulness[sample_name(sample)]["rows"] for sample in samples} == {(10, 0): 10, (5, 1): 5}
     for less in (job, replace(job, test=True), replace(job, faithfulness=samples[:1])):
-        assert run_job(less) == file
-    more = run_job(replace(job, faithfulness=((7, 0),)))
-    assert more != file
-    assert read_record(more).predicted == record.predicted
+        assert run_job(less) == find_record(less) == record
+    more = replace(job, faithfulness=((7, 0),))
+    assert find_record(more) is None
+    assert run_job(more).started > record.started
+    assert run_job(more).predicted == record.predicted
 
 
 def test_replaced_test_set_is_answered_anew(job: TrainingJob) -> None:
     job = replace(job, test=True)
-    before = read_record(run_job(job))
+    before = run_job(job)
     file = job.root / paths.PREPARED / "test.parquet"
     pd.read_parquet(file).iloc[::-1].reset_index(drop=True).to_parquet(file)
-    after = read_record(run_job(job))
+    after = run_job(job)
     assert after.dev == before.dev
     assert before.test is not None
     np.testing.assert_allclose(after.test, before.test[::-1], atol=1e-6)
@@ -88,16 +87,12 @@ def test_merged_jobs_measure_what_each_of_them_needs() -> None:
     assert merge_jobs([job, *different]) == [job, *different]
 
 
-@pytest.mark.parametrize(
-    ("result", "message"),
-    [
-        (WorkerCrashed(-9), "zhou seed=0: its worker was killed by SIGKILL; run the same command to resume"),
-        (ParamsError("train.monitor: f is unknown"), "zhou seed=0: train.monitor: f is unknown"),
-    ],
-)
-def test_error_names_its_training(result: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = TrainingJob("zhou seed=0", PARAMS, 0, Path("root"))
-    monkeypatch.setattr(trainings, "run_jobs", lambda next_job, work, workers: iter([(next_job(), result)]))
-    with pytest.raises(UserError) as raised:
-        list(run_trainings([job], 1))
-    assert str(raised.value).startswith(message)
+def test_records_of_earlier_runs_come_first_and_a_stop_leaves_the_rest(
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [replace(job, seed=1), replace(job, seed=2)]
+    record = run_job(others[1])
+    assert list(run_trainings([job, *others], 1, stopped=lambda: True)) == [(others[1], record)]
+    error = TrainingError("the loss is not a number")
+    monkeypatch.setattr(trainings, "run_jobs", lambda next_job, *_: iter([(next_job(), error)]))
+    assert list(run_trainings([job, others[1]], 1)) == [(others[1], record), (job, error)]

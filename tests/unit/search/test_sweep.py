@@ -8,7 +8,7 @@ import pytest
 from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.data.dataset import Rows
 from bilstm_attention.errors import TrainingError
-from bilstm_attention.search import trial
+from bilstm_attention.search import sweep
 
 VOCABULARY, DIMENSION, UNITS, CLASSES = 9, 4, 3, 5
 ROWS = Rows.from_ids([np.arange(length, dtype=np.int32) % 7 + 1 for length in (3, 5, 2)], np.zeros(3, np.int32))
@@ -26,7 +26,7 @@ def make_model(**changes: Any) -> Any:
 def test_parameters_leave_out_word_vectors(merge: str, states: int) -> None:
     # per direction 4 gates of kernel, recurrent kernel and bias; then the dense layer
     lstm = 2 * 4 * (DIMENSION * UNITS + UNITS * UNITS + UNITS)
-    assert trial.parameters(make_model(**{"model.merge": merge})) == lstm + states * CLASSES + CLASSES
+    assert sweep.cost("parameters", make_model(**{"model.merge": merge}), ROWS) == lstm + states * CLASSES + CLASSES
 
 
 def test_latency_is_a_median_without_the_first_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,8 +43,8 @@ def test_latency_is_a_median_without_the_first_pass(monkeypatch: pytest.MonkeyPa
         return Output()
 
     monkeypatch.setattr("bilstm_attention.model.predict.forward_pass", lambda model: forward)
-    monkeypatch.setattr(trial.time, "perf_counter", lambda: clock[0])
-    assert trial.cost("latency_ms", None, ROWS) == pytest.approx(3.0)
+    monkeypatch.setattr(sweep.time, "perf_counter", lambda: clock[0])
+    assert sweep.cost("latency_ms", None, ROWS) == pytest.approx(3.0)
     # one sentence alone each time
     assert shapes == [(1, 3), (1, 3), (1, 5), (1, 2)]
 
@@ -58,4 +58,4 @@ def test_latency_is_a_median_without_the_first_pass(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_error_is_one_line(error: Exception, line: str) -> None:
-    assert trial.error_line(error) == line
+    assert sweep.error_line(error) == line
