@@ -96,6 +96,22 @@ def test_worker_killed_while_it_answers_costs_its_job_alone() -> None:
     assert shown(run_jobs(from_list(["half", 3]), work, 1)) == [("half", KILLED), (3, "9")]
 
 
+def test_executor_of_python_waits_for_the_other_half(tmp_path: Path) -> None:
+    """The reason for a pool of our own: its parent has the sending end of the pipe open too."""
+    program = (
+        "from concurrent.futures import ProcessPoolExecutor, wait\n"
+        "from multiprocessing import get_context\n"
+        "from tests.unit.search.test_workers import *\n"
+        "if __name__ == '__main__':\n"
+        "    future = ProcessPoolExecutor(1, get_context('spawn')).submit(work, 'half', None)\n"
+        "    while active_children():\n"
+        "        time.sleep(0.1)\n"
+        "    print(len(wait([future], timeout=3).done), flush=True)\n"
+        "    os._exit(0)\n"
+    )
+    assert run_program(program, tmp_path).communicate()[0] == "0\n"
+
+
 def run_program(program: str, folder: Path) -> subprocess.Popen[str]:
     (folder / "parent.py").write_text(program, encoding="utf-8")
     root = Path(__file__).parents[3]
