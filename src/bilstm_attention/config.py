@@ -255,6 +255,7 @@ class Train(Block):
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
     optimizer: Literal["adam", "adadelta", "rmsprop", "sgd"] = "adam"
     learning_rate: Annotated[float, Field(gt=0.0, le=100.0)] = 3e-3
+    embedding_updates: Literal["dense", "sparse"] = "dense"
     schedule: Schedule = Schedule()
     clip_norm: Annotated[float, Field(gt=0.0)] | None = 5.0
     label_smoothing: Fraction = 0.0
