@@ -62,9 +62,8 @@ def training_step(
             embedding.shift = None
             by_sentence = None if class_weights is None else tf.gather(class_weights, labels)
             loss = cross_entropy(tf.one_hot(labels, classes), probabilities, by_sentence) / sentences
-            # the attention's penalties of this call; those of weights have their own gradient below
-            added = [penalty for penalty in model.losses if any(penalty is own for own in attention.penalties)]
-            total = tf.add_n([loss, *added])
+            # the penalties of weights have their own gradient below; `model.losses` would read every weight for them
+            total = tf.add_n([loss, *attention.penalties])
             if r_drop:
                 total += r_drop * _divergence(probabilities) / sentences
             return loss, total / 2 if adversarial else total
@@ -85,7 +84,9 @@ def training_step(
             penalties = [weight.regularizer(weight) for weight in penalized]
         decay = dict(zip(map(id, penalized), tape.gradient(penalties, penalized), strict=True))
         summed = [
-            _sum_rows(weight, gradients) if id(weight) in sparse else _sum_gradients([decay.get(id(weight)), *gradients])
+            _sum_rows(weight, gradients)
+            if id(weight) in sparse
+            else _sum_gradients([decay.get(id(weight)), *gradients])
             for weight, *gradients in zip(weights, *passes, strict=True)
         ]
         optimizer.apply(_clip(summed, settings.clip_norm) if settings.clip_norm else summed, weights)
