@@ -4,7 +4,7 @@ VENV ?= .venv
 # dvc.yaml calls `bilstm-attention` by name
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 INSTALLED := $(VENV)/.installed
-# with what the slow tests of optional features need
+# with what the slow tests of optional features need, and the documentation
 COMPLETE := $(VENV)/.complete
 # seeds that `make repro` trains at once, each on one thread; 1 for a GPU
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
@@ -12,7 +12,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTEST := $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test test-all lint format ui clean distclean
+.PHONY: help install repro test test-all lint format docs ui clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +25,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 $(COMPLETE): $(INSTALLED)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,encoder]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs,encoder]'
 	touch $@
 
 repro: $(INSTALLED) ## run the pipeline: prepare, embed, train (JOBS seeds at once), evaluate, report
@@ -52,11 +52,14 @@ format: $(INSTALLED) ## rewrite the code in the project's style
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+docs: $(COMPLETE) ## build the documentation into site/, strictly
+	$(VENV)/bin/mkdocs build --strict
+
 ui: $(INSTALLED) ## open the MLflow UI on the project's runs
 	$(VENV)/bin/bilstm-attention ui
 
 clean: ## delete caches and build files; results, runs and fetched data stay
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov dvc_plots
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov dvc_plots
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## clean, and delete the virtual environment

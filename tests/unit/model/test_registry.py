@@ -26,9 +26,9 @@ def forget(kind: str) -> None:
 
 @pytest.fixture
 def norm() -> Iterator[None]:
-    """The example of the README: `e_t = g |h_t|`, the gain `g` learned."""
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"^```python\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
+    """The example of the documentation: `e_t = g |h_t|`, the gain `g` learned."""
+    page = (Path(__file__).parents[3] / "docs/design.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(@mechanism.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
     exec(example, dict(vars(attention)))
     yield
     forget("norm")
