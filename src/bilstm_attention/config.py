@@ -255,6 +255,7 @@ class Train(Block):
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
     optimizer: Literal["adam", "adadelta", "rmsprop", "sgd"] = "adam"
     learning_rate: Annotated[float, Field(gt=0.0, le=100.0)] = 3e-3
+    embedding_updates: Literal["dense", "sparse"] = "dense"
     schedule: Schedule = Schedule()
     clip_norm: Annotated[float, Field(gt=0.0)] | None = 5.0
     label_smoothing: Fraction = 0.0
@@ -270,6 +271,8 @@ class Train(Block):
             raise ValueError(
                 f"train.schedule.warmup_epochs: {self.schedule.warmup_epochs} is more than train.epochs, {self.epochs}"
             )
+        if self.embedding_updates == "sparse" and self.optimizer == "rmsprop":
+            raise ValueError("train.embedding_updates: sparse needs train.optimizer adam, adadelta or sgd, not rmsprop")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"train.seeds: {self.seeds} repeats a seed; each seed trains one model")
         return self

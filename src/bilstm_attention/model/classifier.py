@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from bilstm_attention.config import Model
@@ -75,12 +76,13 @@ class WordEmbedding(keras.layers.Layer):
         return self.vectors if self.shift is None else self.vectors + self.shift
 
     def _look_up(self, tokens: Any) -> Any:
+        # not ops.take, which reads the whole variable first: a copy, once the optimizer updates rows of it
         if self.trained_rows == self.rows and not self.frozen_copy:
-            return ops.take(self.learned, tokens, axis=0)
-        vectors = fixed = ops.take(self.fixed, ops.maximum(tokens - self.fixed_from, 0), axis=0)
+            return tf.gather(self.learned.value, tokens)
+        vectors = fixed = tf.gather(self.fixed.value, ops.maximum(tokens - self.fixed_from, 0))
         if self.trained_rows:
             is_learned = tokens < self.trained_rows
-            learned = ops.take(self.learned, ops.where(is_learned, tokens, 0), axis=0)
+            learned = tf.gather(self.learned.value, ops.where(is_learned, tokens, 0))
             vectors = ops.where(ops.expand_dims(is_learned, -1), learned, fixed)
         return ops.concatenate([vectors, fixed], axis=-1) if self.frozen_copy else vectors
 

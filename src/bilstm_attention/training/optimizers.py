@@ -23,19 +23,32 @@ class Adam(_LocalGradients, keras.optimizers.Adam):
     """`keras.optimizers.Adam` in one operation: the formula and the order of Keras's, which takes a dozen.
 
     An embedding of 20,000 words is the largest weight by far; each operation on it costs as much as a step of the LSTM.
+    Of a sparse gradient only its rows are updated, moments included ("lazy" Adam); TensorFlow has no operation for it.
     """
 
-    def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: Any) -> None:
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable; Keras calls it for each."""
         index = self._get_variable_index(variable)
-        step = tf.cast(self.iterations + 1, variable.dtype)
+        m, v = self._momentums[index].value, self._velocities[index].value
+        step, rate = tf.cast(self.iterations + 1, variable.dtype), tf.cast(learning_rate, variable.dtype)
+        powers = [tf.pow(tf.cast(beta, variable.dtype), step) for beta in (self.beta_1, self.beta_2)]
+        if isinstance(gradient, tf.IndexedSlices):
+            rows, values = gradient.indices, gradient.values
+            old_m, old_v = m.sparse_read(rows), v.sparse_read(rows)
+            new_m = old_m + (values - old_m) * (1 - self.beta_1)
+            new_v = old_v + (values**2 - old_v) * (1 - self.beta_2)
+            m.scatter_update(tf.IndexedSlices(new_m, rows))
+            v.scatter_update(tf.IndexedSlices(new_v, rows))
+            rate *= tf.sqrt(1 - powers[1]) / (1 - powers[0])
+            variable.scatter_sub(tf.IndexedSlices(rate * new_m / (tf.sqrt(new_v) + self.epsilon), rows))
+            return
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
-            beta1_power=tf.pow(tf.cast(self.beta_1, variable.dtype), step),
-            beta2_power=tf.pow(tf.cast(self.beta_2, variable.dtype), step),
-            lr=tf.cast(learning_rate, variable.dtype),
+            m=m.handle,
+            v=v.handle,
+            beta1_power=powers[0],
+            beta2_power=powers[1],
+            lr=rate,
             beta1=self.beta_1,
             beta2=self.beta_2,
             epsilon=self.epsilon,
@@ -44,20 +57,24 @@ class Adam(_LocalGradients, keras.optimizers.Adam):
 
 
 class Adadelta(_LocalGradients, keras.optimizers.Adadelta):
-    """`keras.optimizers.Adadelta` in one operation."""
+    """`keras.optimizers.Adadelta` in one operation; of a sparse gradient only its rows are updated."""
 
-    def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: Any) -> None:
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable; Keras calls it for each."""
         index = self._get_variable_index(variable)
-        tf.raw_ops.ResourceApplyAdadelta(
-            var=variable.handle,
-            accum=self._accumulated_grads[index].value.handle,
-            accum_update=self._accumulated_delta_vars[index].value.handle,
-            lr=tf.cast(learning_rate, variable.dtype),
-            rho=self.rho,
-            epsilon=self.epsilon,
-            grad=gradient,
-        )
+        arguments = {
+            "var": variable.handle,
+            "accum": self._accumulated_grads[index].value.handle,
+            "accum_update": self._accumulated_delta_vars[index].value.handle,
+            "lr": tf.cast(learning_rate, variable.dtype),
+            "rho": self.rho,
+            "epsilon": self.epsilon,
+        }
+        if isinstance(gradient, tf.IndexedSlices):
+            rows = {"grad": gradient.values, "indices": gradient.indices}
+            tf.raw_ops.ResourceSparseApplyAdadelta(**arguments, **rows)
+        else:
+            tf.raw_ops.ResourceApplyAdadelta(**arguments, grad=gradient)
 
 
 class RMSprop(_LocalGradients, keras.optimizers.RMSprop):

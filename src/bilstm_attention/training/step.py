@@ -35,14 +35,18 @@ def training_step(
       of steepest loss; the step learns from the mean of the losses at both places. Miyato et al. 2017,
       arXiv:1605.07725, equations 5 to 7, without normalized vectors.
 
+    With `embedding_updates: sparse` the penalty and the update of the embedding are those of the batch's words alone; a
+    word that the batch lacks keeps its vector and its moments.
+
     `class_weights`, `(C,)`, multiply the losses of the sentences of each class. The optimizer is built on the model's
     trainable variables; the loss that is returned leaves penalties out.
     """
     r_drop, adversarial = settings.r_drop, settings.adversarial
     cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing, reduction="sum")
     weights = model.trainable_variables
-    penalized = [weight for weight in weights if weight.regularizer is not None]
     embedding, attention = model.get_layer("embedding"), model.get_layer("attention")
+    sparse = {id(weight) for weight in embedding.trainable_variables if settings.embedding_updates == "sparse"}
+    penalized = [weight for weight in weights if weight.regularizer is not None and id(weight) not in sparse]
 
     @tf.function(input_signature=[TOKENS, LABELS], autograph=False)
     def step(tokens: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -58,9 +62,8 @@ def training_step(
             embedding.shift = None
             by_sentence = None if class_weights is None else tf.gather(class_weights, labels)
             loss = cross_entropy(tf.one_hot(labels, classes), probabilities, by_sentence) / sentences
-            # the attention's penalties of this call; those of weights have their own gradient below
-            added = [penalty for penalty in model.losses if any(penalty is own for own in attention.penalties)]
-            total = tf.add_n([loss, *added])
+            # the penalties of weights have their own gradient below; `model.losses` would read every weight for them
+            total = tf.add_n([loss, *attention.penalties])
             if r_drop:
                 total += r_drop * _divergence(probabilities) / sentences
             return loss, total / 2 if adversarial else total
@@ -81,7 +84,9 @@ def training_step(
             penalties = [weight.regularizer(weight) for weight in penalized]
         decay = dict(zip(map(id, penalized), tape.gradient(penalties, penalized), strict=True))
         summed = [
-            _sum_gradients([decay.get(id(weight)), *gradients])
+            _sum_rows(weight, gradients)
+            if id(weight) in sparse
+            else _sum_gradients([decay.get(id(weight)), *gradients])
             for weight, *gradients in zip(weights, *passes, strict=True)
         ]
         optimizer.apply(_clip(summed, settings.clip_norm) if settings.clip_norm else summed, weights)
@@ -123,7 +128,27 @@ def _sum_gradients(gradients: list[Any]) -> tf.Tensor:
     return tf.reduce_sum(tf.stack([first, *rest]), axis=0)
 
 
-def _clip(gradients: list[tf.Tensor], norm: float) -> Any:
+def _sum_rows(weight: Any, gradients: list[tf.IndexedSlices]) -> tf.IndexedSlices:
+    """The sum of an embedding's gradients and of the penalty of the same rows; each row stands once."""
+    values = gradients[0].values if len(gradients) == 1 else tf.add_n([gradient.values for gradient in gradients])
+    # every pass reads the same words
+    rows, positions = tf.unique(gradients[0].indices)
+    summed = tf.math.unsorted_segment_sum(values, positions, tf.size(rows))
+    if weight.regularizer is not None:
+        vectors = weight.value.sparse_read(rows)
+        with tf.GradientTape() as tape:
+            tape.watch(vectors)
+            penalty = weight.regularizer(vectors)
+        summed += tape.gradient(penalty, vectors)
+    return tf.IndexedSlices(summed, rows)
+
+
+def _clip(gradients: list[Any], norm: float) -> Any:
     """Gradients scaled down to the global norm `norm`; within it unchanged, which saves a pass over the embedding."""
-    actual = tf.sqrt(2 * tf.add_n([tf.nn.l2_loss(gradient) for gradient in gradients]))
-    return tf.cond(actual > norm, lambda: [gradient * (norm / actual) for gradient in gradients], lambda: gradients)
+    values = [gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient for gradient in gradients]
+    actual = tf.sqrt(2 * tf.add_n([tf.nn.l2_loss(each) for each in values]))
+    clipped = tf.cond(actual > norm, lambda: [each * (norm / actual) for each in values], lambda: values)
+    return [
+        tf.IndexedSlices(each, gradient.indices) if isinstance(gradient, tf.IndexedSlices) else each
+        for each, gradient in zip(clipped, gradients, strict=True)
+    ]
