@@ -27,9 +27,11 @@ from work import Setup, load_work
 # name in a table, module, library
 CONTENDERS = {
     "ours": ("ours", "keras_lstm", "keras"),
+    "sparse": ("ours, sparse updates", "keras_lstm", "keras"),
     "keras": ("ours, Keras's LSTM", "keras_lstm", "keras"),
     "seed": ("the snippet, padded to 100", "keras_lstm", "keras"),
     "torch": ("PyTorch nn.LSTM", "torch_lstm", "torch"),
+    "torch sparse": ("PyTorch nn.LSTM, SparseAdam", "torch_lstm", "torch"),
     "torch unpacked": ("PyTorch nn.LSTM, reading padding", "torch_lstm", "torch"),
     "jax": ("JAX lax.scan", "jax_lstm", "jax"),
 }

@@ -1,6 +1,7 @@
 """The same network in PyTorch; batches are padded before they are timed, and no loss is read back.
 
-`torch` packs its batches; `torch unpacked` lets the backward direction read the padding, which is another network.
+`torch` packs its batches; `torch sparse` does too, and updates the words of the batch alone, without a penalty, which
+SparseAdam lacks; `torch unpacked` lets the backward direction read the padding, which is another network.
 """
 
 import itertools
@@ -15,16 +16,20 @@ from work import CHECKED_STEPS, SEED, Setup, Work, load_work
 
 from bilstm_attention.data.dataset import pad
 
+EPSILON = 1e-7  # that of Keras
+
 
 def contender(setup: Setup) -> tuple[Any, list[float]]:
     """A pass, and the losses of the first steps."""
     torch.set_num_threads(setup.threads)
     torch.manual_seed(SEED)
-    work, packed = load_work(setup), setup.contender == "torch"
+    work, packed = load_work(setup), setup.contender != "torch unpacked"
     batches = [load(work, batch, packed) for batch in work.batches]
     step, check = (training_step(setup, Network(setup, work, dropping)) for dropping in (True, False))
     cells = int(work.data.train.lengths.sum()) if packed else sum(tokens.numel() for tokens, _, _ in batches)
-    losses = [float(check(*load(work, work.mixed, packed))) for _ in range(CHECKED_STEPS)] if packed else []
+    # the others are other networks
+    checked = CHECKED_STEPS if setup.contender == "torch" else 0
+    losses = [float(check(*load(work, work.mixed, packed))) for _ in range(checked)]
     return lambda: [step(*batch) for batch in batches] and {"steps": len(batches), "cells": cells}, losses
 
 
@@ -44,7 +49,9 @@ class Network(nn.Module):  # type: ignore[misc, unused-ignore]
         weights = {name: torch.from_numpy(value.copy()) for name, value in work.weights.items()}
         rates = setup.params.model.dropout.model_dump().values()
         self.drops = nn.ModuleList(nn.Dropout(dropping * rate) for rate in rates)
-        self.embedding = nn.Embedding.from_pretrained(torch.from_numpy(work.vectors.copy()), freeze=False)
+        self.embedding = nn.Embedding.from_pretrained(
+            torch.from_numpy(work.vectors.copy()), freeze=False, sparse=setup.contender == "torch sparse"
+        )
         self.lstm = nn.LSTM(setup.dimension, setup.units, bidirectional=True)
         for direction, suffix in enumerate(("", "_reverse")):
             getattr(self.lstm, f"weight_ih_l0{suffix}").data = weights["kernel"][direction].T.contiguous()
@@ -72,22 +79,42 @@ class Network(nn.Module):  # type: ignore[misc, unused-ignore]
 def training_step(setup: Setup, network: Network) -> Any:
     """One step of Adam on a batch; returns its loss."""
     learned = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
-    kernels = [weight for name, weight in learned if "bias" not in name]
-    biases, params = [weight for name, weight in learned if "bias" in name], setup.params
+    table, params, count = network.embedding, setup.params, itertools.count(1)
+    kernels = [weight for name, weight in learned if "bias" not in name and weight is not table.weight]
+    biases = [weight for name, weight in learned if "bias" in name]
     # a penalty l2 * sum(w^2) has the gradient 2 * l2 * w
-    groups = [{"params": kernels, "weight_decay": 2 * params.model.l2}, {"params": biases}]
-    optimizer, count = torch.optim.Adam(groups, lr=params.train.learning_rate, fused=True), itertools.count(1)
+    decay, rate = {"weight_decay": 2 * params.model.l2}, params.train.learning_rate
+    dense = [
+        {"params": kernels, **decay},
+        {"params": biases},
+        *([] if table.sparse else [{"params": [table.weight], **decay}]),
+    ]
+    optimizers = [torch.optim.Adam(dense, lr=rate, fused=True)]
+    optimizers += [torch.optim.SparseAdam([table.weight], lr=rate, eps=EPSILON)] if table.sparse else []
 
     def step(tokens: Any, lengths: Any, labels: Any) -> Any:
-        # Keras adds epsilon before the second moment is corrected for its start, PyTorch after that
-        epsilon = 1e-7 / math.sqrt(1 - 0.999 ** next(count))
-        for group in optimizer.param_groups:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        # Keras and SparseAdam add epsilon before the second moment is corrected for its start, Adam after that
+        epsilon = EPSILON / math.sqrt(1 - 0.999 ** next(count))
+        for group in optimizers[0].param_groups:
             group["eps"] = epsilon
-        optimizer.zero_grad()
         loss = nn.functional.cross_entropy(network(tokens, lengths), labels)
         loss.backward()
-        nn.utils.clip_grad_norm_([*kernels, *biases], params.train.clip_norm)
-        optimizer.step()
+        clip(table, [*kernels, *biases], params.train.clip_norm)
+        for optimizer in optimizers:
+            optimizer.step()
         return loss.detach()
 
     return step
+
+
+def clip(table: Any, others: list[Any], limit: float) -> None:
+    """Clips the global norm; PyTorch's own does not take the gradient of a sparse table."""
+    if not table.sparse:
+        nn.utils.clip_grad_norm_([table.weight, *others], limit)
+        return
+    table.weight.grad = table.weight.grad.coalesce()
+    gradients = [table.weight.grad.values(), *(weight.grad for weight in others)]
+    nn.utils.clip_grads_with_norm_(others, limit, norm := nn.utils.get_total_norm(gradients))
+    gradients[0].mul_(torch.clamp(limit / (norm + 1e-6), max=1.0))

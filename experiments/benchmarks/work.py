@@ -26,7 +26,10 @@ class Setup:
     def params(self) -> Params:
         """The default network of this many units, and the default training."""
         model = Model(lstm_units=self.units, lstm_kernel="keras" if self.contender == "keras" else "auto")
-        return Params(model=model, train=Train(batch_size=self.batch_size, monitor="accuracy"))
+        updates = "sparse" if self.contender == "sparse" else "dense"
+        return Params(
+            model=model, train=Train(batch_size=self.batch_size, monitor="accuracy", embedding_updates=updates)
+        )
 
 
 @dataclass(frozen=True)
