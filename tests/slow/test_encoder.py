@@ -2,7 +2,6 @@
 
 import json
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ WORDS = ["lamp", "lamps", "jar", "vanity", "Lid", "undo", "undos", "a"]
 
 
 @pytest.fixture(scope="module")
-def weights() -> dict[str, np.ndarray]:
+def weights():
     generator = np.random.default_rng(0)
     shapes = {f"embeddings.{name}_embeddings.weight": (rows, E) for name, rows in
               (("word", len(PIECES)), ("position", 16), ("token_type", 2))}  # fmt: skip
@@ -36,7 +35,7 @@ def weights() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, weights: dict[str, np.ndarray]) -> Path:
+def folder(tmp_path, weights):
     from safetensors.numpy import save_file
 
     save_file(weights, tmp_path / "model.safetensors")
@@ -107,11 +106,6 @@ def test_a_word_unknown_to_the_encoder_has_no_vector(folder):
 def test_a_long_word_is_cut_to_the_length_of_the_folder(folder, weights):
     _, encoded = _encode(folder, ["lamp" + 9 * "s"])
     np.testing.assert_allclose(encoded[0], transcription(weights, ["lamp", "##s", "##s", "##s"]), atol=1e-5)
-
-
-def test_as_many_dimensions_as_words_is_an_error(folder):
-    with pytest.raises(DataError, match="it knows 2 words of the vocabulary, which is not more than the 2 of"):
-        encode_words(folder, ["lamp", "jar", "zebra"], 2)
 
 
 def test_a_damaged_file_is_an_error(folder):

@@ -61,7 +61,7 @@ def by_scikit_learn(metric: str, gold: list[str], predicted: list[str], labels: 
 
 @modest
 @given(relation_pairs)
-def test_scores_equal_the_official_scorer_and_scikit_learn(pairs: list[tuple[str, str]]) -> None:
+def test_scores_equal_the_official_scorer_and_scikit_learn(pairs):
     gold, predicted = split(pairs)
     ours = scores(gold, predicted, SEMEVAL_LABELS)
     official = evaluate_official(dict(enumerate(gold)), dict(enumerate(predicted))).official
@@ -76,7 +76,7 @@ def test_scores_equal_the_official_scorer_and_scikit_learn(pairs: list[tuple[str
 
 @modest
 @given(class_pairs)
-def test_scores_of_plain_classes_equal_scikit_learn(pairs: list[tuple[str, str]]) -> None:
+def test_scores_of_plain_classes_equal_scikit_learn(pairs):
     gold, predicted = split(pairs)
     ours, labels = scores(gold, predicted, CLASSES), {*gold, *predicted}
     assert list(ours) == ["accuracy", "macro_f1"]
@@ -92,7 +92,7 @@ def test_scores_of_plain_classes_equal_scikit_learn(pairs: list[tuple[str, str]]
     assert matrix.index.tolist() == matrix.columns.tolist() == CLASSES[::-1]
 
 
-def test_official_f1_of_hand_computed_examples() -> None:
+def test_official_f1_of_hand_computed_examples():
     gold = ["Cause-Effect(e1,e2)", "Cause-Effect(e2,e1)", "Message-Topic(e1,e2)", "Other"]
     predicted = ["Cause-Effect(e1,e2)", "Cause-Effect(e1,e2)", "Other", "Message-Topic(e1,e2)"]
     # Cause-Effect: 1 correct of 2 predicted and 2 gold; Message-Topic: 0 correct
@@ -101,7 +101,7 @@ def test_official_f1_of_hand_computed_examples() -> None:
     assert official_f1(gold[:2], ["Cause-Effect(e1,e2)", "Entity-Origin(e1,e2)"]) == pytest.approx(200 / 3)
 
 
-def test_relational_labels_are_unlike_plain_classes() -> None:
+def test_relational_labels_are_unlike_plain_classes():
     assert is_relational(SEMEVAL_LABELS)
     assert is_relational(KBP37)
     for plain in (("positive", "negative"), ("Other", "no_relation"), ("Cause-Effect(e1,e2)", "positive"), ()):
@@ -110,7 +110,7 @@ def test_relational_labels_are_unlike_plain_classes() -> None:
     assert metric_names(["Tools", "Other"])[0] == "accuracy"
 
 
-def test_relations_without_directions_have_the_score_of_tacred() -> None:
+def test_relations_without_directions_have_the_score_of_tacred():
     labels = ["per:title", "org:website", "no_relation"]
     assert metric_names(labels)[0] == "micro_f1_without_other"
     gold = ["per:title", "per:title", "no_relation", "org:website", "no_relation"]
@@ -119,7 +119,7 @@ def test_relations_without_directions_have_the_score_of_tacred() -> None:
     assert scores(gold, predicted, labels)["micro_f1_without_other"] == pytest.approx(100 / 3)
 
 
-def test_unknown_labels_and_missing_predictions_are_errors() -> None:
+def test_unknown_labels_and_missing_predictions_are_errors():
     with pytest.raises(DataError, match="not among the 2 known ones: 1\\.\nc"):
         scores(["a", "c"], ["a", "b"], ["a", "b"])
     with pytest.raises(DataError, match="2 gold labels but 1 predicted"):
@@ -128,7 +128,7 @@ def test_unknown_labels_and_missing_predictions_are_errors() -> None:
         compare(["a"], [["a"], ["a"]], [["a"]], "accuracy")
 
 
-def test_spread_is_the_sample_deviation_and_none_for_one_seed() -> None:
+def test_spread_is_the_sample_deviation_and_none_for_one_seed():
     by_seed = {"0": 80.0, "1": 82.0, "2": 84.0}
     values = {int(seed): value for seed, value in by_seed.items()}
     assert spread_over_seeds(values) == {"mean": 82.0, "sd": 2.0, "by_seed": by_seed}
@@ -139,7 +139,7 @@ def test_spread_is_the_sample_deviation_and_none_for_one_seed() -> None:
 
 
 @pytest.mark.parametrize("metric", metric_names(SEMEVAL_LABELS))
-def test_bootstrap_equals_a_plain_loop_over_resamples(metric: str) -> None:
+def test_bootstrap_equals_a_plain_loop_over_resamples(metric):
     gold = random_gold(50)
     predictions = [noisy(gold, 0.7, seed) for seed in (1, 2)]
     draw = np.random.default_rng(5)
@@ -155,21 +155,21 @@ def test_bootstrap_equals_a_plain_loop_over_resamples(metric: str) -> None:
     assert bootstrap_interval(gold, predictions, metric, 40, seed=5) == pytest.approx(tuple(expected))
 
 
-def test_compare_approaches_the_exact_sign_test() -> None:
+def test_compare_approaches_the_exact_sign_test():
     gold = ["a"] * 12
     better, worse = ["a"] * 12, ["b"] * 6 + ["a"] * 6
     # six discordant items, all for one side: 2 / 2^6
     assert compare(gold, [better], [worse], "accuracy", 10_000) == pytest.approx(2 / 64, abs=0.006)
 
 
-def test_compare_of_equals_and_of_opposites() -> None:
+def test_compare_of_equals_and_of_opposites():
     gold = random_gold(200)
     same, wrong = noisy(gold, 0.7, 1), ["Other"] * 200
     assert compare(gold, [same], [same], "official_f1", 50) == 1.0
     assert compare(gold, [gold, same], [wrong, wrong], "official_f1", 99) == 1 / 100
 
 
-def test_baselines_are_the_majority_label_and_a_bag_of_tokens() -> None:
+def test_baselines_are_the_majority_label_and_a_bag_of_tokens():
     train = [["The", "film", "ran"], ["the", "film", "ran"], ["the", "film", "sat"]] * 5
     train_labels = ["good", "bad", "bad"] * 5
     test, test_labels = [["The", "film", "ran"], ["the", "film", "ran"]], ["good", "bad"]

@@ -1,6 +1,5 @@
 import re
 from itertools import chain
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -43,7 +42,7 @@ ANSWERS = {  # 5 and 8 are left out
 
 
 @pytest.fixture
-def examples(real_data: Path) -> Path:
+def examples(real_data):
     return real_data / "semeval2010-task8/scorer-examples"
 
 
@@ -88,7 +87,7 @@ def numbers_of_view(view: View, official: bool) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 5])
-def test_official_example_results_are_reproduced(examples: Path, number: int) -> None:
+def test_official_example_results_are_reproduced(examples, number):
     text = (examples / f"result_scores{number}.txt").read_text(encoding="utf-8")
     key = read_answers(examples / f"answer_key{number}.txt")
     result = evaluate_official(key, read_answers(examples / f"proposed_answer{number}.txt"))
@@ -99,7 +98,7 @@ def test_official_example_results_are_reproduced(examples: Path, number: int) ->
     assert labels == re.findall(r"^ *_?(\S+) : ", text, flags=re.MULTILINE)
 
 
-def test_views_equal_hand_computed_numbers() -> None:
+def test_views_equal_hand_computed_numbers():
     result = evaluate_official(KEY, ANSWERS)
     view = result.official
     assert view.confusion.index.tolist() == ["Cause-Effect", "Message-Topic", "Other"]
@@ -121,14 +120,14 @@ def test_views_equal_hand_computed_numbers() -> None:
     assert list(result.undirected.shares.values()) == [(7, 9), (4, 7), (4, 9), (5, 9)]
 
 
-def test_kbp37_labels_are_scored_with_their_own_none_label() -> None:
+def test_kbp37_labels_are_scored_with_their_own_none_label():
     key = {"a": "per:spouse(e1,e2)", "b": "org:top_members/employees(e2,e1)", "c": "no_relation"}
     result = evaluate_official(key, {**key, "c": "per:spouse(e1,e2)"})
     assert result.official.confusion.index.tolist() == ["org:top_members/employees", "per:spouse", "no_relation"]
     assert result.score == pytest.approx((100 + 200 / 3) / 2)
 
 
-def test_key_without_relations_and_no_answers_score_zero() -> None:
+def test_key_without_relations_and_no_answers_score_zero():
     assert evaluate_official({"1": "Other"}, {"1": "Other"}).score == 0
     empty = evaluate_official(KEY, {})
     assert (empty.score, empty.official.shares["answered"]) == (0, (0, 9))
@@ -141,7 +140,7 @@ labels = st.sampled_from(SEMEVAL_LABELS)
 
 @modest
 @given(st.lists(labels, min_size=1, max_size=40))
-def test_turned_answers_score_only_without_direction(gold: list[str]) -> None:
+def test_turned_answers_score_only_without_direction(gold):
     turn = str.maketrans("12", "21")
     key = {str(number): label for number, label in enumerate(gold)}
     turned = {number: label.translate(turn) for number, label in key.items()}
@@ -159,12 +158,12 @@ def test_turned_answers_score_only_without_direction(gold: list[str]) -> None:
         ({"1": "positive"}, {}, "'positive' is no relation"),
     ],
 )
-def test_unusable_keys_and_answers_are_errors(key: dict, answers: dict, message: str) -> None:
+def test_unusable_keys_and_answers_are_errors(key, answers, message):
     with pytest.raises(DataError, match=message):
         evaluate_official(key, answers)
 
 
-def test_report_prints_three_views_and_the_official_score() -> None:
+def test_report_prints_three_views_and_the_official_score():
     lines = report(evaluate_official(KEY, ANSWERS)).splitlines()
     assert [line[:2] for line in lines if re.match(r"\d\. ", line)] == ["1.", "2.", "3."]
     assert re.search(r"direction taken into account.*: 41\.67$", lines[-1])
@@ -177,7 +176,7 @@ def test_report_prints_three_views_and_the_official_score() -> None:
     assert "Answered but absent from the key: 4 Product-Producer" in rows
 
 
-def test_answers_are_written_and_read_in_the_official_format(tmp_path: Path) -> None:
+def test_answers_are_written_and_read_in_the_official_format(tmp_path):
     path = tmp_path / "a.txt"
     write_answers(path, [8001, 8002], ["Other", "Message-Topic(e1,e2)"])
     assert path.read_bytes() == b"8001\tOther\n8002\tMessage-Topic(e1,e2)\n"
@@ -189,7 +188,7 @@ def test_answers_are_written_and_read_in_the_official_format(tmp_path: Path) -> 
     assert read_answers(path) == {"1": "Other", "2": "Message-Topic(e1,e2)"}
 
 
-def test_each_faulty_line_is_named_with_the_nearest_legal_label(tmp_path: Path) -> None:
+def test_each_faulty_line_is_named_with_the_nearest_legal_label(tmp_path):
     path = tmp_path / "answers.txt"
     path.write_text("1\tOther\n2 Other\n3\tOthr\n\tOther\n1\tOther\n4\tOther\tOther\n", encoding="utf-8")
     with pytest.raises(DataError) as caught:
@@ -201,7 +200,7 @@ def test_each_faulty_line_is_named_with_the_nearest_legal_label(tmp_path: Path) 
         assert f"{path}:{line}: {fault}" in message
 
 
-def test_legal_answers_are_those_of_semeval_or_of_the_key(tmp_path: Path) -> None:
+def test_legal_answers_are_those_of_semeval_or_of_the_key(tmp_path):
     assert legal_answers(["Cause-Effect(e1,e2)", "Other"]) == list(SEMEVAL_LABELS)
     kbp37 = ["per:title(e1,e2)", "per:title(e2,e1)", *NONE_LABELS]
     assert legal_answers(["per:title(e2,e1)", "no_relation"]) == kbp37
@@ -212,7 +211,7 @@ def test_legal_answers_are_those_of_semeval_or_of_the_key(tmp_path: Path) -> Non
         read_answers(path, labels=SEMEVAL_LABELS)
 
 
-def test_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
+def test_file_that_is_not_text_is_an_error(tmp_path):
     (tmp_path / "bytes.txt").write_bytes(b"1\t\xff\xfe\n")
     with pytest.raises(DataError, match=r"bytes.txt: cannot be read"):
         read_answers(tmp_path / "bytes.txt")

@@ -147,7 +147,7 @@ def run_case(name: str, project: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_training_gives_golden_results(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_training_gives_golden_results(name, tmp_path, request):
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     # in a process of its own: the last bit of a probability depends on where earlier tests left the memory
     command = [sys.executable, __file__, name]
