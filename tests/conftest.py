@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from bilstm_attention.console import suppress_native_stderr
 from bilstm_attention.errors import ParamsError
@@ -19,6 +20,10 @@ from tests.servers import postgres_server
 sys.dont_write_bytecode = True
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 ROOT = Path(__file__).parents[1]
+
+# a busy machine must not fail a test
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 # whichever test imports TensorFlow first, it runs with the settings of the command
 with suppress_native_stderr():

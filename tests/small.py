@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilstm_attention import stages
-from bilstm_attention.config import Params
+from bilstm_attention import paths, stages
+from bilstm_attention.config import Params, load_params
+from bilstm_attention.data.dataset import load_dataset
 from bilstm_attention.data.tokens import Vocabulary
 
 LABELS = ["Component-Whole(e1,e2)", "Component-Whole(e2,e1)", "Other"]
@@ -87,6 +88,22 @@ def prepare_classes(root: Path) -> Path:
         stages.prepare()
         stages.embed()
     return root
+
+
+def train_seeds(seeds: Iterable[int]) -> list[Any]:
+    """Trains as the stage `train` does, without MLflow, in a project after `embed`; returns the results."""
+    from bilstm_attention.model.classifier import save_classifier
+    from bilstm_attention.training.fit import run_training
+
+    results = []
+    for seed in seeds:
+        result, folder = run_training(load_params(paths.PARAMS), load_dataset(), seed), paths.seed_folder(seed)
+        save_classifier(result.model, folder / "model.keras")
+        result.history.to_csv(folder / "history.csv", index=False)
+        ended = {"best_epoch": result.best_epoch, "epochs": len(result.history)}
+        paths.write_json(folder / "dev.json", {**ended, "dev": result.dev})
+        results.append(result)
+    return results
 
 
 def save_classifier_folder(folder: Path, units: int, seed: int, params: str = "{}\n") -> Path:

@@ -9,16 +9,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.conftest import refusal
 
-from bilstm_attention.config import (
-    Params,
-    apply_overrides,
-    config_text,
-    flatten,
-    load_params,
-    parse_override,
-    read_overrides,
-    with_overrides,
-)
+from bilstm_attention import config as config_module
+from bilstm_attention.config import Params, apply_overrides, flatten, load_params, parse_override, read_overrides
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "experiments/configs").glob("*.yaml"))
@@ -68,9 +60,9 @@ def test_named_experiment_is_applied_whole_and_led_back(config, file):
 
 
 def test_config_text_is_read_as_the_same_parameters(tmp_path):
-    params = with_overrides(Params(), {**CLASSES, "train.seeds": [3, 4], "data.folder": "a\u2028b"})
+    params = config_module.with_overrides(Params(), {**CLASSES, "train.seeds": [3, 4], "data.folder": "a\u2028b"})
     path = tmp_path / "named.yaml"
-    path.write_text(config_text(params, "two seeds"), encoding="utf-8")
+    path.write_text(config_module.config_text(params, "two seeds"), encoding="utf-8")
     assert path.read_text(encoding="utf-8").startswith("# two seeds\n")
     assert "seeds: [3, 4]" in path.read_text(encoding="utf-8")
     assert read_overrides(path) == flatten(params)
@@ -106,7 +98,7 @@ VALUES = {
 }
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(overrides={"data.folder": "\x85"}).via("a line break that YAML would fold")
 @example(overrides={"data.folder": "a\u2028b \x7f\t\u00ad\ufeff "}).via("what does not print")
 @given(overrides=st.fixed_dictionaries({}, optional=VALUES))

@@ -15,23 +15,11 @@ from tests.small import measured, prepare_classes
 
 from bilstm_attention import paths
 from bilstm_attention.data import dataset as module
-from bilstm_attention.data.dataset import (
-    Rows,
-    Sentences,
-    by_length,
-    encode,
-    load_dataset,
-    load_split,
-    load_vocabulary,
-    pad,
-    read_rows,
-    steps_per_epoch,
-    training_batches,
-)
+from bilstm_attention.data.dataset import Rows, Sentences, by_length, load_dataset, pad, read_rows, training_batches
 from bilstm_attention.data.tokens import SPECIALS, Vocabulary
 from bilstm_attention.errors import DataError
 
-modest = settings(max_examples=60, deadline=None)  # a busy machine must not fail a test
+modest = settings(max_examples=60)
 lengths = st.lists(st.integers(1, 40), min_size=1, max_size=300)
 batch_sizes = st.integers(1, 9)
 seeds = st.integers(0, 2**31 - 1)
@@ -88,7 +76,7 @@ def test_an_epoch_shows_each_row_once_in_full_batches(lengths, size, seed, epoch
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
     full, rest = divmod(len(lengths), size)
     assert sorted(map(len, batches), reverse=True) == [size] * full + [rest] * bool(rest)
-    assert steps_per_epoch(rows, size) == len(batches)
+    assert module.steps_per_epoch(rows, size) == len(batches)
 
 
 @modest
@@ -129,7 +117,7 @@ def test_split_read_in_parts_equals_split_encoded_at_once(tmp_path_factory, rows
     vocabulary, labels = Vocabulary(sorted(known)), ["z", "x", "y"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "ROWS_READ", rows_read)
-        found, expected = read_rows(path, vocabulary, labels), encode(examples, vocabulary, labels)
+        found, expected = read_rows(path, vocabulary, labels), module.encode(examples, vocabulary, labels)
         sentences = Sentences(path)
         assert list(sentences) == list(sentences) == examples["tokens"].tolist()
     for array, other in zip((found.tokens, found.starts, found.labels), vars(expected).values(), strict=True):
@@ -196,9 +184,9 @@ def inside(project, monkeypatch):
 
 def test_dataset_holds_what_prepare_and_embed_wrote(inside):
     dataset = load_dataset()
-    words = load_vocabulary().words
+    words = module.load_vocabulary().words
     for rows, split in ((dataset.train, "train"), (dataset.dev, "dev")):
-        table = load_split(split)
+        table = module.load_split(split)
         assert [dataset.labels[label] for label in rows.labels] == table["label"].tolist()
         known = [[word if word in words else "<unk>" for word in tokens] for tokens in table["tokens"]]
         assert [[words[number] for number in tokens] for tokens in rows] == known

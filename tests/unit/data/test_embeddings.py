@@ -207,7 +207,7 @@ def test_min_count_above_all_counts_is_refused(tmp_path):
         build(tmp_path, table(the=3), min_count=4)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     counts=st.dictionaries(st.text("aB-", min_size=1, max_size=4), st.integers(1, 5), min_size=1),
     held=st.sets(st.text("aB-", min_size=1, max_size=4), min_size=1),

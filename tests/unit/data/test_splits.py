@@ -43,7 +43,7 @@ def test_split_depends_on_the_seed_and_keeps_file_order():
     assert all(split["id"].astype(int).is_monotonic_increasing for split in first)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 25), st.sampled_from("aaaabbbcd")), min_size=30, max_size=80),
     st.floats(0.05, 0.95),
@@ -108,7 +108,7 @@ def test_too_small_corpus_names_the_parameter(labels, settings, message):
         split_tables(examples([*labels]), None, test, Data(**settings))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 60), st.sampled_from("aaaabbbcd")), min_size=20, max_size=80),
     st.integers(2, 8),

@@ -13,17 +13,8 @@ from tests.conftest import refusal
 from tests.unit.data.tables import corpus_table
 
 from bilstm_attention.config import Data, Tokens
-from bilstm_attention.data.tokens import (
-    MARKERS,
-    SPECIALS,
-    Vocabulary,
-    count_words,
-    encode_examples,
-    encode_with_faults,
-    read_words,
-    tokenize,
-    write_words,
-)
+from bilstm_attention.data import tokens as tokens_module
+from bilstm_attention.data.tokens import MARKERS, Vocabulary, count_words, encode_examples, encode_with_faults, tokenize
 from bilstm_attention.errors import DataError
 
 UNCHANGED = Tokens(lowercase=False, numbers="keep", contractions="keep")
@@ -267,7 +258,6 @@ def test_long_relation_row_keeps_the_window_around_its_entities(left, right, fir
     assert found["length"] == left + right + 7
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 12),
     st.integers(0, 12),
@@ -327,15 +317,14 @@ def test_words_are_counted_without_markers():
     assert found.to_dict("list") == {"word": ["b", "a", "c"], "count": [2, 1, 1]}
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(TEXT.filter(lambda word: word.split() == [word]))))
 def test_words_and_vocabulary_are_read_back(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("words")
     words = count_words([*rows, ["NA", "null", "nan", '"', ",", "#", "1", "true"]])
-    write_words(words, folder / "words.csv")
-    pd.testing.assert_frame_equal(read_words(folder / "words.csv"), words)
+    tokens_module.write_words(words, folder / "words.csv")
+    pd.testing.assert_frame_equal(tokens_module.read_words(folder / "words.csv"), words)
     Vocabulary(words["word"]).save(folder / "vocabulary.txt")
-    assert Vocabulary.load(folder / "vocabulary.txt").words == [*SPECIALS, *words["word"]]
+    assert Vocabulary.load(folder / "vocabulary.txt").words == [*tokens_module.SPECIALS, *words["word"]]
 
 
 def test_vocabulary_numbers_specials_first_and_unknown_words_as_1():

@@ -68,7 +68,7 @@ WITH_HEADER = (".tar.gz", ".vec", ".vec.gz", ".zip", ".bin", ".bin.gz", ".bin.xz
 @pytest.mark.parametrize(
     ("name", "header"), [*((f"v{end}", False) for end in ENDS), *((f"v{end}", True) for end in WITH_HEADER)]
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(table=tables)
 def test_every_format_is_read_back(tmp_path_factory, name, header, table):
     path = vectors_file(tmp_path_factory.mktemp("vectors") / name, table, header)

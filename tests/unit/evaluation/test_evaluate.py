@@ -7,33 +7,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from tests.conftest import refusal
-from tests.small import write_blocks
+from tests.small import train_seeds, write, write_blocks
 
 from bilstm_attention import paths, stages
 from bilstm_attention.config import load_params
-from bilstm_attention.console import start_tensorflow
-from bilstm_attention.data.dataset import encode, load_dataset, load_labels, load_split, load_vocabulary
+from bilstm_attention.data.dataset import encode, load_labels, load_split, load_vocabulary
 from bilstm_attention.errors import DataError
+from bilstm_attention.evaluation import evaluate as evaluation
+from bilstm_attention.evaluation import faithfulness, results
+from bilstm_attention.evaluation.calibration import calibration_errors, fit_temperature, scale
+from bilstm_attention.evaluation.evaluate import evaluate_models
 from bilstm_attention.evaluation.metrics import metric_names, scores
-
-start_tensorflow()
-from bilstm_attention.evaluation import evaluate as evaluation  # noqa: E402
-from bilstm_attention.evaluation import faithfulness  # noqa: E402
-from bilstm_attention.evaluation.calibration import calibration_errors, fit_temperature, scale  # noqa: E402
-from bilstm_attention.evaluation.evaluate import evaluate_models  # noqa: E402
-from bilstm_attention.evaluation.results import (  # noqa: E402
-    best_seed,
-    headline_metrics,
-    read_dev_scores,
-    read_table,
-    read_temperature,
-    write_results,
-)
-from bilstm_attention.model.classifier import load_classifier, save_classifier  # noqa: E402
-from bilstm_attention.model.predict import predict, read_attention, to_labels  # noqa: E402
-from bilstm_attention.serving.classifier import load_seed  # noqa: E402
-from bilstm_attention.tracking import pipeline, runs  # noqa: E402
-from bilstm_attention.training.fit import run_training  # noqa: E402
+from bilstm_attention.evaluation.results import read_dev_scores, read_table, write_results
+from bilstm_attention.model.classifier import load_classifier
+from bilstm_attention.model.predict import predict, read_attention, to_labels
+from bilstm_attention.serving.classifier import load_seed
+from bilstm_attention.tracking import pipeline, runs
 
 SEEDS = [3, 8]
 COMMON = """
@@ -68,16 +57,12 @@ def trained_project(folder: Path, params: str) -> Path:
     write_relations(corpus / "test.txt", 15, seed=1)
     for side, way in (("left", "west"), ("right", "east")):
         lines = [f"the {noun} drifts {kind} {way}\n" for noun in NOUNS for kind in KINDS]
-        (corpus / f"{side}.txt").write_text("".join(lines))
-    (folder / paths.PARAMS).write_text(params)
+        write(corpus / f"{side}.txt", "".join(lines))
+    write(folder / paths.PARAMS, params)
     with contextlib.chdir(folder):
         stages.prepare()
         stages.embed()
-        for seed in SEEDS:
-            result = run_training(load_params(paths.PARAMS), load_dataset(), seed)
-            save_classifier(result.model, paths.seed_folder(seed) / "model.keras")
-            result.history.to_csv(paths.seed_folder(seed) / "history.csv", index=False)
-            paths.write_json(paths.seed_folder(seed) / "dev.json", {"best_epoch": result.best_epoch, "dev": result.dev})
+        train_seeds(SEEDS)
     return folder
 
 
@@ -200,7 +185,7 @@ def test_temperature_is_fitted_on_dev_and_is_of_its_model(result, relations, tmp
     rows = {split: encode(load_split(split), load_vocabulary(), load_labels()) for split in ("dev", "test")}
     model = paths.seed_folder(8) / "model.keras"
     dev, test = (predict(load_classifier(model), rows[split]) for split in ("dev", "test"))
-    temperature = read_temperature(8)
+    temperature = results.read_temperature(8)
     assert temperature == pytest.approx(fit_temperature(dev, rows["dev"].labels))
     ours = {name: each["by_seed"]["8"] for name, each in result.scores["test_calibration"]["scaled"].items()}
     assert ours == pytest.approx(calibration_errors(scale(test, temperature), rows["test"].labels))
@@ -208,7 +193,7 @@ def test_temperature_is_fitted_on_dev_and_is_of_its_model(result, relations, tmp
     assert load_seed(load_params(paths.PARAMS), 8).temperature == temperature
     # a model that evaluate has not seen
     shutil.copy(paths.seed_folder(3) / "model.keras", model)
-    assert read_temperature(8) == 1
+    assert results.read_temperature(8) == 1
 
 
 def test_page_explains_a_split_or_sentences_by_a_seed(inside, tmp_path, capsys):
@@ -239,7 +224,8 @@ def test_results_come_back_from_their_files(result, inside):
     ("monitor", "name"), [("official_f1", "official_f1"), ("accuracy", "accuracy"), ("loss", "official_f1")]
 )
 def test_headline_shows_the_monitored_score_first(monitor, name, result):
-    headline, (test, dev) = headline_metrics(result.scores, monitor), (result.scores[key] for key in ("test", "dev"))
+    headline = results.headline_metrics(result.scores, monitor)
+    test, dev = result.scores["test"], result.scores["dev"]
     assert list(headline["test"])[:4] == [name, "sd", "low", "high"]
     assert headline["test"].items() >= {key: test[key]["mean"] for key in (name, "accuracy", "macro_f1")}.items()
     assert headline["test"].items() >= {key: test[name][key] for key in ("sd", "low", "high")}.items()
@@ -252,7 +238,7 @@ def test_best_seed_has_the_best_dev_score_ties_to_the_first(monitor, best, tmp_p
     monkeypatch.chdir(tmp_path)
     for seed, accuracy, loss in ((3, 1.0, 0.3), (8, 2.0, 0.3), (5, 2.0, 0.2)):
         paths.write_json(paths.seed_folder(seed) / "dev.json", {"dev": {"accuracy": accuracy, "loss": loss}})
-    assert best_seed([3, 8, 5], monitor) == best
+    assert results.best_seed([3, 8, 5], monitor) == best
 
 
 READ = [paths.PREPARED / "test.parquet", paths.EMBEDDINGS / "coverage.json", paths.seed_folder(8) / "history.csv"]

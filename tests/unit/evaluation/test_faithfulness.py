@@ -3,24 +3,20 @@
 import json
 from collections.abc import Callable, Sequence
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
+from tests.unit.model.small_classifier import CLASSES, LEARNED, SMALL, WORDS, build, drawn_matrix, perturb
 
 from bilstm_attention.config import Params, with_overrides
-from bilstm_attention.console import start_tensorflow
 from bilstm_attention.data.dataset import Rows
 from bilstm_attention.data.tokens import SPANS, Vocabulary
 from bilstm_attention.errors import DataError
-
-start_tensorflow()
-import keras  # noqa: E402
-from tests.unit.model.small_classifier import CLASSES, LEARNED, SMALL, WORDS, build, drawn_matrix, perturb  # noqa: E402
-
-from bilstm_attention.evaluation import faithfulness  # noqa: E402
-from bilstm_attention.evaluation.faithfulness import bin_sizes, gradient_input, measure, merge_seeds  # noqa: E402
-from bilstm_attention.model.classifier import WordEmbedding, build_classifier  # noqa: E402
-from bilstm_attention.model.predict import predict  # noqa: E402
+from bilstm_attention.evaluation import faithfulness
+from bilstm_attention.evaluation.faithfulness import bin_sizes, gradient_input, measure, merge_seeds
+from bilstm_attention.model.classifier import WordEmbedding, build_classifier
+from bilstm_attention.model.predict import predict
 
 # What each word adds to the log-odds of the first of two classes.
 EFFECTS = {"great": 2.0, "poor": -1.0, "nice": 0.5, "film": 0.0, "good": 1.0}

@@ -8,22 +8,13 @@ from hypothesis import strategies as st
 
 from bilstm_attention.data.relations import relation_of
 from bilstm_attention.errors import DataError
-from bilstm_attention.evaluation.metrics import (
-    baselines,
-    bootstrap_interval,
-    compare,
-    confusion,
-    is_relational,
-    metric_names,
-    per_relation,
-    scores,
-    spread_over_seeds,
-)
+from bilstm_attention.evaluation import metrics
+from bilstm_attention.evaluation.metrics import compare, is_relational, metric_names, per_relation, scores
 from bilstm_attention.evaluation.semeval import SEMEVAL_LABELS, evaluate_official
 
 KBP37 = ("per:spouse(e1,e2)", "per:spouse(e2,e1)", "org:top_members/employees(e1,e2)", "no_relation")
 CLASSES = ["a", "b", "c", "d"]
-modest = settings(max_examples=40, deadline=None)  # a busy machine must not fail a test
+modest = settings(max_examples=40)
 some_labels = st.sampled_from(SEMEVAL_LABELS[:5] + SEMEVAL_LABELS[-3:])
 relation_pairs = st.lists(st.tuples(some_labels, some_labels), min_size=1, max_size=60)
 class_pairs = st.lists(st.tuples(*[st.sampled_from(CLASSES)] * 2), min_size=1, max_size=60)
@@ -87,7 +78,7 @@ def test_scores_of_plain_classes_equal_scikit_learn(pairs):
     )
     assert table["relation"].tolist() == CLASSES
     np.testing.assert_allclose(table.iloc[:, 1:].T, [100 * precision, 100 * recall, 100 * f1, support])
-    matrix = confusion(gold, predicted, CLASSES[::-1])
+    matrix = metrics.confusion(gold, predicted, CLASSES[::-1])
     assert matrix.to_numpy().tolist() == sk.confusion_matrix(gold, predicted, labels=CLASSES[::-1]).tolist()
     assert matrix.index.tolist() == matrix.columns.tolist() == CLASSES[::-1]
 
@@ -131,11 +122,11 @@ def test_unknown_labels_and_missing_predictions_are_errors():
 def test_spread_is_the_sample_deviation_and_none_for_one_seed():
     by_seed = {"0": 80.0, "1": 82.0, "2": 84.0}
     values = {int(seed): value for seed, value in by_seed.items()}
-    assert spread_over_seeds(values) == {"mean": 82.0, "sd": 2.0, "by_seed": by_seed}
-    assert list(spread_over_seeds(values, low=79.0, high=85.0).items()) == [
+    assert metrics.spread_over_seeds(values) == {"mean": 82.0, "sd": 2.0, "by_seed": by_seed}
+    assert list(metrics.spread_over_seeds(values, low=79.0, high=85.0).items()) == [
         *(("mean", 82.0), ("sd", 2.0), ("low", 79.0), ("high", 85.0), ("by_seed", by_seed))
     ]
-    assert spread_over_seeds({3: 80.0})["sd"] is None
+    assert metrics.spread_over_seeds({3: 80.0})["sd"] is None
 
 
 @pytest.mark.parametrize("metric", metric_names(SEMEVAL_LABELS))
@@ -152,7 +143,7 @@ def test_bootstrap_equals_a_plain_loop_over_resamples(metric):
             fmean(by_scikit_learn(metric, drawn[0], again, {*gold, *every}, set(gold)) for again, every in resampled)
         )
     expected = np.quantile(means, [0.025, 0.975])
-    assert bootstrap_interval(gold, predictions, metric, 40, seed=5) == pytest.approx(tuple(expected))
+    assert metrics.bootstrap_interval(gold, predictions, metric, 40, seed=5) == pytest.approx(tuple(expected))
 
 
 def test_compare_approaches_the_exact_sign_test():
@@ -173,7 +164,7 @@ def test_baselines_are_the_majority_label_and_a_bag_of_tokens():
     train = [["The", "film", "ran"], ["the", "film", "ran"], ["the", "film", "sat"]] * 5
     train_labels = ["good", "bad", "bad"] * 5
     test, test_labels = [["The", "film", "ran"], ["the", "film", "ran"]], ["good", "bad"]
-    results = baselines(train, train_labels, test, test_labels)
+    results = metrics.baselines(train, train_labels, test, test_labels)
     assert results["majority"] == pytest.approx({"accuracy": 50.0, "macro_f1": 100 / 3})
     # only the case of "The" separates them
     assert results["tfidf_logistic"] == {"accuracy": 100.0, "macro_f1": 100.0}

@@ -7,17 +7,9 @@ from hypothesis import strategies as st
 
 from bilstm_attention.data.relations import NONE_LABELS
 from bilstm_attention.errors import DataError
+from bilstm_attention.evaluation import semeval
 from bilstm_attention.evaluation.metrics import percent
-from bilstm_attention.evaluation.semeval import (
-    SEMEVAL_LABELS,
-    OfficialResult,
-    View,
-    evaluate_official,
-    legal_answers,
-    read_answers,
-    report,
-    write_answers,
-)
+from bilstm_attention.evaluation.semeval import SEMEVAL_LABELS, evaluate_official, legal_answers, read_answers, report
 
 KEY = {
     "1": "Cause-Effect(e1,e2)",
@@ -52,7 +44,7 @@ def published_numbers(text: str) -> list[str]:
     return re.findall(r"(?<![\w*.-])\d+(?:\.\d+)?", text)
 
 
-def our_numbers(result: OfficialResult) -> list[str]:
+def our_numbers(result: semeval.OfficialResult) -> list[str]:
     """The same numbers in the same order from our result."""
     columns = result.directed.confusion
     warnings = [str(columns[name].sum()) for name in columns if name not in columns.index]
@@ -60,7 +52,7 @@ def our_numbers(result: OfficialResult) -> list[str]:
     return [*warnings, *chain.from_iterable(views), f"{result.score:.2f}"]
 
 
-def numbers_of_view(view: View, official: bool) -> list[str]:
+def numbers_of_view(view: semeval.View, official: bool) -> list[str]:
     def percents(*values: float) -> list[str]:
         return [f"{value:.2f}" for value in values]
 
@@ -134,7 +126,7 @@ def test_key_without_relations_and_no_answers_score_zero():
     assert "accuracy over the answered 0 of 0 = 0.00 %" in " ".join(report(empty).split())
 
 
-modest = settings(max_examples=40, deadline=None)  # a busy machine must not fail a test
+modest = settings(max_examples=40)
 labels = st.sampled_from(SEMEVAL_LABELS)
 
 
@@ -178,11 +170,11 @@ def test_report_prints_three_views_and_the_official_score():
 
 def test_answers_are_written_and_read_in_the_official_format(tmp_path):
     path = tmp_path / "a.txt"
-    write_answers(path, [8001, 8002], ["Other", "Message-Topic(e1,e2)"])
+    semeval.write_answers(path, [8001, 8002], ["Other", "Message-Topic(e1,e2)"])
     assert path.read_bytes() == b"8001\tOther\n8002\tMessage-Topic(e1,e2)\n"
     assert read_answers(path) == {"8001": "Other", "8002": "Message-Topic(e1,e2)"}
     with pytest.raises(ValueError, match="zip"):
-        write_answers(tmp_path / "b.txt", [1, 2], ["Other"])
+        semeval.write_answers(tmp_path / "b.txt", [1, 2], ["Other"])
     # CRLF, a byte order mark and a missing last line end
     path.write_bytes(b"\xef\xbb\xbf1\tOther\r\n\r\n2\tMessage-Topic(e1,e2)")
     assert read_answers(path) == {"1": "Other", "2": "Message-Topic(e1,e2)"}

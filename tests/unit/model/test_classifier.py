@@ -7,36 +7,23 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.model.small_classifier import (
-    CLASSES,
-    DIMENSION,
-    VARIANTS,
-    WORDS,
-    build,
-    drawn_matrix,
-    outputs,
-    padded,
-    shared_classifier,
-    shared_outputs,
-    shared_view,
-    some_rows,
-    some_tokens,
-)
+from tests.unit.model import small_classifier as small
+from tests.unit.model.small_classifier import WORDS, build, drawn_matrix, outputs, shared_classifier, some_tokens
 
 from bilstm_attention.data.dataset import Rows
 from bilstm_attention.model.classifier import WordEmbedding
 from bilstm_attention.model.predict import predict, read_attention
 
-every_variant = pytest.mark.parametrize("variant", VARIANTS)
-few = settings(max_examples=6, deadline=None)
-LABELS = np.arange(len(some_tokens)) % CLASSES
+every_variant = pytest.mark.parametrize("variant", small.VARIANTS)
+few = settings(max_examples=6)
+LABELS = np.arange(len(some_tokens)) % small.CLASSES
 
 
 @every_variant
 @few
-@given(some_rows, st.integers(0, 5))
+@given(small.some_rows, st.integers(0, 5))
 def test_row_gives_the_same_alone_as_padded_in_a_batch(variant, rows, columns):
-    tokens = padded(rows, columns)
+    tokens = small.padded(rows, columns)
     probabilities, weights = outputs(variant, tokens)
     by_sentence = weights.reshape(len(rows), -1, tokens.shape[1])
     assert (np.moveaxis(by_sentence, 1, -1)[tokens == 0] == 0).all()
@@ -66,12 +53,12 @@ SEVERAL = {"structured": (2, "hop"), "dropped weights": (2, "hop"), "multihead":
 
 @every_variant
 def test_attention_view_adds_weights_to_the_same_probabilities(variant):
-    probabilities, weights = shared_outputs(variant)
+    probabilities, weights = small.shared_outputs(variant)
     assert probabilities.tobytes() == shared_classifier(variant)(some_tokens, training=False).numpy().tobytes()
     distributions, axis = SEVERAL.get(variant, (None, ""))
     rows, steps = some_tokens.shape
     assert weights.shape == ((rows, distributions, steps) if distributions else (rows, steps))
-    assert shared_view(variant).get_layer("attention").axis == axis
+    assert small.shared_view(variant).get_layer("attention").axis == axis
 
 
 def test_last_states_have_the_dropout_of_all_states():
@@ -111,7 +98,7 @@ def test_many_models_are_predicted_with_no_warning(caplog):
 @pytest.mark.parametrize("frozen_copy", [False, True])
 @pytest.mark.parametrize("trained_rows", [0, 1, 7, WORDS - 1, WORDS])
 def test_learned_rows_can_change_and_the_others_not(trained_rows, frozen_copy):
-    layer = WordEmbedding(WORDS, DIMENSION, trained_rows, frozen_copy=frozen_copy)
+    layer = WordEmbedding(WORDS, small.DIMENSION, trained_rows, frozen_copy=frozen_copy)
     tokens = np.arange(WORDS).reshape(3, -1)
     layer.build((None, None))
     layer.set_matrix(drawn_matrix())

@@ -86,7 +86,7 @@ def classifier():
     return perturb(build("positions", **switches))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(relation_rows)
 def test_network_with_entities_equals_the_transcription(classifier, row):
     doubles = {layer.name: [weight.astype("float64") for weight in layer.get_weights()] for layer in classifier.layers}

@@ -8,15 +8,8 @@ import keras
 import numpy as np
 import pytest
 from tests.conftest import refusal
-from tests.unit.model.small_classifier import (
-    VARIANTS,
-    build,
-    call,
-    perturb,
-    shared_classifier,
-    shared_outputs,
-    some_tokens,
-)
+from tests.unit.model import small_classifier as small
+from tests.unit.model.small_classifier import VARIANTS, build, call, perturb, shared_outputs, some_tokens
 
 from bilstm_attention.errors import DataError
 from bilstm_attention.model.classifier import attention_view, load_classifier, save_classifier
@@ -24,7 +17,7 @@ from bilstm_attention.model.classifier import attention_view, load_classifier, s
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_loaded_classifier_is_the_saved_one(variant, tmp_path):
-    classifier = shared_classifier(variant)
+    classifier = small.shared_classifier(variant)
     save_classifier(classifier, tmp_path / "model.keras")
     loaded = load_classifier(tmp_path / "model.keras")
     for one, other in zip(call(attention_view(loaded), some_tokens), shared_outputs(variant), strict=True):

@@ -16,14 +16,7 @@ from tests.unit.reports.pages import HOSTILE, Page, example, two_heads
 
 from bilstm_attention.evaluation.evaluate import attention_table
 from bilstm_attention.reports import attention_page as module
-from bilstm_attention.reports.attention_page import (
-    SHADES,
-    SHOWN,
-    AttentionExample,
-    attention_page,
-    read_examples,
-    select_examples,
-)
+from bilstm_attention.reports.attention_page import SHADES, SHOWN, AttentionExample, attention_page, select_examples
 
 LABELS = ["neg", "pos", "neutral", "mixed"]
 PROBABILITIES = np.array([[0.1, 0.6, 0.2, 0.1], [0.25, 0.25, 0.25, 0.25]], np.float32)
@@ -49,7 +42,7 @@ def written(tmp_path):
 def test_examples_come_back_from_their_table(weights, axis, tmp_path):
     model = SimpleNamespace(get_layer=lambda name: SimpleNamespace(**({"axis": axis} if axis else {})))
     attention_table(model, SENTENCES, PROBABILITIES, weights, LABELS).to_parquet(tmp_path / "table.parquet")
-    first, second = read_examples(pd.read_parquet(tmp_path / "table.parquet"))
+    first, second = module.read_examples(pd.read_parquet(tmp_path / "table.parquet"))
     assert [first.tokens, second.tokens] == SENTENCES["tokens"].tolist()
     assert first.weights.tolist() == np.atleast_2d(weights[0]).tolist()
     assert first.axis == axis
@@ -85,7 +78,7 @@ def test_hostile_tokens_labels_and_titles_are_text(written):
     assert {name for name, _, _ in page.elements} == {name for name, _, _ in plain.elements}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(tokens=st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), min_size=1, max_size=5))
 def test_any_token_comes_back_unchanged(tokens, tmp_path_factory):
     path = tmp_path_factory.mktemp("pages") / "page.html"

@@ -13,17 +13,7 @@ from bilstm_attention import paths
 from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.tracking import pipeline
 from bilstm_attention.tracking.environment import environment_tags
-from bilstm_attention.tracking.pipeline import (
-    TRAINING_KEY,
-    attention_metrics,
-    corpus_name,
-    evaluation_records,
-    log_training,
-    model_name,
-    pipeline_records,
-    run_name,
-    training_record,
-)
+from bilstm_attention.tracking.pipeline import evaluation_records, log_training, pipeline_records, training_record
 from bilstm_attention.tracking.registry import MODEL_DIGEST
 from bilstm_attention.tracking.runs import PARENT, Tracker, log_runs
 
@@ -92,7 +82,7 @@ def evaluate(project: Path, *seeds: int) -> None:
 
 def test_run_of_a_training_has_its_scores_and_curves():
     record = training_record(params(0, 1), 1)
-    assert (record.name, record.identity[0]) == ("zhou monitor=accuracy seed=1", TRAINING_KEY)
+    assert (record.name, record.identity[0]) == ("zhou monitor=accuracy seed=1", pipeline.TRAINING_KEY)
     assert record.tags[MODEL_DIGEST] == hashlib.sha256(b"model 1").hexdigest()
     assert record.started == (paths.seed_folder(1) / "model.keras").stat().st_mtime
     assert record.metrics == {"dev/loss": 0.5, "dev/accuracy": 70.0, "loss": 1 / 3, "best_epoch": 2}
@@ -199,7 +189,7 @@ def test_best_model_is_logged_with_the_whole(project):
     assert model is not None
     assert model.files["model.keras"] == paths.seed_folder(1) / "model.keras"
     assert set(model.files) == {"model.keras", "vocabulary.txt", "labels.json", "params.yaml", "calibration.json"}
-    assert model.name == run_name(params(0, 1), [1])
+    assert model.name == pipeline.run_name(params(0, 1), [1])
     assert model.scores == {"dev/loss": 0.7, "dev/accuracy": 65.0, "test/accuracy": 50.5}
     assert {len(digest) for digest in model.datasets.values()} == {36}
     parts = ("train 9", "2 labels: A, B", "Seed 1, the best on dev of the seeds 0, 1", "40.00–60.00", "sample@champion")
@@ -237,7 +227,7 @@ def test_records_on_disk_and_what_is_missing(project, monkeypatch):
     ],
 )
 def test_attention_metrics(measured, key, expected):
-    assert attention_metrics(measured, key) == {f"attention/{name}": value for name, value in expected.items()}
+    assert pipeline.attention_metrics(measured, key) == {f"attention/{name}": value for name, value in expected.items()}
 
 
 @pytest.mark.parametrize(
@@ -252,7 +242,7 @@ def test_attention_metrics(measured, key, expected):
     ],
 )
 def test_name_says_what_differs_from_the_defaults(overrides, name):
-    full = run_name(params(2, 3, **overrides), [2, 3])
+    full = pipeline.run_name(params(2, 3, **overrides), [2, 3])
     assert full.startswith(name)
     assert full.endswith(" seeds=2,3")
     assert len(full) <= 120
@@ -260,11 +250,11 @@ def test_name_says_what_differs_from_the_defaults(overrides, name):
 
 def test_name_begins_with_the_experiment_of_dvc(monkeypatch):
     monkeypatch.setenv("DVC_EXP_NAME", "puffy-daks")
-    assert run_name(params(2), [2]) == "zhou puffy-daks monitor=accuracy seed=2"
+    assert pipeline.run_name(params(2), [2]) == "zhou puffy-daks monitor=accuracy seed=2"
     assert environment_tags()["dvc.experiment"] == "puffy-daks"
 
 
 def test_names():
     settings = params(2, **{"data.folder": "data/external/my: corpus"})
-    assert (corpus_name(settings), model_name(settings)) == ("my: corpus", "my_ corpus")
-    assert model_name(params(2, **{"evaluate.register_as": "relations"})) == "relations"
+    assert (pipeline.corpus_name(settings), pipeline.model_name(settings)) == ("my: corpus", "my_ corpus")
+    assert pipeline.model_name(params(2, **{"evaluate.register_as": "relations"})) == "relations"

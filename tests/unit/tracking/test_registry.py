@@ -18,20 +18,8 @@ from tests.small import begin_project, save_classifier_folder
 
 from bilstm_attention.errors import UserError
 from bilstm_attention.paths import sha256
-from bilstm_attention.tracking.registry import (
-    CHAMPION,
-    DEV_ANSWERS,
-    EVIDENCE,
-    MODEL_DIGEST,
-    NOTE,
-    SERVING_PACKAGES,
-    LoggedModel,
-    fetch_model,
-    find_model,
-    log_model,
-    log_model_scores,
-    promote,
-)
+from bilstm_attention.tracking import registry
+from bilstm_attention.tracking.registry import CHAMPION, DEV_ANSWERS, EVIDENCE, MODEL_DIGEST, LoggedModel, find_model
 from bilstm_attention.tracking.runs import RunRecord, Tracker
 
 EXAMPLE = "The <e1>wheel</e1> of the <e2>car</e2> broke."
@@ -61,7 +49,7 @@ def new_run(tracker: Tracker, name: str = "run", **more: Any) -> str:
 
 
 def bytes_of_fetched(run_id: str, folder: Path) -> bytes:
-    return (fetch_model(run_id, folder) / "model.keras").read_bytes()
+    return (registry.fetch_model(run_id, folder) / "model.keras").read_bytes()
 
 
 SERVE = """
@@ -126,7 +114,7 @@ def test_logged_model_serves_raw_text_in_a_fresh_process(tracker, folder, tmp_pa
     assert served["inputs"] == [{"type": "string", "name": "text", "required": True}]
     assert served["example"] == [EXAMPLE]
     assert "keras" in served["packages"]
-    assert set(served["packages"]) <= set(SERVING_PACKAGES)
+    assert set(served["packages"]) <= set(registry.SERVING_PACKAGES)
 
 
 class Cut(BaseException):
@@ -141,7 +129,7 @@ def test_half_logged_model_is_logged_again_and_each_once(tracker, folder, tmp_pa
         return sorted(str(model.status) for model in models)
 
     def write(folder):
-        log_model(tracker.client, tracker.experiment, run_id, model_in(folder))
+        registry.log_model(tracker.client, tracker.experiment, run_id, model_in(folder))
 
     run_id = new_run(tracker)
     write(folder)
@@ -180,15 +168,15 @@ class Models:
         digest = sha256(self.folder / DEV_ANSWERS)
         params = {"train.monitor": monitor}
         logged = self.client.create_logged_model(
-            self.tracker.experiment, "zhou", run, {MODEL_DIGEST: digest, NOTE: f"card {right}"}, params
+            self.tracker.experiment, "zhou", run, {MODEL_DIGEST: digest, registry.NOTE: f"card {right}"}, params
         )
         self.client.finalize_logged_model(logged.model_id, "READY")
         scores = {f"dev/{monitor}": sum(right) / len(right) * 2.5}
-        log_model_scores(self.client, run, logged.model_id, LoggedModel("", {}, "", "", scores, DIGESTS))
+        registry.log_model_scores(self.client, run, logged.model_id, LoggedModel("", {}, "", "", scores, DIGESTS))
         return run
 
     def promote(self, source: str | Path, if_better: bool = False) -> None:
-        promote(self.name, self.experiment, source, if_better)
+        registry.promote(self.name, self.experiment, source, if_better)
 
     @property
     def experiment(self) -> str:

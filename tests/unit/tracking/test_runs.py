@@ -21,24 +21,8 @@ from tests.small import begin_project, commit_all, write
 from bilstm_attention.config import Params, flatten
 from bilstm_attention.errors import UserError
 from bilstm_attention.tracking import environment, runs
-from bilstm_attention.tracking.environment import (
-    check_up_to_date,
-    environment_tags,
-    input_digests,
-    stages_of_other_params,
-    warn_if_stale,
-)
-from bilstm_attention.tracking.runs import (
-    NOTE,
-    PARENT,
-    RunRecord,
-    Tracker,
-    complete_runs,
-    fingerprints,
-    live_runs,
-    log_runs,
-    training_metrics,
-)
+from bilstm_attention.tracking.environment import check_up_to_date, environment_tags, input_digests, warn_if_stale
+from bilstm_attention.tracking.runs import NOTE, PARENT, RunRecord, Tracker, complete_runs, fingerprints, log_runs
 from bilstm_attention.tracking.store import artifact_uri, open_store, report_store_errors, shown_uri, store_uri
 
 pytestmark = pytest.mark.usefixtures("inside")
@@ -110,7 +94,7 @@ def steps(tracker: Tracker, run_id: str, metric: str) -> dict[int, float]:
 def test_kept_epoch_is_the_last_step(tracker):
     rows = ((1, 1.0, 9.0), (2, 0.5, 8.0))
     history = [{"epoch": e, "learning_rate": 0.1, "loss": loss, "dev_accuracy": dev} for e, loss, dev in rows]
-    run_id = tracker.write(record(**training_metrics(history, {"accuracy": 9.0}, best_epoch=1)))
+    run_id = tracker.write(record(**runs.training_metrics(history, {"accuracy": 9.0}, best_epoch=1)))
     assert steps(tracker, run_id, "dev/accuracy") == {1: 9.0, 2: 8.0, 3: 9.0}
     assert steps(tracker, run_id, "learning_rate") == {1: 0.1, 2: 0.1}
     metrics = tracker.client.get_run(run_id).data.metrics
@@ -128,7 +112,7 @@ def live(tracker: Tracker) -> Iterator[Callable[[Any], None]]:
     def finished() -> list[RunRecord]:
         return [record(history=[{"epoch": epoch, "loss": 2.0 / epoch} for epoch in (1, 2)])]
 
-    with live_runs(name, "the training", running, finished) as submit:
+    with runs.live_runs(name, "the training", running, finished) as submit:
         submit(lambda tracker: tracker.write(running()))
         yield submit
 
@@ -363,7 +347,7 @@ STATUS = {
 def test_stale_stages_are_a_warning_or_an_error(monkeypatch, capsys):
     done = subprocess.CompletedProcess([], 0, stdout=json.dumps(STATUS), stderr="")
     monkeypatch.setattr(environment.subprocess, "run", lambda *arguments, **options: done)
-    assert stages_of_other_params("train@0") == {"embed"}
+    assert environment.stages_of_other_params("train@0") == {"embed"}
     warn_if_stale([0, 1])
     warning = "warning: embed, train@0, train@1, train@2: changed since the last training"
     assert capsys.readouterr().err.startswith(warning)

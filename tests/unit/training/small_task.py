@@ -3,17 +3,13 @@
 import json
 from typing import Any
 
+import keras
 import numpy as np
 
 from bilstm_attention.config import Dropout, Model, Params, Train
-from bilstm_attention.console import start_tensorflow
 from bilstm_attention.data.dataset import Dataset, Rows
-
-start_tensorflow()
-import keras  # noqa: E402
-
-from bilstm_attention.model.classifier import build_classifier  # noqa: E402
-from bilstm_attention.training.fit import TrainingResult, digest, run_training  # noqa: E402
+from bilstm_attention.model.classifier import build_classifier
+from bilstm_attention.training.fit import TrainingResult, digest, run_training
 
 CLASSES = ["a", "b", "c"]
 WORDS, TRAINING_WORDS, FIRST_CLUE, FIRST_NOISE = 20, 18, 6, 9

@@ -9,11 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bilstm_attention.config import Model, Params, Train
-from bilstm_attention.console import start_tensorflow
 from bilstm_attention.data.dataset import Dataset, Rows
-
-start_tensorflow()
-from bilstm_attention.training.fit import Checkpoint, State, digest, training_key  # noqa: E402
+from bilstm_attention.training.fit import Checkpoint, State, digest, training_key
 
 STATE = State(
     history=[{"epoch": 1, "loss": 0.1 + 0.2, "dev_accuracy": 100 / 3}, {"epoch": 2, "loss": 1e-300}],
@@ -55,7 +52,7 @@ def test_last_save_is_loaded_to_the_last_bit_and_removed(checkpoint):
         assert not list(checkpoint.path.parent.iterdir())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_changed_byte_gives_no_state_or_the_right_one(scratch, data):
     checkpoint, content = scratch
@@ -91,7 +88,7 @@ def test_file_is_on_disk_before_it_gets_its_name(checkpoint, monkeypatch):
 parts = st.lists(st.integers(0, 300) | st.text("12[], ", max_size=3) | st.lists(st.integers(0, 20), max_size=2))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(parts, parts)
 def test_digests_are_equal_exactly_when_the_parts_are(first, second):
     assert (digest(*first) == digest(*second)) == (first == second)

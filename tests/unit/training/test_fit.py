@@ -6,19 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from tests.unit.training.small_task import (
-    CLASSES,
-    DATA,
-    EXACT,
-    SMALL,
-    STEPS,
-    TRAINING_WORDS,
-    bits,
-    fit,
-    small_dataset,
-    train,
-    trained_values,
-)
+from tests.unit.training import small_task as small
+from tests.unit.training.small_task import CLASSES, DATA, EXACT, STEPS, TRAINING_WORDS, bits, fit, train, trained_values
 
 from bilstm_attention.config import Model, Schedule
 from bilstm_attention.data.dataset import Rows
@@ -102,7 +91,7 @@ def cross_entropy(probabilities: np.ndarray, rows: Rows) -> float:
 
 def test_adversarial_trainings_with_l2_give_the_same_bytes():
     """Three gradients are added, which TensorFlow's AddN would do in an order that changes."""
-    settings, model = train(adversarial=0.8), SMALL.model_copy(update={"l2": 0.01})
+    settings, model = train(adversarial=0.8), small.SMALL.model_copy(update={"l2": 0.01})
     assert bits(fit(settings, model)) == bits(fit(settings, model))
 
 
@@ -208,7 +197,7 @@ def test_monitoring_the_loss_keeps_the_lowest(scripted_scores):
 @pytest.mark.parametrize("labels", [CLASSES, ["x", "y(e1,e2)"]])
 def test_monitor_must_be_a_score_of_the_labels(labels):
     with pytest.raises(ParamsError, match=r"train\.monitor: official_f1 .* Legal: accuracy, macro_f1, loss\."):
-        fit(train(monitor="official_f1"), dataset=small_dataset(labels))
+        fit(train(monitor="official_f1"), dataset=small.small_dataset(labels))
 
 
 def test_divergence_is_an_error_with_batch_and_learning_rate(quick):
