@@ -74,6 +74,7 @@ def test_rare_line_separators_do_not_end_a_sentence(tmp_path):
         (SEMEVAL.replace("Comment: a", "Remark: a"), "train.txt:7: 'Remark: a shed' stands under the label of"),
         (SEMEVAL.replace('2\t"', "2\t"), "train.txt:5: a block begins with '2\\tThe"),
         (SEMEVAL.replace('2\t"', '2 "'), "train.txt:5: a block begins with '2 \"The"),
+        (f"{'w' * 61}\nOther\n", f"train.txt:1: a block begins with '{'w' * 57}...'"),
         (SEMEVAL.replace("2\t", "1\t"), "train.txt:5: id 1 is also the id at train.txt:1"),
         (SEMEVAL.replace(SECOND, '2\t" "'), "train.txt:5: sentence 2 is empty"),
         (SEMEVAL.replace("</e1> stood", " stood"), "train.txt:1: sentence 1 has <e1> <e2> </e2> but no </e1>"),

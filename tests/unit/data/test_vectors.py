@@ -108,9 +108,10 @@ def test_listed_and_first_words_are_read_in_file_order(tmp_path):
         ("v.vec", "2 2\na 1 2\nb 3 4\n\n", [[1, 2], [3, 4]], {"empty line": [4]}),
         # a faulty vector does not hide a later one
         ("v.txt", "b 0 0\na nan 1\na 1 2\n", [[0, 0], [1, 2]], {"not a finite number": [2]}),
-        # the dimension is that of most lines
+        # the dimension is that of most lines, among as many the one that is asked for
         ("v.txt", "1 0.5 0.5\n0 1 2\n", [[0.5, 0.5], [1, 2]], {}),
         ("v.txt", "x\n1 0.5 0.5\n0 1 2\n", [[0.5, 0.5], [1, 2]], {"not the right count of numbers": [1]}),
+        ("v.txt", "a 1 2 3\nb 1 2\n", [[1, 2]], {"not the right count of numbers": [1]}),
     ],
 )
 def test_lines_as_people_write_them(tmp_path, name, text, rows, faults):

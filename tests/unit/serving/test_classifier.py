@@ -133,6 +133,7 @@ def served(classifier):
 def test_served_table_is_answered_by_its_text_column(served, classifier):
     table = pd.DataFrame({"other": range(3), "text": TEXTS[:3]}, index=[7, 5, 3])
     pd.testing.assert_frame_equal(served.predict(table), classifier.answer(TEXTS[:3]))
+    assert len(served.predict(pd.DataFrame({"text": [TEXTS[0].ljust(200)]}))) == 1
     answers = served.predict(table, {"attention": True})
     pd.testing.assert_frame_equal(answers, classifier.answer(TEXTS[:3], attention=True))
 
