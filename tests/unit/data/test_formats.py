@@ -362,10 +362,3 @@ def test_relations_in_tables(tmp_path, name, content, settings):
 def test_faults_of_relations_are_named_by_line(tmp_path, content, settings, expected):
     (line,) = faults(table(tmp_path, "t.csv", content, **settings))
     assert line.startswith(f"t.csv:2: {expected}")
-
-
-def test_real_semeval_files_are_read(real_data):
-    data = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
-    train, test = read_split(data, "train"), read_split(data, "test")
-    assert (len(train), train["label"].nunique()) == (8000, 19)
-    assert test["id"].tolist() == [str(n) for n in range(8001, 10718)]

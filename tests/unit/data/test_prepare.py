@@ -16,7 +16,7 @@ from bilstm_attention import stages
 from bilstm_attention.config import Data, Params
 from bilstm_attention.data import prepare
 from bilstm_attention.data.corpus import read_chunks, read_corpus
-from bilstm_attention.data.prepare import SplitStats, encode_chunk, summarize, write_splits
+from bilstm_attention.data.prepare import encode_chunk, summarize, write_splits
 from bilstm_attention.data.splits import SPLITS, make_splits
 from bilstm_attention.data.tokens import encode_examples
 from bilstm_attention.errors import UserError
@@ -138,15 +138,6 @@ def test_summary_counts_rows_labels_lengths_words_and_duplicates(tmp_path):
     assert found["splits"]["test"]["length"] == {"min": 7, "p50": 7, "p95": 7, "max": 9}
     pairs = {"train-dev": 1, "train-test": 1, "dev-test": 2}
     assert found["duplicates"] == {"train-train": 2, "dev-dev": 0, "test-test": 0, **pairs}
-
-
-def test_real_semeval_has_the_known_duplicates(real_data, tmp_path):
-    data = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
-    rows = read_index(data)
-    splits = np.select([rows["split"] == "train"], [0], 2).astype(np.int8)
-    stats = SplitStats(lengths=[np.ones(1, np.int32)])
-    found = summarize(rows, splits, {"train": stats, "test": stats})
-    assert found["duplicates"] == {"train-train": 25, "test-test": 3, "train-test": 17}
 
 
 LABELS = ["Part-Whole(e1,e2)", "Part-Whole(e2,e1)", "Other"]

@@ -89,23 +89,20 @@ def test_labels_unknown_to_train_are_listed_by_line():
 
 
 @pytest.mark.parametrize(
-    ("labels", "settings", "message"),
+    ("labels", "options", "message"),
     [
         ("ab", {}, r"train.txt:1: 2 different .* data.test_fraction = 0.2; .* in data.test"),
-        ("aba", {"test": "a file"}, r"data.dev_fraction = 0.1; .* in data.dev"),
+        ("aba", {}, r"data.dev_fraction = 0.1; .* in data.dev"),
         ("ababab", {"fold": 0, "folds": 7}, r"train.txt:1: 6 different sentences make no 7 folds; lower data.folds"),
-        (
-            "aaaaaaaaab",
-            {"fold": 9, "folds": 10},
-            r"fold 9 of 10 has no sentence that train can spare; lower data.folds",
-        ),
+        ("aaaaaaaaab", {"fold": 9}, r"fold 9 of 10 has no sentence that train can spare; lower data.folds"),
         ("a" * 50, {}, "train has only the label 'a'"),
     ],
 )
-def test_too_small_corpus_names_the_parameter(labels, settings, message):
-    test = examples(["a", "b"], name="test.txt") if settings.pop("test", None) else None
+def test_too_small_corpus_names_the_parameter(labels, options, message):
+    # dev is taken from train when test is there
+    test = examples(["a", "b"], name="test.txt") if "dev_fraction" in message else None
     with pytest.raises(DataError, match=message):
-        split_tables(examples([*labels]), None, test, Data(**settings))
+        split_tables(examples([*labels]), None, test, Data(**options))
 
 
 @settings(max_examples=40)

@@ -190,12 +190,7 @@ def test_header_that_rows_contradict_is_counted(tmp_path, name, header, faults):
         ("v.txt", "Call me Ishmael.\nSome years ago\n", 3, "not word vectors"),
         ("v.vec", "2 3\na 1 2\nb 1 2\n", 3, "vectors of 2 numbers, but"),
         ("v.vec", "2 3\n", 3, "not word vectors"),
-        (
-            "v.txt",
-            b"\xff 1 2 3\n\xfe 1 2 3\n",
-            3,
-            "no line is a word and 3 numbers; faults: 2 x word not UTF-8 .*line 1",
-        ),
+        ("v.txt", b"\xff 1 2 3\n\xfe 1 2 3\n", 3, "no line is a word and 3 numbers; faults: 2 x word not UTF-8"),
         ("v.vec", f"5 3\n{TEXT}\n\n", 3, "ends after 3 of the 5 vectors that line 1 promises"),
         ("wiki.bin", bytes(range(256)) * 9, 3, r"take the \.vec file"),
         ("none.txt", None, 3, r"none\.txt: no such file.*bilstm-attention fetch glove-6b"),

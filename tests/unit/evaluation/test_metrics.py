@@ -25,10 +25,6 @@ def split(pairs: list[tuple[str, str]]) -> tuple[list[str], list[str]]:
     return list(gold), list(predicted)
 
 
-def official_f1(gold: list[str], predicted: list[str]) -> float:
-    return scores(gold, predicted, SEMEVAL_LABELS)["official_f1"]
-
-
 def noisy(gold: list[str], correct: float, seed: int) -> list[str]:
     draw = np.random.default_rng(seed)
     return [label if draw.random() < correct else str(draw.choice(SEMEVAL_LABELS)) for label in gold]
@@ -81,15 +77,6 @@ def test_scores_of_plain_classes_equal_scikit_learn(pairs):
     matrix = metrics.confusion(gold, predicted, CLASSES[::-1])
     assert matrix.to_numpy().tolist() == sk.confusion_matrix(gold, predicted, labels=CLASSES[::-1]).tolist()
     assert matrix.index.tolist() == matrix.columns.tolist() == CLASSES[::-1]
-
-
-def test_official_f1_of_hand_computed_examples():
-    gold = ["Cause-Effect(e1,e2)", "Cause-Effect(e2,e1)", "Message-Topic(e1,e2)", "Other"]
-    predicted = ["Cause-Effect(e1,e2)", "Cause-Effect(e1,e2)", "Other", "Message-Topic(e1,e2)"]
-    # Cause-Effect: 1 correct of 2 predicted and 2 gold; Message-Topic: 0 correct
-    assert official_f1(gold, predicted) == pytest.approx(25.0)
-    # a relation absent from the gold labels is no part of the mean
-    assert official_f1(gold[:2], ["Cause-Effect(e1,e2)", "Entity-Origin(e1,e2)"]) == pytest.approx(200 / 3)
 
 
 def test_relational_labels_are_unlike_plain_classes():

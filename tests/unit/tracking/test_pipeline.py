@@ -235,8 +235,8 @@ def test_attention_metrics(measured, key, expected):
     [
         ({"train.monitor": "official_f1"}, "zhou defaults seeds=2,3"),
         (
-            {"data.folds": 3, "train.epochs": 5, "model.dropout.lstm": 0.5, "model.attention.kind": "max"},
-            "max dropout.lstm=0.5 epochs=5 monitor=accuracy data.folds=3 seeds=2,3",
+            {"data.folds": 3, "train.epochs": 5, "model.attention.kind": "max"},
+            "max epochs=5 monitor=accuracy data.folds=3",
         ),
         ({"embeddings.source": "file", "embeddings.path": "x" * 200}, "zhou monitor=accuracy embeddings.source=file …"),
     ],

@@ -91,16 +91,6 @@ def steps(tracker: Tracker, run_id: str, metric: str) -> dict[int, float]:
     return {point.step: point.value for point in points}
 
 
-def test_kept_epoch_is_the_last_step(tracker):
-    rows = ((1, 1.0, 9.0), (2, 0.5, 8.0))
-    history = [{"epoch": e, "learning_rate": 0.1, "loss": loss, "dev_accuracy": dev} for e, loss, dev in rows]
-    run_id = tracker.write(record(**runs.training_metrics(history, {"accuracy": 9.0}, best_epoch=1)))
-    assert steps(tracker, run_id, "dev/accuracy") == {1: 9.0, 2: 8.0, 3: 9.0}
-    assert steps(tracker, run_id, "learning_rate") == {1: 0.1, 2: 0.1}
-    metrics = tracker.client.get_run(run_id).data.metrics
-    assert metrics == {"dev/accuracy": 9.0, "loss": 1.0, "best_epoch": 1.0, "learning_rate": 0.1}
-
-
 @contextmanager
 def live(tracker: Tracker) -> Iterator[Callable[[Any], None]]:
     """A run that begins with one epoch and ends with two."""
