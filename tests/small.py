@@ -1,4 +1,4 @@
-"""Small projects: an empty one, one of two classes, an untrained classifier of a few words."""
+"""Small files, projects, trainings and classifiers; the memory that a process takes."""
 
 import contextlib
 import json
@@ -19,8 +19,6 @@ from bilstm_attention.data.tokens import Vocabulary
 
 LABELS = ["Component-Whole(e1,e2)", "Component-Whole(e2,e1)", "Other"]
 WORDS = ["the", "wheel", "of", "car", "broke", "."]
-
-
 # Two classes, as `data.format: classes` has them.
 CLASSES = """
 data: {format: classes, folder: corpus, train: {cold: cold.txt, hot: hot.txt}, test: null,
@@ -49,7 +47,7 @@ def peak():
 """
 
 
-def measured(code: str, *arguments: Path) -> list[float]:
+def measure_process(code: str, *arguments: Path) -> list[float]:
     """The numbers that code prints, run after `PEAK` in a fresh process with these arguments."""
     if not Path("/proc/self/status").exists():
         pytest.skip("the memory of a process is read from /proc, which this system does not have")
@@ -81,9 +79,8 @@ def prepare_classes(root: Path) -> Path:
     """Makes a folder a project of `CLASSES` with 24 sentences, after `prepare` and `embed`; returns it."""
     (begin_project(root) / "params.yaml").write_text(CLASSES)
     for name, words in WORDS_OF_CLASS.items():
-        write(
-            root / f"corpus/{name}.txt", "".join(f"{word} on the {place}\n" for word, place in product(words, PLACES))
-        )
+        sentences = "".join(f"{word} on the {place}\n" for word, place in product(words, PLACES))
+        write(root / f"corpus/{name}.txt", sentences)
     with contextlib.chdir(root):
         stages.prepare()
         stages.embed()

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -20,7 +19,6 @@ from bilstm_attention.data import download as catalog
 from bilstm_attention.errors import DataError
 
 ROOT = Path(__file__).parents[2]
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.conftest import refusal
-from tests.small import measured, prepare_classes
+from tests.small import measure_process, prepare_classes
 
 from bilstm_attention import paths
 from bilstm_attention.data import dataset as module
@@ -167,7 +167,7 @@ def test_large_split_takes_little_memory(tmp_path):
     batch = pa.table({"tokens": tokens, "label": pa.array(["x"] * len(tokens), pa.large_string())})
     for name, count in (("few", 4), ("many", 8)):
         pq.write_table(pa.concat_tables([batch] * count), tmp_path / name)
-    megabytes, rows, numbered = measured(COST, tmp_path / "few", tmp_path / "many")
+    megabytes, rows, numbered = measure_process(COST, tmp_path / "few", tmp_path / "many")
     assert (rows, numbered) == (160_000, 4_000_000)
     assert megabytes < 80
 

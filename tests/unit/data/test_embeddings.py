@@ -11,7 +11,7 @@ from gensim.models import FastText
 from gensim.models.fasttext import save_facebook_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.small import measured
+from tests.small import measure_process
 
 from bilstm_attention.config import Embeddings, Tokens
 from bilstm_attention.data.embeddings import build_embedding, coverage, coverage_report, read_origins
@@ -272,7 +272,7 @@ def test_vocabulary_with_all_of_glove_takes_little_memory(real_data, tmp_path):
     sentences = re.findall(r'^\d+\t"(.*)"', corpus.read_text(), flags=re.MULTILINE)
     counts = count_words(tokenize(sentence, Tokens(numbers="keep")) for sentence in sentences)
     write_words(counts, tmp_path / "words.csv")
-    megabytes, words, percent = measured(COST, tmp_path / "words.csv", glove)
+    megabytes, words, percent = measure_process(COST, tmp_path / "words.csv", glove)
     assert words > 400_000 + len(SPECIALS)
     assert percent > 97
     assert megabytes < 500

@@ -91,6 +91,14 @@ def steps(tracker: Tracker, run_id: str, metric: str) -> dict[int, float]:
     return {point.step: point.value for point in points}
 
 
+def test_kept_epoch_is_the_last_step():
+    rows = ((1, 1.0, 9.0), (2, 0.5, 8.0))
+    history = [{"epoch": e, "learning_rate": 0.1, "loss": loss, "dev_accuracy": dev} for e, loss, dev in rows]
+    logged = runs.training_metrics(history, {"accuracy": 9.0}, best_epoch=1)
+    assert logged["history"][2] == {"epoch": 3, "loss": 1.0, "dev/accuracy": 9.0}
+    assert logged["metrics"] == {"loss": 1.0, "dev/accuracy": 9.0, "best_epoch": 1}
+
+
 @contextmanager
 def live(tracker: Tracker) -> Iterator[Callable[[Any], None]]:
     """A run that begins with one epoch and ends with two."""
