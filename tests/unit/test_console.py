@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 from rich.console import Console
@@ -176,3 +177,11 @@ def test_silent_phase_is_named_on_a_terminal(is_terminal, parent, shown, monkeyp
     monkeypatch.setattr(terminal, "parent_process", lambda: parent)
     terminal.announce("loading TensorFlow")
     assert file.getvalue() == "loading TensorFlow ...\n" * shown
+
+
+def test_loading_of_tensorflow_is_announced(monkeypatch):
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    # before the import, which takes seconds
+    monkeypatch.setattr(terminal, "announce", Mock(side_effect=InterruptedError))
+    with pytest.raises(InterruptedError):
+        terminal.start_tensorflow()
