@@ -4,21 +4,26 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from bilstm_attention.console import suppress_native_stderr
 from bilstm_attention.errors import ParamsError
 from tests.project import Project, copy_project
-from tests.servers import PostgresServer, postgres_server
+from tests.servers import postgres_server
 
 # a test that imports from a folder leaves no bytecode there for another one to read
 sys.dont_write_bytecode = True
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 ROOT = Path(__file__).parents[1]
+
+# a busy machine must not fail a test
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 # whichever test imports TensorFlow first, it runs with the settings of the command
 with suppress_native_stderr():
@@ -30,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def real_data() -> Path:
+def real_data():
     """A folder with semeval2010-task8 (scorer-examples in it), glove and mr."""
     beside = Path(__file__).parents[2] / "shared/data"
     folder = Path(os.environ.get("BILSTM_ATTENTION_DATA") or beside).resolve()
@@ -40,27 +45,27 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
+def postgres():
     """A PostgreSQL server; a test may stop it."""
     with postgres_server() as server:
         yield server
 
 
 @pytest.fixture
-def database(postgres: PostgresServer) -> Iterator[str]:
+def database(postgres):
     """The SQLAlchemy URL of a fresh database on a server that runs."""
     with postgres.fresh_database() as url:
         yield url
 
 
 @pytest.fixture(scope="session")
-def new_project(mlflow_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Project]:
+def new_project(mlflow_template, tmp_path_factory):
     """Makes copies of this project with a small model and an empty MLflow store, not yet run."""
     return lambda: copy_project(tmp_path_factory.mktemp("project"), mlflow_template)
 
 
 @pytest.fixture(scope="module")
-def first_repro(mlflow_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def first_repro(mlflow_template, tmp_path_factory):
     """A project after `dvc repro` and a commit: each file of tests has a copy of the one that xdist's workers share."""
     base = tmp_path_factory.getbasetemp()
     original = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "reproduced"
@@ -76,7 +81,7 @@ def first_repro(mlflow_template: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
-def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mlflow_template(tmp_path_factory):
     """An empty MLflow store, whose first initialisation takes seconds; tests work on copies."""
     from mlflow import MlflowClient
 
@@ -86,13 +91,13 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def mlflow_store(mlflow_template: Path, tmp_path: Path) -> str:
+def mlflow_store(mlflow_template, tmp_path):
     """The URI of an empty MLflow store."""
     return f"sqlite:///{shutil.copy(mlflow_template, tmp_path / 'mlflow.db')}"
 
 
 @pytest.fixture
-def inside(project: Path, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def inside(project, mlflow_template, monkeypatch):
     """The working directory is the `project` of the module, whose store is its own."""
     store = project / "experiments/mlflow.db"
     if not store.exists():
@@ -104,7 +109,7 @@ def inside(project: Path, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def tracker(inside: Path, request: pytest.FixtureRequest) -> Any:
+def tracker(inside, request):
     """The store of that project, opened at an experiment of the test's own."""
     from bilstm_attention.tracking.runs import Tracker
 
@@ -112,13 +117,22 @@ def tracker(inside: Path, request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def hide(inside, tmp_path):
+    """Takes files of the project away until the test ends."""
+    moved: list[tuple[Path, Path]] = []
+    yield lambda path: moved.append((path.rename(tmp_path / path.name), path))
+    for aside, path in moved:
+        aside.rename(path)
+
+
+@pytest.fixture
+def file(tmp_path):
     """A copy of the project's params.yaml."""
     return Path(shutil.copy(ROOT / "params.yaml", tmp_path))
 
 
-def refusal(act: Callable[[], Any]) -> str:
-    """The message of the error with which parameters are refused."""
-    with pytest.raises(ParamsError) as caught:
+def refusal(act: Callable[[], Any], error: type[Exception] = ParamsError) -> str:
+    """The message of the error that an act ends with, by default that of refused parameters."""
+    with pytest.raises(error) as caught:
         act()
     return str(caught.value)

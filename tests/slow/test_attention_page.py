@@ -26,7 +26,7 @@ def opened(browser: Browser, path: Path, state: str = "") -> Iterator[tuple[Page
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser():
     with headless_browser() as started:
         yield started
 
@@ -63,7 +63,7 @@ VISIT = """state => {
 }"""
 
 
-def test_sentences_are_filtered_searched_and_ordered(browser: Browser, tmp_path: Path) -> None:
+def test_sentences_are_filtered_searched_and_ordered(browser, tmp_path):
     attention_page(three(), tmp_path / "page.html", title="t", source="s")
     with opened(browser, tmp_path / "page.html") as (page, console):
         results = [page.evaluate(VISIT, state) for state in STATES]
@@ -72,7 +72,7 @@ def test_sentences_are_filtered_searched_and_ordered(browser: Browser, tmp_path:
     assert dict(zip(STATES, results, strict=True)) == dict(zip(STATES, expected, strict=True))
 
 
-def test_arrow_keys_move_in_the_direction_of_the_text(browser: Browser, tmp_path: Path) -> None:
+def test_arrow_keys_move_in_the_direction_of_the_text(browser, tmp_path):
     hebrew = example(["<e1>", "כלב", "</e1>"], weights=[[0.5, 0.25, 0.25]] * 2, axis="head")
     attention_page([two_heads()[0], hebrew], tmp_path / "page.html", title="t", source="s")
     readouts = []
@@ -90,7 +90,7 @@ def test_arrow_keys_move_in_the_direction_of_the_text(browser: Browser, tmp_path
     assert readouts[2] == "y: weight 0.5000, token 3 of 4 · head 1: 0.3000 · head 2: 0.7000"
 
 
-def test_page_shades_by_the_chosen_distribution(browser: Browser, tmp_path: Path) -> None:
+def test_page_shades_by_the_chosen_distribution(browser, tmp_path):
     attention_page(two_heads(), tmp_path / "page.html", title="t", source="s")
     page, console = shown(browser, tmp_path / "page.html", "shade=2")
     assert console == []
@@ -105,7 +105,7 @@ def test_page_shades_by_the_chosen_distribution(browser: Browser, tmp_path: Path
     assert [attributes["class"] for attributes, _ in page.tokens()] == ["w20", "w20"]
 
 
-def test_foreign_script_does_not_run(browser: Browser, tmp_path: Path) -> None:
+def test_foreign_script_does_not_run(browser, tmp_path):
     attention_page(two_heads(), tmp_path / "page.html", title="t", source="s")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     alien = "<script>document.title = 'alien'</script></body>"

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.small import prepare_classes
@@ -13,7 +12,7 @@ FOLDER = Path(__file__).parents[2] / "experiments/benchmarks"
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def rows(tmp_path_factory):
     """Figures of ours, of Keras's LSTM and of the snippet."""
     folder = prepare_classes(tmp_path_factory.mktemp("project"))
     options = "--contenders ours keras seed --batch 4 --dimension 3 --units 2 --threads 1 --batches 2 --rounds 1"
@@ -24,7 +23,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {row["contender"]: row for row in json.loads((folder / "figures.json").read_text())}
 
 
-def test_every_contender_is_timed(rows: dict[str, Any]) -> None:
+def test_every_contender_is_timed(rows):
     assert list(rows) == ["ours", "keras", "seed"]
     for row in rows.values():
         assert (row["batch_size"], row["dimension"], row["sentences"], row["round"]) == (4, 3, 8, 0)
@@ -32,7 +31,7 @@ def test_every_contender_is_timed(rows: dict[str, Any]) -> None:
     assert rows["ours"]["padding"] < 1 < rows["seed"]["padding"]
 
 
-def test_contenders_train_the_same_network(rows: dict[str, Any]) -> None:
+def test_contenders_train_the_same_network(rows):
     losses = rows["ours"]["losses"]
     assert losses == pytest.approx(rows["keras"]["losses"], abs=1e-4)
     # without steps every loss would be the first

@@ -1,16 +1,14 @@
 """The MLflow UI after `dvc repro` and a sweep against a tracking server on PostgreSQL, seen in a browser."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 from tests.browser import MILLISECONDS, headless_browser, looked_at
 from tests.project import copy_project
-from tests.servers import PostgresServer, TrackingServer
+from tests.servers import TrackingServer
 
 SWEEP = """
 study: units
@@ -38,7 +36,7 @@ class Recorded:
 
 
 @pytest.fixture(scope="module")
-def recorded(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
+def recorded(postgres, tmp_path_factory):
     project = copy_project(tmp_path_factory.mktemp("browsed"))
     project.apply("train.seeds=[0,1]", "evaluate.faithfulness=20")
     (project.root / "experiments/sweeps/units.yaml").write_text(SWEEP)
@@ -62,12 +60,12 @@ def recorded(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def browser(recorded: Recorded) -> Iterator[Browser]:
+def browser(recorded):
     with headless_browser() as started:
         yield started
 
 
-def test_list_of_runs(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:
+def test_list_of_runs(recorded, browser, tmp_path):
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
     page.goto(recorded.table)
     looked_at(page, tmp_path / "runs.png", "seeds=0,1", "sweep units")
@@ -81,7 +79,7 @@ def open_description(page: Page, address: str) -> None:
     page.locator("[data-component-id='mlflow.assistant.chat_panel.close']").click()
 
 
-def test_page_of_a_run_and_its_attention_page(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:
+def test_page_of_a_run_and_its_attention_page(recorded, browser, tmp_path):
     page = browser.new_page(viewport={"width": 1600, "height": 1400})
     open_description(page, recorded.page(f"{NAME} seeds=0,1"))
     looked_at(page, tmp_path / "run.png", "test official_f1", "Attention on sentences of dev", "test/official_f1/low")
@@ -94,7 +92,7 @@ def test_page_of_a_run_and_its_attention_page(recorded: Recorded, browser: Brows
     looked_at(tab.value, tmp_path / "attention.png", "seed-0.html")
 
 
-def test_page_of_a_sweep(recorded: Recorded, browser: Browser, tmp_path: Path) -> None:
+def test_page_of_a_sweep(recorded, browser, tmp_path):
     page = browser.new_page(viewport={"width": 1600, "height": 1400})
     open_description(page, recorded.page("sweep units"))
     pictures = page.locator("img[src*=get-artifact]")

@@ -4,7 +4,6 @@ import json
 import random
 import re
 from collections import Counter
-from pathlib import Path
 from tempfile import TemporaryFile
 
 import pandas as pd
@@ -89,7 +88,7 @@ def without_comments(blocks: str) -> str:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_damaged_file_is_read_whole_or_refused_by_line(name: str, tmp_path: Path) -> None:
+def test_damaged_file_is_read_whole_or_refused_by_line(name, tmp_path):
     draw, counts = random.Random(7), Counter[str]()
     settings = {"format": "semeval2010" if name == "t.txt" else "table", "folder": str(tmp_path), "test": None}
     data = Data.model_validate({**settings, "train": name})

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -12,12 +11,12 @@ from tests.project import Project
 
 TRAINING = """
 from bilstm_attention.config import Model
-from tests.unit.training.test_fit import bits, dropout, fit, train
+from tests.unit.training.small_task import bits, dropout, fit, train
 print(*bits(fit(train(batch_size=32), Model(lstm_units=40, dropout=dropout(0.3)), seed=5)))
 """
 
 
-def test_processes_and_threads_change_no_bit() -> None:
+def test_processes_and_threads_change_no_bit():
     children = [
         subprocess.Popen(
             [sys.executable, "-c", TRAINING],
@@ -33,9 +32,7 @@ def test_processes_and_threads_change_no_bit() -> None:
     assert others == [first, first]
 
 
-def test_rerun_in_another_folder_with_seeds_at_once_writes_the_same_bytes(
-    first_repro: Project, new_project: Callable[[], Project], tmp_path: Path
-) -> None:
+def test_rerun_in_another_folder_with_seeds_at_once_writes_the_same_bytes(first_repro, new_project, tmp_path):
     """By `make repro`, whose processes of DVC write `dvc.lock` at the same time."""
     one, other = Project(shutil.copytree(first_repro.root, tmp_path / "one")), new_project()
     for project in (one, other):
@@ -50,7 +47,7 @@ def test_rerun_in_another_folder_with_seeds_at_once_writes_the_same_bytes(
     assert YAML(typ="safe").load(other.read("dvc.lock")) == YAML(typ="safe").load(one.read("dvc.lock"))
 
 
-def test_experiment_of_dvc_has_a_run_of_its_own(first_repro: Project) -> None:
+def test_experiment_of_dvc_has_a_run_of_its_own(first_repro):
     from mlflow import MlflowClient
 
     first_repro.run("dvc", "exp", "run", "--temp", "--set-param", "model.lstm_units=5")

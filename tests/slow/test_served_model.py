@@ -6,17 +6,13 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import mlflow
 import pandas as pd
 import pytest
-from tests.project import Project
 from tests.servers import free_port, wait_until_it_answers
-
-SENTENCE = "The <e1>wheel</e1> of the <e2>car</e2> broke."
 
 
 @dataclass
@@ -39,14 +35,14 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def project(first_repro: Project) -> Project:
+def project(first_repro):
     """A project whose only model is the champion."""
     assert "version 1 is champion" in first_repro.run("bilstm-attention", "promote")
     return first_repro
 
 
 @pytest.fixture(scope="module")
-def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(project, tmp_path_factory):
     """`mlflow models serve` in an empty folder, in an environment of the model's own requirements and nothing else."""
     folder = tmp_path_factory.mktemp("elsewhere")
     store = f"sqlite:///{project.root}/experiments/mlflow.db"
@@ -82,22 +78,20 @@ def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         serving.wait(timeout=30)
 
 
-def test_server_gives_the_answers_of_the_checkout(project: Project, server: Server) -> None:
+def test_server_gives_the_answers_of_the_checkout(project, server):
     lines = (project.root / "data/sample/test.txt").read_text().splitlines()
     sentences = [line.partition("\t")[2].strip('"') for line in lines if "\t" in line][:60]
     pd.DataFrame({"text": sentences}).to_csv(project.root / "texts.csv", index=False)
     project.run("bilstm-attention", "predict", "--attention", "--input", "texts.csv", "--output", "answers.csv")
-    for row, wanted in enumerate(pd.read_csv(project.root / "answers.csv").to_dict("records")):
-        (answer,) = server.answer(sentences[row : row + 1], attention=True)
-        assert list(answer) == ["label", "score", "probabilities", "tokens", "weights"]
-        assert answer["label"] == wanted["label"]
-        for part in ("probabilities", "weights"):
-            assert answer[part] == pytest.approx(json.loads(wanted[part]), abs=1e-6)
-    assert list(server.answer(sentences)[0]) == ["label", "score", "probabilities"]
-
-
-def test_bad_request_is_refused_and_the_server_stays_up(server: Server) -> None:
+    wanted = pd.read_csv(project.root / "answers.csv")
+    answers = pd.DataFrame([server.answer([sentence], attention=True)[0] for sentence in sentences])
+    assert list(answers) == ["label", "score", "probabilities", "tokens", "weights"]
+    assert answers["label"].tolist() == wanted["label"].tolist()
+    for part in ("probabilities", "weights"):
+        for one, other in zip(answers[part], wanted[part].map(json.loads), strict=True):
+            assert one == pytest.approx(other, abs=1e-6)
+    # after a bad request the server stays up
     status, message = server.ask(b'{"dataframe_records": [{"text": "The wheel broke."}]}')
     assert status == 400
     assert "row 0: has no markers; a relation sentence marks both" in json.loads(message)["message"]
-    assert server.answer([SENTENCE])[0]["score"] > 0
+    assert list(server.answer(sentences)[0]) == ["label", "score", "probabilities"]

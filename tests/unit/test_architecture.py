@@ -51,12 +51,12 @@ def own_imports(module: str) -> list[str]:
 
 
 @pytest.mark.parametrize("module", sorted(name for name in TREES if not name.endswith("__init__")))
-def test_imports_run_one_way(module: str) -> None:
+def test_imports_run_one_way(module):
     assert [name for name in own_imports(module) if rank(name) > rank(module)] == []
 
 
-def test_no_two_modules_import_each_other() -> None:
-    def reached(module: str, seen: frozenset[str]) -> frozenset[str]:
+def test_no_two_modules_import_each_other():
+    def reached(module, seen):
         parts = {name if name in TREES else name.rpartition(".")[0] for name in own_imports(module)} & set(TREES)
         for part in parts - seen:
             seen = reached(part, seen | {part})
@@ -66,16 +66,15 @@ def test_no_two_modules_import_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "packages"),
-    [("mlflow", {"tracking", "serving"}), ("optuna", {"search", "reports"})],
+    ("library", "packages"), [("mlflow", {"tracking", "serving"}), ("optuna", {"search", "reports"})]
 )
-def test_library_stays_in_its_packages(library: str, packages: set[str]) -> None:
+def test_library_stays_in_its_packages(library, packages):
     users = {module for module, tree in TREES.items() if library in {name.partition(".")[0] for name in imports(tree)}}
     assert {module.partition(".")[0] for module in users} <= packages
 
 
 @pytest.mark.parametrize("module", sorted(TREES))
-def test_nothing_is_pickled(module: str) -> None:
+def test_nothing_is_pickled(module):
     tree = TREES[module]
     assert not {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"} & {
         name.partition(".")[0] for name in imports(tree)
@@ -88,7 +87,7 @@ def test_nothing_is_pickled(module: str) -> None:
     assert values.get("safe_mode", True)
 
 
-def test_command_starts_without_heavy_libraries(tmp_path: Path) -> None:
+def test_command_starts_without_heavy_libraries(tmp_path):
     """`--help`, and commands that read params or a corpus alone."""
     root = PACKAGE.parents[1]
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
@@ -104,18 +103,18 @@ def test_command_starts_without_heavy_libraries(tmp_path: Path) -> None:
         assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
-def test_source_is_small() -> None:
+def test_source_is_small():
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
     assert {path.name: count for path, count in lines.items() if count > 400} == {}
     assert sum(lines.values()) <= 12_150
 
 
-def test_no_private_attribute_of_optuna() -> None:
+def test_no_private_attribute_of_optuna():
     private = re.compile(r"optuna\.[a-z.]*\._|study\._|trial\._")
     assert [path.name for path in PACKAGE.rglob("*.py") if private.search(path.read_text(encoding="utf-8"))] == []
 
 
-def test_each_imported_library_is_declared() -> None:
+def test_each_imported_library_is_declared():
     """A library that merely comes with another may go with it."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     requirements = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]

@@ -6,11 +6,11 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from tests.small import write
 
 from bilstm_attention import cli, stages
 from bilstm_attention.config import load_params
@@ -19,18 +19,17 @@ from bilstm_attention.data import download as catalog
 from bilstm_attention.errors import DataError
 
 ROOT = Path(__file__).parents[2]
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(capsys, monkeypatch):
     """Runs the command as the shell does: exit code, output, errors."""
     monkeypatch.setenv("COLUMNS", "200")
     # what a command sets is undone after the test
     monkeypatch.setenv(THREADS, "1")
     monkeypatch.delenv(THREADS)
 
-    def call(*arguments: object) -> tuple[int, str, str]:
+    def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["bilstm-attention", *map(str, arguments)])
         code: object = 0
         try:
@@ -45,7 +44,32 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def succeed(run):
+    """Runs the command, which prints no error; returns its output."""
+
+    def call(*arguments):
+        code, out, err = run(*arguments)
+        assert (code, err) == (0, "")
+        return out
+
+    return call
+
+
+@pytest.fixture
+def refuse(run):
+    """Runs the command, which fails and prints only an error; returns that."""
+
+    def call(*arguments):
+        code, out, err = run(*arguments)
+        assert (code, out) == (1, "")
+        assert "Traceback" not in err
+        return err
+
+    return call
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
     """A project; the working directory is a folder within."""
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, tmp_path)
@@ -55,25 +79,20 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_help_names_every_command(run: Run) -> None:
-    code, out, err = run("--help")
-    assert (code, err) == (0, "")
+def test_help_names_every_command(succeed):
+    out = succeed("--help")
     commands = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
     assert [name for name in (*commands, "--install-completion") if f" {name} " not in out] == []
     for name in commands:
-        code, out, err = run(name, "--help")
-        assert (code, err) == (0, "")
-        assert f" {name} [OPTIONS]" in out
+        assert f" {name} [OPTIONS]" in succeed(name, "--help")
 
 
-def test_version_is_one_line(run: Run) -> None:
-    code, out, err = run("--version")
-    assert (code, err) == (0, "")
-    assert re.fullmatch(r"bilstm-attention \d+\.\d+\.\d+\n", out)
+def test_version_is_one_line(succeed):
+    assert re.fullmatch(r"bilstm-attention \d+\.\d+\.\d+\n", succeed("--version"))
 
 
 @pytest.mark.parametrize("arguments", [["trian"], ["train"], ["train", "--seed", -1], ["evaluate", "--threads", 0]])
-def test_wrong_usage_has_exit_code_2(arguments: list[object], run: Run) -> None:
+def test_wrong_usage_has_exit_code_2(arguments, run):
     assert run(*arguments)[0] == 2
 
 
@@ -89,14 +108,11 @@ def test_wrong_usage_has_exit_code_2(arguments: list[object], run: Run) -> None:
         ("explain --text a --text b --seed 2 --output p.html", "['a', 'b'] None 50 2 {here}/p.html\nnow: "),
     ],
 )
-def test_stage_runs_in_the_root_and_names_the_next_step(
-    words: str, shown: str, run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stage_runs_in_the_root_and_names_the_next_step(words, shown, succeed, project, monkeypatch):
     name, *options = words.split()
     function = {"scores": "show_scores"}.get(name, name)
     monkeypatch.setattr(stages, function, lambda *arguments: print(Path.cwd(), *arguments))
-    code, out, err = run(name, *options)
-    assert (code, err) == (0, "")
+    out = succeed(name, *options)
     assert out.startswith(str(project))
     assert shown.format(here=project / "notes") in out
     assert ("now: " in out) == ("now: " in shown)
@@ -105,9 +121,7 @@ def test_stage_runs_in_the_root_and_names_the_next_step(
 @pytest.mark.parametrize(
     ("option", "variable", "threads"), [(None, None, "2"), (None, "3", "3"), ("4", "3", "4"), ("4", None, "4")]
 )
-def test_threads_come_from_option_else_environment(
-    option: str | None, variable: str | None, threads: str, run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_come_from_option_else_environment(option, variable, threads, run, project, monkeypatch):
     monkeypatch.setattr(stages, "evaluate", lambda: print(os.environ[THREADS]))
     if variable:
         monkeypatch.setenv(THREADS, variable)
@@ -127,30 +141,20 @@ FORBIDDEN = "change its permissions, or write elsewhere"
         (OSError(errno.EROFS, "no", "a.csv"), f"a.csv: Read-only file system; {FORBIDDEN}."),
     ],
 )
-def test_fault_is_one_line_on_stderr(
-    error: Exception, message: str, run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail() -> None:
-        raise error
-
-    monkeypatch.setattr(stages, "embed", fail)
-    assert run("embed") == (1, "", f"error: {message}\n")
+def test_fault_is_one_line_on_stderr(error, message, refuse, project, monkeypatch):
+    monkeypatch.setattr(stages, "embed", Mock(side_effect=error))
+    assert refuse("embed") == f"error: {message}\n"
 
 
-def test_other_system_errors_keep_their_traceback(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
-        raise OSError(errno.EIO, "broken")
-
-    monkeypatch.setattr(stages, "embed", fail)
+def test_other_system_errors_keep_their_traceback(run, project, monkeypatch):
+    monkeypatch.setattr(stages, "embed", Mock(side_effect=OSError(errno.EIO, "broken")))
     with pytest.raises(OSError, match="broken"):
         run("embed")
 
 
-def test_outside_a_project_a_stage_says_where_to_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_a_project_a_stage_says_where_to_run(refuse, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, out, err = run("prepare")
-    assert (code, out) == (1, "")
-    assert err.startswith(f"error: {tmp_path}: neither")
+    assert refuse("prepare").startswith(f"error: {tmp_path}: neither")
 
 
 @pytest.mark.parametrize(
@@ -173,18 +177,13 @@ def test_outside_a_project_a_stage_says_where_to_run(run: Run, tmp_path: Path, m
         (["apply", "-S", "train.epochs=3", "-S", "model.lstm_units"], "-S model.lstm_units: an override is written"),
     ],
 )
-def test_command_says_what_is_missing(arguments: list[object], part: str, run: Run, project: Path) -> None:
-    code, out, err = run(*arguments)
-    assert (code, out) == (1, "")
-    assert part in err
-    assert "Traceback" not in err
+def test_command_says_what_is_missing(arguments, part, refuse, project):
+    assert part in refuse(*arguments)
 
 
-def test_apply_sets_a_named_experiment_and_single_parameters(run: Run, project: Path) -> None:
+def test_apply_sets_a_named_experiment_and_single_parameters(succeed, project):
     config = ROOT / "experiments/configs/zhou2016.yaml"
-    code, out, err = run("apply", config, "-S", "train.seeds=[0, 1]", "--set", "train.epochs=3")
-    assert (code, err) == (0, "")
-    lines = out.splitlines()
+    lines = succeed("apply", config, "-S", "train.seeds=[0, 1]", "--set", "train.epochs=3").splitlines()
     assert {"train.optimizer: adam -> adadelta", "train.seeds: [0] -> [0, 1]", "train.epochs: 20 -> 3"} <= set(lines)
     # what the parameters name is not there
     assert lines[-1] == "now: bilstm-attention fetch semeval2010-task8 glove-6b && dvc repro"
@@ -192,38 +191,31 @@ def test_apply_sets_a_named_experiment_and_single_parameters(run: Run, project: 
     assert (params.train.optimizer, params.train.seeds, params.train.epochs) == ("adadelta", [0, 1], 3)
     for folder in ("semeval2010-task8", "glove-6b"):
         (project / "data/external" / folder).mkdir(parents=True)
-    assert run("apply", "-S", "train.epochs=3") == (0, "params.yaml is unchanged.\nnow: dvc repro\n", "")
-
-
-def test_apply_takes_the_name_of_a_configuration(run: Run, project: Path) -> None:
-    assert run("apply", "mr")[0] == 0
+    assert succeed("apply", "-S", "train.epochs=3") == "params.yaml is unchanged.\nnow: dvc repro\n"
+    succeed("apply", "mr")
     assert load_params(project / "params.yaml").data.format == "classes"
 
 
 @pytest.fixture
-def table(project: Path) -> Path:
+def table(project):
     """A table with two columns that may be the label."""
-    path = project / "data/own/views.csv"
-    path.parent.mkdir(parents=True)
     rows = [f"House {n} has {n + 3} lamps.,{n % 2},{n % 3}" for n in range(30)]
-    path.write_text("\n".join(["text,mood,tone", *rows]))
-    return path
+    return write(project / "data/own/views.csv", "\n".join(["text,mood,tone", *rows]))
 
 
-def test_init_writes_a_config_that_apply_takes(run: Run, project: Path, table: Path) -> None:
-    code, out, err = run("init", os.path.relpath(table), "--label", "tone")
+def test_init_writes_a_config_that_apply_takes(succeed, project, table):
+    out = succeed("init", os.path.relpath(table), "--label", "tone")
     config = project / "experiments/configs/views.yaml"
-    assert (code, err) == (0, "")
     assert out.splitlines()[0] == "data/own: table, utf-8; train: views.csv"
     assert out.splitlines()[-2:] == [f"wrote {config}", "now: bilstm-attention apply views && dvc repro"]
     # a folder of that name is no config
     Path("views").mkdir()
-    assert run("apply", "views")[0] == 0
+    succeed("apply", "views")
     data = load_params(project / "params.yaml").data
     assert (data.folder, data.train, data.test, data.label) == ("data/own", "views.csv", None, "tone")
 
 
-def test_init_overwrites_a_config_by_force_alone(run: Run, project: Path, table: Path) -> None:
+def test_init_overwrites_a_config_by_force_alone(run, project, table):
     own = project / "notes/my own.yaml"
     arguments = ("init", table, "--text", "text", "--label", "mood", "-o", own)
     code, out, _ = run(*arguments)
@@ -238,7 +230,7 @@ def test_init_overwrites_a_config_by_force_alone(run: Run, project: Path, table:
     assert run("init", table, "--label", "mood", "-o", project, "--force")[0] == 2
 
 
-def test_init_asks_on_a_terminal_alone(run: Run, project: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_init_asks_on_a_terminal_alone(run, project, table, monkeypatch):
     code, _, err = run("init", table)
     assert (code, len(err.splitlines())) == (1, 1)
     assert "any of the columns mood, tone; name it with --label COLUMN" in err
@@ -251,36 +243,33 @@ def test_init_asks_on_a_terminal_alone(run: Run, project: Path, table: Path, mon
     assert "label: tone" in (project / "experiments/configs/views.yaml").read_text()
 
 
-def test_score_names_the_nearest_label_of_the_key(run: Run, tmp_path: Path) -> None:
+def test_score_names_the_nearest_label_of_the_key(refuse, tmp_path):
     for name, label in (("gold", "per:title(e1,e2)"), ("answers", "per:titel(e1,e2)")):
         (tmp_path / name).write_text(f"1\t{label}\n")
-    code, out, err = run("score", tmp_path / "gold", tmp_path / "answers")
-    assert (code, out) == (1, "")
+    err = refuse("score", tmp_path / "gold", tmp_path / "answers")
     assert "answers:1: unknown label 'per:titel(e1,e2)'; did you mean 'per:title(e1,e2)'?" in err
 
 
-def test_fetch_without_names_lists_the_catalogue(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_without_names_lists_the_catalogue(succeed, project, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    code, out, err = run("fetch")
-    assert (code, err) == (0, "")
+    out = succeed("fetch")
     words = {word for row in catalog.describe() for key in ("name", "source", "size") for word in row[key].split(", ")}
     assert [word for word in words if word not in out] == []
     assert max(map(len, out.splitlines())) <= 80
     assert not (project / "data").exists()
 
 
-def test_fetch_passes_on_names_and_mirror(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_passes_on_names_and_mirror(succeed, project, monkeypatch):
     calls: list[tuple[object, ...]] = []
     monkeypatch.setattr(catalog, "fetch", lambda *arguments, progress: calls.append(arguments))
-    code, out, _ = run("fetch", "mr", "glove-6b", "--mirror", "/mirror")
-    assert code == 0
+    out = succeed("fetch", "mr", "glove-6b", "--mirror", "/mirror")
     external = project / "data/external"
     assert calls == [("mr", external, "/mirror"), ("glove-6b", external, "/mirror")]
     assert "apply CONFIG, which is one of best, keras_snippet, mr, zhou2016-tuned, zhou2016\n" in out
-    assert "which is one of best, zhou2016-tuned, zhou2016\n" in run("fetch", "semeval2010-task8")[1]
+    assert "which is one of best, zhou2016-tuned, zhou2016\n" in succeed("fetch", "semeval2010-task8")
 
 
-def test_interrupted_sweep_says_that_it_resumes(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_sweep_says_that_it_resumes(run, project, monkeypatch):
     search = Mock(side_effect=KeyboardInterrupt)
     monkeypatch.setattr("bilstm_attention.search.commands.sweep", search)
     options = ("--trials", 6, "--hours", 2, "--workers", 1, "--storage", "sqlite:///s.db", "--heartbeat", 3)
@@ -292,11 +281,10 @@ def test_interrupted_sweep_says_that_it_resumes(run: Run, project: Path, monkeyp
     assert "stopped; the same command goes on from here." in err
 
 
-def test_promote_says_how_to_serve(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_promote_says_how_to_serve(succeed, project, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr("bilstm_attention.tracking.registry.promote", print)
-    code, out, err = run("promote", "--run", "best", "--if-better")
-    assert (code, err) == (0, "")
+    out = succeed("promote", "--run", "best", "--if-better")
     assert out.startswith("sample sample best True\n")
     assert f"MLFLOW_TRACKING_URI=sqlite:///{project}/experiments/mlflow.db \\\n" in out
     assert "mlflow models serve -m models:/sample@champion --env-manager local --port 5001" in out

@@ -3,23 +3,14 @@
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.conftest import refusal
 
-from bilstm_attention.config import (
-    Params,
-    apply_overrides,
-    config_text,
-    flatten,
-    load_params,
-    parse_override,
-    read_overrides,
-    with_overrides,
-)
+from bilstm_attention import config as config_module
+from bilstm_attention.config import Params, apply_overrides, flatten, load_params, parse_override, read_overrides
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "experiments/configs").glob("*.yaml"))
@@ -42,23 +33,23 @@ def comments(text: str) -> list[str]:
         ("data.folder=no", ("data.folder", "no")),
     ],
 )
-def test_override_is_read_as_yaml(text: str, parsed: tuple[str, Any]) -> None:
+def test_override_is_read_as_yaml(text, parsed):
     assert parse_override(text) == parsed
 
 
 @pytest.mark.parametrize("text", ["model.lstm_units", "=3", "train.seeds=[0"])
-def test_malformed_override_is_quoted(text: str) -> None:
+def test_malformed_override_is_quoted(text):
     assert refusal(lambda: parse_override(text)).startswith(f"-S {text}: ")
 
 
-def test_nested_file_is_read_as_dotted_overrides(tmp_path: Path) -> None:
+def test_nested_file_is_read_as_dotted_overrides(tmp_path):
     path = tmp_path / "named.yaml"
     path.write_text("data:\n  format: classes\n  train: {positive (+): a, neg: b}\n  test:\n")
     assert read_overrides(path) == {**flatten(Params()), **CLASSES}
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_named_experiment_is_applied_whole_and_led_back(config: Path, file: Path) -> None:
+def test_named_experiment_is_applied_whole_and_led_back(config, file):
     before, changes = file.read_bytes(), read_overrides(config)
     # whatever was applied before
     apply_overrides(file, read_overrides(ROOT / "experiments/configs/best.yaml"))
@@ -68,16 +59,16 @@ def test_named_experiment_is_applied_whole_and_led_back(config: Path, file: Path
     assert file.read_bytes() == before
 
 
-def test_config_text_is_read_as_the_same_parameters(tmp_path: Path) -> None:
-    params = with_overrides(Params(), {**CLASSES, "train.seeds": [3, 4], "data.folder": "a\u2028b"})
+def test_config_text_is_read_as_the_same_parameters(tmp_path):
+    params = config_module.with_overrides(Params(), {**CLASSES, "train.seeds": [3, 4], "data.folder": "a\u2028b"})
     path = tmp_path / "named.yaml"
-    path.write_text(config_text(params, "two seeds"), encoding="utf-8")
+    path.write_text(config_module.config_text(params, "two seeds"), encoding="utf-8")
     assert path.read_text(encoding="utf-8").startswith("# two seeds\n")
     assert "seeds: [3, 4]" in path.read_text(encoding="utf-8")
     assert read_overrides(path) == flatten(params)
 
 
-def test_applying_keeps_comments_order_and_other_lines(file: Path) -> None:
+def test_applying_keeps_comments_order_and_other_lines(file):
     before = file.read_text()
     apply_overrides(file, {"train.seeds": [0, 1], "model.lstm_units": 20, "train.clip_norm": None})
     after = file.read_text()
@@ -86,7 +77,7 @@ def test_applying_keeps_comments_order_and_other_lines(file: Path) -> None:
     assert [line.partition("#")[0].strip() for line in changed] == ["lstm_units: 20", "seeds: [0, 1]", "clip_norm:"]
 
 
-def test_illegal_overrides_write_nothing(file: Path) -> None:
+def test_illegal_overrides_write_nothing(file):
     before, written = file.read_bytes(), file.stat().st_mtime_ns
     message = refusal(lambda: apply_overrides(file, {"train.epochs": 3, "model.lstm_units": 0}))
     assert f"{file} with overrides: model.lstm_units" in message
@@ -107,11 +98,11 @@ VALUES = {
 }
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(overrides={"data.folder": "\x85"}).via("a line break that YAML would fold")
 @example(overrides={"data.folder": "a\u2028b \x7f\t\u00ad\ufeff "}).via("what does not print")
 @given(overrides=st.fixed_dictionaries({}, optional=VALUES))
-def test_applied_values_are_loaded_and_others_unchanged(overrides: dict[str, Any], tmp_path: Path) -> None:
+def test_applied_values_are_loaded_and_others_unchanged(overrides, tmp_path):
     file = Path(shutil.copy(ROOT / "params.yaml", tmp_path))
     applied = apply_overrides(file, overrides)
     defaults = flatten(Params())

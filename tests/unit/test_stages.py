@@ -1,14 +1,14 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
+from tests.small import write, write_blocks
 
 from bilstm_attention import stages
-from bilstm_attention.config import Params, Train, read_overrides, with_overrides
+from bilstm_attention.config import Embeddings, Params, Train, read_overrides, with_overrides
 from bilstm_attention.errors import ParamsError
 from bilstm_attention.stages import _warn_of_first_weights, _write_live
 
@@ -18,9 +18,7 @@ from bilstm_attention.stages import _warn_of_first_weights, _write_live
     [lambda: stages.train(0), stages.evaluate, lambda: stages.explain([], "dev", 1, None, Path("page.html"))],
     ids=["train", "evaluate", "explain"],
 )
-def test_wrong_parameter_is_an_error_before_tensorflow(
-    stage: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_parameter_is_an_error_before_tensorflow(stage, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stages, "start_tensorflow", lambda: pytest.fail("TensorFlow is started"))
     Path("params.yaml").write_text("model: {lstm_unit: 3}")
@@ -28,10 +26,9 @@ def test_wrong_parameter_is_an_error_before_tensorflow(
         stage()
 
 
-def test_best_takes_another_relation_corpus_by_its_data_alone(tmp_path: Path) -> None:
+def test_best_takes_another_relation_corpus_by_its_data_alone(tmp_path):
     labels = ["no_relation", "org:site(e2,e1)", "org:site(e1,e2)"]
-    blocks = (f'{n}\t" <e1> a{n} </e1> of <e2> b </e2> "\n{label}\n\n\n' for n, label in enumerate(labels))
-    (tmp_path / "all.txt").write_text("".join(blocks))
+    write_blocks(tmp_path / "all.txt", [f" <e1> a{n} </e1> of <e2> b </e2> " for n in range(3)], labels, end="\n")
     files = dict.fromkeys(("data.train", "data.dev", "data.test"), "all.txt")
     best = read_overrides(Path(__file__).parents[2] / "experiments/configs/best.yaml")
     kbp37 = {"data.format": "kbp37", "data.folder": str(tmp_path), **files}
@@ -39,7 +36,7 @@ def test_best_takes_another_relation_corpus_by_its_data_alone(tmp_path: Path) ->
     assert json.loads((tmp_path / "data/prepared/labels.json").read_text()) == labels[:0:-1] + labels[:1]
 
 
-def test_live_files_have_the_layout_of_dvclive(tmp_path: Path) -> None:
+def test_live_files_have_the_layout_of_dvclive(tmp_path):
     history: list[dict[str, Any]] = []
     for epoch, loss in ((1, 0.1 + 0.2), (2, 1e-05)):
         history.append({"epoch": epoch, "loss": loss, "dev_loss": 1.0, "dev_accuracy": 50.0, "dev_macro_f1": 40.0})
@@ -53,38 +50,29 @@ def test_live_files_have_the_layout_of_dvclive(tmp_path: Path) -> None:
     }
 
 
-def test_average_that_holds_much_of_the_first_step_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_average_that_holds_much_of_the_first_step_is_warned_of(capsys):
     _warn_of_first_weights(Train(epochs=18, ema=0.998), steps=31)
     warning = capsys.readouterr().err
     # 0.998 to the power of 557
     assert "after 558 steps 33 % of the averaged weights are still those of the first step" in warning
     assert "at most 0.994 leaves 5 %" in warning
-    enough = ((0.994, 18, 31), (0.998, 18, 245), (0.0, 1, 2), (0.9, 1, 1))
-    for ema, epochs, steps in enough:
+    for ema, epochs, steps in ((0.994, 18, 31), (0.998, 18, 245), (0.0, 1, 2), (0.9, 1, 1)):
         _warn_of_first_weights(Train(epochs=epochs, ema=ema), steps)
     assert not capsys.readouterr().err
 
 
-def test_embed_prints_the_warnings_that_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    prepared = tmp_path / "data/prepared"
-    prepared.mkdir(parents=True)
-    (prepared / "words.csv").write_text("word,count\nthe,3\n")
-    pd.DataFrame({"tokens": [["the"]]}).to_parquet(prepared / "dev.parquet")
-    (tmp_path / "v.txt").write_text("The 1 2\nThe 3 4\n\n")
-    params = with_overrides(
-        Params(),
-        {"embeddings.source": "file", "embeddings.path": str(tmp_path / "v.txt"), "embeddings.dimension": 2},
-    )
-    stages.embed(params, tmp_path)
+def test_embed_prints_the_warnings_that_it_writes(tmp_path, capsys):
+    write(tmp_path / "data/prepared/words.csv", "word,count\nthe,3\n")
+    write(tmp_path / "data/prepared/dev.parquet", pd.DataFrame({"tokens": [["the"]]}).to_parquet())
+    vectors = write(tmp_path / "v.txt", "The 1 2\nThe 3 4\n\n")
+    stages.embed(Params(embeddings=Embeddings(source="file", path=str(vectors), dimension=2)), tmp_path)
     warnings = json.loads((tmp_path / "data/embeddings/coverage.json").read_text())["warnings"]
     assert len(warnings) == 2
     assert capsys.readouterr().err.splitlines() == [f"warning: {warning}" for warning in warnings]
 
 
 @pytest.mark.parametrize(("low", "told"), [(59.0, True), (60.0, True), (61.0, False)])
-def test_evaluate_says_when_a_baseline_is_not_clearly_beaten(
-    low: float, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate_says_when_a_baseline_is_not_clearly_beaten(low, told, tmp_path, monkeypatch, capsys):
     summary = {"mean": 65.0, "low": low, "high": 70.0}
     baselines = {"majority": {"accuracy": 40.0}, "tfidf_logistic": {"accuracy": 60.0}}
     result = SimpleNamespace(scores={"test": {"accuracy": summary}, "baselines": baselines})

@@ -11,6 +11,12 @@ from bilstm_attention.data.splits import SPLITS, Split, make_splits, sentence_ke
 COLUMNS = ["id", "text", "label", "source"]
 
 
+def corpus_table(labels: list[str], texts: list[str], name: str) -> pd.DataFrame:
+    """A table with the columns `COLUMNS`, numbered from 1, of a file of this name."""
+    numbers = [str(n) for n in range(1, len(labels) + 1)]
+    return pd.DataFrame({"id": numbers, "text": texts, "label": labels, "source": [f"{name}:{n}" for n in numbers]})
+
+
 def read_index(data: Data) -> pd.DataFrame:
     """The rows that `read_corpus` returns."""
     with TemporaryFile() as file:

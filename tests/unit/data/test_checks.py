@@ -1,7 +1,6 @@
 import numpy as np
-import pandas as pd
 import pytest
-from tests.unit.data.tables import index_rows
+from tests.unit.data.tables import corpus_table, index_rows
 
 from bilstm_attention.config import Data
 from bilstm_attention.data.checks import corpus_warnings
@@ -10,9 +9,7 @@ from bilstm_attention.data.splits import SPLITS
 
 def warnings(labels: list[str], texts: list[str] | None = None, splits: str = "", **settings: object) -> list[str]:
     """Of a corpus whose rows are in train, or in the splits of these first letters."""
-    numbers = [str(n) for n in range(1, len(labels) + 1)]
-    table = {"id": numbers, "text": texts or [f"sentence {n}" for n in numbers], "label": labels}
-    rows = index_rows(train=pd.DataFrame({**table, "source": [f"t.csv:{n}" for n in numbers]}))
+    rows = index_rows(train=corpus_table(labels, texts or [f"sentence {n}" for n in range(len(labels))], "t.csv"))
     codes = [[name[:2] for name in SPLITS].index(name) for name in splits.split()] or [0] * len(labels)
     return corpus_warnings(rows, np.array(codes, np.int8), Data(**settings), {}, 0)
 
@@ -73,10 +70,7 @@ def test_contradicting_labels_and_test_sentences_in_train_are_named():
 
 
 def test_unclean_texts_and_empty_entities_are_counted():
-    labels = ["a", "b"] * 100
-    rows = index_rows(
-        train=pd.DataFrame({"id": "x", "text": [f"{n} x" for n in range(200)], "label": labels, "source": "t:1"})
-    )
+    rows = index_rows(train=corpus_table(["a", "b"] * 100, [f"{n} x" for n in range(200)], "t"))
     splits = np.arange(200, dtype=np.int8) % 3
     found = corpus_warnings(rows, splits, Data(format="table"), {"html": 3, "urls": 2}, 4)
     assert found == [

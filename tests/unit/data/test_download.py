@@ -4,13 +4,14 @@ import gzip
 import hashlib
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+from tests.small import write
 
 from bilstm_attention.data import download
 from bilstm_attention.data.download import CATALOG, Entry, File, describe, fetch, fetch_entry
@@ -34,13 +35,16 @@ def known(path: str, content: bytes, address: str | None = None) -> File:
 
 def content_entry(*addresses: str | None, checksum: str | None = sha256(CONTENT)) -> Entry:
     """An entry of one file of `CONTENT` for each address: a.txt, b.txt."""
-    return entry(
-        *(File(f"{name}.txt", checksum, len(CONTENT), url) for name, url in zip("ab", addresses, strict=False))
-    )
+    files = zip("ab", addresses, strict=False)
+    return entry(*(File(f"{name}.txt", checksum, len(CONTENT), url) for name, url in files))
 
 
-def stored(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.name != "toy" and path.suffix != ".part"]
+def refused(folder: Path, message: str, toy: Entry, mirror: object = None) -> str:
+    """The message of a fetch that fails and stores nothing."""
+    with pytest.raises(FetchError, match=message) as caught:
+        fetch_entry(toy, folder, mirror and str(mirror), progress=False)
+    assert [path for path in folder.rglob("*") if path.name != "toy" and path.suffix != ".part"] == []
+    return str(caught.value)
 
 
 class Server(ThreadingHTTPServer):
@@ -68,7 +72,7 @@ class Server(ThreadingHTTPServer):
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(tmp_path, monkeypatch):
     """Serves `tmp_path / "mirror"`."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     (tmp_path / "mirror").mkdir()
@@ -79,7 +83,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         server.shutdown()
 
 
-def test_catalogue_has_checksums_encrypted_addresses_and_licences() -> None:
+def test_catalogue_has_checksums_encrypted_addresses_and_licences():
     for each in CATALOG.values():
         for file in (*each.files, *each.alternates):
             assert file.sha256 is None or re.fullmatch("[0-9a-f]{64}", file.sha256), file
@@ -96,53 +100,41 @@ def test_catalogue_has_checksums_encrypted_addresses_and_licences() -> None:
 @pytest.mark.parametrize(
     ("name", "files"),
     [
-        ("semeval2010-task8", {"TRAIN_FILE.TXT", "TEST_FILE_FULL.TXT"}),
-        ("glove-6b", {"glove.6B.50d.txt"}),
-        ("mr", {"rt-polarity.pos", "rt-polarity.neg"}),
+        ("semeval2010-task8", ["TEST_FILE_FULL.TXT", "TRAIN_FILE.TXT"]),
+        ("glove-6b", ["glove.6B.50d.txt"]),
+        ("mr", ["rt-polarity.neg", "rt-polarity.pos"]),
     ],
 )
-def test_real_files_come_from_a_mirror_folder(real_data: Path, tmp_path: Path, name: str, files: set[str]) -> None:
-    paths = fetch(name, tmp_path, mirror=str(real_data))
-    assert {path.relative_to(tmp_path / name).as_posix() for path in paths} == files
+def test_real_files_come_from_a_mirror_folder(real_data, tmp_path, name, files):
+    assert sorted(fetch(name, tmp_path, mirror=str(real_data))) == [tmp_path / name / file for file in files]
 
 
-def test_files_come_from_their_addresses_with_progress_on_stderr(
-    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "mirror/deep").mkdir()
+def test_files_come_from_their_addresses_with_progress_on_stderr(tmp_path, server, capsys):
     for name in "ab":
-        (tmp_path / "mirror/deep" / name).write_bytes(name.encode())
+        write(tmp_path / "mirror/deep" / name, name)
     toy = entry(*(known(f"{name}.txt", name.encode(), f"{server.url}/deep/{name}") for name in "ab"))
     paths = fetch_entry(toy, tmp_path / "external", progress=False)
     assert capsys.readouterr().err == ""
     assert [path.read_bytes() for path in paths] == [b"a", b"b"]
     assert sorted((tmp_path / "external").rglob("*")) == [tmp_path / "external/toy", *paths]
-    assert paths[0].stat().st_mode & 0o044
+    # a correct file is not requested again
+    assert fetch_entry(toy, tmp_path / "external", progress=False) == paths
+    assert server.requested == ["/deep/a", "/deep/b"]
+    assert f"{paths[0]}: exists, sha256 verified" in capsys.readouterr().out
     fetch_entry(toy, tmp_path / "again", progress=True)
     assert "1.00/1.00" in capsys.readouterr().err
 
 
-def test_correct_file_is_not_requested_again(
-    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "mirror/a").write_bytes(b"content")
-    toy = entry(known("a", b"content", f"{server.url}/a"))
-    assert fetch_entry(toy, tmp_path, progress=False) == fetch_entry(toy, tmp_path, progress=False)
-    assert server.requested == ["/a"]
-    assert f"{tmp_path}/toy/a: exists, sha256 verified" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("place", ["toy/a.txt", "plaything/a.txt", "a.txt", "toy/a.txt.gz"])
 @pytest.mark.parametrize("kind", ["folder", "http URL", "http URL with a slash"])
-def test_mirror_may_hold_a_file_under_any_known_name(tmp_path: Path, server: Server, place: str, kind: str) -> None:
-    mirror = tmp_path / "mirror"
-    (mirror / place).parent.mkdir(exist_ok=True)
-    (mirror / place).write_bytes(gzip.compress(b"content") if place.endswith(".gz") else b"content")
-    address = {"folder": str(mirror), "http URL": server.url}.get(kind, f"{server.url}/")
+def test_mirror_may_hold_a_file_under_any_known_name(tmp_path, server, place, kind):
+    write(tmp_path / "mirror" / place, gzip.compress(b"content") if place.endswith(".gz") else b"content")
+    address = {"folder": str(tmp_path / "mirror"), "http URL": server.url}.get(kind, f"{server.url}/")
     toy = entry(known("a.txt", b"content"), folders=("plaything",))
     [path] = fetch_entry(toy, tmp_path / "external", mirror=address, progress=False)
     assert path == tmp_path / "external/toy/a.txt"
     assert path.read_bytes() == b"content"
+    assert path.stat().st_mode & 0o044
     assert list(path.parent.iterdir()) == [path]
     tried = ["/toy/a.txt", "/plaything/a.txt", "/a.txt", "/toy/a.txt.gz"]
     assert server.requested == (tried[: tried.index(f"/{place}") + 1] if "http" in kind else [])
@@ -161,18 +153,10 @@ GLOVE = entry(known("v.zip", b"archive"), alternates=(known("v.50d.txt", VECTORS
         (["v.50d.txt", "v.200d.txt.gz"], ["v.50d.txt", "v.200d.txt"]),
     ],
 )
-def test_mirror_without_the_archive_gives_its_vector_files(
-    tmp_path: Path,
-    server: Server,
-    capsys: pytest.CaptureFixture[str],
-    held: list[str],
-    fetched: list[str],
-    over_http: bool,
-) -> None:
-    packed = gzip.compress(VECTORS)
-    contents = {"v.zip": b"archive", "v.50d.txt": VECTORS, "v.50d.txt.gz": packed, "v.200d.txt.gz": packed}
+def test_mirror_without_the_archive_gives_its_vector_files(tmp_path, server, capsys, held, fetched, over_http):
     for name in held:
-        (tmp_path / "mirror" / name).write_bytes(contents[name])
+        content = b"archive" if name == "v.zip" else VECTORS
+        write(tmp_path / "mirror" / name, gzip.compress(content) if name.endswith(".gz") else content)
     mirror = server.url if over_http else str(tmp_path / "mirror")
     paths = fetch_entry(GLOVE, tmp_path / "external", mirror=mirror, progress=False)
     assert [path.name for path in paths] == fetched
@@ -183,10 +167,10 @@ def test_mirror_without_the_archive_gives_its_vector_files(
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["a server with ranges", "without"])
 @pytest.mark.parametrize("left", [b"0123", b"0123456789", b"wrong"])
-def test_cut_off_download_resumes(tmp_path: Path, server: Server, left: bytes, ranges: bool) -> None:
+def test_cut_off_download_resumes(tmp_path, server, left, ranges):
     content, sent = b"0123456789", list[bytes]()
 
-    def answer(handler: BaseHTTPRequestHandler) -> None:
+    def answer(handler):
         start = int(handler.headers.get("Range", "bytes=0-")[6:-1]) if ranges else 0
         sent.append(content[start:])
         handler.send_response(416 if start >= len(content) else 206 if start else 200)
@@ -195,9 +179,7 @@ def test_cut_off_download_resumes(tmp_path: Path, server: Server, left: bytes, r
         handler.wfile.write(sent[-1])
 
     server.answer = answer
-    part = tmp_path / "toy/a.txt.part"
-    part.parent.mkdir()
-    part.write_bytes(left)
+    write(tmp_path / "toy/a.txt.part", left)
     toy = entry(known("a.txt", content, f"{server.url}/a.txt"))
     if ranges and left != b"0123":
         # no such bytes, or not those of this file: the next start is from the beginning
@@ -210,35 +192,29 @@ def test_cut_off_download_resumes(tmp_path: Path, server: Server, left: bytes, r
 
 
 @pytest.mark.parametrize("over_http", [False, True])
-def test_wrong_content_is_refused_with_both_checksums(tmp_path: Path, server: Server, over_http: bool) -> None:
+def test_wrong_content_is_refused_with_both_checksums(tmp_path, server, over_http):
     wrong = CONTENT[:-1] + b"x"
-    (tmp_path / "mirror/a.txt").write_bytes(wrong)
+    write(tmp_path / "mirror/a.txt", wrong)
     mirror = server.url if over_http else str(tmp_path / "mirror")
-    with pytest.raises(FetchError) as caught:
-        fetch_entry(content_entry(None), tmp_path / "external", mirror=mirror, progress=False)
-    for part in (sha256(CONTENT), hashlib.sha256(wrong).hexdigest(), mirror):
-        assert part in str(caught.value)
-    assert stored(tmp_path / "external") == []
+    message = refused(tmp_path / "external", "known hash", content_entry(None), mirror)
+    assert all(part in message for part in (sha256(CONTENT), sha256(wrong), mirror))
 
 
-def test_wrong_file_that_exists_is_named_and_left_unchanged(tmp_path: Path) -> None:
-    target = tmp_path / "external/toy/a.txt"
-    target.parent.mkdir(parents=True)
-    target.write_bytes(b"edited by hand")
-    (tmp_path / "a.txt").write_bytes(CONTENT)
-    with pytest.raises(
-        FetchError, match=rf"{target}: exists, but its sha256 is .*, not {sha256(CONTENT)}; .* delete it"
-    ):
+def test_wrong_file_that_exists_is_named_and_left_unchanged(tmp_path):
+    target = write(tmp_path / "external/toy/a.txt", b"edited by hand")
+    write(tmp_path / "a.txt", CONTENT)
+    message = rf"{target}: exists, but its sha256 is .*, not {sha256(CONTENT)}; .* delete it"
+    with pytest.raises(FetchError, match=message):
         fetch_entry(content_entry(None), tmp_path / "external", mirror=str(tmp_path))
     assert target.read_bytes() == b"edited by hand"
 
 
-def test_fault_in_one_file_keeps_the_correct_ones(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(CONTENT)
-    (tmp_path / "b.txt").write_bytes(b"wrong")
+def test_fault_in_one_file_keeps_the_correct_ones(tmp_path):
+    write(tmp_path / "a.txt", CONTENT)
+    write(tmp_path / "b.txt", b"wrong")
     with pytest.raises(FetchError, match=r"b\.txt"):
         fetch_entry(content_entry(None, None), tmp_path / "external", mirror=str(tmp_path))
-    assert stored(tmp_path / "external") == [tmp_path / "external/toy/a.txt"]
+    assert list((tmp_path / "external/toy").iterdir()) == [tmp_path / "external/toy/a.txt"]
 
 
 def body(content: bytes, length: int | None = None, wait: bool = False) -> Answer:
@@ -268,29 +244,23 @@ def body(content: bytes, length: int | None = None, wait: bool = False) -> Answe
     ],
     ids=["404", "500", "truncated", "empty", "silent", "silent after some bytes"],
 )
-def test_failing_server_stores_nothing(
-    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, answer: Answer, message: str
-) -> None:
+def test_failing_server_stores_nothing(tmp_path, server, monkeypatch, answer, message):
     if "timed out" in message:
         monkeypatch.setattr(download, "TIMEOUT", 0.5)
     server.answer, address = answer, f"{server.url}/a.txt"
-    with pytest.raises(FetchError, match=message) as caught:
-        fetch_entry(content_entry(address), tmp_path / "external", progress=False)
-    assert address in str(caught.value)
-    assert stored(tmp_path / "external") == []
+    assert address in refused(tmp_path / "external", message, content_entry(address))
 
 
-def test_refused_connection_is_one_plain_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_connection_is_one_plain_line(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.socket() as bound:  # not listening: the port is taken, and nothing answers
         bound.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{bound.getsockname()[1]}/a.txt"
-        with pytest.raises(FetchError, match=rf"^\S+a\.txt: not fetched from {address}: .*Connection refused; [^\n]*$"):
-            fetch_entry(content_entry(address), tmp_path, progress=False)
-    assert stored(tmp_path) == []
+        message = rf"^\S+a\.txt: not fetched from {address}: .*Connection refused; [^\n]*$"
+        refused(tmp_path, message, content_entry(address))
 
 
-def test_mirror_without_the_files_lists_where_it_looked(tmp_path: Path) -> None:
+def test_mirror_without_the_files_lists_where_it_looked(tmp_path):
     (tmp_path / "mirror").mkdir()
     with pytest.raises(FetchError) as caught:
         fetch("glove-6b", tmp_path / "external", mirror=str(tmp_path / "mirror"))
@@ -307,7 +277,7 @@ def test_mirror_without_the_files_lists_where_it_looked(tmp_path: Path) -> None:
         ("mr", "ftp://example.org/data", "no such folder; use a folder or an http or https URL"),
     ],
 )
-def test_impossible_request_says_what_is_possible(tmp_path: Path, name: str, mirror: str | None, message: str) -> None:
+def test_impossible_request_says_what_is_possible(tmp_path, name, mirror, message):
     with pytest.raises(FetchError, match=message):
         fetch(name, tmp_path, mirror=mirror)
     assert list(tmp_path.iterdir()) == []
@@ -319,15 +289,14 @@ def test_impossible_request_says_what_is_possible(tmp_path: Path, name: str, mir
     ids=["truncated", "not gzip", "damaged"],
 )
 @pytest.mark.parametrize("checksum", [sha256(CONTENT), None], ids=["checksum", "none"])
-def test_damaged_gzip_is_refused(tmp_path: Path, packed: bytes, checksum: str | None) -> None:
-    (tmp_path / "a.txt.gz").write_bytes(packed)
-    with pytest.raises(FetchError, match="not a complete gzip file"):
-        fetch_entry(content_entry(None, checksum=checksum), tmp_path / "external", mirror=str(tmp_path))
-    assert stored(tmp_path / "external") == []
+def test_damaged_gzip_is_refused(tmp_path, packed, checksum):
+    write(tmp_path / "mirror/a.txt.gz", packed)
+    toy = content_entry(None, checksum=checksum)
+    refused(tmp_path / "external", "not a complete gzip file", toy, tmp_path / "mirror")
 
 
-def test_folder_that_cannot_be_made_or_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(CONTENT)
-    (tmp_path / "external").write_bytes(b"in the way")
+def test_folder_that_cannot_be_made_or_written_is_named(tmp_path):
+    write(tmp_path / "a.txt", CONTENT)
+    write(tmp_path / "external", "in the way")
     with pytest.raises(FetchError, match=r"external.*(Not a directory|File exists).*check free space"):
         fetch_entry(content_entry(None), tmp_path / "external", mirror=str(tmp_path))

@@ -3,14 +3,13 @@
 `tests/slow/test_encoder.py` reads a real folder.
 """
 
-import json
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.decomposition import PCA
+from tests.small import write
 from threadpoolctl import threadpool_info
 
 from bilstm_attention.config import Embeddings
@@ -21,10 +20,11 @@ from bilstm_attention.data.tokens import SPECIALS
 from bilstm_attention.errors import DataError, ParamsError
 
 SIZE = 8
+BERT = {"model_type": "bert", "hidden_act": "gelu", "hidden_size": SIZE}
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch) -> Path:
+def folder(tmp_path, monkeypatch):
     """An encoder that knows every word but `zebra`, and makes SIZE random numbers of each."""
 
     def encode(_, words):
@@ -35,13 +35,7 @@ def folder(tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.setattr(encoder, "_encode", encode)
     for name in FILES:
         (tmp_path / name).touch()
-    return write_config(tmp_path)
-
-
-def write_config(folder: Path, **changes) -> Path:
-    config = {"model_type": "bert", "hidden_act": "gelu", "hidden_size": SIZE} | changes
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+    return write(tmp_path / "config.json", BERT).parent
 
 
 def test_reduced_vectors_are_the_principal_components_scaled_to_the_spread():
@@ -82,22 +76,17 @@ def test_missing_file_is_named(folder, name):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("config", "message"),
     [
-        ({"model_type": "mpnet"}, "a mpnet with gelu, not a bert with gelu; legal is"),
-        ({"hidden_act": "relu"}, "a bert with relu, not a bert with gelu; legal is"),
-        ({"hidden_size": "x"}, "not the configuration of a BERT"),
+        ({**BERT, "model_type": "mpnet"}, "a mpnet with gelu, not a bert with gelu; legal is"),
+        ({**BERT, "hidden_act": "relu"}, "a bert with relu, not a bert with gelu; legal is"),
+        ({**BERT, "hidden_size": "x"}, "not the configuration of a BERT"),
+        *((damaged, "not the configuration of a BERT") for damaged in ("{", "[]", "{}")),
     ],
 )
-def test_other_models_are_refused(folder, changes, message):
+def test_other_models_are_refused(folder, config, message):
+    write(folder / "config.json", config)
     with pytest.raises(DataError, match=f"config.json: {message}"):
-        encode_words(write_config(folder, **changes), ["a", "b"], 2)
-
-
-@pytest.mark.parametrize("text", ["{", "[]", "{}"])
-def test_a_damaged_config_is_an_error(folder, text):
-    (folder / "config.json").write_text(text)
-    with pytest.raises(DataError, match=r"config\.json: not the configuration of a BERT"):
         encode_words(folder, ["a", "b"], 2)
 
 

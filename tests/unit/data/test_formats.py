@@ -3,18 +3,16 @@ import gzip
 import json
 import lzma
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import pandas as pd
 import pytest
+from tests.conftest import refusal
+from tests.small import write
 from tests.unit.data.tables import read_index, read_split
 
-from bilstm_attention.config import Data, Tokens
-from bilstm_attention.data.corpus import read_chunks, read_corpus
+from bilstm_attention.config import Data
 from bilstm_attention.data.formats import split_sources
 from bilstm_attention.data.relations import marking_fault
-from bilstm_attention.data.splits import make_splits
-from bilstm_attention.data.tokens import MARKERS, encode_examples
 from bilstm_attention.errors import DataError
 
 FIRST = '1\t"A <e1>kettle</e1> stood on the <e2>stove</e2>."'
@@ -22,14 +20,13 @@ SECOND = '2\t"The <e2>shed</e2> kept "old" <e1>rakes</e1> dry."'
 SEMEVAL = f"{FIRST}\r\nOther\r\nComment:\r\n\r\n{SECOND}\r\nContent-Container(e1,e2) \r\nComment: a shed\r\n\r\n"
 
 
-def semeval(folder: Path, content: str | bytes, name: str = "train.txt") -> Data:
-    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    return Data(format="semeval2010", folder=str(folder), train=name, test=None)
-
-
 def table(folder: Path, name: str, content: str | bytes, **settings: object) -> Data:
-    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    write(folder / name, content)
     return Data.model_validate({"format": "table", "folder": str(folder), "train": name, "test": None, **settings})
+
+
+def semeval(folder: Path, content: str | bytes, name: str = "train.txt") -> Data:
+    return table(folder, name, content, format="semeval2010")
 
 
 def rows_of(data: Data) -> list[list[str]]:
@@ -37,17 +34,24 @@ def rows_of(data: Data) -> list[list[str]]:
 
 
 def faults(data: Data) -> list[str]:
-    with pytest.raises(DataError) as caught:
-        read_index(data)
-    return str(caught.value).replace(data.folder + "/", "").split("\n")
+    return refusal(lambda: read_index(data), DataError).replace(data.folder + "/", "").split("\n")
 
 
-def test_semeval_file_gives_one_row_per_block(tmp_path):
-    found = read_split(semeval(tmp_path, SEMEVAL), "train")
-    assert found[["id", "text", "label", "source"]].values.tolist() == [
-        ["1", FIRST[3:-1], "Other", f"{tmp_path}/train.txt:1"],
-        ["2", SECOND[3:-1], "Content-Container(e1,e2)", f"{tmp_path}/train.txt:5"],
-    ]
+KBP37 = "<e2> Ada </e2> works at <e1> the mill </e1> ."
+OF = "per:employee_of(e2,e1)"
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "rows"),
+    [
+        ("semeval2010", SEMEVAL, [["1", FIRST[3:-1], "Other"], ["2", SECOND[3:-1], "Content-Container(e1,e2)"]]),
+        ("kbp37", "".join(f'{n}\t" {KBP37} "\n{OF}  \n\n\n' for n in "78"), [["7", KBP37, OF], ["8", KBP37, OF]]),
+    ],
+)
+def test_block_is_a_row(tmp_path, kind, content, rows):
+    found = read_split(table(tmp_path, "train.txt", content, format=kind), "train")
+    assert found[["id", "text", "label"]].values.tolist() == rows
+    assert found["source"].tolist() == [f"{tmp_path}/train.txt:{line}" for line in (1, 5)]
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r", "\r\n"])
@@ -63,27 +67,14 @@ def test_rare_line_separators_do_not_end_a_sentence(tmp_path):
     assert found["source"][1].endswith(":5")
 
 
-def test_kbp37_file_gives_one_row_per_block(tmp_path):
-    text = "<e2> Ada </e2> works at <e1> the mill </e1> ."
-    block = f'{{}}\t" {text} "\nper:employee_of(e2,e1)  \n\n\n'
-    (tmp_path / "train.txt").write_text(block.format(7) + block.format(8))
-    found = read_split(Data(format="kbp37", folder=str(tmp_path), train="train.txt", test=None), "train")
-    assert found[["id", "text", "label", "source"]].values.tolist() == [
-        [number, text, "per:employee_of(e2,e1)", f"{tmp_path}/train.txt:{line}"]
-        for number, line in (("7", 1), ("8", 5))
-    ]
-
-
 @pytest.mark.parametrize(
     ("broken", "expected"),
     [
         (SEMEVAL.replace("Other\r\nComment:\r\n", ""), "train.txt:1: sentence 1 has no label under it"),
-        (
-            SEMEVAL.replace("Comment: a", "Remark: a"),
-            "train.txt:7: 'Remark: a shed' stands under the label of sentence 2",
-        ),
+        (SEMEVAL.replace("Comment: a", "Remark: a"), "train.txt:7: 'Remark: a shed' stands under the label of"),
         (SEMEVAL.replace('2\t"', "2\t"), "train.txt:5: a block begins with '2\\tThe"),
         (SEMEVAL.replace('2\t"', '2 "'), "train.txt:5: a block begins with '2 \"The"),
+        (f"{'w' * 61}\nOther\n", f"train.txt:1: a block begins with '{'w' * 57}...'"),
         (SEMEVAL.replace("2\t", "1\t"), "train.txt:5: id 1 is also the id at train.txt:1"),
         (SEMEVAL.replace(SECOND, '2\t" "'), "train.txt:5: sentence 2 is empty"),
         (SEMEVAL.replace("</e1> stood", " stood"), "train.txt:1: sentence 1 has <e1> <e2> </e2> but no </e1>"),
@@ -143,8 +134,8 @@ def test_bytes_of_another_encoding_are_named_by_line_with_what_it_may_be(tmp_pat
 
 
 def test_missing_file_names_its_neighbours_and_the_fetch_command(tmp_path):
-    (tmp_path / "train.txt").write_text(SEMEVAL)
-    (line,) = faults(Data(folder=str(tmp_path), train="trian.txt", test=None))
+    data = semeval(tmp_path, SEMEVAL)
+    (line,) = faults(data.model_copy(update={"train": "trian.txt"}))
     assert "did you mean 'train.txt'" in line
     assert "fetch" not in line
     (line,) = faults(Data(folder="data/external/mr", train="train.txt", test=None))
@@ -162,8 +153,8 @@ def test_table_of_pandas_is_read_back_with_words_like_na(tmp_path, ending):
         frame.to_parquet(path)
     else:
         frame.to_csv(path, sep="," if "csv" in ending else "\t", index=False)
-    settings = {"format": "table", "folder": str(tmp_path), "test": None, "text": "said", "label": "kind", "id": "id"}
-    found = read_split(Data(**settings, train=path.name), "train")
+    data = table(tmp_path, path.name, path.read_bytes(), text="said", label="kind", id="id")
+    found = read_split(data, "train")
     assert found[["id", "text", "label"]].values.tolist() == frame[["id", "said", "kind"]].values.tolist()
     first = 2 if "csv" in ending or "tsv" in ending else 1
     places = [1, 1, 1] if ending == "json" else [first, first + 1, first + 2]
@@ -176,6 +167,7 @@ def test_line_numbers_count_line_breaks_in_fields(tmp_path):
 
 
 ROWS = [["good; really, good", "pos"], ["bad film", "neg"]]
+PLAIN_CSV = 'text,label\n"good; really, good",pos\nbad film,neg\n'
 LONG = "word " * 40_000
 READ = {
     "semicolons": ("t.csv", 'text;label\n"good; really, good";pos\nbad film;neg\n', {}),
@@ -183,20 +175,13 @@ READ = {
     "bars": ("t.csv", "text|label\ngood; really, good|pos\nbad film|neg\n", {}),
     "delimiter": ("t.txt", "text#label\ngood; really, good#pos\nbad film#neg\n", {"delimiter": "#"}),
     "UTF-16 of Excel": ("t.txt", "text\tlabel\r\ngood; really, good\tpos\r\nbad film\tneg".encode("utf-16"), {}),
-    "UTF-16 that is named": (
-        *("t.csv", 'text,label\n"good; really, good",pos\nbad film,neg\n'.encode("utf-16-le")),
-        {"encoding": "utf-16-le"},
-    ),
-    "byte order mark": ("t.csv", '\ufefftext,label\n"good; really, good",pos\nbad film,neg\n', {}),
+    "UTF-16 that is named": ("t.csv", PLAIN_CSV.encode("utf-16-le"), {"encoding": "utf-16-le"}),
+    "byte order mark": ("t.csv", f"\ufeff{PLAIN_CSV}", {}),
     "no header": ("t.csv", 'pos,"good; really, good"\nneg,bad film\n', {"header": False, "text": 1, "label": 0}),
-    "bare tabs": (
-        "t.tsv",
-        "pos\tgood; really, good\nneg\tbad film\n",
-        {"header": False, "text": 1, "label": 0},
-    ),
+    "bare tabs": ("t.tsv", "pos\tgood; really, good\nneg\tbad film\n", {"header": False, "text": 1, "label": 0}),
     "names alike": ("t.csv", ',Text , LABEL\n0,"good; really, good",pos\n1,bad film,neg\n', {}),
     "repeated ids": ("t.csv", 'id,text,label\n7,"good; really, good",pos\n7,bad film,neg\n', {}),
-    "ending in capitals": ("T.CSV", 'text,label\n"good; really, good",pos\nbad film,neg\n', {}),
+    "ending in capitals": ("T.CSV", PLAIN_CSV, {}),
     "json array": (
         "t.json",
         '[{"text": "good; really, good", "label": "pos"},\n\n {"text": "bad film",\n "label": "neg", "more": [1]}\n]\n',
@@ -236,8 +221,7 @@ def test_quotes(tmp_path, name, line, settings, expected):
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"),
-    [(0, "0"), (1.0, "1"), (0.5, "0.5"), (True, "true"), ("1.0", "1.0"), ("\u00fcber", "\u00fcber")],
+    ("value", "expected"), [(0, "0"), (1.0, "1"), (0.5, "0.5"), (True, "true"), ("1.0", "1.0"), ("über", "über")]
 )
 def test_labels_may_be_numbers_and_booleans(tmp_path, value, expected):
     data = table(tmp_path, "t.jsonl", json.dumps({"text": "a", "label": value}))
@@ -250,11 +234,7 @@ def test_labels_may_be_numbers_and_booleans(tmp_path, value, expected):
     ("name", "content", "expected"),
     [
         ("t.csv", "texts,label\na,b\n", "t.csv:1: no column 'text'; did you mean 'texts'? There are texts, label."),
-        (
-            "t.csv",
-            "good film,pos\nbad,neg\n",
-            "t.csv:1: no column 'text'. no column 'label'. There are good film, pos.",
-        ),
+        ("t.csv", "good film,pos\n", "t.csv:1: no column 'text'. no column 'label'. There are good film, pos."),
         ("t.csv", b"text,label,\xff\n", "t.csv:1: character 12 of the line is 0xff, which is not utf-8"),
         ("t.csv", "text,text,label\na,b,c\n", "t.csv:1: several columns are called text"),
         ("t.csv", "text,label\na,b,c\nd,e\n", "t.csv:2: 3 fields where the header has 2"),
@@ -301,47 +281,44 @@ def test_cut_archive_is_an_error(tmp_path, pack):
     assert line.startswith(f"t.csv.{ending}: damaged")
 
 
-def class_files(folder, **files):
+def classes(folder, files):
     return Data(format="classes", folder=str(folder), train=files, test=None)
 
 
 def test_class_files_give_label_and_id(tmp_path):
-    (tmp_path / "good.txt").write_text("fine film \nnice\n\n", encoding="utf-8")
-    (tmp_path / "bad.txt").write_text("dull\n\nslow\n", encoding="utf-8")
-    data = Data(format="classes", folder=str(tmp_path), train={1: "good.txt", 0: "bad.txt"}, test=None)
+    for name, text in {
+        "good.txt": "fine film \nnice\n\n",
+        "bad.txt": "dull\n\nslow\n",
+        "t.csv": "text,label\n",
+    }.items():
+        write(tmp_path / name, text)
+    data = classes(tmp_path, {1: "good.txt", 0: "bad.txt"})
     assert split_sources(data, "dev") == []
-    assert read_split(data, "train")[["id", "text", "label"]].values.tolist() == [
-        ["1-1", "fine film", "1"],
-        ["1-2", "nice", "1"],
-        ["0-1", "dull", "0"],
-        ["0-3", "slow", "0"],
-    ]
-    assert [line.split(":")[0] for line in faults(class_files(tmp_path, pos="a.txt", neg="b.txt"))] == [
-        "a.txt",
-        "b.txt",
-    ]
-    twice = faults(class_files(tmp_path, pos="good.txt", neg="good.txt"))[0]
-    assert twice.startswith("good.txt: named for several classes in data.train")
-    (tmp_path / "t.csv").write_text("text,label\na,b\n")
-    assert faults(class_files(tmp_path, pos="good.txt", neg="t.csv"))[0].startswith("t.csv: a table")
+    rows = read_split(data, "train")[["id", "text", "label"]].values.tolist()
+    assert rows == [["1-1", "fine film", "1"], ["1-2", "nice", "1"], ["0-1", "dull", "0"], ["0-3", "slow", "0"]]
+    for files, expected in (
+        ({"pos": "a.txt", "neg": "b.txt"}, ["a.txt: ", "b.txt: "]),
+        ({"pos": "good.txt", "neg": "good.txt"}, ["good.txt: named for several classes in data.train"]),
+        ({"pos": "good.txt", "neg": "t.csv"}, ["t.csv: a table"]),
+    ):
+        for line, start in zip(faults(classes(tmp_path, files)), expected, strict=True):
+            assert line.startswith(start)
 
 
 @pytest.mark.parametrize("named", ["train", {"neg": "train/neg", "pos": "train/pos/*.txt"}])
 def test_folders_of_reviews_give_a_row_per_file(tmp_path, named):
-    for label, texts in {"pos": ["Fine.\n\nNice.", "Good"], "neg": ["Dull"]}.items():
-        (tmp_path / "train" / label).mkdir(parents=True)
-        for number, text in enumerate(texts):
-            (tmp_path / "train" / label / f"{number}_7.txt").write_text(text)
+    for name, text in {"pos/0_7": "Fine.\n\nNice.", "pos/1_7": "Good", "neg/0_7": "Dull"}.items():
+        write(tmp_path / f"train/{name}.txt", text)
+    write(tmp_path / "train/pos/.hidden", "no example")
     (tmp_path / "train/.hidden").mkdir()
-    (tmp_path / "train/pos/.hidden").write_text("no example")
-    found = read_split(Data(format="classes", folder=str(tmp_path), train=named, test=None), "train")
+    found = read_split(classes(tmp_path, named), "train")
     assert found[["id", "text", "label"]].values.tolist() == [
         ["neg-0_7", "Dull", "neg"],
         ["pos-0_7", "Fine.  Nice.", "pos"],
         ["pos-1_7", "Good", "pos"],
     ]
     assert found["source"][1] == f"{tmp_path}/train/pos/0_7.txt:1"
-    empty = faults(class_files(tmp_path, a="train/neg", b="train/*.md"))[0]
+    empty = faults(classes(tmp_path, {"a": "train/neg", "b": "train/*.md"}))[0]
     assert empty.startswith("train/*.md: no files there; data.train names it for the class 'b'.")
 
 
@@ -351,6 +328,7 @@ def test_fasttext_line_without_one_label_is_named(tmp_path):
 
 
 MARKED = "The <e1>lid</e1> of the <e2>tea pot</e2> broke ."
+OTHER_MARKS = "text,label\nThe [E1]lid[/E1] of the $tea pot# broke .,x\n"
 PLAIN = "The lid of the tea pot broke ."
 TACRED = {"token": PLAIN.split(), "label": "x", "subj_start": 1, "subj_end": 1, "obj_start": 4, "obj_end": 5}
 MARKED_TEXT, WORDS = {"relations": "markers"}, {"relations": "words", "entities": ["h", "t"]}
@@ -361,10 +339,7 @@ PLACES = {"relations": "spans", "entities": list("abcd")}
     ("name", "content", "settings"),
     [
         ("m.csv", f"text,label\n{MARKED},x\n", MARKED_TEXT),
-        (
-            *("o.csv", "text,label\nThe [E1]lid[/E1] of the $tea pot# broke .,x\n"),
-            {"relations": "markers", "markers": ["[E1]", "[/E1]", "$", "#"]},
-        ),
+        ("o.csv", OTHER_MARKS, {"relations": "markers", "markers": ["[E1]", "[/E1]", "$", "#"]}),
         ("t.json", json.dumps([TACRED]), {"relations": "spans", "text": "token"}),
         ("s.csv", f"text,label,a,b,c,d\n{PLAIN},x,4,7,15,22\n", PLACES),
         ("w.csv", f"text,label,h,t\n{PLAIN},x,lid,tea pot\n", WORDS),
@@ -387,55 +362,3 @@ def test_relations_in_tables(tmp_path, name, content, settings):
 def test_faults_of_relations_are_named_by_line(tmp_path, content, settings, expected):
     (line,) = faults(table(tmp_path, "t.csv", content, **settings))
     assert line.startswith(f"t.csv:2: {expected}")
-
-
-def test_real_semeval_files_are_read(real_data):
-    data = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
-    train, test = read_split(data, "train"), read_split(data, "test")
-    assert (len(train), train["label"].nunique()) == (8000, 19)
-    assert test["id"].tolist() == [str(n) for n in range(8001, 10718)]
-
-
-def prepared(data: Data) -> list[tuple[str, list[str], str]]:
-    """Split, tokens and label of each row, as `prepare` has them."""
-    with TemporaryFile() as file:
-        rows = read_corpus(data, file)
-        encoded = pd.concat([encode_examples(part, data) for part in read_chunks(file, rows)])
-    return list(zip(make_splits(rows, data).tolist(), map(list, encoded["tokens"]), encoded["label"], strict=True))
-
-
-def test_real_movie_reviews_give_the_same_splits_in_every_kind_of_table(real_data, tmp_path):
-    names = {"false": "rt-polarity.neg", "true": "rt-polarity.pos"}
-    own = Data(format="classes", folder=str(real_data / "mr"), train=names, test=None)
-    reviews = read_split(own, "train")[["text", "label"]]
-    typed = reviews.assign(label=reviews["label"] == "true")
-    reviews.to_csv(tmp_path / "a.csv", index=False)
-    # MR has characters that cp1252 lacks
-    reviews.to_csv(tmp_path / "b.csv", index=False, sep=";", encoding="latin-1")
-    typed.to_json(tmp_path / "c.jsonl", orient="records", lines=True)
-    typed.to_parquet(tmp_path / "d.parquet")
-    reviews.to_csv(tmp_path / "e.txt", index=False, sep="\t", encoding="utf-16")
-    expected = prepared(own)
-    for path in sorted(tmp_path.iterdir()):
-        encoding = "latin-1" if path.name == "b.csv" else "utf-8"
-        data = Data(format="table", folder=str(tmp_path), train=path.name, test=None, encoding=encoding)
-        assert prepared(data) == expected, path.name
-
-
-def test_real_semeval_is_the_same_as_marked_text_and_as_tokens_with_spans(real_data, tmp_path):
-    tokens = Tokens(lowercase=False, numbers="keep")
-    own = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test=None, tokens=tokens)
-    expected = prepared(own)
-    read_split(own, "train").to_csv(tmp_path / "a.csv", index=False)
-    settings = {"format": "table", "folder": str(tmp_path), "test": None, "tokens": tokens}
-    assert prepared(Data(**settings, train="a.csv", relations="markers")) == expected
-    records = []
-    for _, words, label in expected:
-        plain = [word for word in words if word not in MARKERS]
-        places = [sum(word not in MARKERS for word in words[: words.index(marker)]) for marker in MARKERS]
-        names = ("subj_start", "subj_end", "obj_start", "obj_end")
-        ends = [places[0], places[1] - 1, places[2], places[3] - 1]
-        records.append({"token": plain, "relation": label, **dict(zip(names, ends, strict=True))})
-    (tmp_path / "b.json").write_text(json.dumps(records))
-    spans = Data(**settings, train="b.json", relations="spans", text="token", label="relation")
-    assert prepared(spans) == expected

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from tests.small import write
 from tests.unit.data.tables import read_index
 
 from bilstm_attention.config import Params, apply_overrides, load_params, read_overrides
 from bilstm_attention.data import new_config as module
-from bilstm_attention.data.new_config import Ask, Corpus, corpus_name, describe, find_encoding, find_files, new_config
+from bilstm_attention.data.new_config import Corpus, corpus_name, describe, find_encoding, find_files, new_config
 from bilstm_attention.errors import DataError
 from bilstm_attention.evaluation.metrics import metric_names
 
@@ -22,7 +23,7 @@ DIRECTED = ("Part-Whole(e1,e2)", "Part-Whole(e2,e1)", "Other")
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path, monkeypatch):
     root = tmp_path / "project"
     root.mkdir()
     shutil.copy(ROOT / "params.yaml", root)
@@ -30,14 +31,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def inspect(*files: Path, text: str | None = None, label: str | None = None, ask: Ask | None = None) -> Corpus:
-    return module.inspect_corpus(files, text, label, ask)
+def inspect(files: Path | list[Path], text: str | None = None, label: str | None = None, ask: Any = None) -> Corpus:
+    return module.inspect_corpus([files] if isinstance(files, Path) else files, text, label, ask)
 
 
 def applied(project: Path, corpus: Corpus, coverage: float = 0.0) -> Params:
@@ -67,21 +62,17 @@ CLASSES = {"format": "classes"}
         (". train/a/1.txt train/b/1.txt test/a/1.txt", CLASSES | {"train": {"a": "train/a"}, "test": "test"}),
     ],
 )
-def test_names_tell_what_files_are(names: str, expected: dict[str, Any], tmp_path: Path) -> None:
-    files = [tmp_path / name for name in names.split()]
-    for path in files:
-        if path != tmp_path:
-            write(path, "x\n")
-    found = find_files([tmp_path] if tmp_path in files else files)
+def test_names_tell_what_files_are(names, expected, tmp_path):
+    files = [write(tmp_path / name, "x\n") for name in names.split() if name != "."]
+    found = find_files([tmp_path] if names.startswith(".") else files)
     assert found == {"folder": str(tmp_path), "test": None} | expected
 
 
 @pytest.mark.parametrize("names", ["train.csv other.csv", "train-1.csv train-2.csv", "dev.csv test.csv", "a.csv b.csv"])
-def test_files_of_no_known_kind_are_listed(names: str, tmp_path: Path) -> None:
+def test_files_of_no_known_kind_are_listed(names, tmp_path):
     files = [write(tmp_path / name, "x\n") for name in names.split()]
-    with pytest.raises(
-        DataError, match=f"holds {files[0].name} .*, {files[1].name} .*; legal are one file named train"
-    ):
+    listed = f"holds {files[0].name} .*, {files[1].name} .*; legal are one file named train"
+    with pytest.raises(DataError, match=listed):
         find_files(files)
 
 
@@ -97,7 +88,7 @@ def test_files_of_no_known_kind_are_listed(names: str, tmp_path: Path) -> None:
         ("A plain one.\n" * 15_000 + "Этот чайник в новом доме был хороший.\n" * 9, "cp1251", {"encoding": "cp1251"}),
     ],
 )
-def test_encoding(text: str | bytes, encoding: str, expected: dict[str, str], tmp_path: Path) -> None:
+def test_encoding(text, encoding, expected, tmp_path):
     path = write(tmp_path / "a.txt", text.encode(encoding) if isinstance(text, str) else text)
     assert find_encoding([path]) == expected
 
@@ -122,18 +113,18 @@ NOISE: dict[str, Callable[[int], Any]] = {
 AMBIGUOUS = records(first=sentence, second=lambda n: sentence(-n), mood=lambda n: n % 2, tone=lambda n: n % 3)
 
 
-def test_columns_are_guessed_by_content_and_then_by_name(project: Path) -> None:
+def test_columns_are_guessed_by_content_and_then_by_name(project):
     noisy = records(**NOISE, body=sentence, kind=lambda n: n % 3)
     named = records(title=sentence, Text=lambda n: sentence(-n), star=lambda n: n % 5, Label=lambda n: n % 2)
-    for rows, text, label in ((noisy, "body", "kind"), (named, "Text", "Label")):
+    for rows, *columns in ((noisy, "body", "kind"), (named, "Text", "Label")):
         settings = inspect(write(project / "data/own/own.jsonl", rows)).settings
-        assert (settings["text"], settings["label"]) == (text, label)
+        assert [settings["text"], settings["label"]] == columns
 
 
-def test_unsure_guess_is_asked_or_named_by_flags(project: Path) -> None:
+def test_unsure_guess_is_asked_or_named_by_flags(project):
     path, asked = write(project / "data/own/own.jsonl", AMBIGUOUS), list[tuple[str, Sequence[str]]]()
 
-    def ask(question: str, answers: Sequence[str]) -> str:
+    def ask(question, answers):
         asked.append((question, answers))
         return answers[1]
 
@@ -143,12 +134,13 @@ def test_unsure_guess_is_asked_or_named_by_flags(project: Path) -> None:
         ("own.jsonl: the text may be any of the columns first, second; which is it?", ["first", "second"]),
         ("own.jsonl: the label may be any of the columns mood, tone; which is it?", ["mood", "tone"]),
     ]
-    with pytest.raises(DataError, match="columns first, second; name it with --text COLUMN"):
-        inspect(path)
-    with pytest.raises(DataError, match="columns mood, tone; name it with --label COLUMN"):
-        inspect(path, text="first")
-    with pytest.raises(DataError, match="no column 'mod'; did you mean 'mood'"):
-        inspect(path, text="first", label="mod")
+    for text, label, message in (
+        (None, None, "columns first, second; name it with --text COLUMN"),
+        ("first", None, "columns mood, tone; name it with --label COLUMN"),
+        ("first", "mod", "no column 'mod'; did you mean 'mood'"),
+    ):
+        with pytest.raises(DataError, match=message):
+            inspect(path, text, label)
     assert inspect(path, text="second", label="Mood").labels == {"0": 40, "1": 40}
 
 
@@ -185,12 +177,8 @@ def rows_of(header: str, row: Callable[[int], str]) -> str:
     return "\n".join([header, *map(row, range(30))])
 
 
-THIRTY, TWO, DIRECTIONS, EVEN = (
-    {"train": 30},
-    {"blame": 20, "praise": 10},
-    dict.fromkeys(DIRECTED, 10),
-    {"0": 15, "1": 15},
-)
+THIRTY, TWO = {"train": 30}, {"blame": 20, "praise": 10}
+DIRECTIONS, EVEN = dict.fromkeys(DIRECTED, 10), {"0": 15, "1": 15}
 FASTTEXT = [f"__label__{label} {text}" for text, label in opinions(30)]
 IMDB = {
     f"{split}/{label}/{number}.txt": f"{text}\n{split}"
@@ -259,10 +247,7 @@ LAYOUTS = {
         {"train": {"blame": "own.blame", "praise": "own.praise"}},
     ),
     "class files in cp1252": Layout(
-        {
-            f"{name}.txt": "\n".join([f"Der Kaffee war {name}, die Brötchen übel."] * 9).encode("cp1252")
-            for name in "ab"
-        },
+        {f"{name}.txt": (f"Der Kaffee war {name}, die Brötchen übel.\n" * 9).encode("cp1252") for name in "ab"},
         *({"encoding": "cp1252"}, {"train": 18}, {"a": 9, "b": 9}),
     ),
 }
@@ -275,7 +260,7 @@ def write_layout(folder: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_config_reads_every_row(name: str, project: Path) -> None:
+def test_config_reads_every_row(name, project):
     _, settings, rows, labels, monitor = LAYOUTS[name]
     corpus = inspect(write_layout(project / "data/own", name))
     params = applied(project, corpus)
@@ -289,11 +274,11 @@ def test_config_reads_every_row(name: str, project: Path) -> None:
 
 
 @pytest.fixture
-def corpus(project: Path) -> Corpus:
+def corpus(project):
     return inspect(write_layout(project / "data/own", "semicolons"))
 
 
-def test_budget_fits_the_rows(corpus: Corpus, project: Path) -> None:
+def test_budget_fits_the_rows(corpus, project):
     for rows, budget in ((200, (8, 60)), (3_000, (32, 20)), (100_000, (64, 10)), (10**7, (128, 5))):
         train = applied(project, corpus._replace(rows=Counter(train=rows))).train
         assert (train.batch_size, train.epochs) == budget
@@ -304,31 +289,31 @@ def test_budget_fits_the_rows(corpus: Corpus, project: Path) -> None:
     ("lengths", "layout", "limit"),
     [([9, 30], "semicolons", 100), ([120] * 99 + [900], "semicolons", 150), ([120] * 99 + [901], "markers", 950)],
 )
-def test_max_length_cuts_few_rows(lengths: list[int], layout: str, limit: int, project: Path) -> None:
+def test_max_length_cuts_few_rows(lengths, layout, limit, project):
     corpus = inspect(write_layout(project / "data/own", layout))
     assert applied(project, corpus._replace(lengths=lengths)).data.tokens.max_length == limit
 
 
 @pytest.mark.parametrize(("coverage", "source"), [(0.0, "corpus"), (0.3, "corpus"), (0.97, "file")])
-def test_vectors_that_know_the_words_are_read(coverage: float, source: str, corpus: Corpus, project: Path) -> None:
+def test_vectors_that_know_the_words_are_read(coverage, source, corpus, project):
     embeddings = applied(project, corpus, coverage).embeddings
     assert ("trained on the corpus" in describe(corpus, coverage)[-1]) == (source == "corpus")
     assert (embeddings.source, "glove" in embeddings.path) == (source, source == "file")
 
 
-def test_coverage_counts_running_words(project: Path) -> None:
+def test_coverage_counts_running_words(project):
     assert module.glove_coverage(Counter({"soup": 3, "zzz": 1})) == 0
     write(project / "data/external/glove-6b/glove.6B.50d.txt", f"soup{' 0.5' * 50}\n")
     assert module.glove_coverage(Counter({"soup": 3, "zzz": 1})) == 0.75
 
 
-def test_tokens_are_counted_in_some_rows_of_each_label(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_are_counted_in_some_rows_of_each_label(project, monkeypatch):
     monkeypatch.setattr(module, "TOKENISED", 4)
     corpus = inspect(write_layout(project / "data/own", "class folders"))
     assert (len(corpus.lengths), corpus.rows, corpus.labels) == (8, {"train": 30}, TWO)
 
 
-def test_description(corpus: Corpus, project: Path) -> None:
+def test_description(corpus, project):
     assert describe(corpus, 0.9) == [
         "data/own: table, utf-8, delimiter ';'; train: own.csv",
         "columns: text (the text), label (the label)",
@@ -342,31 +327,27 @@ def test_description(corpus: Corpus, project: Path) -> None:
     assert imdb[-1] == "left out, since test lacks it: data/imdb/train/unsup, 1 files"
     hindi = corpus._replace(words=Counter({"हिन्दी": 3, "radio": 1}))
     assert "script: Devanagari, Latin" in describe(hindi, 0.0)
-    wide = corpus._replace(columns=[*(f"c{place}" for place in range(20)), "text", "label"])
-    line = describe(wide, 0.0)[1]
-    assert line.startswith("columns: text (the text), label (the label), c0, c1")
-    assert line.endswith(", c9, ...")
+    columns = [f"c{place}" for place in range(20)]
+    line = describe(corpus._replace(columns=[*columns, "text", "label"]), 0.0)[1]
+    assert line == f"columns: text (the text), label (the label), {', '.join(columns[:10])}, ..."
 
 
-def test_rows_that_cannot_be_read_are_counted(project: Path) -> None:
+def test_rows_that_cannot_be_read_are_counted(project):
     path = write(project / "data/own/own.csv", delimited(",") + '"No label.",\n"Three.",a,b\n')
     lines = describe(inspect(path), 0.0)
     assert lines[2] == "rows: train 32"
-    assert lines[-1] == (
-        "2 rows cannot be read as they stand, first data/own/own.csv:32: sentence 31 has no label.;"
-        " `prepare` lists them all"
-    )
+    fault = "data/own/own.csv:32: sentence 31 has no label."
+    assert lines[-1] == f"2 rows cannot be read as they stand, first {fault}; `prepare` lists them all"
 
 
-def test_name_is_that_of_the_only_file_or_the_folder_of_several() -> None:
+def test_name_is_that_of_the_only_file_or_the_folder_of_several():
     one, other = Path("data/own/views.csv.gz"), Path("data/own/test.csv")
     assert (corpus_name([one]), corpus_name([one, other]), corpus_name([Path("data/own")])) == ("views", "own", "own")
 
 
-def test_corpus_outside_the_project_has_an_absolute_folder(project: Path) -> None:
-    corpus = inspect(write_layout(project.parent / "elsewhere", "semicolons"))
-    assert applied(project, corpus).data.folder == str(project.parent / "elsewhere")
-    assert len(read_index(applied(project, corpus).data)) == 30
+def test_corpus_outside_the_project_has_an_absolute_folder(project):
+    data = applied(project, inspect(write_layout(project.parent / "elsewhere", "semicolons"))).data
+    assert (data.folder, len(read_index(data))) == (str(project.parent / "elsewhere"), 30)
 
 
 @pytest.mark.parametrize(
@@ -383,14 +364,13 @@ def test_corpus_outside_the_project_has_an_absolute_folder(project: Path) -> Non
         ("own.csv", "text,label\n", "data: holds outputs of the pipeline; move the corpus to data/own"),
     ],
 )
-def test_unreadable_corpus_is_one_clear_error(name: str, content: str, message: str, project: Path) -> None:
+def test_unreadable_corpus_is_one_clear_error(name, content, message, project):
     path = write(project / "data" / name, content)
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(DataError, match=message):
         inspect(path)
-    assert "data" in str(caught.value)
 
 
-def test_what_is_no_corpus_is_an_error(project: Path) -> None:
+def test_what_is_no_corpus_is_an_error(project):
     (project / "data/empty").mkdir(parents=True)
     folder = write_layout(project / "data/own", "IMDB")
     for files, label, message in (
@@ -400,4 +380,4 @@ def test_what_is_no_corpus_is_an_error(project: Path) -> None:
         ([folder], "label", "format classes has no columns; leave out --text and --label"),
     ):
         with pytest.raises(DataError, match=message):
-            inspect(*files, label=label)
+            inspect(files, label=label)

@@ -8,13 +8,15 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from tests.conftest import refusal
+from tests.small import write_blocks
 from tests.unit.data.tables import read_index, read_split
 
 from bilstm_attention import stages
 from bilstm_attention.config import Data, Params
 from bilstm_attention.data import prepare
 from bilstm_attention.data.corpus import read_chunks, read_corpus
-from bilstm_attention.data.prepare import SplitStats, encode_chunk, summarize, write_splits
+from bilstm_attention.data.prepare import encode_chunk, summarize, write_splits
 from bilstm_attention.data.splits import SPLITS, make_splits
 from bilstm_attention.data.tokens import encode_examples
 from bilstm_attention.errors import UserError
@@ -23,8 +25,7 @@ from bilstm_attention.errors import UserError
 def corpus(folder: Path, rows: int = 60) -> Data:
     """Relations of three labels, some sentences twice; dev and test come from train."""
     texts = [f"The <e1>oak {n % 50}</e1> hid an <e2>owl</e2>, {'far ' * (n % 7)}off." for n in range(rows)]
-    blocks = [f'{n}\t"{text}"\n{"abc"[n % 3]}\nComment:\n\n' for n, text in enumerate(texts)]
-    (folder / "train.txt").write_text("".join(blocks))
+    write_blocks(folder / "train.txt", texts, "abc")
     return Data.model_validate(
         {"folder": str(folder), "test": None, "dev_fraction": 0.2, "tokens": {"max_length": 14, "numbers": "keep"}}
     )
@@ -80,10 +81,8 @@ def test_index_holds_keys_labels_files_and_lines(tmp_path):
     assert pd.factorize(keys)[0].tolist() == [n % 50 for n in range(60)]
 
 
-def faults(act: Callable[[], object]) -> list[str]:
-    with pytest.raises(UserError) as caught:
-        act()
-    return str(caught.value).split("\n")
+def faults_of(act: Callable[[], object]) -> list[str]:
+    return refusal(act, UserError).split("\n")
 
 
 def test_faults_of_all_chunks_are_listed_in_order_and_counted(tmp_path):
@@ -91,11 +90,11 @@ def test_faults_of_all_chunks_are_listed_in_order_and_counted(tmp_path):
     path = tmp_path / "train.txt"
     good = path.read_text()
     path.write_text(good.replace("</e2>", ""))
-    lines = faults(lambda: read_index(data))
+    lines = faults_of(lambda: read_index(data))
     assert [int(line.split(":")[1]) for line in lines[:-1]] == list(range(1, 80, 4))
     assert lines[-1] == "... and 40 more"
     path.write_text(good.replace("oak ", "oak oak oak oak oak oak oak oak oak oak oak oak "))
-    *lines, more, advice = faults(lambda: prepared(data, tmp_path / "out", 7))
+    *lines, more, advice = faults_of(lambda: prepared(data, tmp_path / "out", 7))
     assert [int(line.split(":")[1]) for line in lines] == list(range(1, 80, 4))
     assert lines[0].endswith("more than data.tokens.max_length, 14; raise it to 20.")
     assert (more, advice) == ("... and 40 more", "Raise data.tokens.max_length to 20.")
@@ -104,8 +103,8 @@ def test_faults_of_all_chunks_are_listed_in_order_and_counted(tmp_path):
 def test_repeated_id_is_a_fault_within_a_split_only(tmp_path):
     data = corpus(tmp_path)
     path = tmp_path / "train.txt"
-    path.write_text(path.read_text().replace('59\t"', '3\t"'))
-    assert faults(lambda: read_index(data)) == [f"{path}:237: id 3 is also the id at {path}:13; ids must differ."]
+    path.write_text(path.read_text().replace('60\t"', '4\t"'))
+    assert faults_of(lambda: read_index(data)) == [f"{path}:237: id 4 is also the id at {path}:13; ids must differ."]
     corpus(tmp_path)
     both = data.model_copy(update={"test": "train.txt"})
     assert len(read_index(both)) == 120
@@ -122,8 +121,7 @@ RELATIONS = [
 def test_summary_counts_rows_labels_lengths_words_and_duplicates(tmp_path):
     test = ["The <e1>oak</e1> hid an  <e2>owl</e2>", "A <e1>pond</e1> <e2>froze</e2>"]
     for name, texts in (("train", RELATIONS), ("test", test)):
-        blocks = [f'{n}\t"{text}"\n{"ab"[n % 2]}\nComment:\n\n' for n, text in enumerate(texts, 1)]
-        (tmp_path / f"{name}.txt").write_text("".join(blocks))
+        write_blocks(tmp_path / f"{name}.txt", texts, "ab")
     data = Data.model_validate({"folder": str(tmp_path), "dev": "test.txt", "tokens": {"max_length": 12}})
     rows, (_, stats) = read_index(data), prepared(data, tmp_path / "out", 50)
     found = summarize(rows, make_splits(rows, data), stats)
@@ -142,23 +140,13 @@ def test_summary_counts_rows_labels_lengths_words_and_duplicates(tmp_path):
     assert found["duplicates"] == {"train-train": 2, "dev-dev": 0, "test-test": 0, **pairs}
 
 
-def test_real_semeval_has_the_known_duplicates(real_data, tmp_path):
-    data = Data(folder=str(real_data / "semeval2010-task8"), train="TRAIN_FILE.TXT", test="TEST_FILE_FULL.TXT")
-    rows = read_index(data)
-    splits = np.select([rows["split"] == "train"], [0], 2).astype(np.int8)
-    stats = SplitStats(lengths=[np.ones(1, np.int32)])
-    found = summarize(rows, splits, {"train": stats, "test": stats})
-    assert found["duplicates"] == {"train-train": 25, "test-test": 3, "train-test": 17}
-
-
 LABELS = ["Part-Whole(e1,e2)", "Part-Whole(e2,e1)", "Other"]
 
 
 def relations(folder: Path, labels: list[str]) -> Params:
     """Parameters of a corpus of 30 sentences, the first without words in an entity."""
     texts = [f"The <e1>{'oak' if n else ' '}</e1> &amp; its <e2>leaf {n}</e2>" for n in range(30)]
-    blocks = [f'{n}\t"{text}"\n{labels[n % len(labels)]}\n\n' for n, text in enumerate(texts)]
-    (folder / "train.txt").write_text("".join(blocks))
+    write_blocks(folder / "train.txt", texts, labels)
     return Params.model_validate({"data": {"folder": str(folder), "test": None}})
 
 
@@ -171,6 +159,6 @@ def test_prepare_prints_and_stores_its_warnings(tmp_path, capsys):
 
 
 def test_prepare_refuses_a_monitor_that_the_labels_do_not_have(tmp_path):
-    (line,) = faults(lambda: stages.prepare(relations(tmp_path, ["part", "whole"]), tmp_path))
+    (line,) = faults_of(lambda: stages.prepare(relations(tmp_path, ["part", "whole"]), tmp_path))
     assert line == "train.monitor: official_f1 is not available for these labels. Legal: accuracy, macro_f1, loss."
     assert not (tmp_path / "data/prepared/summary.json").exists()

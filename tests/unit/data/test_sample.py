@@ -24,62 +24,39 @@ class Row(NamedTuple):
     label: str
 
 
-def read(name: str) -> list[Row]:
-    return [Row(int(m["number"]), m["text"], m["label"]) for m in BLOCK.finditer(text_of(name))]
+def read(path: Path) -> list[Row]:
+    return [Row(int(m["number"]), m["text"], m["label"]) for m in BLOCK.finditer(path.read_bytes().decode("utf-8"))]
 
 
-def text_of(name: str) -> str:
-    return (SAMPLE / name).read_bytes().decode("utf-8")
-
-
-@pytest.fixture(scope="module")
-def train() -> list[Row]:
-    return read("train.txt")
-
-
-@pytest.fixture(scope="module")
-def test() -> list[Row]:
-    return read("test.txt")
-
-
-def unmarked(row: Row) -> str:
-    return re.sub(r"</?e[12]>", "", row.text).lower()
-
-
-def test_the_script_writes_the_committed_bytes(tmp_path: Path) -> None:
+def test_the_script_writes_the_committed_bytes(tmp_path):
     grammar.main([str(tmp_path / "again")])
     for name in ("train.txt", "test.txt"):
         assert (tmp_path / "again" / name).read_bytes() == (SAMPLE / name).read_bytes(), name
 
 
-def test_both_splits_hold_all_labels_evenly_and_each_text_once(train: list[Row], test: list[Row]) -> None:
-    assert len(grammar.LABELS) == 19
-    assert [row.number for row in train + test] == list(range(1, 3801))
-    assert max(Counter(unmarked(row) for row in train + test).values()) == 1
+# the committed corpus, and one of more sentences than a cell of the grammar has
+@pytest.mark.parametrize(
+    ("options", "sizes", "each"), [([], (3000, 800), 142), (["--sentences", "6100"], (6100, 610), 289)]
+)
+def test_sentences_are_new_and_labels_even(options, sizes, each, tmp_path):
+    grammar.main([str(tmp_path), *options])
+    train, test = (read(tmp_path / name) for name in ("train.txt", "test.txt"))
+    assert (len(train), len(test), len(grammar.LABELS)) == (*sizes, 19)
+    assert [row.number for row in train + test] == list(range(1, sum(sizes) + 1))
+    assert len({re.sub(r"</?e[12]>", "", row.text).lower() for row in train + test}) == sum(sizes)
     assert not grammar.HELD_OUT_NOUNS & {token for row in train for token in grammar.tokens(row.text)}
-    for rows, each in ((train, 142), (test, 38)):
+    for rows in (train, test):
         counts = Counter(row.label for row in rows)
         assert set(counts) == set(grammar.LABELS)
-        assert {count for label, count in counts.items() if label != "Other"} == {each}
-        assert counts["Other"] == len(rows) - 18 * each
-        assert 0.14 < counts["Other"] / len(rows) < 0.16
-
-
-def test_sentences_have_their_length_and_no_open_slot(train: list[Row], test: list[Row]) -> None:
+        assert 0.14 < counts.pop("Other") / len(rows) < 0.16
+        assert len(set(counts.values())) == 1
+    assert len([row for row in train if row.label == grammar.LABELS[0]]) == each
     for row in train + test:
         assert grammar.SHORTEST <= len(grammar.tokens(row.text)) <= grammar.LONGEST, row
         assert not re.search(r"[{}#@|]|[,;]\W*[,;.]|  | [,;.]|\b[Aa] (<e[12]>)?[aeiou]", row.text), row
 
 
-def test_script_writes_a_larger_corpus_of_new_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    grammar.main([str(tmp_path), "--sentences", "6100"])
-    train, test = (
-        [Row(int(m["number"]), m["text"], m["label"]) for m in BLOCK.finditer((tmp_path / name).read_text("utf-8"))]
-        for name in ("train.txt", "test.txt")
-    )
-    assert [row.number for row in train + test] == list(range(1, 6711))
-    assert (len(train), len({unmarked(row) for row in train + test})) == (6100, 6710)
-    assert {n for label, n in Counter(row.label for row in train).items() if label != "Other"} == {142 * 2 + 5}
+def test_larger_corpus_needs_a_folder(capsys):
     with pytest.raises(SystemExit):
         grammar.main(["--sentences", "6100"])
     assert "name a FOLDER too" in capsys.readouterr().err

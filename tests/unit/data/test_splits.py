@@ -1,4 +1,3 @@
-import doctest
 import hashlib
 
 import numpy as np
@@ -6,27 +5,20 @@ import pandas as pd
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
-from tests.unit.data.tables import read_index, split_tables
+from tests.conftest import refusal
+from tests.unit.data.tables import corpus_table, read_index, split_tables
 
 from bilstm_attention.config import Data
-from bilstm_attention.data import splits as module
 from bilstm_attention.data.splits import make_splits, sentence_key
 from bilstm_attention.errors import DataError
 
 
 def examples(labels: list[str], texts: list[str] | None = None, name: str = "train.txt") -> pd.DataFrame:
-    numbers = [str(n) for n in range(1, len(labels) + 1)]
-    texts = texts or [f"sentence number {n}" for n in numbers]
-    sources = [f"{name}:{n}" for n in numbers]
-    return pd.DataFrame({"id": numbers, "text": texts, "label": labels, "source": sources})
+    return corpus_table(labels, texts or [f"sentence number {n}" for n in range(len(labels))], name)
 
 
 def keys(split: pd.DataFrame) -> set[str]:
     return set(split["text"].map(sentence_key))
-
-
-def test_docstring_example_holds():
-    assert doctest.testmod(module) == doctest.TestResults(failed=0, attempted=1)
 
 
 def test_fractions_hold_for_every_label():
@@ -51,7 +43,7 @@ def test_split_depends_on_the_seed_and_keeps_file_order():
     assert all(split["id"].astype(int).is_monotonic_increasing for split in first)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 25), st.sampled_from("aaaabbbcd")), min_size=30, max_size=80),
     st.floats(0.05, 0.95),
@@ -88,24 +80,32 @@ def test_train_rows_leaves_the_rest_unused_but_its_labels_known():
 def test_labels_unknown_to_train_are_listed_by_line():
     dev = examples(["pos", "positve"], name="dev.txt")
     test = examples(["odd", "neg"], name="test.txt")
-    with pytest.raises(DataError) as caught:
-        split_tables(examples(["positive", "pos", "neg"]), dev, test, Data())
-    assert str(caught.value).split("\n") == [
+    train = examples(["positive", "pos", "neg"])
+    assert refusal(lambda: split_tables(train, dev, test, Data()), DataError).split("\n") == [
         "dev.txt:2: label 'positve' is not in train; did you mean 'positive'?",
         "test.txt:1: label 'odd' is not in train.",
         "Labels of train: neg, pos, positive.",
     ]
 
 
-def test_too_small_corpus_names_the_parameter():
-    with pytest.raises(DataError, match=r"train.txt:1: 2 different .* data.test_fraction = 0.2; .* in data.test"):
-        split_tables(examples(["a", "b"]), None, None, Data())
-    dev = examples(["a", "b"], name="dev.txt")
-    with pytest.raises(DataError, match=r"data.dev_fraction = 0.1; .* in data.dev"):
-        split_tables(examples(["a", "b", "a"]), None, dev, Data())
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        ("ab", {}, r"train.txt:1: 2 different .* data.test_fraction = 0.2; .* in data.test"),
+        ("aba", {}, r"data.dev_fraction = 0.1; .* in data.dev"),
+        ("ababab", {"fold": 0, "folds": 7}, r"train.txt:1: 6 different sentences make no 7 folds; lower data.folds"),
+        ("aaaaaaaaab", {"fold": 9}, r"fold 9 of 10 has no sentence that train can spare; lower data.folds"),
+        ("a" * 50, {}, "train has only the label 'a'"),
+    ],
+)
+def test_too_small_corpus_names_the_parameter(labels, options, message):
+    # dev is taken from train when test is there
+    test = examples(["a", "b"], name="test.txt") if "dev_fraction" in message else None
+    with pytest.raises(DataError, match=message):
+        split_tables(examples([*labels]), None, test, Data(**options))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 60), st.sampled_from("aaaabbbcd")), min_size=20, max_size=80),
     st.integers(2, 8),
@@ -168,9 +168,7 @@ def test_without_count_repeats_the_published_split_of_semeval_stays(real_data):
     old, new = (make_splits(rows, data.model_copy(update={"count_repeats": counted})) for counted in (False, True))
     assert (np.count_nonzero(old == 1), np.count_nonzero(new == 1)) == (802, 800)
     assert np.count_nonzero(old != new) == 10
-    assert (
-        hashlib.sha256(old.tobytes()).hexdigest() == "96f1b50f7542008649f261348b5e6e8c75694e780af3575575aa278918e528f6"
-    )
+    assert hashlib.sha256(old.tobytes()).hexdigest().startswith("96f1b50f7542008649f261348b5e6e8c")
 
 
 def test_folds_cover_all_sentences_with_equal_shares_of_labels():
@@ -181,16 +179,7 @@ def test_folds_cover_all_sentences_with_equal_shares_of_labels():
     assert (counts.max() - counts.min()).max() == 1
 
 
-def test_folds_depend_on_the_seed_and_need_enough_sentences():
+def test_folds_depend_on_the_seed():
     rows = examples(["a", "b"] * 20)
     one, other = (split_tables(rows, None, None, Data(fold=1, split_seed=seed))[2] for seed in (0, 1))
     assert one["id"].tolist() != other["id"].tolist()
-    with pytest.raises(DataError, match=r"train.txt:1: 6 different sentences make no 7 folds; lower data.folds"):
-        split_tables(examples(["a", "b"] * 3), None, None, Data(fold=0, folds=7))
-    with pytest.raises(DataError, match=r"fold 9 of 10 has no sentence that train can spare; lower data.folds"):
-        split_tables(examples(["a"] * 9 + ["b"]), None, None, Data(fold=9, folds=10))
-
-
-def test_single_label_is_an_error():
-    with pytest.raises(DataError, match="train has only the label 'a'"):
-        split_tables(examples(["a"] * 50), None, None, Data())

@@ -1,17 +1,9 @@
-import doctest
-
 import pytest
 
-from bilstm_attention.data import text as module
 from bilstm_attention.data.text import URL, USER, clean_text, count_uncleaned, normalize
 
+PLAIN = f"a < b > c <3 x<y <al@x.org> <http://x.org> {URL}"
 ALL = ("html", "urls", "users")
-
-
-def test_docstring_examples_hold():
-    result = doctest.testmod(module)
-    assert result.attempted >= 1
-    assert result.failed == 0
 
 
 @pytest.mark.parametrize(
@@ -22,11 +14,7 @@ def test_docstring_examples_hold():
         ("html", "&amp;lt; AT&T R&notit &nonsense;", "&lt; AT&T R&notit &nonsense;"),
         ("html", '<p class="x">One<br/>two</P><!-- no --><o:p></o:p>', " One two    "),
         ("html", "&lt;b&gt;bold&lt;/b&gt;", " bold "),
-        (
-            "html",
-            f"a < b > c <3 x<y <al@x.org> <http://x.org> {URL}",
-            f"a < b > c <3 x<y <al@x.org> <http://x.org> {URL}",
-        ),
+        ("html", PLAIN, PLAIN),
         ("urls", "See http://x.org/a?b=c#d, (https://x.org).", f"See  {URL} , ( {URL} )."),
         ("urls", "HTTP://X.ORG www.x.org/ü ftp://x.org", f" {URL}   {URL}   {URL} "),
         ("urls", "看https://x.org/a。好 http://пример.рф!", f"看 {URL} 。好  {URL} !"),

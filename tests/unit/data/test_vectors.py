@@ -7,6 +7,7 @@ import lzma
 import struct
 import tarfile
 import zipfile
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from gensim.models import FastText, KeyedVectors
 from gensim.models.fasttext import save_facebook_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.small import write
 
 from bilstm_attention.data.vectors import list_faults, read_vectors, train_vectors
 from bilstm_attention.errors import DataError
@@ -31,25 +33,13 @@ tables = st.integers(2, 4).flatmap(
 )
 
 
-def write(path: Path, table: dict[str, list[float]], header: bool) -> Path:
-    """Writes vectors in the format that the name of the file tells."""
-    dimension = len(next(iter(table.values())))
-    top = f"{len(table)} {dimension}\n".encode() if header else b""
-    if ".bin" in path.name:
-        body = b"".join(word.encode() + b" " + np.array(row, "<f4").tobytes() + b"\n" for word, row in table.items())
-    else:
-        body = "".join(f"{word} {' '.join(map(repr, row))}\n" for word, row in table.items()).encode()
+def pack(path: Path, members: dict[str, bytes]) -> Path:
+    """Writes an archive whose kind the name of the file tells."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("vectors.txt", top + body)
-    elif ".tar" in path.name:
-        tar(path, {"vectors.txt": top + body})
-    else:
-        path.write_bytes(PACK.get(path.suffix, bytes)(top + body))
-    return path
-
-
-def tar(path: Path, members: dict[str, bytes]) -> Path:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        return path
     with tarfile.open(path, f"w:{path.suffix[1:]}" if path.suffix in PACK else "w") as archive:
         for name, content in members.items():
             entry = tarfile.TarInfo(name)
@@ -58,9 +48,17 @@ def tar(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def lines(path: Path, text: str | bytes) -> Path:
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
+def vectors_file(path: Path, table: dict[str, list[float]], header: bool = False) -> Path:
+    """Writes vectors in the format that the name of the file tells."""
+    dimension = len(next(iter(table.values())))
+    top = f"{len(table)} {dimension}\n".encode() if header else b""
+    if ".bin" in path.name:
+        body = b"".join(word.encode() + b" " + np.array(row, "<f4").tobytes() + b"\n" for word, row in table.items())
+    else:
+        body = "".join(f"{word} {' '.join(map(repr, row))}\n" for word, row in table.items()).encode()
+    if path.suffix == ".zip" or ".tar" in path.name:
+        return pack(path, {"vectors.txt": top + body})
+    return write(path, PACK.get(path.suffix, bytes)(top + body))
 
 
 ENDS = (".txt", ".txt.gz", ".txt.bz2", ".txt.xz", ".tar", ".tar.bz2", ".zip")
@@ -70,10 +68,10 @@ WITH_HEADER = (".tar.gz", ".vec", ".vec.gz", ".zip", ".bin", ".bin.gz", ".bin.xz
 @pytest.mark.parametrize(
     ("name", "header"), [*((f"v{end}", False) for end in ENDS), *((f"v{end}", True) for end in WITH_HEADER)]
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(table=tables)
 def test_every_format_is_read_back(tmp_path_factory, name, header, table):
-    path = write(tmp_path_factory.mktemp("vectors") / name, table, header)
+    path = vectors_file(tmp_path_factory.mktemp("vectors") / name, table, header)
     dimension = len(next(iter(table.values())))
     for listed, first in [(table, 0), ((), len(table))]:
         vectors = read_vectors(path, dimension, listed, first)
@@ -95,18 +93,31 @@ def test_files_of_gensim_are_read(tmp_path, name):
 
 
 def test_listed_and_first_words_are_read_in_file_order(tmp_path):
-    path = lines(tmp_path / "v.txt", "a 1 1\nb 2 2\nc 3 3\nd 4 4\ne 5 5\n")
+    path = write(tmp_path / "v.txt", "a 1 1\nb 2 2\nc 3 3\nd 4 4\ne 5 5\n")
     vectors = read_vectors(path, 2, words={"e", "b", "zebra"}, first=3)
     assert list(vectors.rows) == ["a", "b", "c", "e"]
     np.testing.assert_array_equal(vectors.matrix[:, 0], [1, 2, 3, 5])
     assert vectors.read == 5
 
 
-def test_tabs_blanks_and_crlf_are_read(tmp_path):
-    path = lines(tmp_path / "v.txt", "a\t1\t2\r\nb  3  4\nc 5 6 \n")
-    vectors = read_vectors(path, 2, "abc")
-    np.testing.assert_array_equal(vectors.matrix, [[1, 2], [3, 4], [5, 6]])
-    assert vectors.faults == {}
+@pytest.mark.parametrize(
+    ("name", "text", "rows", "faults"),
+    [
+        ("v.txt", "a\t1\t2\r\nb  3  4\nc 5 6 \n", [[1, 2], [3, 4], [5, 6]], {}),
+        # a blank last line is no row of the header
+        ("v.vec", "2 2\na 1 2\nb 3 4\n\n", [[1, 2], [3, 4]], {"empty line": [4]}),
+        # a faulty vector does not hide a later one
+        ("v.txt", "b 0 0\na nan 1\na 1 2\n", [[0, 0], [1, 2]], {"not a finite number": [2]}),
+        # the dimension is that of most lines, among as many the one that is asked for
+        ("v.txt", "1 0.5 0.5\n0 1 2\n", [[0.5, 0.5], [1, 2]], {}),
+        ("v.txt", "x\n1 0.5 0.5\n0 1 2\n", [[0.5, 0.5], [1, 2]], {"not the right count of numbers": [1]}),
+        ("v.txt", "a 1 2 3\nb 1 2\n", [[1, 2]], {"not the right count of numbers": [1]}),
+    ],
+)
+def test_lines_as_people_write_them(tmp_path, name, text, rows, faults):
+    vectors = read_vectors(write(tmp_path / name, text), 2, "abc01")
+    np.testing.assert_array_equal(vectors.matrix, rows)
+    assert vectors.faults == faults
 
 
 def test_faults_are_counted_by_kind_and_line(tmp_path):
@@ -125,7 +136,7 @@ no\xc2\xa0break 1 2
 z 3 4
 gap  5
 """
-    vectors = read_vectors(lines(tmp_path / "v.txt", text), 2, (), first=99)
+    vectors = read_vectors(write(tmp_path / "v.txt", text), 2, (), first=99)
     assert vectors.faults == {
         "empty line": [2, 11],
         "not the right count of numbers": [3, 4, 14],
@@ -146,7 +157,7 @@ gap  5
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_byte_order_mark_is_no_part_of_the_first_line(tmp_path, header, suffix):
     text = f"\ufeff{header}{TEXT}".encode()
-    vectors = read_vectors(lines(tmp_path / f"v.txt{suffix}", PACK.get(suffix, bytes)(text)), 3, ROWS)
+    vectors = read_vectors(write(tmp_path / f"v.txt{suffix}", PACK.get(suffix, bytes)(text)), 3, ROWS)
     assert list(vectors.rows) == list(ROWS)
     assert (vectors.read, vectors.faults) == (3, {})
 
@@ -162,26 +173,11 @@ def test_byte_order_mark_is_no_part_of_the_first_line(tmp_path, header, suffix):
     ],
 )
 def test_header_that_rows_contradict_is_counted(tmp_path, name, header, faults):
-    path = write(tmp_path / name, ROWS, header=True)
+    path = vectors_file(tmp_path / name, ROWS, header=True)
     path.write_bytes(path.read_bytes().replace(b"3 3", header.encode(), 1))
     vectors = read_vectors(path, 3, ROWS)
     assert vectors.faults == faults
     assert list(vectors.rows) == list(ROWS)[: 2 if name == "v.bin" else 3]
-
-
-def test_blank_last_line_is_no_row_of_the_header(tmp_path):
-    assert read_vectors(lines(tmp_path / "v.vec", f"3 3\n{TEXT}\n"), 3, ROWS).faults == {"empty line": [5]}
-
-
-def test_faulty_vector_does_not_hide_a_later_one(tmp_path):
-    vectors = read_vectors(lines(tmp_path / "v.txt", "b 0 0\na nan 1\na 1 2\n"), 2, {"a"})
-    np.testing.assert_array_equal(vectors.matrix, [[1, 2]])
-
-
-@pytest.mark.parametrize("text", ["1 0.5 0.5\n0 1 2\n", "broken\n1 0.5 0.5\n0 1 2\n"])
-def test_dimension_is_that_of_most_lines(tmp_path, text):
-    vectors = read_vectors(lines(tmp_path / "v.txt", text), 2, {"0", "1"})
-    np.testing.assert_array_equal(vectors.matrix, [[0.5, 0.5], [1, 2]])
 
 
 @pytest.mark.parametrize(
@@ -194,12 +190,7 @@ def test_dimension_is_that_of_most_lines(tmp_path, text):
         ("v.txt", "Call me Ishmael.\nSome years ago\n", 3, "not word vectors"),
         ("v.vec", "2 3\na 1 2\nb 1 2\n", 3, "vectors of 2 numbers, but"),
         ("v.vec", "2 3\n", 3, "not word vectors"),
-        (
-            "v.txt",
-            b"\xff 1 2 3\n\xfe 1 2 3\n",
-            3,
-            "no line is a word and 3 numbers; faults: 2 x word not UTF-8 .*line 1",
-        ),
+        ("v.txt", b"\xff 1 2 3\n\xfe 1 2 3\n", 3, "no line is a word and 3 numbers; faults: 2 x word not UTF-8"),
         ("v.vec", f"5 3\n{TEXT}\n\n", 3, "ends after 3 of the 5 vectors that line 1 promises"),
         ("wiki.bin", bytes(range(256)) * 9, 3, r"take the \.vec file"),
         ("none.txt", None, 3, r"none\.txt: no such file.*bilstm-attention fetch glove-6b"),
@@ -207,37 +198,33 @@ def test_dimension_is_that_of_most_lines(tmp_path, text):
 )
 def test_unusable_file_is_refused(tmp_path, name, content, dimension, message):
     if content is not None:
-        lines(tmp_path / name, content)
+        write(tmp_path / name, content)
     with pytest.raises(DataError, match=message):
         read_vectors(tmp_path / name, dimension, ROWS)
 
 
-@pytest.mark.parametrize(
-    "name", ["v.txt.gz", "v.txt.bz2", "v.txt.xz", "v.tar.gz", "v.tar", "v.bin.gz", "v.bin", "v.zip"]
-)
-def test_truncated_file_is_refused(tmp_path, name):
-    table = {f"w{i}": np.random.default_rng(i).normal(size=3).tolist() for i in range(300)}
-    path = write(tmp_path / name, table, header=".bin" in name)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(DataError, match=rf"{name}: (damaged or truncated|ends after \d+ of its 300 vectors)"):
-        read_vectors(path, 3, table)
+TABLE = {f"w{i}": np.random.default_rng(i).normal(size=3).tolist() for i in range(300)}
+PACKED = [f".txt{suffix}" for suffix in PACK]
+CUT = [(end, None) for end in (*PACKED, ".tar.gz", ".tar", ".bin.gz", ".bin", ".zip")]
 
 
-@pytest.mark.parametrize("at", [30, -6])  # among the first packed bytes, and in the checksum or the footer
-@pytest.mark.parametrize("suffix", list(PACK))
-def test_damaged_packed_file_is_refused(tmp_path, suffix, at):
-    path = write(tmp_path / f"v.txt{suffix}", {f"w{i}": [i / 7, i / 3] for i in range(300)}, header=False)
+# among the first packed bytes, and in the checksum or the footer
+@pytest.mark.parametrize(("end", "at"), [*CUT, *product(PACKED, (30, -6))])
+def test_damaged_file_is_refused(tmp_path, end, at):
+    path = vectors_file(tmp_path / f"v{end}", TABLE, header=".bin" in end)
     data = bytearray(path.read_bytes())
-    data[at] ^= 0xFF
-    path.write_bytes(data)
-    with pytest.raises(DataError, match="damaged or truncated"):
-        read_vectors(path, 2, ())
+    if at:
+        data[at] ^= 0xFF
+    else:
+        del data[len(data) // 2 :]
+    with pytest.raises(DataError, match=rf"v{end}: (damaged or truncated|ends after \d+ of its 300 vectors)"):
+        read_vectors(write(path, bytes(data)), 3, TABLE)
 
 
 def test_folder_gives_the_file_named_for_the_dimension_else_its_zip(tmp_path):
-    lines(tmp_path / "glove.3d.txt", TEXT)
-    write(tmp_path / "glove.3d.txt.gz", {"packed": [1, 2, 3]}, header=False)
-    write(tmp_path / "other.zip", {"zipped": [1, 2]}, header=False)
+    write(tmp_path / "glove.3d.txt", TEXT)
+    vectors_file(tmp_path / "glove.3d.txt.gz", {"packed": [1, 2, 3]})
+    vectors_file(tmp_path / "other.zip", {"zipped": [1, 2]})
     assert list(read_vectors(tmp_path, 3, (), first=1).rows) == ["the"]
     assert list(read_vectors(tmp_path, 2, (), first=1).rows) == ["zipped"]
     (tmp_path / "other.zip").unlink()
@@ -245,49 +232,31 @@ def test_folder_gives_the_file_named_for_the_dimension_else_its_zip(tmp_path):
         read_vectors(tmp_path, 2, ())
 
 
-@pytest.fixture
-def archive(tmp_path) -> Path:
-    path = tmp_path / "glove.zip"
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("glove.3d.txt", TEXT)
-        file.writestr("glove.13d.txt", "the " + "1 " * 13)
-        file.writestr("readme.txt", "read me")
-    return path
+MEMBERS = {"glove.3d.txt": TEXT.encode(), "glove.13d.txt": b"the " + b"1 " * 13, "readme.txt": b"read me"}
 
 
-def test_zip_member_is_chosen_by_dimension(archive):
+def test_zip_member_is_chosen_by_dimension(tmp_path):
+    archive = pack(tmp_path / "glove.zip", MEMBERS)
     assert read_vectors(archive, 3, ROWS).rows == {word: row for row, word in enumerate(ROWS)}
     assert read_vectors(archive, 13, ROWS).matrix.shape == (1, 13)
+    for dimension, member, message in ((5, None, "0 of 3 members"), (3, "x.txt", "no member 'x.txt'")):
+        with pytest.raises(DataError, match=rf"(?s){message}.*glove\.3d\.txt.*glove\.13d\.txt.*readme\.txt"):
+            read_vectors(archive, dimension, ROWS, member=member)
 
 
 @pytest.mark.parametrize("suffix", ["zip", "tar.xz"])
 def test_only_member_beside_files_of_macos_is_chosen(tmp_path, suffix):
     members = {"v/vectors.txt": TEXT.encode(), "__MACOSX/v/._vectors.txt": b"\0\5", "v/.DS_Store": b"\0"}
-    path = tmp_path / f"v.{suffix}"
-    if suffix == "zip":
-        with zipfile.ZipFile(path, "w") as file:
-            for name, content in members.items():
-                file.writestr(name, content)
-    else:
-        tar(path, members)
-    assert list(read_vectors(path, 3, ROWS).rows) == list(ROWS)
-
-
-@pytest.mark.parametrize(
-    ("dimension", "member", "message"), [(5, None, "0 of 3 members"), (3, "x.txt", "no member 'x.txt'")]
-)
-def test_missing_zip_member_lists_the_members(archive, dimension, member, message):
-    with pytest.raises(DataError, match=rf"(?s){message}.*glove\.3d\.txt.*glove\.13d\.txt.*readme\.txt"):
-        read_vectors(archive, dimension, ROWS, member=member)
+    assert list(read_vectors(pack(tmp_path / f"v.{suffix}", members), 3, ROWS).rows) == list(ROWS)
 
 
 def test_member_of_a_plain_file_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"embeddings\.member is 'a\.txt', but this is no archive"):
-        read_vectors(lines(tmp_path / "v.txt", TEXT), 3, ROWS, member="a.txt")
+        read_vectors(write(tmp_path / "v.txt", TEXT), 3, ROWS, member="a.txt")
 
 
 @pytest.fixture(scope="module")
-def fasttext(tmp_path_factory) -> tuple[Path, FastText]:
+def fasttext(tmp_path_factory):
     """A model of subwords of 3 to 4 characters, and its file in fastText's own format."""
     texts = [["playing", "player", "plays", "a", "game"], ["gamer", "played", "a", "play"]] * 20
     model = FastText(texts, vector_size=6, min_count=1, min_n=3, max_n=4, bucket=200, epochs=2, seed=1, workers=1)
@@ -332,7 +301,7 @@ def test_fasttext_has_no_vector_without_a_subword(tmp_path, lengths, rows, subwo
     ],
 )
 def test_unusable_fasttext_is_refused(tmp_path, fasttext, change, dimension, message):
-    path = lines(tmp_path / "v.bin", change(fasttext[0].read_bytes()))
+    path = write(tmp_path / "v.bin", change(fasttext[0].read_bytes()))
     with pytest.raises(DataError, match=rf"v\.bin: .*{message}"):
         read_vectors(path, dimension, {"game"})
 

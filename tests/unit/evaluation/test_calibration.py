@@ -11,7 +11,7 @@ GOLD = np.array([DRAW.choice(3, p=row) for row in softmax(LOGITS, axis=1)])
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_scaling_divides_the_logits(temperature: float) -> None:
+def test_scaling_divides_the_logits(temperature):
     probabilities = softmax(LOGITS, axis=1).astype(np.float32)
     scaled = scale(probabilities, temperature)
     np.testing.assert_allclose(scaled, softmax(LOGITS / temperature, axis=1), atol=1e-6)
@@ -19,11 +19,11 @@ def test_scaling_divides_the_logits(temperature: float) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
-def test_fitted_temperature_is_that_of_the_labels(temperature: float) -> None:
+def test_fitted_temperature_is_that_of_the_labels(temperature):
     assert fit_temperature(softmax(LOGITS * temperature, axis=1), GOLD) == pytest.approx(temperature, rel=0.1)
 
 
-def test_sure_and_right_probabilities_are_fitted_within_limits() -> None:
+def test_sure_and_right_probabilities_are_fitted_within_limits():
     sure = np.float32([[1, 0], [0, 1]])
     assert LIMITS[0] <= fit_temperature(sure, np.array([0, 1])) <= LIMITS[1]
     assert calibration_errors(sure, np.array([0, 1])) == {"nll": 0, "brier": 0, "ece": 0}
@@ -31,7 +31,7 @@ def test_sure_and_right_probabilities_are_fitted_within_limits() -> None:
     np.testing.assert_allclose(scale(sure, 2.0), sure, atol=1e-6)
 
 
-def test_errors_equal_scikit_learn_and_hand_computed_ones() -> None:
+def test_errors_equal_scikit_learn_and_hand_computed_ones():
     probabilities = softmax(LOGITS, axis=1)
     errors = calibration_errors(probabilities, GOLD)
     assert errors["nll"] == pytest.approx(sk.log_loss(GOLD, probabilities))

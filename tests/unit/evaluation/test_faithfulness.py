@@ -3,24 +3,20 @@
 import json
 from collections.abc import Callable, Sequence
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
+from tests.unit.model.small_classifier import CLASSES, LEARNED, SMALL, WORDS, build, drawn_matrix, perturb
 
 from bilstm_attention.config import Params, with_overrides
-from bilstm_attention.console import start_tensorflow
 from bilstm_attention.data.dataset import Rows
 from bilstm_attention.data.tokens import SPANS, Vocabulary
 from bilstm_attention.errors import DataError
-
-start_tensorflow()
-import keras  # noqa: E402
-from tests.unit.model.small_classifier import CLASSES, LEARNED, SMALL, WORDS, build, drawn_matrix, perturb  # noqa: E402
-
-from bilstm_attention.evaluation import faithfulness  # noqa: E402
-from bilstm_attention.evaluation.faithfulness import bin_sizes, gradient_input, measure, merge_seeds  # noqa: E402
-from bilstm_attention.model.classifier import WordEmbedding, build_classifier  # noqa: E402
-from bilstm_attention.model.predict import predict  # noqa: E402
+from bilstm_attention.evaluation import faithfulness
+from bilstm_attention.evaluation.faithfulness import bin_sizes, gradient_input, measure, merge_seeds
+from bilstm_attention.model.classifier import WordEmbedding, build_classifier
+from bilstm_attention.model.predict import predict
 
 # What each word adds to the log-odds of the first of two classes.
 EFFECTS = {"great": 2.0, "poor": -1.0, "nice": 0.5, "film": 0.0, "good": 1.0}
@@ -36,7 +32,7 @@ def odds(*words: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def additive() -> keras.Model:
+def additive():
     """Log-odds are the sum of the words' effects."""
     tokens = keras.Input((None,), dtype="int32")
     embedding = WordEmbedding(len(VOCABULARY), 2, len(VOCABULARY), name="embedding")
@@ -46,10 +42,10 @@ def additive() -> keras.Model:
 
 
 @pytest.fixture
-def attend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Weigh], None]:
+def attend(monkeypatch):
     """Sets the attention weights that a row of word ids gets."""
 
-    def to(weigh: Weigh) -> None:
+    def to(weigh):
         weighed = lambda rows: [np.array(weigh(row.tolist()), np.float32) for row in rows]  # noqa: E731
         monkeypatch.setattr(faithfulness, "read_attention", lambda model, rows: (predict(model, rows), weighed(rows)))
 
@@ -73,11 +69,11 @@ def uniform(row: Sequence[int]) -> list[float]:
 
 
 @pytest.mark.parametrize(("length", "expected"), [(2, [1] * 5), (3, [1, 1, 1, 1, 2]), (101, [2, 6, 11, 21, 51])])
-def test_bin_is_its_share_rounded_up_and_leaves_a_token(length: int, expected: list[int]) -> None:
+def test_bin_is_its_share_rounded_up_and_leaves_a_token(length, expected):
     assert bin_sizes(length) == expected
 
 
-def test_measures_equal_hand_computed_ones(additive, attend) -> None:
+def test_measures_equal_hand_computed_ones(additive, attend):
     attend(by_word({"great": 0.4, "nice": 0.3, "film": 0.2, "good": 0.06, "poor": 0.04}))
     result = measured(additive, examples("great poor nice film good"))
     whole = odds(*EFFECTS)  # of five tokens the bins take 1, 1, 1, 1, 3
@@ -93,7 +89,7 @@ def test_measures_equal_hand_computed_ones(additive, attend) -> None:
     assert result["curves"]["sufficiency"]["gradient_input"] == pytest.approx(alone, abs=1e-3)
 
 
-def test_class_is_the_one_predicted_on_the_whole_sentence(additive, attend) -> None:
+def test_class_is_the_one_predicted_on_the_whole_sentence(additive, attend):
     attend(by_word({"poor": 1.0}))
     result = measured(additive, examples("film poor"))
     # 73.1 percent for the second class; without the word, 50
@@ -101,7 +97,7 @@ def test_class_is_the_one_predicted_on_the_whole_sentence(additive, attend) -> N
     assert result["sufficiency"]["attention"] == pytest.approx(0, abs=1e-3)
 
 
-def test_random_orders_lie_below_a_good_ranking(additive, attend) -> None:
+def test_random_orders_lie_below_a_good_ranking(additive, attend):
     table = examples(*(" ".join([*FILLERS[at : at + 9], "great", *FILLERS[at + 9 : at + 19]]) for at in range(20)))
     high = odds("great") - 50
     attend(by_word({"great": 1.0}))
@@ -114,11 +110,11 @@ def test_random_orders_lie_below_a_good_ranking(additive, attend) -> None:
     assert result["sufficiency"]["random"] == pytest.approx(0.82 * high, rel=0.1)
 
 
-def test_tokens_are_deleted_and_the_rest_keep_their_order(additive, attend, monkeypatch) -> None:
+def test_tokens_are_deleted_and_the_rest_keep_their_order(additive, attend, monkeypatch):
     attend(by_word({"nice": 0.5, "great": 0.3, "good": 0.2}))
     seen: list[list[str]] = []
 
-    def watched(model: keras.Model, rows: Rows) -> np.ndarray:
+    def watched(model, rows):
         seen.extend([VOCABULARY.words[number] for number in row] for row in rows)
         return predict(model, rows)
 
@@ -129,7 +125,7 @@ def test_tokens_are_deleted_and_the_rest_keep_their_order(additive, attend, monk
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["some vectors learned, some fixed", "all fixed"])
-def test_gradient_input_is_the_slope_of_scaling_a_word_vector(frozen: bool) -> None:
+def test_gradient_input_is_the_slope_of_scaling_a_word_vector(frozen):
     params = with_overrides(Params(), {**SMALL, "model.train_embeddings": not frozen})
     model = perturb(build_classifier(params.model, drawn_matrix(), LEARNED, CLASSES, seed=0))
     draw = np.random.default_rng(5)
@@ -138,7 +134,7 @@ def test_gradient_input_is_the_slope_of_scaling_a_word_vector(frozen: bool) -> N
     classes, embedding, step = predict(model, rows).argmax(axis=1), model.get_layer("embedding"), 0.02
     matrix = np.concatenate(embedding.get_weights())
 
-    def scaled(word: int, by: float) -> np.ndarray:
+    def scaled(word, by):
         changed = matrix.copy()
         changed[word] *= by
         embedding.set_matrix(changed)
@@ -160,13 +156,13 @@ def test_gradient_input_is_the_slope_of_scaling_a_word_vector(frozen: bool) -> N
         ([[0.25] * 4, [0.0, 1.0, 0.0, 0.0]], 50),
     ],
 )
-def test_entropy_runs_from_one_token_to_uniform_weights(weights: list, expected: float, additive, attend) -> None:
+def test_entropy_runs_from_one_token_to_uniform_weights(weights, expected, additive, attend):
     attend(lambda row: weights)
     result = measured(additive, examples("great poor nice film", "film film good poor"))
     assert result["entropy"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_correlation_is_that_of_weights_and_gradient(additive, attend) -> None:
+def test_correlation_is_that_of_weights_and_gradient(additive, attend):
     table = examples("great poor nice film good", "film good nice")
     attend(by_word({word: effect + 1 for word, effect in EFFECTS.items()}))
     assert measured(additive, table)["rank_correlation"] == 1
@@ -195,7 +191,7 @@ def relation() -> pd.DataFrame:
     return examples(RELATION).assign(**dict(zip(SPANS, spans, strict=True)))
 
 
-def test_shares_equal_hand_counted_ones(additive, attend) -> None:
+def test_shares_equal_hand_counted_ones(additive, attend):
     row = RELATION.split()
     weights = np.arange(1, len(row) + 1) / np.arange(1, len(row) + 1).sum()
     attend(lambda _: weights.tolist())
@@ -206,7 +202,7 @@ def test_shares_equal_hand_counted_ones(additive, attend) -> None:
     assert result["attention_share"] == pytest.approx(shares, abs=1e-3)
 
 
-def test_seed_selects_sentences_in_dev_order(additive, attend) -> None:
+def test_seed_selects_sentences_in_dev_order(additive, attend):
     draw = np.random.default_rng(2)
     table = examples(*(" ".join(draw.choice([*EFFECTS, *FILLERS], draw.integers(1, 9))) for _ in range(80)))
     seen: list[tuple[int, ...]] = []
@@ -221,13 +217,13 @@ def test_seed_selects_sentences_in_dev_order(additive, attend) -> None:
     assert at == sorted(set(at)) != list(range(15))
 
 
-def test_split_of_single_tokens_is_an_error(additive) -> None:
+def test_split_of_single_tokens_is_an_error(additive):
     with pytest.raises(DataError, match=r"no dev sentence has two tokens.*evaluate\.faithfulness"):
         measured(additive, examples("great", "poor"))
 
 
-def test_results_of_seeds_are_merged() -> None:
-    def result(value: float, correlation: float | None) -> dict:
+def test_results_of_seeds_are_merged():
+    def result(value, correlation):
         curves = {"percent": [1, 50], "sufficiency": {"attention": [value, 2 * value]}}
         return {"rows": 7, "entropy": value, "rank_correlation": correlation, "curves": curves, "token_share": 40.5}
 
@@ -242,7 +238,7 @@ def test_results_of_seeds_are_merged() -> None:
 
 
 @pytest.mark.parametrize("kind", ["structured", "mean"])
-def test_models_with_several_weights_or_none_are_measured(kind: str) -> None:
+def test_models_with_several_weights_or_none_are_measured(kind):
     words = [f"word{number}" for number in range(WORDS - 6)]
     draw = np.random.default_rng(1)
     table = examples(*(" ".join(draw.choice([*words, "unseen"], 6)) for _ in range(12)))

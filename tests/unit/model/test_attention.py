@@ -74,13 +74,13 @@ def doubles(layer: AttentionPooling) -> list[Array]:
     return [weight.numpy().astype("float64") for weight in layer.trainable_variables]
 
 
-def test_every_mechanism_has_a_transcription() -> None:
+def test_every_mechanism_has_a_transcription():
     assert {*transcription.SCORES, "max", "last"} == set(MECHANISMS) == set(ATTENTION_KINDS)
 
 
 @every_output
 @every_kind
-def test_outputs_and_penalty_equal_the_transcription(kind: str, tanh_output: bool, temperature: float) -> None:
+def test_outputs_and_penalty_equal_the_transcription(kind, tanh_output, temperature):
     output = {"tanh_output": tanh_output, "temperature": temperature}
     layer, batch = pooling(kind, **output), drawn(1, [6, 3, 1, 2])
     pooled, weights, penalty = transcribed(kind, output, batch, doubles(layer))
@@ -90,7 +90,7 @@ def test_outputs_and_penalty_equal_the_transcription(kind: str, tanh_output: boo
 
 
 @every_kind
-def test_padding_gets_no_gradient(kind: str) -> None:
+def test_padding_gets_no_gradient(kind):
     batch = drawn(3, [4, 2], padding=2.0)
     states = tf.Variable(batch.states)
     with tf.GradientTape() as tape:
@@ -103,7 +103,7 @@ def test_padding_gets_no_gradient(kind: str) -> None:
 
 
 @every_kind
-def test_decay_is_of_every_weight_but_biases(kind: str) -> None:
+def test_decay_is_of_every_weight_but_biases(kind):
     layer = pooling(kind, l2=0.25)
     decayed = [weight.numpy().astype("float64") for weight in layer.trainable_variables if weight.name != "b"]
     expected = 0.25 * sum((value**2).sum() for value in decayed)
@@ -114,7 +114,7 @@ DRAWS = 4000
 
 
 @pytest.mark.parametrize("kind", [kind for kind in sorted(MECHANISMS) if kind not in ("max", "last")])
-def test_dropout_of_weights_keeps_the_expectation(kind: str) -> None:
+def test_dropout_of_weights_keeps_the_expectation(kind):
     sentence = drawn(1, [5], padding=0.0)
     batch = Batch(*(np.repeat(part, DRAWS, axis=0) for part in sentence))
     layer, wanted = pooling(kind, dropout=0.4), call(pooling(kind), sentence)
@@ -127,7 +127,7 @@ def test_dropout_of_weights_keeps_the_expectation(kind: str) -> None:
         np.testing.assert_allclose(weights, np.repeat(wanted[1], DRAWS, axis=0), rtol=0, atol=1e-6)
 
 
-def test_tokens_that_share_a_maximum_share_its_weight() -> None:
+def test_tokens_that_share_a_maximum_share_its_weight():
     states = np.array([[[1, 5], [3, 2], [3, 1], [9, 9]]], "float32")
     pooled, weights = MECHANISMS["max"]()(states, mask=np.array([[True, True, True, False]]))
     np.testing.assert_array_equal(pooled, [[3, 5]])

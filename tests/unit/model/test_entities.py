@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,7 +16,7 @@ A, B, C, D, E = range(6, 11)
 ABSENT: list[int] = []
 
 
-def test_markers_are_those_of_the_vocabulary() -> None:
+def test_markers_are_those_of_the_vocabulary():
     markers = ("<e1>", "</e1>", "<e2>", "</e2>")
     assert tuple(number for pair in MARKER_IDS for number in pair) == tuple(map(SPECIALS.index, markers))
     assert Vocabulary(["word"]).encode(markers).tolist() == [E1, E1_END, E2, E2_END]
@@ -39,7 +38,7 @@ def test_markers_are_those_of_the_vocabulary() -> None:
         ([0, 0], [ABSENT, ABSENT]),
     ],
 )
-def test_entity_is_the_words_between_its_markers(row: list[int], expected: list[list[int]]) -> None:
+def test_entity_is_the_words_between_its_markers(row, expected):
     entities = EntityTokens()(np.array([row], "int32")).numpy()[0]
     assert [np.flatnonzero(entity).tolist() for entity in entities] == expected
 
@@ -66,12 +65,12 @@ RELATION = [A, E1, B, C, E1_END, D, E2, E, E2_END, A]
     ],
     ids=["far", "limited", "no first entity"],
 )
-def test_distance_counts_tokens_to_the_entity(row: list[int], limit: int, expected: list[list[int]]) -> None:
+def test_distance_counts_tokens_to_the_entity(row, limit, expected):
     assert distances(row, limit) == expected
     assert [each[: len(row)] for each in distances([*row, 0, 0, 0], limit)] == expected, "padding"
 
 
-def test_entity_state_is_the_mean_over_its_words() -> None:
+def test_entity_state_is_the_mean_over_its_words():
     states = np.array([[[1, 2], [3, 4], [5, 8], [7, 6]], [[1, 1], [2, 2], [90, 90], [90, 90]]], "float32")
     entities = np.array(
         [[[True, True, False, False], [False, False, True, False]], [[False, True, False, False], [False] * 4]]
@@ -82,14 +81,14 @@ def test_entity_state_is_the_mean_over_its_words() -> None:
 
 
 @pytest.fixture(scope="module")
-def classifier() -> keras.Model:
+def classifier():
     switches = dict.fromkeys(("model.frozen_copy", "model.entity_words", "model.entity_states"), True)
     return perturb(build("positions", **switches))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(relation_rows)
-def test_network_with_entities_equals_the_transcription(classifier: keras.Model, row: list[int]) -> None:
+def test_network_with_entities_equals_the_transcription(classifier, row):
     doubles = {layer.name: [weight.astype("float64") for weight in layer.get_weights()] for layer in classifier.layers}
     (tables,), (kernel, bias) = doubles["positions"], doubles["probabilities"]
     spans = [(row.index(opening) + 1, row.index(closing)) for opening, closing in ((E1, E1_END), (E2, E2_END))]

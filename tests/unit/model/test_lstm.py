@@ -1,6 +1,5 @@
 """The bidirectional LSTM against a float64 transcription, and each kernel against Keras's own."""
 
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -45,7 +44,7 @@ def padded_rows() -> tuple[NDArray[Any], NDArray[Any]]:
 
 @every_depth
 @every_merge
-def test_states_equal_the_transcription_whatever_the_padding(merge: str, layers: int) -> None:
+def test_states_equal_the_transcription_whatever_the_padding(merge, layers):
     """The last states are the forward one of the last real token and the backward one of the first."""
     model = network(merge=merge, layers=layers)
     states, mask = padded_rows()
@@ -62,7 +61,7 @@ def test_states_equal_the_transcription_whatever_the_padding(merge: str, layers:
 
 
 @pytest.mark.parametrize(("merge", "expected"), [("sum", [[11.0, 22.0]]), ("concat", [[1.0, 2.0, 10.0, 20.0]])])
-def test_last_states_are_merged_as_states_are(merge: str, expected: list[list[float]]) -> None:
+def test_last_states_are_merged_as_states_are(merge, expected):
     layer = Merge(merge)
     directions = (np.array([[1.0, 2.0]], "float32"), np.array([[10.0, 20.0]], "float32"))
     np.testing.assert_array_equal(layer(directions), expected)
@@ -70,7 +69,7 @@ def test_last_states_are_merged_as_states_are(merge: str, expected: list[list[fl
 
 
 @every_merge
-def test_second_layer_reads_the_first_after_dropout(merge: str) -> None:
+def test_second_layer_reads_the_first_after_dropout(merge):
     model = network(merge=merge, layers=2, dropout=0.25)
     first, second = bilstms(model)
     assert second.forward_layer.cell.kernel.shape == ((UNITS if merge == "sum" else 2 * UNITS), 4 * UNITS)
@@ -129,9 +128,7 @@ def operations(function: Any) -> set[str]:
 @pytest.mark.parametrize("large", [0, 1 << 30], ids=["as large", "as small"])
 @every_merge
 @pytest.mark.parametrize("case", CASES)
-def test_fused_kernel_and_its_gradients_equal_those_of_keras(
-    case: str, merge: str, large: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fused_kernel_and_its_gradients_equal_those_of_keras(case, merge, large, monkeypatch):
     monkeypatch.setattr(lstm_module, "LARGE", large)  # each of both gradients is right for weights of any size
     states, mask, units = drawn(case)
     reference, fused = (layer(kernel, units, merge, bias_initializer="random_normal") for kernel in (None, "auto"))
@@ -143,12 +140,12 @@ def test_fused_kernel_and_its_gradients_equal_those_of_keras(
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_large_weights_take_the_gradient_by_steps(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_weights_take_the_gradient_by_steps(large, monkeypatch):
     monkeypatch.setattr(lstm_module, "LARGE", 111 if large else 112)  # (3 + 4) x 16 weights
     bilstm = layer("auto")
     bilstm.build((None, None, DIMENSION))
 
-    def gradient(states: tf.Tensor) -> Any:
+    def gradient(states):
         with tf.GradientTape() as tape:
             total = tf.add_n([tf.reduce_sum(output) for output in bilstm(states, mask=ALL_REAL)])
         return tape.gradient(total, [variable.value for variable in bilstm.trainable_variables])
@@ -157,16 +154,16 @@ def test_large_weights_take_the_gradient_by_steps(large: bool, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("kernel", "fused"), [("auto", True), ("keras", False)])
-def test_fused_kernel_is_the_default_on_a_cpu(kernel: str, fused: bool) -> None:
+def test_fused_kernel_is_the_default_on_a_cpu(kernel, fused):
     bilstm = layer(kernel)
     assert ("BlockLSTMV2" in operations(lambda states: bilstm(states, mask=ALL_REAL))) is fused
 
 
 @pytest.mark.parametrize("saved_by", ["auto", "keras", None])
-def test_weights_of_one_kernel_fit_every_other(saved_by: str | None, tmp_path: Path) -> None:
+def test_weights_of_one_kernel_fit_every_other(saved_by, tmp_path):
     states, mask, _ = drawn("narrow")
 
-    def model(kernel: str | None) -> keras.Model:
+    def model(kernel):
         inputs, real = keras.Input((None, DIMENSION)), keras.Input((None,), dtype="bool")
         return keras.Model([inputs, real], layer(kernel, bias_initializer="random_normal")(inputs, mask=real)[0])
 

@@ -3,29 +3,21 @@
 import io
 import json
 import zipfile
-from collections.abc import Callable
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from tests.unit.model.small_classifier import (
-    VARIANTS,
-    build,
-    call,
-    perturb,
-    shared_classifier,
-    shared_outputs,
-    some_tokens,
-)
+from tests.conftest import refusal
+from tests.unit.model import small_classifier as small
+from tests.unit.model.small_classifier import VARIANTS, build, call, perturb, shared_outputs, some_tokens
 
 from bilstm_attention.errors import DataError
 from bilstm_attention.model.classifier import attention_view, load_classifier, save_classifier
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_loaded_classifier_is_the_saved_one(variant: str, tmp_path: Path) -> None:
-    classifier = shared_classifier(variant)
+def test_loaded_classifier_is_the_saved_one(variant, tmp_path):
+    classifier = small.shared_classifier(variant)
     save_classifier(classifier, tmp_path / "model.keras")
     loaded = load_classifier(tmp_path / "model.keras")
     for one, other in zip(call(attention_view(loaded), some_tokens), shared_outputs(variant), strict=True):
@@ -35,10 +27,10 @@ def test_loaded_classifier_is_the_saved_one(variant: str, tmp_path: Path) -> Non
     assert np.abs(loaded(some_tokens, training=True) - shared_outputs(variant)[0]).max() > 1e-3
 
 
-def test_bytes_follow_the_weights_alone(tmp_path: Path) -> None:
+def test_bytes_follow_the_weights_alone(tmp_path):
     classifier, target = build(), tmp_path / "new" / "folder" / "model.keras"
 
-    def saved() -> bytes:
+    def saved():
         save_classifier(classifier, target)
         assert [path.name for path in target.parent.iterdir()] == ["model.keras"]
         return target.read_bytes()
@@ -57,7 +49,7 @@ def test_bytes_follow_the_weights_alone(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def saved(tmp_path_factory):
     path = tmp_path_factory.mktemp("saved") / "model.keras"
     save_classifier(build(), path)
     return path.read_bytes()
@@ -84,16 +76,15 @@ def without(content: bytes, missing: str) -> bytes:
     ],
     ids=["empty", "half", "changed byte", "no beginning", "no config", "no weights"],
 )
-def test_damaged_file_is_an_error_that_names_it(damage: Callable[[bytes], bytes], saved: bytes, tmp_path: Path) -> None:
+def test_damaged_file_is_an_error_that_names_it(damage, saved, tmp_path):
     path = tmp_path / "model.keras"
     path.write_bytes(damage(saved))
-    with pytest.raises(DataError) as error:
-        load_classifier(path)
-    assert str(path) in str(error.value)
-    assert "`dvc repro` trains it again" in str(error.value)
+    message = refusal(lambda: load_classifier(path), DataError)
+    assert str(path) in message
+    assert "`dvc repro` trains it again" in message
 
 
-def test_file_with_code_is_refused(tmp_path: Path) -> None:
+def test_file_with_code_is_refused(tmp_path):
     inputs = keras.Input((2,))
     keras.Model(inputs, keras.layers.Lambda(lambda values: values)(inputs)).save(tmp_path / "model.keras")
     with pytest.raises(DataError, match="Lambda"):

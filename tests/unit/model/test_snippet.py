@@ -50,7 +50,7 @@ def snippet_and_classifier(seed: int) -> tuple[keras.Model, keras.Model]:
 
 
 @pytest.fixture(scope="module")
-def both() -> tuple[keras.Model, keras.Model]:
+def both():
     """The snippet and ours, each returning probabilities and attention weights, with biases that are not zero."""
     original, classifier = snippet_and_classifier(seed=0)
     draw = np.random.default_rng(0)
@@ -68,7 +68,7 @@ def rows(real: int, seed: int = 1) -> NDArray[Any]:
     return tokens
 
 
-def test_outputs_are_equal_on_full_rows(both: tuple[keras.Model, keras.Model]) -> None:
+def test_outputs_are_equal_on_full_rows(both):
     theirs, ours = (model.predict_on_batch(rows(LENGTH)) for model in both)
     np.testing.assert_allclose(ours[0], theirs[0], rtol=0, atol=1e-6)
     np.testing.assert_allclose(ours[1], theirs[1], rtol=0, atol=1e-6)
@@ -76,7 +76,7 @@ def test_outputs_are_equal_on_full_rows(both: tuple[keras.Model, keras.Model]) -
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_untrained_snippet_attends_to_padding_ours_does_not(seed: int) -> None:
+def test_untrained_snippet_attends_to_padding_ours_does_not(seed):
     """Measured over the three seeds: 76 to 83 % of the snippet's attention lies on the 80 padded steps of 100."""
     original, classifier = snippet_and_classifier(seed)
     tokens = rows(REAL, seed)
@@ -88,7 +88,7 @@ def test_untrained_snippet_attends_to_padding_ours_does_not(seed: int) -> None:
     assert np.abs(ours[0] - theirs[0]).max() > 0.01
 
 
-def test_both_train_the_same_weights(both: tuple[keras.Model, keras.Model]) -> None:
+def test_both_train_the_same_weights(both):
     _, ours = both
     trained = [sorted(tuple(weight.shape) for weight in model.trainable_weights) for model in both]
     assert trained[0] == trained[1]

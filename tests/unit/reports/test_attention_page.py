@@ -3,7 +3,6 @@
 import json
 import re
 import tomllib
-from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,14 +16,7 @@ from tests.unit.reports.pages import HOSTILE, Page, example, two_heads
 
 from bilstm_attention.evaluation.evaluate import attention_table
 from bilstm_attention.reports import attention_page as module
-from bilstm_attention.reports.attention_page import (
-    SHADES,
-    SHOWN,
-    AttentionExample,
-    attention_page,
-    read_examples,
-    select_examples,
-)
+from bilstm_attention.reports.attention_page import SHADES, SHOWN, AttentionExample, attention_page, select_examples
 
 LABELS = ["neg", "pos", "neutral", "mixed"]
 PROBABILITIES = np.array([[0.1, 0.6, 0.2, 0.1], [0.25, 0.25, 0.25, 0.25]], np.float32)
@@ -32,8 +24,8 @@ SENTENCES = pd.DataFrame({"tokens": [["a", "b", "c"], ["d", "e"]], "label": ["po
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Callable[..., str]:
-    def write(examples: Sequence[AttentionExample], title: str = "seed 0", source: str = "dev") -> str:
+def written(tmp_path):
+    def write(examples, title="seed 0", source="dev"):
         attention_page(examples, tmp_path / "page.html", title=title, source=source)
         return (tmp_path / "page.html").read_bytes().decode()
 
@@ -47,10 +39,10 @@ def written(tmp_path: Path) -> Callable[..., str]:
         ([np.float32([[1, 0, 0], [0, 0.5, 0.5]]), np.float32([[1, 0], [0, 1]])], "hop"),
     ],
 )
-def test_examples_come_back_from_their_table(weights: list[np.ndarray], axis: str, tmp_path: Path) -> None:
+def test_examples_come_back_from_their_table(weights, axis, tmp_path):
     model = SimpleNamespace(get_layer=lambda name: SimpleNamespace(**({"axis": axis} if axis else {})))
     attention_table(model, SENTENCES, PROBABILITIES, weights, LABELS).to_parquet(tmp_path / "table.parquet")
-    first, second = read_examples(pd.read_parquet(tmp_path / "table.parquet"))
+    first, second = module.read_examples(pd.read_parquet(tmp_path / "table.parquet"))
     assert [first.tokens, second.tokens] == SENTENCES["tokens"].tolist()
     assert first.weights.tolist() == np.atleast_2d(weights[0]).tolist()
     assert first.axis == axis
@@ -62,8 +54,8 @@ def test_examples_come_back_from_their_table(weights: list[np.ndarray], axis: st
     assert (first.outcome, second.outcome) == ("right", "")
 
 
-def test_picture_shows_the_first_examples_and_two_wrong_ones() -> None:
-    def numbered(number: int, gold: str | None) -> AttentionExample:
+def test_picture_shows_the_first_examples_and_two_wrong_ones():
+    def numbered(number, gold):
         return AttentionExample([str(number)], np.ones((1, 1)), gold, [("pos", 1.0)])
 
     chosen = select_examples([numbered(number, "neg" if number in {2, 5, 7} else "pos") for number in range(20)])
@@ -72,7 +64,7 @@ def test_picture_shows_the_first_examples_and_two_wrong_ones() -> None:
     assert select_examples([numbered(0, None)]) == []
 
 
-def test_hostile_tokens_labels_and_titles_are_text(written: Callable[..., str]) -> None:
+def test_hostile_tokens_labels_and_titles_are_text(written):
     label = "</option><script>alert(2)</script>\"'"
     sentence = AttentionExample(HOSTILE, np.full((1, len(HOSTILE)), 0.05), label, [(label, 1.0)])
     page = Page(written([sentence], title="<i>&", source="</p><script>"))
@@ -86,9 +78,9 @@ def test_hostile_tokens_labels_and_titles_are_text(written: Callable[..., str]) 
     assert {name for name, _, _ in page.elements} == {name for name, _, _ in plain.elements}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(tokens=st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), min_size=1, max_size=5))
-def test_any_token_comes_back_unchanged(tokens: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_token_comes_back_unchanged(tokens, tmp_path_factory):
     path = tmp_path_factory.mktemp("pages") / "page.html"
     attention_page([example(tokens)], path, title="t", source="s")
     page = Page(path.read_bytes().decode())
@@ -96,7 +88,7 @@ def test_any_token_comes_back_unchanged(tokens: list[str], tmp_path_factory: pyt
     assert len(page.all("li")) == 1
 
 
-def test_page_loads_nothing_from_a_network(written: Callable[..., str]) -> None:
+def test_page_loads_nothing_from_a_network(written):
     page = Page(written([example(["https://example.org/x", "//example.org", "url(//example.org)"])]))
     for name, attributes, _ in page.elements:
         assert not {"src", "srcset", "action", "background", "poster", "style"} & set(attributes), name
@@ -109,7 +101,7 @@ def test_page_loads_nothing_from_a_network(written: Callable[..., str]) -> None:
     assert not re.search("unsafe|http", policy["content"])
 
 
-def test_each_token_has_its_shade_weight_and_position(written: Callable[..., str]) -> None:
+def test_each_token_has_its_shade_weight_and_position(written):
     tokens, weights = ["the", "<e1>", "dog", "</e1>", "barks"], [[0.4, 0.05, 0.2, 0.35, 0.00004]]
     page = Page(written([example(tokens, weights=weights), example(["b"], weights=[[0.001]])]))
     assert [attributes["class"] for attributes, _ in page.tokens()] == ["w20", "w3", "w10", "w18", "w0", f"w{SHADES}"]
@@ -120,7 +112,7 @@ def test_each_token_has_its_shade_weight_and_position(written: Callable[..., str
     assert page.all("script", type="application/json") == page.all("select", name="shade") == []
 
 
-def test_page_of_several_distributions_holds_all_and_shows_their_mean(written: Callable[..., str]) -> None:
+def test_page_of_several_distributions_holds_all_and_shows_their_mean(written):
     page = Page(written(two_heads()))
     ((attributes, content),) = page.all("script", type="application/json")
     assert attributes["data-axis"] == "head"
@@ -133,7 +125,7 @@ def test_page_of_several_distributions_holds_all_and_shows_their_mean(written: C
     assert [text for _, text in page.all("option") if "head" in text] == ["mean of 2 heads", "head 1", "head 2"]
 
 
-def test_labels_and_outcomes_are_in_words(written: Callable[..., str]) -> None:
+def test_labels_and_outcomes_are_in_words(written):
     page = Page(written(two_heads()))
     right, wrong = (text for _, text in page.all("p", **{"class": "facts"}))
     others = "; then Cause-Effect(e1,e2) 20.0 %, <b> 4.0 %"
@@ -143,7 +135,7 @@ def test_labels_and_outcomes_are_in_words(written: Callable[..., str]) -> None:
     assert [attributes["data-outcome"] for attributes, _ in page.all("li")] == ["right", "wrong"]
 
 
-def test_sentence_without_a_gold_label_has_no_outcome(written: Callable[..., str]) -> None:
+def test_sentence_without_a_gold_label_has_no_outcome(written):
     page = Page(written([example(["a"], gold=None)], source="text"))
     ((_, text),) = page.all("p", **{"class": "facts"})
     assert text.startswith("1 predicted Other 75.0 %")
@@ -155,7 +147,7 @@ def test_sentence_without_a_gold_label_has_no_outcome(written: Callable[..., str
     assert empty.all("li") == empty.all("form") == empty.all("script") == []
 
 
-def test_same_examples_give_the_same_bytes(tmp_path: Path) -> None:
+def test_same_examples_give_the_same_bytes(tmp_path):
     first, second = tmp_path / "new" / "first.html", tmp_path / "second.html"
     second.write_text("before")
     for path in (first, second):
@@ -176,7 +168,7 @@ def luminance(colour: str) -> float:
 @pytest.mark.parametrize(
     ("letters", "behind"), [("ink", "paper"), ("ink", "shade"), ("dim", "paper"), ("dim", "shade"), ("wrong", "paper")]
 )
-def test_letters_have_contrast(theme: int, letters: str, behind: str, written: Callable[..., str]) -> None:
+def test_letters_have_contrast(theme, letters, behind, written):
     """4.5 at least (WCAG 2.2, success criterion 1.4.3)."""
     pairs = re.findall(r"--(\w+): light-dark\((#\w{6}, #\w{6})\)", written([]))
     colours = {name: pair.split(", ")[theme] for name, pair in pairs}
@@ -184,7 +176,7 @@ def test_letters_have_contrast(theme: int, letters: str, behind: str, written: C
     assert (lighter + 0.05) / (darker + 0.05) >= 4.5
 
 
-def test_template_is_part_of_the_package() -> None:
+def test_template_is_part_of_the_package():
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))
     package = Path(module.__file__).parents[1]
     templates = {path.relative_to(package).as_posix() for path in package.rglob("*.jinja")}

@@ -2,7 +2,6 @@
 
 import struct
 from itertools import pairwise
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -68,13 +67,13 @@ PICTURES = {
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def drawn(monkeypatch, tmp_path):
     """Calls a picture and returns its figure, laid out."""
     figures: list[Figure] = []
     write = plots.write
     monkeypatch.setattr(plots, "write", lambda figure, path: (write(figure, path), figures.append(figure)))
 
-    def draw(picture, *data) -> Figure:
+    def draw(picture, *data):
         picture(*data, tmp_path / "picture.png")
         return figures[-1]
 
@@ -86,7 +85,7 @@ def texts(figure: Figure) -> list[str]:
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_picture_has_the_same_bytes_and_a_readable_size(name: str, tmp_path: Path) -> None:
+def test_picture_has_the_same_bytes_and_a_readable_size(name, tmp_path):
     picture, *data = PICTURES[name]
     first, second = tmp_path / "new" / "folder" / "first.png", tmp_path / "second.png"
     picture(*data, first)
@@ -99,7 +98,7 @@ def test_picture_has_the_same_bytes_and_a_readable_size(name: str, tmp_path: Pat
     assert [path.name for path in first.parent.iterdir()] == ["first.png"]
 
 
-def test_settings_of_matplotlib_neither_enter_nor_leave(tmp_path: Path) -> None:
+def test_settings_of_matplotlib_neither_enter_nor_leave(tmp_path):
     picture, *data = PICTURES["classes"]
     picture(*data, tmp_path / "plain.png")
     with mpl.rc_context({"font.size": 20, "axes.facecolor": "red", "savefig.bbox": "tight"}):
@@ -110,7 +109,7 @@ def test_settings_of_matplotlib_neither_enter_nor_leave(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, call in PICTURES.items() if call[0] is not plots.attention_picture])
-def test_no_text_is_cut_off(name: str, drawn) -> None:
+def test_no_text_is_cut_off(name, drawn):
     figure = drawn(*PICTURES[name])
     page, found = figure.bbox, figure.get_tightbbox().transformed(figure.dpi_scale_trans)
     assert min(found.x0, found.y0) >= -1
@@ -121,7 +120,7 @@ def test_no_text_is_cut_off(name: str, drawn) -> None:
 @pytest.mark.parametrize(
     ("monitor", "expected"), [("official_f1", [(2, 70.0), (3, 81.5)]), ("loss", [(1, 60.0), (2, 79.25)])]
 )
-def test_first_best_epoch_of_each_seed_is_marked(monitor: str, expected: list, drawn) -> None:
+def test_first_best_epoch_of_each_seed_is_marked(monitor, expected, drawn):
     histories = {"seed 0": history([60, 70, 70], monitor), "seed 7": history([80, 79.25, 81.5], monitor)}
     if monitor == "loss":
         histories = {seed: frame.drop(columns="loss").assign(loss=1.0) for seed, frame in histories.items()}
@@ -135,7 +134,7 @@ def test_first_best_epoch_of_each_seed_is_marked(monitor: str, expected: list, d
     assert len(set(left)) == 2
 
 
-def test_one_epoch_is_drawn_as_points(drawn) -> None:
+def test_one_epoch_is_drawn_as_points(drawn):
     figure = drawn(plots.learning_curves, {0: history([50])}, "official_f1")
     assert [line.get_marker() for line in figure.axes[0].lines] == ["o", "o"]
     low, high = figure.axes[0].get_xlim()
@@ -143,7 +142,7 @@ def test_one_epoch_is_drawn_as_points(drawn) -> None:
 
 
 @pytest.mark.parametrize("labels", [DIRECTED, ["neg", "pos"]], ids=["19", "2"])
-def test_confusion_matrix_shows_counts_and_shares_of_rows(labels: list[str], drawn) -> None:
+def test_confusion_matrix_shows_counts_and_shares_of_rows(labels, drawn):
     cells = counts(labels)
     cells.iloc[-1] = 0  # a class without gold items
     figure = drawn(plots.confusion_matrix, cells)
@@ -160,7 +159,7 @@ def test_confusion_matrix_shows_counts_and_shares_of_rows(labels: list[str], dra
     assert all(left.x1 < right.x0 for left, right in pairwise(extents))
 
 
-def test_classes_are_sorted_by_f1_with_support(drawn) -> None:
+def test_classes_are_sorted_by_f1_with_support(drawn):
     frame = pd.DataFrame(
         {"class": ["b", "c", "a"], "precision": [1.0, 2, 3], "recall": [4.0, 5, 6], "f1": [20.0, 90, 20]}
     ).assign(support=[5, 1234, 7])
@@ -175,7 +174,7 @@ def test_classes_are_sorted_by_f1_with_support(drawn) -> None:
     assert [text.get_text() for text in axes.texts] == ["90.0", "20.0", "20.0"]
 
 
-def test_rankings_are_distinct_without_colour(drawn) -> None:
+def test_rankings_are_distinct_without_colour(drawn):
     curves = drops([1.0, 5.0, 10.0])
     figure = drawn(plots.faithfulness_curves, curves)
     names = {"attention": "attention", "random": "random", "gradient × input": "gradient_input"}
@@ -192,7 +191,7 @@ def test_rankings_are_distinct_without_colour(drawn) -> None:
         assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "5", "10"]
 
 
-def test_reliability_has_a_raw_and_a_scaled_curve(drawn) -> None:
+def test_reliability_has_a_raw_and_a_scaled_curve(drawn):
     diagonal, *curves = drawn(plots.reliability_curves, reliability()).axes[0].lines
     assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
     assert {line.get_label(): line.get_xydata().tolist() for line in curves} == {
@@ -201,7 +200,7 @@ def test_reliability_has_a_raw_and_a_scaled_curve(drawn) -> None:
     }
 
 
-def test_attention_is_shaded_and_its_heaviest_weights_written(drawn) -> None:
+def test_attention_is_shaded_and_its_heaviest_weights_written(drawn):
     figure = drawn(plots.attention_picture, [example("a b c d e", [0.4, 0.2, 0.2, 0.2, 0.0]), example("f", [0.1])])
     shades = [text.get_bbox_patch().get_facecolor() for text in figure.axes[0].texts if text.get_bbox_patch()]
     assert same_color(shades[0], shades[5])
@@ -214,7 +213,7 @@ def test_attention_is_shaded_and_its_heaviest_weights_written(drawn) -> None:
     assert [text.get_position()[0] for text in digits] == [places[token] for token in "abcf"]
 
 
-def test_long_sentences_wrap_and_long_tokens_are_cut(drawn) -> None:
+def test_long_sentences_wrap_and_long_tokens_are_cut(drawn):
     figure = drawn(plots.attention_picture, [example("word " * 60 + "w" * 500, [1 / 61] * 61), example("b", [1.0])])
     page, drawn_texts = figure.bbox, figure.axes[0].texts
     extents = [text.get_window_extent() for text in drawn_texts]
@@ -228,13 +227,13 @@ def test_long_sentences_wrap_and_long_tokens_are_cut(drawn) -> None:
 @pytest.mark.parametrize(
     ("gold", "caption"), [("pos", "✓ pos (88 %)"), ("neg", "✗ predicted pos (88 %), gold neg"), (None, "pos (88 %)")]
 )
-def test_wrong_prediction_is_marked_without_colour(gold: str | None, caption: str, drawn) -> None:
+def test_wrong_prediction_is_marked_without_colour(gold, caption, drawn):
     figure = drawn(plots.attention_picture, [example("a", [1.0], "pos", gold)])
     (line,) = (text for text in figure.axes[0].texts if text.get_text() == caption)
     assert line.get_weight() == ("bold" if gold == "neg" else "normal")
 
 
-def test_dollars_and_underscores_are_no_mathematics(drawn) -> None:
+def test_dollars_and_underscores_are_no_mathematics(drawn):
     tokens = NOT_MATHEMATICS.split()
     label = tokens[0]
     attention = drawn(plots.attention_picture, [example(NOT_MATHEMATICS, [0.5, 0.3, 0.2], label, label)])
@@ -248,9 +247,7 @@ def test_dollars_and_underscores_are_no_mathematics(drawn) -> None:
     assert not any(text.get_parse_math() for text in found)
 
 
-def test_letters_of_other_scripts_are_drawn_in_a_font_that_has_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_letters_of_other_scripts_are_drawn_in_a_font_that_has_them(tmp_path, capsys):
     # the only Japanese letter of a font that comes with matplotlib; a missing one would be a warning, here an error
     plots.attention_picture([example("の good", [0.5, 0.5])], tmp_path / "a.png")
     assert (tmp_path / "a.png").is_file()

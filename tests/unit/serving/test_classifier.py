@@ -1,7 +1,6 @@
 """Raw text is classified row by row; a sentence that cannot be classified is named by its row."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
+from tests.conftest import refusal
 from tests.small import LABELS, save_classifier_folder
 
 from bilstm_attention.config import Data, Params
@@ -24,11 +24,12 @@ TEXTS = [
 ]
 
 
+SHORT = "data: {tokens: {max_length: 12}}\n"
+
+
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> TextClassifier:
-    short = "data: {tokens: {max_length: 12}}\n"
-    folder = save_classifier_folder(tmp_path_factory.mktemp("classifier"), units=4, seed=1, params=short)
-    return load_folder(folder)
+def classifier(tmp_path_factory):
+    return load_folder(save_classifier_folder(tmp_path_factory.mktemp("classifier"), units=4, seed=1, params=SHORT))
 
 
 def with_tokens(classifier: TextClassifier, **tokens: Any) -> TextClassifier:
@@ -38,7 +39,7 @@ def with_tokens(classifier: TextClassifier, **tokens: Any) -> TextClassifier:
 
 
 @pytest.fixture(scope="module")
-def plain(classifier: TextClassifier) -> TextClassifier:
+def plain(classifier):
     """The same network for a corpus without entities, punctuation dropped."""
     data = Data(format="table", train="train.csv", test=None)
     return with_tokens(TextClassifier(classifier.model, classifier.vocabulary, LABELS, data), punctuation="drop")
@@ -48,7 +49,7 @@ def probabilities(classifier: TextClassifier, texts: Sequence[str]) -> NDArray[n
     return pd.DataFrame(classifier.answer(texts)["probabilities"].tolist(), columns=LABELS).to_numpy()
 
 
-def test_answers_are_those_of_the_network(classifier: TextClassifier) -> None:
+def test_answers_are_those_of_the_network(classifier):
     from bilstm_attention.model.predict import predict
 
     table, rows = classifier.answer(TEXTS), predict(classifier.model, classifier.examples(TEXTS)[1])
@@ -58,9 +59,9 @@ def test_answers_are_those_of_the_network(classifier: TextClassifier) -> None:
     assert classifier.answer([]).empty
 
 
-def test_temperature_changes_scores_and_no_label(classifier: TextClassifier, tmp_path: Path) -> None:
+def test_temperature_changes_scores_and_no_label(classifier, tmp_path):
     raw = classifier.answer(TEXTS)
-    folder = save_classifier_folder(tmp_path, units=4, seed=1, params="data: {tokens: {max_length: 12}}\n")
+    folder = save_classifier_folder(tmp_path, units=4, seed=1, params=SHORT)
     (folder / "calibration.json").write_text('{"temperature": 0.5}')
     scaled = load_folder(folder).answer(TEXTS)
     assert scaled["label"].tolist() == raw["label"].tolist()
@@ -68,7 +69,7 @@ def test_temperature_changes_scores_and_no_label(classifier: TextClassifier, tmp
     np.testing.assert_allclose(scaled["score"], squares.max(axis=1) / squares.sum(axis=1), rtol=1e-5)
 
 
-def test_rows_do_not_affect_each_other(classifier: TextClassifier) -> None:
+def test_rows_do_not_affect_each_other(classifier):
     together = probabilities(classifier, TEXTS)
     assert len({row.tobytes() for row in together}) == len(TEXTS)
     np.testing.assert_allclose(probabilities(classifier, TEXTS[::-1]), together[::-1], atol=1e-6)
@@ -77,7 +78,7 @@ def test_rows_do_not_affect_each_other(classifier: TextClassifier) -> None:
 
 
 @pytest.mark.parametrize("kind", ["zhou", "structured"])
-def test_attention_weighs_each_token(classifier: TextClassifier, kind: str) -> None:
+def test_attention_weighs_each_token(classifier, kind):
     from bilstm_attention.model.classifier import build_classifier
     from bilstm_attention.model.predict import read_attention
 
@@ -95,7 +96,7 @@ def test_attention_weighs_each_token(classifier: TextClassifier, kind: str) -> N
     assert list(classifier.answer([], attention=True).columns) == list(table.columns)
 
 
-def test_tokens_are_those_of_training(classifier: TextClassifier) -> None:
+def test_tokens_are_those_of_training(classifier):
     whole, cut = TEXTS[:2], [TEXTS[2]]
     for texts in (whole, cut, whole + cut):
         examples = pd.DataFrame({"id": "1", "text": texts, "label": "", "source": "file:1"})
@@ -105,18 +106,13 @@ def test_tokens_are_those_of_training(classifier: TextClassifier) -> None:
     assert narrow[0] == ["the", "<e1>", "wheel", "</e1>", "of", "the", "<e2>", "car", "</e2>", "broke"]
     emptied = with_tokens(classifier, punctuation="drop").tokens([TEXTS[0], "the <e1>wheel</e1> <e2>!!</e2>"])
     assert emptied[1] == ["the", "<e1>", "wheel", "</e1>", "<e2>", "<unk>", "</e2>"]
-    lower, upper = probabilities(
-        classifier, ["the <e1>wheel</e1> of <e2>car</e2>", "THE <e1> Wheel </e1> of <e2>car</e2>"]
-    )
-    np.testing.assert_array_equal(lower, upper)
+    texts = ["the <e1>wheel</e1> of <e2>car</e2>", "THE <e1> Wheel </e1> of <e2>car</e2>"]
+    np.testing.assert_array_equal(*probabilities(classifier, texts))
 
 
-def test_sentences_that_cannot_be_classified_are_named_by_row(
-    classifier: TextClassifier, plain: TextClassifier
-) -> None:
-    with pytest.raises(DataError) as raised:
-        classifier.answer([TEXTS[0], "The wheel of the car.", "", None, "The <e1>wheel</e1> of the car."])
-    first, second, third, last = str(raised.value).splitlines()
+def test_sentences_that_cannot_be_classified_are_named_by_row(classifier, plain):
+    texts = [TEXTS[0], "The wheel of the car.", "", None, "The <e1>wheel</e1> of the car."]
+    first, second, third, last = refusal(lambda: classifier.answer(texts), DataError).splitlines()
     assert first.startswith("row 1: ")
     assert first.endswith("marks both entities as <e1>..</e1> and <e2>..</e2>.")
     assert (second, third) == ("row 2: an empty sentence.", "row 3: None is no text.")
@@ -130,13 +126,14 @@ def test_sentences_that_cannot_be_classified_are_named_by_row(
 
 
 @pytest.fixture
-def served(classifier: TextClassifier) -> Served:
+def served(classifier):
     return Served(classifier, max_rows=3, max_characters=200)
 
 
-def test_served_table_is_answered_by_its_text_column(served: Served, classifier: TextClassifier) -> None:
+def test_served_table_is_answered_by_its_text_column(served, classifier):
     table = pd.DataFrame({"other": range(3), "text": TEXTS[:3]}, index=[7, 5, 3])
     pd.testing.assert_frame_equal(served.predict(table), classifier.answer(TEXTS[:3]))
+    assert len(served.predict(pd.DataFrame({"text": [TEXTS[0].ljust(200)]}))) == 1
     answers = served.predict(table, {"attention": True})
     pd.testing.assert_frame_equal(answers, classifier.answer(TEXTS[:3], attention=True))
 
@@ -152,9 +149,7 @@ def test_served_table_is_answered_by_its_text_column(served: Served, classifier:
         ({"text": [TEXTS[0], None, float("nan")]}, "row 1: None is no text.\nrow 2: None is no text."),
     ],
 )
-def test_request_that_cannot_be_answered_has_status_400(
-    served: Served, table: dict[str, list[Any]], message: str
-) -> None:
+def test_request_that_cannot_be_answered_has_status_400(served, table, message):
     with pytest.raises(MlflowException) as raised:
         served.predict(pd.DataFrame(table))
     assert raised.value.get_http_status_code() == 400

@@ -13,24 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from tests.conftest import refusal
 from tests.small import begin_project, save_classifier_folder
 
 from bilstm_attention.errors import UserError
 from bilstm_attention.paths import sha256
-from bilstm_attention.tracking.registry import (
-    CHAMPION,
-    DEV_ANSWERS,
-    EVIDENCE,
-    MODEL_DIGEST,
-    NOTE,
-    SERVING_PACKAGES,
-    LoggedModel,
-    fetch_model,
-    find_model,
-    log_model,
-    log_model_scores,
-    promote,
-)
+from bilstm_attention.tracking import registry
+from bilstm_attention.tracking.registry import CHAMPION, DEV_ANSWERS, EVIDENCE, MODEL_DIGEST, LoggedModel, find_model
 from bilstm_attention.tracking.runs import RunRecord, Tracker
 
 EXAMPLE = "The <e1>wheel</e1> of the <e2>car</e2> broke."
@@ -40,12 +29,12 @@ pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory):
     return begin_project(tmp_path_factory.mktemp("registered") / "project")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """A small classifier."""
     return save_classifier_folder(tmp_path_factory.mktemp("tiny") / "classifier", units=3, seed=0)
 
@@ -55,16 +44,12 @@ def model_in(folder: Path) -> LoggedModel:
     return LoggedModel("zhou lr=0.1", files, EXAMPLE, "# A card", scores, DIGESTS)
 
 
-def write_model(tracker: Tracker, run_id: str, folder: Path) -> None:
-    log_model(tracker.client, tracker.experiment, run_id, model_in(folder))
-
-
 def new_run(tracker: Tracker, name: str = "run", **more: Any) -> str:
     return tracker.write(RunRecord(name, ("id", uuid4().hex), {"train.monitor": "accuracy"}, **more))
 
 
 def bytes_of_fetched(run_id: str, folder: Path) -> bytes:
-    return (fetch_model(run_id, folder) / "model.keras").read_bytes()
+    return (registry.fetch_model(run_id, folder) / "model.keras").read_bytes()
 
 
 SERVE = """
@@ -97,7 +82,7 @@ print(json.dumps({{
 TEXTS = [EXAMPLE, "A <e1>dog</e1> unheard of <e2>barked</e2>"]
 
 
-def test_logged_model_serves_raw_text_in_a_fresh_process(tracker: Tracker, folder: Path, tmp_path: Path) -> None:
+def test_logged_model_serves_raw_text_in_a_fresh_process(tracker, folder, tmp_path):
     from bilstm_attention.serving.classifier import load_folder
 
     history = [{"epoch": 1, "dev/accuracy": 30.0}, {"epoch": 2, "dev/accuracy": 50.0}]
@@ -129,32 +114,35 @@ def test_logged_model_serves_raw_text_in_a_fresh_process(tracker: Tracker, folde
     assert served["inputs"] == [{"type": "string", "name": "text", "required": True}]
     assert served["example"] == [EXAMPLE]
     assert "keras" in served["packages"]
-    assert set(served["packages"]) <= set(SERVING_PACKAGES)
+    assert set(served["packages"]) <= set(registry.SERVING_PACKAGES)
 
 
 class Cut(BaseException):
     """What ends a process at once, for which MLflow sets no status."""
 
 
-def test_half_logged_model_is_logged_again_and_each_once(tracker: Tracker, folder: Path, tmp_path: Path) -> None:
+def test_half_logged_model_is_logged_again_and_each_once(tracker, folder, tmp_path, monkeypatch):
     other_folder = save_classifier_folder(tmp_path / "other", units=3, seed=1)
 
-    def statuses() -> list[str]:
+    def statuses():
         models = tracker.client.search_logged_models([tracker.experiment], f"source_run_id = '{run_id}'")
         return sorted(str(model.status) for model in models)
 
+    def write(folder):
+        registry.log_model(tracker.client, tracker.experiment, run_id, model_in(folder))
+
     run_id = new_run(tracker)
-    write_model(tracker, run_id, folder)
-    with pytest.MonkeyPatch.context() as patch:
+    write(folder)
+    with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_model_artifacts", Mock(side_effect=Cut()))
         with pytest.raises(Cut):
-            write_model(tracker, run_id, other_folder)
+            write(other_folder)
     assert tracker.client.get_run(run_id).info.status == "FINISHED"
     assert statuses() == ["PENDING", "READY"]
     # the newest whole one
     assert bytes_of_fetched(run_id, tmp_path / "before") == (folder / "model.keras").read_bytes()
     for _ in range(2):
-        write_model(tracker, run_id, other_folder)
+        write(other_folder)
     assert statuses() == ["READY", "READY"]
     assert bytes_of_fetched(run_id, tmp_path / "after") == (other_folder / "model.keras").read_bytes()
 
@@ -180,15 +168,15 @@ class Models:
         digest = sha256(self.folder / DEV_ANSWERS)
         params = {"train.monitor": monitor}
         logged = self.client.create_logged_model(
-            self.tracker.experiment, "zhou", run, {MODEL_DIGEST: digest, NOTE: f"card {right}"}, params
+            self.tracker.experiment, "zhou", run, {MODEL_DIGEST: digest, registry.NOTE: f"card {right}"}, params
         )
         self.client.finalize_logged_model(logged.model_id, "READY")
         scores = {f"dev/{monitor}": sum(right) / len(right) * 2.5}
-        log_model_scores(self.client, run, logged.model_id, LoggedModel("", {}, "", "", scores, DIGESTS))
+        registry.log_model_scores(self.client, run, logged.model_id, LoggedModel("", {}, "", "", scores, DIGESTS))
         return run
 
     def promote(self, source: str | Path, if_better: bool = False) -> None:
-        promote(self.name, self.experiment, source, if_better)
+        registry.promote(self.name, self.experiment, source, if_better)
 
     @property
     def experiment(self) -> str:
@@ -201,13 +189,11 @@ class Models:
 
 
 @pytest.fixture
-def models(tracker: Tracker, tmp_path: Path) -> Models:
+def models(tracker, tmp_path):
     return Models(tracker, tmp_path)
 
 
-def test_better_model_becomes_champion_with_evidence_and_card(
-    models: Models, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_better_model_becomes_champion_with_evidence_and_card(models, capsys):
     first, second = models.add(20, 20), models.add(31)
     models.promote(first)
     assert models.champion() == (first, "first champion")
@@ -227,7 +213,7 @@ def test_better_model_becomes_champion_with_evidence_and_card(
     assert models.client.get_model_version_by_alias(models.name, CHAMPION).run_id == first
 
 
-def test_worse_model_is_promoted_only_without_condition(models: Models) -> None:
+def test_worse_model_is_promoted_only_without_condition(models):
     worse, better = models.add(20), models.add(31)
     models.promote(better)
     models.promote(worse, if_better=True)
@@ -236,7 +222,7 @@ def test_worse_model_is_promoted_only_without_condition(models: Models) -> None:
     assert models.champion()[0] == worse
 
 
-def test_least_loss_is_best(models: Models) -> None:
+def test_least_loss_is_best(models):
     high, low = models.add(30, monitor="loss"), models.add(20, monitor="loss")
     models.promote(high)
     models.promote(low, if_better=True)
@@ -251,7 +237,7 @@ def test_least_loss_is_best(models: Models) -> None:
         ({"answers": False}, f"has no {DEV_ANSWERS}"),
     ],
 )
-def test_incomparable_model_is_refused_if_it_must_be_better(other: dict[str, Any], reason: str, models: Models) -> None:
+def test_incomparable_model_is_refused_if_it_must_be_better(other, reason, models):
     first, second = models.add(20), models.add(31, **other)
     models.promote(first)
     with pytest.raises(UserError, match=reason):
@@ -261,7 +247,7 @@ def test_incomparable_model_is_refused_if_it_must_be_better(other: dict[str, Any
     assert models.champion()[0] == second
 
 
-def test_champion_made_by_hand_is_replaced_without_condition(models: Models) -> None:
+def test_champion_made_by_hand_is_replaced_without_condition(models):
     run = models.add(20)
     models.client.create_registered_model(models.name)
     models.client.create_model_version(models.name, "runs:/x/model")
@@ -272,7 +258,7 @@ def test_champion_made_by_hand_is_replaced_without_condition(models: Models) -> 
     assert models.champion()[0] == run
 
 
-def test_model_is_found_by_id_prefix_name_or_version(models: Models) -> None:
+def test_model_is_found_by_id_prefix_name_or_version(models):
     first, second = models.add(20, name="zhou u=8"), models.add(31, name="mean")
     new_run(models.tracker, "mean")  # without a model
     for source, run in ((first, first), (first[:12], first), ("zhou u=8", first), ("mean", second)):
@@ -291,9 +277,8 @@ def test_model_is_found_by_id_prefix_name_or_version(models: Models) -> None:
         (Path("params.yaml"), "params.yaml: not logged yet"),
     ],
 )
-def test_unknown_or_ambiguous_model_is_one_line(source: str | Path, reason: str, models: Models) -> None:
+def test_unknown_or_ambiguous_model_is_one_line(source, reason, models):
     models.add(20), models.add(31)
-    with pytest.raises(UserError) as raised:
-        find_model(models.client, source, models.experiment)
-    assert reason in str(raised.value)
-    assert "\n" not in str(raised.value)
+    message = refusal(lambda: find_model(models.client, source, models.experiment), UserError)
+    assert reason in message
+    assert "\n" not in message

@@ -16,42 +16,25 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from tests.small import begin_project, commit_all
+from tests.small import begin_project, commit_all, write
 
 from bilstm_attention.config import Params, flatten
 from bilstm_attention.errors import UserError
 from bilstm_attention.tracking import environment, runs
-from bilstm_attention.tracking.environment import (
-    check_up_to_date,
-    environment_tags,
-    input_digests,
-    stages_of_other_params,
-    warn_if_stale,
-)
-from bilstm_attention.tracking.runs import (
-    NOTE,
-    PARENT,
-    RunRecord,
-    Tracker,
-    complete_runs,
-    fingerprints,
-    live_runs,
-    log_runs,
-    training_metrics,
-)
+from bilstm_attention.tracking.environment import check_up_to_date, environment_tags, input_digests, warn_if_stale
+from bilstm_attention.tracking.runs import NOTE, PARENT, RunRecord, Tracker, complete_runs, fingerprints, log_runs
 from bilstm_attention.tracking.store import artifact_uri, open_store, report_store_errors, shown_uri, store_uri
 
 pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory):
     root = begin_project(tmp_path_factory.mktemp("tracked") / "project")
-    (root / "data").mkdir()
     outs = [{"path": "data/prepared/train.parquet", "md5": "0123"}]
-    (root / "dvc.lock").write_text(json.dumps({"stages": {"prepare": {"outs": outs}, "train@0": {"outs": outs}}}))
+    write(root / "dvc.lock", {"stages": {"prepare": {"outs": outs}, "train@0": {"outs": outs}}})
     for split in ("train", "dev"):
-        (root / "data" / f"{split}.parquet").write_text(split)
+        write(root / f"data/{split}.parquet", split)
     return commit_all(root)
 
 
@@ -59,11 +42,9 @@ def record(identity: str = "a", **more: Any) -> RunRecord:
     return RunRecord(**{"name": "zhou seed=2", "identity": ("id", identity), "params": flatten(Params()), **more})
 
 
-def test_run_reads_back_as_recorded(tracker: Tracker, tmp_path: Path) -> None:
-    picture, folder = tmp_path / "picture.png", tmp_path / "answers"
-    picture.write_bytes(b"png")
-    folder.mkdir()
-    (folder / "gold.txt").write_text("1\tOther\n")
+def test_run_reads_back_as_recorded(tracker, tmp_path):
+    picture = write(tmp_path / "picture.png", b"png")
+    folder = write(tmp_path / "answers/gold.txt", "1\tOther\n").parent
     history = [{"epoch": epoch, "loss": 1.0 / epoch} for epoch in range(1, 702)]
     run_id = tracker.write(
         record(
@@ -77,28 +58,21 @@ def test_run_reads_back_as_recorded(tracker: Tracker, tmp_path: Path) -> None:
         )
     )
     run = tracker.client.get_run(run_id)
-    assert (run.info.run_name, run.info.status, run.info.start_time) == (
-        "zhou seed=2",
-        "FINISHED",
-        1_700_000_000_500,
-    )
+    assert (run.info.run_name, run.info.status, run.info.start_time) == ("zhou seed=2", "FINISHED", 1_700_000_000_500)
     assert run.data.params == {name: str(value) for name, value in flatten(Params()).items()}
     assert run.data.metrics["best_epoch"] == 53.0
-    steps = {metric.step: metric.value for metric in tracker.client.get_metric_history(run_id, "loss")}
-    assert steps == {row["epoch"]: row["loss"] for row in history}
-    datasets = {entry.dataset.name: entry.dataset for entry in run.inputs.dataset_inputs}
-    assert {role: dataset.digest for role, dataset in datasets.items()} == {
-        role: hashlib.sha256(role.encode()).hexdigest()[:36] for role in ("train", "dev")
-    }
-    assert [file.path for file in tracker.client.list_artifacts(run_id, "plots")] == ["plots/picture.png"]
-    assert [file.path for file in tracker.client.list_artifacts(run_id, "answers")] == ["answers/gold.txt"]
+    assert steps(tracker, run_id, "loss") == {row["epoch"]: row["loss"] for row in history}
+    digests = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
+    assert digests == {role: hashlib.sha256(role.encode()).hexdigest()[:36] for role in ("train", "dev")}
+    for file in ("plots/picture.png", "answers/gold.txt"):
+        assert [each.path for each in tracker.client.list_artifacts(run_id, file.partition("/")[0])] == [file]
     assert run.data.tags[NOTE] == (
         f"[page](#/experiments/{tracker.experiment}/runs/{run_id}/artifacts/attention/a%20b.html)"
         f" ![picture](get-artifact?path=plots%2Fpicture.png&run_uuid={run_id})"
     )
 
 
-def test_second_record_completes_the_run(tracker: Tracker) -> None:
+def test_second_record_completes_the_run(tracker):
     first = record(metrics={"dev": 1.0}, history=[{"epoch": 1, "loss": 2.0}], description="trained")
     run_id = tracker.write(first)
     tested = record(metrics={"dev": 1.0, "test": 3.0}, history=first.history, description="evaluated")
@@ -117,19 +91,18 @@ def steps(tracker: Tracker, run_id: str, metric: str) -> dict[int, float]:
     return {point.step: point.value for point in points}
 
 
-def test_kept_epoch_is_the_last_step(tracker: Tracker) -> None:
+def test_kept_epoch_is_the_last_step():
     rows = ((1, 1.0, 9.0), (2, 0.5, 8.0))
     history = [{"epoch": e, "learning_rate": 0.1, "loss": loss, "dev_accuracy": dev} for e, loss, dev in rows]
-    run_id = tracker.write(record(**training_metrics(history, {"accuracy": 9.0}, best_epoch=1)))
-    assert steps(tracker, run_id, "dev/accuracy") == {1: 9.0, 2: 8.0, 3: 9.0}
-    assert steps(tracker, run_id, "learning_rate") == {1: 0.1, 2: 0.1}
-    metrics = tracker.client.get_run(run_id).data.metrics
-    assert metrics == {"dev/accuracy": 9.0, "loss": 1.0, "best_epoch": 1.0, "learning_rate": 0.1}
+    logged = runs.training_metrics(history, {"accuracy": 9.0}, best_epoch=1)
+    assert logged["history"][2] == {"epoch": 3, "loss": 1.0, "dev/accuracy": 9.0}
+    assert logged["metrics"] == {"loss": 1.0, "dev/accuracy": 9.0, "best_epoch": 1}
 
 
 @contextmanager
-def live(name: str) -> Iterator[Callable[[Any], None]]:
+def live(tracker: Tracker) -> Iterator[Callable[[Any], None]]:
     """A run that begins with one epoch and ends with two."""
+    name = tracker.client.get_experiment(tracker.experiment).name
 
     def running() -> RunRecord:
         return record(history=[{"epoch": 1, "loss": 2.0}], status="RUNNING")
@@ -137,7 +110,7 @@ def live(name: str) -> Iterator[Callable[[Any], None]]:
     def finished() -> list[RunRecord]:
         return [record(history=[{"epoch": epoch, "loss": 2.0 / epoch} for epoch in (1, 2)])]
 
-    with live_runs(name, "the training", running, finished) as submit:
+    with runs.live_runs(name, "the training", running, finished) as submit:
         submit(lambda tracker: tracker.write(running()))
         yield submit
 
@@ -149,9 +122,8 @@ def wait_for(condition: Callable[[], Any]) -> None:
         time.sleep(0.05)
 
 
-def test_run_is_there_while_work_goes_on(tracker: Tracker) -> None:
-    name = tracker.client.get_experiment(tracker.experiment).name
-    with live(name) as submit:
+def test_run_is_there_while_work_goes_on(tracker):
+    with live(tracker) as submit:
         wait_for(lambda: (run := tracker.find(("id", "a"))) and run.data.metrics == {"loss": 2.0})
         run = tracker.find(("id", "a"))
         assert run
@@ -163,31 +135,25 @@ def test_run_is_there_while_work_goes_on(tracker: Tracker) -> None:
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (ZeroDivisionError, "FAILED")])
-def test_broken_off_run_resumes_and_a_finished_one_does_not(
-    error: type[BaseException], status: str, tracker: Tracker
-) -> None:
-    name = tracker.client.get_experiment(tracker.experiment).name
-    with pytest.raises(error), live(name):
+def test_broken_off_run_resumes_and_a_finished_one_does_not(error, status, tracker):
+    with pytest.raises(error), live(tracker):
         raise error
     run = tracker.find(("id", "a"))
     assert run
     assert run.info.status == status
-    with live(name):
+    with live(tracker):
         wait_for(lambda: tracker.client.get_run(run.info.run_id).info.status == "RUNNING")
     assert steps(tracker, run.info.run_id, "loss") == {1: 2.0, 2: 1.0}
     assert len(tracker.client.search_runs([tracker.experiment])) == 1
     # the same work from its beginning
-    again = Tracker(name).write(record(status="RUNNING"))
-    assert again != run.info.run_id
+    assert tracker.write(record(status="RUNNING")) != run.info.run_id
 
 
-def test_store_that_hangs_costs_one_warning(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_store_that_hangs_costs_one_warning(tracker, monkeypatch, capsys):
     hanging = threading.Event()
     monkeypatch.setattr(runs, "open_store", hanging.wait)
     monkeypatch.setattr(runs, "WAIT_SECONDS", 0.01)
-    with live("corpus") as submit:
+    with live(tracker) as submit:
         submit(lambda tracker: None)
     hanging.set()
     wait_for(lambda: all(thread.name != "mlflow" for thread in threading.enumerate()))
@@ -196,17 +162,15 @@ def test_store_that_hangs_costs_one_warning(
     assert "no answer for 0.01 s" in warning
 
 
-def test_store_that_fails_drops_the_rest(
-    tracker: Tracker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_store_that_fails_drops_the_rest(tracker, monkeypatch, capsys):
     built, begun = list[str](), threading.Event()
 
-    def fail(*arguments: Any, **options: Any) -> None:
+    def fail(*arguments, **options):
         begun.set()
         raise ConnectionError("cut off")
 
     monkeypatch.setattr(MlflowClient, "log_batch", fail)
-    with live(tracker.client.get_experiment(tracker.experiment).name) as submit:
+    with live(tracker) as submit:
         assert begun.wait(120)
         submit(lambda tracker: built.append("later"))
     assert built == []
@@ -214,22 +178,18 @@ def test_store_that_fails_drops_the_rest(
     assert "ConnectionError: cut off" in warning
 
 
-def test_run_with_other_params_is_replaced(tracker: Tracker) -> None:
+def test_run_with_other_params_is_replaced(tracker):
     first = tracker.write(record(params={"kind": "zhou"}, metrics={"dev": 1.0}, replaces=True))
     child = tracker.write(record("child", parent=("id", "a")))
     assert tracker.write(record(params={"kind": "zhou"}, metrics={"dev": 1.0}, replaces=True)) == first
     second = tracker.write(record(params={"kind": "max"}, metrics={"dev": 2.0}, replaces=True))
     tracker.write(record("child", parent=("id", "a")))
     assert tracker.client.get_run(child).data.tags[PARENT] == second
-    kinds = {
-        run.info.run_id: run.data.params["kind"]
-        for run in tracker.client.search_runs([tracker.experiment])
-        if "kind" in run.data.params
-    }
-    assert kinds == {second: "max"}
+    kinds = [(run.info.run_id, run.data.params.get("kind")) for run in tracker.client.search_runs([tracker.experiment])]
+    assert {*kinds} == {(second, "max"), (child, None)}
 
 
-def test_parent_has_its_children(inside: Path, request: pytest.FixtureRequest) -> None:
+def test_parent_has_its_children(inside, request):
     parent = record("parent", metrics={"mean": 2.0})
     children = [record(f"child {number}", parent=parent.identity) for number in (0, 1)]
     ids = log_runs(request.node.name, [parent, *children], "all")
@@ -241,24 +201,18 @@ def test_parent_has_its_children(inside: Path, request: pytest.FixtureRequest) -
     assert tracker.client.get_run(run_id).data.tags[PARENT] == ids[parent.identity]
 
 
-CALLS = ("create_run", "log_batch", "log_inputs", "log_artifact", "set_terminated")
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_run_cut_off_at_any_call_is_completed(
-    call: str, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    (tmp_path / "page.html").touch()
+@pytest.mark.parametrize("call", ["create_run", "log_batch", "log_inputs", "log_artifact", "set_terminated"])
+def test_run_cut_off_at_any_call_is_completed(call, tracker, tmp_path, monkeypatch, request):
     whole = record(
         metrics={"dev": 1.0},
         history=[{"epoch": epoch, "loss": 2.0, "dev/loss": 3.0} for epoch in (1, 2)],
         datasets=fingerprints({"train": Path("data/train.parquet")}),
-        artifacts={"": [tmp_path / "page.html"]},
+        artifacts={"": [write(tmp_path / "page.html", "")]},
         description="trained",
     )
     real, calls = getattr(MlflowClient, call), list[str]()
 
-    def fail_at_second(*arguments: Any, **named: Any) -> Any:
+    def fail_at_second(*arguments, **named):
         calls.append(call)
         # of most calls there is one alone
         if len(calls) == (2 if call == "log_batch" else 1):
@@ -281,14 +235,14 @@ def test_run_cut_off_at_any_call_is_completed(
     assert run.data.tags[NOTE] == "trained"
 
 
-def test_run_without_its_scores_is_missing(inside: Path, request: pytest.FixtureRequest) -> None:
+def test_run_without_its_scores_is_missing(inside, request):
     name, tested = request.node.name, record(metrics={"dev": 1.0, "test": 3.0})
     log_runs(name, [record(metrics={"dev": 1.0})], "the training")
     assert complete_runs(name, [tested, record("b")]) == 2
     assert complete_runs(name, [tested, record("b")]) == 0
 
 
-def test_run_of_a_dead_process_is_closed(tracker: Tracker, request: pytest.FixtureRequest) -> None:
+def test_run_of_a_dead_process_is_closed(tracker, request):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     tags = {"host": socket.gethostname(), "process": str(process.pid)}
@@ -299,16 +253,11 @@ def test_run_of_a_dead_process_is_closed(tracker: Tracker, request: pytest.Fixtu
     assert tracker.client.get_run(own).info.status == "RUNNING"
 
 
-@pytest.mark.parametrize("fault", ["not a database", "a server that is not there"])
-def test_failing_store_costs_a_warning(
-    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+# a file that is no database, and a server that is not there
+@pytest.mark.parametrize("address", ["sqlite:///{}/broken.db", "http://user:secret@127.0.0.1:9"])
+def test_failing_store_costs_a_warning(address, tmp_path, monkeypatch, capsys):
     (tmp_path / "broken.db").write_text("no database " * 100)
-    addresses = {
-        "not a database": f"sqlite:///{tmp_path}/broken.db",
-        "a server that is not there": "http://user:secret@127.0.0.1:9",
-    }
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", addresses[fault])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(tmp_path))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert log_runs("corpus", [record()], "the training of seed 0") == {}
     (warning,) = capsys.readouterr().err.splitlines()
@@ -320,11 +269,11 @@ def test_failing_store_costs_a_warning(
     assert (tmp_path / "broken.db").read_text() == "no database " * 100
 
 
-def test_database_appears_only_with_all_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_database_appears_only_with_all_its_tables(tmp_path, monkeypatch):
     """MLflow fails on a file that a process left when it was killed while it made the tables."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new.db")
 
-    def die(client: MlflowClient, **options: int) -> None:
+    def die(client, **options):
         assert Path(client.tracking_uri.removeprefix("sqlite:///")).parent != tmp_path
         raise KeyboardInterrupt
 
@@ -334,11 +283,8 @@ def test_database_appears_only_with_all_its_tables(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_store_lies_in_the_main_checkout(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy = project / ".dvc/tmp/exps/standalone/tmpabc"
-    copy.mkdir(parents=True)
-    for name in ("dvc.yaml", "params.yaml"):
-        (copy / name).touch()
+def test_store_lies_in_the_main_checkout(project, monkeypatch):
+    copy = begin_project(project / ".dvc/tmp/exps/standalone/tmpabc")
     for folder in (project, project / "data", copy):
         monkeypatch.chdir(folder)
         assert store_uri() == f"sqlite:///{project}/experiments/mlflow.db"
@@ -355,18 +301,18 @@ def test_store_lies_in_the_main_checkout(project: Path, monkeypatch: pytest.Monk
         ("https://host/a?api_key=secret&x=1", "https://host/a?api_key=***&x=1"),
     ],
 )
-def test_shown_address_hides_secrets(address: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shown_address_hides_secrets(address, shown, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     assert shown_uri() == shown
 
 
-def test_run_can_be_made_while_tensorflow_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_can_be_made_while_tensorflow_is_imported(monkeypatch):
     """By another thread, when the module is there and has nothing yet."""
     monkeypatch.setitem(sys.modules, "tensorflow", ModuleType("tensorflow"))
     assert environment_tags()["device"] == "cpu"
 
 
-def test_tags_say_where_a_run_was_made(project: Path) -> None:
+def test_tags_say_where_a_run_was_made(project):
     tags = environment_tags()
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
     assert tags["mlflow.source.git.commit"] == commit
@@ -379,10 +325,8 @@ def test_tags_say_where_a_run_was_made(project: Path) -> None:
     (project / "params.yaml").write_text(before)
 
 
-def test_without_git_a_run_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("dvc.yaml", "params.yaml"):
-        (tmp_path / name).touch()
-    monkeypatch.chdir(tmp_path)
+def test_without_git_a_run_has_no_commit(tmp_path, monkeypatch):
+    monkeypatch.chdir(begin_project(tmp_path))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert not {"mlflow.source.git.commit", "git.dirty"} & set(environment_tags())
 
@@ -398,16 +342,13 @@ STATUS = {
 }
 
 
-def test_stale_stages_are_a_warning_or_an_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stale_stages_are_a_warning_or_an_error(monkeypatch, capsys):
     done = subprocess.CompletedProcess([], 0, stdout=json.dumps(STATUS), stderr="")
     monkeypatch.setattr(environment.subprocess, "run", lambda *arguments, **options: done)
-    assert stages_of_other_params("train@0") == {"embed"}
+    assert environment.stages_of_other_params("train@0") == {"embed"}
     warn_if_stale([0, 1])
-    assert capsys.readouterr().err.startswith(
-        "warning: embed, train@0, train@1, train@2: changed since the last training"
-    )
+    warning = "warning: embed, train@0, train@1, train@2: changed since the last training"
+    assert capsys.readouterr().err.startswith(warning)
     with pytest.raises(UserError, match=r"embed, .*: changed since it was prepared; `dvc repro embed` first"):
         check_up_to_date("it was prepared", "embed")
     done.returncode, done.stderr = 255, "ERROR: Unable to acquire lock\nmore"

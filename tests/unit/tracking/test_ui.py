@@ -3,10 +3,10 @@
 import json
 import signal
 import socket
-from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import servers
 from tests.small import begin_project
 
 from bilstm_attention.errors import UserError
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory):
     return begin_project(tmp_path_factory.mktemp("seen") / "project")
 
 
@@ -46,19 +46,13 @@ class FakeServer:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> type[FakeServer]:
+def server(monkeypatch):
     monkeypatch.setattr(ui.subprocess, "Popen", FakeServer)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     return FakeServer
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def test_view_has_scores_and_the_parameters_that_vary(tracker: Tracker, request: pytest.FixtureRequest) -> None:
+def test_view_has_scores_and_the_parameters_that_vary(tracker, request):
     for number, units in enumerate((8, 16)):
         tracker.write(RunRecord("run", ("id", f"view {number}"), {"model.lstm_units": units, "train.epochs": 3}))
     for monitor in ("loss", "accuracy"):
@@ -71,18 +65,13 @@ def test_view_has_scores_and_the_parameters_that_vary(tracker: Tracker, request:
         "orderByKey": "metrics.`dev/accuracy`",
         "orderByAsc": False,
         "selectedColumns": [
-            "metrics.`dev/accuracy`",
-            "metrics.`test/accuracy`",
-            "metrics.`best_epoch`",
-            "params.`model.lstm_units`",
+            *("metrics.`dev/accuracy`", "metrics.`test/accuracy`", "metrics.`best_epoch`", "params.`model.lstm_units`")
         ],
     }
 
 
-def test_server_is_of_the_projects_store_and_ends_with_ctrl_c(
-    inside: Path, server: type[FakeServer], capsys: pytest.CaptureFixture[str]
-) -> None:
-    port = free_port()
+def test_server_is_of_the_projects_store_and_ends_with_ctrl_c(inside, server, capsys):
+    port = servers.free_port()
     open_ui("127.0.0.1", port, "nothing logged", "accuracy", browser=False)
     assert f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning" in capsys.readouterr().out
     process, command, env = server.started
@@ -94,13 +83,13 @@ def test_server_is_of_the_projects_store_and_ends_with_ctrl_c(
     assert f"--default-artifact-root file://{inside}/experiments/mlartifacts" in words
 
 
-def test_server_that_does_not_start_is_an_error(server: type[FakeServer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_does_not_start_is_an_error(server, monkeypatch):
     monkeypatch.setattr(server, "starts", False)
     with pytest.raises(UserError, match="MLflow ended: no such table"):
-        open_ui("127.0.0.1", free_port(), "nothing logged", "accuracy", browser=False)
+        open_ui("127.0.0.1", servers.free_port(), "nothing logged", "accuracy", browser=False)
 
 
-def test_busy_port_is_refused() -> None:
+def test_busy_port_is_refused():
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
@@ -108,9 +97,7 @@ def test_busy_port_is_refused() -> None:
             open_ui("127.0.0.1", busy.getsockname()[1], "nothing logged", "accuracy", browser=False)
 
 
-def test_page_of_a_server_is_shown_without_its_password(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_page_of_a_server_is_shown_without_its_password(capsys, monkeypatch):
     client, opened = Tracker("sample").client, list[str]()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@tracking.local")
     monkeypatch.setattr(ui, "open_store", lambda: client)

@@ -1,7 +1,6 @@
 """Checkpoints are whole or absent, and no two trainings share one."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bilstm_attention.config import Model, Params, Train
-from bilstm_attention.console import start_tensorflow
 from bilstm_attention.data.dataset import Dataset, Rows
-
-start_tensorflow()
-from bilstm_attention.training.fit import Checkpoint, State, digest, training_key  # noqa: E402
+from bilstm_attention.training.fit import Checkpoint, State, digest, training_key
 
 STATE = State(
     history=[{"epoch": 1, "loss": 0.1 + 0.2, "dev_accuracy": 100 / 3}, {"epoch": 2, "loss": 1e-300}],
@@ -32,23 +28,19 @@ def bits(state: State | None) -> Any:
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path) -> Checkpoint:
+def checkpoint(tmp_path):
     return Checkpoint(tmp_path / "created" / "by save", "key")
 
 
 @pytest.fixture(scope="module")
-def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    checkpoint = Checkpoint(tmp_path_factory.mktemp("content"), "key")
+def scratch(tmp_path_factory):
+    """A checkpoint to damage, and its bytes."""
+    checkpoint = Checkpoint(tmp_path_factory.mktemp("scratch"), "key")
     checkpoint.save(STATE)
-    return checkpoint.path.read_bytes()
+    return checkpoint, checkpoint.path.read_bytes()
 
 
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return Checkpoint(tmp_path_factory.mktemp("scratch"), "key")
-
-
-def test_last_save_is_loaded_to_the_last_bit_and_removed(checkpoint: Checkpoint) -> None:
+def test_last_save_is_loaded_to_the_last_bit_and_removed(checkpoint):
     assert checkpoint.load() is None
     for state in (State(), STATE):
         checkpoint.save(state)
@@ -60,33 +52,31 @@ def test_last_save_is_loaded_to_the_last_bit_and_removed(checkpoint: Checkpoint)
         assert not list(checkpoint.path.parent.iterdir())
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
-def test_truncated_file_is_no_checkpoint(scratch: Checkpoint, content: bytes, share: float) -> None:
-    scratch.path.write_bytes(content[: int(share * len(content))])
-    assert scratch.load() is None
-
-
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
-def test_changed_byte_gives_no_state_or_the_right_one(scratch: Checkpoint, content: bytes, data: st.DataObject) -> None:
-    position = data.draw(st.integers(0, len(content) - 1))
-    byte = bytes([data.draw(st.integers(0, 255))])
-    scratch.path.write_bytes(content[:position] + byte + content[position + 1 :])
-    assert bits(scratch.load()) in (None, bits(STATE))
+def test_changed_byte_gives_no_state_or_the_right_one(scratch, data):
+    checkpoint, content = scratch
+    position, byte = data.draw(st.integers(0, len(content) - 1)), bytes([data.draw(st.integers(0, 255))])
+    checkpoint.path.write_bytes(content[:position] + byte + content[position + 1 :])
+    assert bits(checkpoint.load()) in (None, bits(STATE))
 
 
-def test_archive_that_zipfile_refuses_is_no_checkpoint(scratch: Checkpoint, content: bytes) -> None:
-    """A version, a flag and a compression method it does not know, and a directory before the file."""
+def test_damaged_archive_is_no_checkpoint(scratch):
+    """Cut off; with a version, a flag and a compression that zipfile does not know; a directory before the file."""
+    checkpoint, content = scratch
     record, end = content.index(b"PK\x01\x02"), content.rindex(b"PK\x05\x06")
+    damaged = [content[: int(share * len(content))] for share in (0, 0.001, 0.1, 0.5, 0.9, 0.999)]
     for position, value in ((record + 6, 99), (record + 8, 1), (record + 10, 99), (end + 16, 255)):
-        scratch.path.write_bytes(content[:position] + bytes([value]) + content[position + 1 :])
-        assert scratch.load() is None
+        damaged.append(content[:position] + bytes([value]) + content[position + 1 :])
+    for each in damaged:
+        checkpoint.path.write_bytes(each)
+        assert checkpoint.load() is None
 
 
-def test_file_is_on_disk_before_it_gets_its_name(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_is_on_disk_before_it_gets_its_name(checkpoint, monkeypatch):
     synced, fsync = [], os.fsync
 
-    def watch(descriptor: int) -> None:
+    def watch(descriptor):
         fsync(descriptor)
         synced.append((os.fstat(descriptor).st_size, checkpoint.path.exists()))
 
@@ -98,9 +88,9 @@ def test_file_is_on_disk_before_it_gets_its_name(checkpoint: Checkpoint, monkeyp
 parts = st.lists(st.integers(0, 300) | st.text("12[], ", max_size=3) | st.lists(st.integers(0, 20), max_size=2))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(parts, parts)
-def test_digests_are_equal_exactly_when_the_parts_are(first: list[Any], second: list[Any]) -> None:
+def test_digests_are_equal_exactly_when_the_parts_are(first, second):
     assert (digest(*first) == digest(*second)) == (first == second)
 
 
@@ -133,11 +123,11 @@ def key(**changes: Any) -> str:
     ],
     ids=str,
 )
-def test_key_changes_with_whatever_changes_the_training(changes: dict[str, Any]) -> None:
+def test_key_changes_with_whatever_changes_the_training(changes):
     assert key(**changes) != key()
 
 
-def test_key_changes_with_the_version_and_not_with_other_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_changes_with_the_version_and_not_with_other_seeds(monkeypatch):
     before = key()
     assert key(train={"seeds": [0, 1, 2]}) == before
     monkeypatch.setattr("bilstm_attention.training.fit.TRAINING_VERSION", 10**6)

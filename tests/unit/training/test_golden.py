@@ -5,13 +5,13 @@ within a tolerance elsewhere. After a change of results that is meant, `pytest -
 this machine anew; the commit says why they changed.
 """
 
-import csv
 import hashlib
 import importlib.metadata
 import io
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -23,52 +23,31 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from tests.small import train_seeds
 
 from bilstm_attention import paths, stages
-from bilstm_attention.config import apply_overrides, load_params
-from bilstm_attention.data.dataset import load_dataset
+from bilstm_attention.config import apply_overrides, load_params, parse_override
 from bilstm_attention.evaluation.evaluate import evaluate_models
-from bilstm_attention.model.classifier import save_classifier
-from bilstm_attention.training.fit import run_training, use_threads
+from bilstm_attention.training.fit import use_threads
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = Path(__file__).with_name("golden.json")
 TOLERANCE = 4.0  # percentage points, where the processor is unknown
 SMALL = {"embeddings.epochs": 2, "evaluate.bootstrap": 100, "evaluate.faithfulness": 20}
-CASES: dict[str, dict[str, Any]] = {
-    "sample": {"train.epochs": 3, "train.seeds": [0, 1], "train.clip_norm": 1.0},
-    "every_ingredient": {
-        "data.tokens.context": 3,
-        "model.frozen_copy": True,
-        "model.lstm_units": 24,
-        "model.lstm_layers": 2,
-        "model.merge": "concat",
-        "model.positions.size": 10,
-        "model.entity_words": True,
-        "model.entity_states": True,
-        "train.epochs": 3,
-        "train.batch_size": 16,
-        "train.learning_rate": 0.01,
-        "train.schedule.kind": "cosine",
-        "train.label_smoothing": 0.1,
-        "train.adversarial": 0.5,
-        "train.clip_norm": 0.5,
-        "train.ema": 0.9,
-        "train.restore_best_weights": False,
-    },
-    "plain_classes": {
-        "data.format": "table",
-        "data.train": "plain.csv",
-        "data.test": None,
-        "model.attention.kind": "feedforward",
-        "model.attention.tanh_output": False,
-        "model.merge": "concat",
-        "model.lstm_units": 20,
-        "train.epochs": 8,
-        "train.batch_size": 8,
-        "train.learning_rate": 0.01,
-        "train.monitor": "accuracy",
-    },
+# as after `apply -S`
+CASES = {
+    "sample": "train.epochs=3 train.seeds=[0,1] train.clip_norm=1.0",
+    "every_ingredient": """
+        data.tokens.context=3 model.frozen_copy=true model.lstm_units=24 model.lstm_layers=2 model.merge=concat
+        model.positions.size=10 model.entity_words=true model.entity_states=true train.epochs=3 train.batch_size=16
+        train.learning_rate=0.01 train.schedule.kind=cosine train.label_smoothing=0.1 train.adversarial=0.5
+        train.clip_norm=0.5 train.ema=0.9 train.restore_best_weights=false
+    """,
+    "plain_classes": """
+        data.format=table data.train=plain.csv data.test= model.attention.kind=feedforward
+        model.attention.tanh_output=false model.merge=concat model.lstm_units=20 train.epochs=8 train.batch_size=8
+        train.learning_rate=0.01 train.monitor=accuracy
+    """,
 }
 
 
@@ -101,16 +80,9 @@ def weights_digest(path: Path) -> str:
 
 def write_plain_classes(source: Path, target: Path) -> None:
     """A table of the sample's first sentences without markers, labelled by relation."""
-    blocks = source.read_text(encoding="utf-8").split("\n\n")[:400]
-    with target.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["text", "label"])
-        for block in blocks:
-            sentence, label, *_ = block.splitlines()
-            text = sentence.split("\t")[1].strip('"')
-            for marker in ("<e1>", "</e1>", "<e2>", "</e2>"):
-                text = text.replace(marker, "")
-            table.writerow([text, label.partition("(")[0]])
+    rows = re.findall(r'\t"(.*)"\n([^(\n]+)', source.read_text(encoding="utf-8"))[:400]
+    table = pd.DataFrame(rows, columns=["text", "label"])
+    table.replace({"text": "</?e[12]>"}, "", regex=True).to_csv(target, index=False)
 
 
 def run_case(name: str, project: Path) -> dict[str, Any]:
@@ -119,22 +91,14 @@ def run_case(name: str, project: Path) -> dict[str, Any]:
         shutil.copy(ROOT / file, project)
     shutil.copytree(ROOT / "data/sample", project / "data/sample")
     write_plain_classes(project / "data/sample/train.txt", project / "data/sample/plain.csv")
-    apply_overrides(project / paths.PARAMS, {**SMALL, **CASES[name]})
+    apply_overrides(project / paths.PARAMS, {**SMALL, **dict(map(parse_override, CASES[name].split()))})
     params = load_params(paths.PARAMS)
     use_threads(1)
     stages.prepare()
     stages.embed()
-    task, digests, dev = load_dataset(), {}, {}
-    for seed in params.train.seeds:
-        fitted = run_training(params, task, seed)
-        model = paths.seed_folder(seed) / "model.keras"
-        save_classifier(fitted.model, model)
-        paths.write_json(
-            model.with_name("dev.json"),
-            {"best_epoch": fitted.best_epoch, "epochs": len(fitted.history), "dev": fitted.dev},
-        )
-        fitted.history.to_csv(model.with_name("history.csv"), index=False)
-        digests[str(seed)], dev[str(seed)] = weights_digest(model), fitted.dev
+    results = train_seeds(params.train.seeds)
+    digests = {str(seed): weights_digest(paths.seed_folder(seed) / "model.keras") for seed in params.train.seeds}
+    dev = {str(seed): result.dev for seed, result in zip(params.train.seeds, results, strict=True)}
     scores = evaluate_models(params.train.seeds, params.evaluate).scores
     del scores["test_calibration"]  # came after the digests
     numbers = json.dumps(scores, sort_keys=True)
@@ -147,11 +111,13 @@ def run_case(name: str, project: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_training_gives_golden_results(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_training_gives_golden_results(name, tmp_path, request):
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     # in a process of its own: the last bit of a probability depends on where earlier tests left the memory
     command = [sys.executable, __file__, name]
-    source = os.environ | {"PYTHONPATH": str(ROOT / "src")}  # of this checkout, whichever is installed
+    source = os.environ | {
+        "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"
+    }  # of this checkout, whichever is installed
     done = subprocess.run(command, cwd=tmp_path, env=source, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
