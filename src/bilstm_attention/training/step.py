@@ -62,8 +62,12 @@ def training_step(
             embedding.shift = None
             by_sentence = None if class_weights is None else tf.gather(class_weights, labels)
             loss = cross_entropy(tf.one_hot(labels, classes), probabilities, by_sentence) / sentences
-            # the penalties of weights have their own gradient below; `model.losses` would read every weight for them
-            total = tf.add_n([loss, *attention.penalties])
+            # The attention's penalties of this call; those of weights have their own gradient below. `model.losses` has
+            # them in the graph, uncomputed: a sparse step would copy its table for them, and without them TensorFlow
+            # sums in another order, which would change the last bits of dense trainings.
+            losses = attention.penalties if sparse else model.losses
+            added = [penalty for penalty in losses if any(penalty is own for own in attention.penalties)]
+            total = tf.add_n([loss, *added])
             if r_drop:
                 total += r_drop * _divergence(probabilities) / sentences
             return loss, total / 2 if adversarial else total
