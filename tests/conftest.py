@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from bilstm_attention.config import Params, load_params
 from bilstm_attention.console import suppress_native_stderr
 from bilstm_attention.errors import ParamsError
 from tests.project import Project, copy_project
@@ -32,6 +33,12 @@ with suppress_native_stderr():
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write golden.json again for this processor")
+
+
+def pytest_sessionstart():
+    # the tests start from the params.yaml of the repository
+    if load_params(ROOT / "params.yaml") != Params():
+        pytest.exit("params.yaml holds another experiment; `bilstm-attention apply sample` first.", returncode=2)
 
 
 @pytest.fixture(scope="session")

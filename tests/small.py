@@ -16,6 +16,7 @@ from bilstm_attention import paths, stages
 from bilstm_attention.config import Params, load_params
 from bilstm_attention.data.dataset import load_dataset
 from bilstm_attention.data.tokens import Vocabulary
+from bilstm_attention.evaluation.results import numbering
 
 LABELS = ["Component-Whole(e1,e2)", "Component-Whole(e2,e1)", "Other"]
 WORDS = ["the", "wheel", "of", "car", "broke", "."]
@@ -98,7 +99,7 @@ def train_seeds(seeds: Iterable[int]) -> list[Any]:
         save_classifier(result.model, folder / "model.keras")
         result.history.to_csv(folder / "history.csv", index=False)
         ended = {"best_epoch": result.best_epoch, "epochs": len(result.history)}
-        paths.write_json(folder / "dev.json", {**ended, "dev": result.dev})
+        paths.write_json(folder / "dev.json", {**ended, "dev": result.dev, "numbering": numbering()})
         results.append(result)
     return results
 

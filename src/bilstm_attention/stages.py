@@ -106,6 +106,7 @@ def train(seed: int) -> None:
         raise ParamsError(f"--seed {seed}: not one of train.seeds, {params.train.seeds}; add it to them first.")
     start_tensorflow()
     from bilstm_attention.data.dataset import load_dataset, steps_per_epoch
+    from bilstm_attention.evaluation.results import numbering
     from bilstm_attention.model.classifier import save_classifier
     from bilstm_attention.tracking.pipeline import log_training
     from bilstm_attention.training.fit import Checkpoint, run_training, training_key
@@ -136,7 +137,7 @@ def train(seed: int) -> None:
         save_classifier(result.model, folder / "model.keras")
         with atomic_write(folder / "history.csv") as path:
             result.history.to_csv(path, index=False)
-        write_json(folder / "dev.json", {**ended, "dev": result.dev, "key": key})
+        write_json(folder / "dev.json", {**ended, "dev": result.dev, "key": key, "numbering": numbering()})
         shown = {f"dev {name}": result.dev[name] for name in (params.train.monitor, "accuracy", "macro_f1")}
         print_summary(f"train seed {seed}", {"best epoch": result.best_epoch, **shown})
     # last, since DVC deletes the outputs of a stage that was killed before its end

@@ -41,7 +41,8 @@ def evaluate_models(seeds: Sequence[int], params: Evaluate) -> EvaluationResult:
         dev_probabilities, weights = read_attention(model, dev_rows, ATTENTION_ROWS)
         temperatures[seed] = fit_temperature(dev_probabilities, dev_rows.labels)
         dev_labels[f"seed_{seed}"] = to_labels(dev_probabilities, labels)
-        attention[seed] = attention_table(model, dev[:ATTENTION_ROWS], dev_probabilities, weights, labels)
+        shown = scale(dev_probabilities, temperatures[seed])
+        attention[seed] = attention_table(model, dev[:ATTENTION_ROWS], shown, weights, labels)
         if params.faithfulness:
             measured[seed] = faithfulness.measure(
                 model, dev, vocabulary, labels, params.faithfulness, params.faithfulness_seed

@@ -10,6 +10,7 @@ import pandas as pd
 
 from bilstm_attention import paths
 from bilstm_attention.data.dataset import existing
+from bilstm_attention.errors import DataError
 from bilstm_attention.evaluation.metrics import signed_score
 from bilstm_attention.evaluation.semeval import write_answers
 
@@ -66,6 +67,21 @@ def write_results(result: EvaluationResult, corpus: str, monitor: str) -> None:
     for seed, table in result.attention.items():
         with paths.atomic_write(folder / f"attention_weights/seed-{seed}.parquet") as path:
             table.to_parquet(path, index=False)
+
+
+def numbering() -> dict[str, str]:
+    """Digests of the files that number the classes and the words of a model."""
+    files = (paths.PREPARED / "labels.json", paths.EMBEDDINGS / "vocabulary.txt")
+    return {file.name: paths.sha256(existing(file)) for file in files}
+
+
+def check_numbering(seed: int) -> None:
+    """Raises a DataError if the model of a seed was trained on other labels or words than those of the workspace."""
+    if read_json(seed_file(seed, "dev.json")).get("numbering", numbering()) != numbering():
+        raise DataError(
+            f"{paths.seed_folder(seed)}: trained on other labels or words than {paths.PREPARED} holds now;"
+            " `dvc repro` trains on these."
+        )
 
 
 def read_table(name: str) -> pd.DataFrame:

@@ -198,7 +198,8 @@ def attention_picture(examples: Sequence[AttentionExample], path: Path) -> None:
         heaviest = np.argsort(-weights, kind="stable")[:3]  # ties go to the first
         for index, token in enumerate(map(_short, example.tokens)):
             digits = f"{weights[index]:.2f}" if index in heaviest else ""
-            width = max(cell_len(token), len(digits))
+            # digits are small, and reach into the gap after their token
+            width = max(cell_len(token), 2 if digits else 0)
             if column and column + width > COLUMNS:
                 column, row = 0, row + 2.5
             # the lightest of the shades is not white

@@ -19,7 +19,8 @@ from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from bilstm_attention.errors import SweepError
+from bilstm_attention.config import flatten
+from bilstm_attention.errors import SweepError, join_lines
 from bilstm_attention.paths import PROJECT, file_lock
 from bilstm_attention.search.space import Space, Sweep
 from bilstm_attention.tracking.environment import input_digests
@@ -190,7 +191,8 @@ def begin_study(spec: SweepSpec) -> optuna.Study:
     """
     definition = {
         "sweep": spec.sweep.model_dump(mode="json", exclude={"confirm", "stop"}, exclude_none=True),
-        "params": spec.space.base.model_dump(mode="json", exclude={"evaluate"}),
+        # each trial has a seed of its own
+        "params": spec.space.base.model_dump(mode="json", exclude={"evaluate": True, "train": {"seeds"}}),
         "data": input_digests(),
     }
     directions: list[Literal["maximize", "minimize"]] = ["maximize", "minimize"]
@@ -212,12 +214,13 @@ def begin_study(spec: SweepSpec) -> optuna.Study:
             study.enqueue_trial(overrides, skip_if_exists=True)
         # last, since it says that the study has begun
         study.set_user_attr("definition", definition)
-    begun = study.user_attrs["definition"]
-    changed = [part for part in definition if begun.get(part) != definition[part]]
+    begun, now = (flatten(each) for each in (study.user_attrs["definition"], definition))
+    changed = [key for key in {**begun, **now} if begun.get(key) != now.get(key) and key != "params.train.seeds"]
     if changed:
         raise SweepError(
-            f"{spec.place}: the study {name} was begun with another {' and other '.join(changed)}; give the new one"
-            " another name (`study:` in its file), or delete the old one."
+            f"{spec.place}: the study {name} was begun with other values:\n"
+            + join_lines(f"  {key}: {begun.get(key)}, now {now.get(key)}" for key in changed)
+            + "\nGo back to those, give the sweep another name (`study:` in its file), or delete the old study."
         )
     if spec.local:
         recover(study)

@@ -115,12 +115,13 @@ def load_seed(params: Params, seed: int) -> TextClassifier:
     """The classifier of one seed of this checkout, with a warning if it is not up to date.
 
     Raises:
-        DataError: the seed is not trained.
+        DataError: the seed is not trained, or on other labels or words than those of this checkout.
     """
-    from bilstm_attention.evaluation.results import read_temperature, seed_file
+    from bilstm_attention.evaluation.results import check_numbering, read_temperature, seed_file
     from bilstm_attention.tracking.environment import warn_if_stale
 
     file, temperature = seed_file(seed, "model.keras"), read_temperature(seed)
+    check_numbering(seed)
     warn_if_stale(params.train.seeds)
     start_tensorflow()
     from bilstm_attention.model.classifier import load_classifier

@@ -251,7 +251,10 @@ def _compare(client: Any, model: "MlflowModel", champion: "MlflowModel") -> tupl
         raise UserError(f"the dev scores are {monitor} and {other}, which do not compare.")
     first, second = (_dev_answers(client, each.source_run_id) for each in (model, champion))
     if not first[["gold"]].equals(second[["gold"]]):
-        raise UserError("the dev sentences are not the same, so the scores do not compare.")
+        raise UserError(
+            "the dev sentences are not the same, so the scores do not compare; promote without --if-better, or give the"
+            " model a name of its own by `evaluate.register_as`."
+        )
     better = signed_score(monitor, score) > signed_score(monitor, best)
     if monitor == "loss":
         return better, f"{score - best:+.4f}, without a test, since a loss compares no labels"

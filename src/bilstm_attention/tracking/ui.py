@@ -14,6 +14,7 @@ from contextlib import suppress
 from tempfile import TemporaryFile
 from typing import Any
 
+from bilstm_attention.config import Params, flatten
 from bilstm_attention.errors import UserError
 from bilstm_attention.tracking.store import artifact_uri, open_store, shown_uri, store_uri
 
@@ -35,7 +36,8 @@ def save_view(client: Any, experiment: str, monitor: str) -> str:
     for run in client.search_runs([stored.experiment_id]):
         for name, value in run.data.params.items():
             values[name].add(value)
-    varied = [name for name in sorted(values) if len(values[name]) > 1][:VARIED]
+    # in the order of params.yaml: the kind of attention stands before what only one kind reads
+    varied = [name for name in dict.fromkeys([*flatten(Params()), *sorted(values)]) if len(values[name]) > 1][:VARIED]
     columns = [f"metrics.`{name}`" for name in (f"dev/{monitor}", f"test/{monitor}", "best_epoch")]
     state = {
         "orderByKey": columns[0],

@@ -191,9 +191,20 @@ def test_temperature_is_fitted_on_dev_and_is_of_its_model(result, relations, tmp
     assert ours == pytest.approx(calibration_errors(scale(test, temperature), rows["test"].labels))
     assert result.reliability.groupby("probabilities")["sentences"].sum().tolist() == [len(SEEDS) * len(test)] * 2
     assert load_seed(load_params(paths.PARAMS), 8).temperature == temperature
+    highest = [row[0] for row in result.attention[8]["probabilities"]]
+    assert highest == pytest.approx(scale(dev, temperature).max(axis=1)[: len(highest)].tolist())
     # a model that evaluate has not seen
     shutil.copy(paths.seed_folder(3) / "model.keras", model)
     assert results.read_temperature(8) == 1
+
+
+@pytest.mark.parametrize("file", [paths.PREPARED / "labels.json", paths.EMBEDDINGS / "vocabulary.txt"])
+def test_model_of_other_labels_or_words_does_not_answer(file, relations, tmp_path, monkeypatch):
+    shutil.copytree(relations, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    file.write_text(file.read_text() + "\n")
+    with pytest.raises(DataError, match="seed-8: trained on other labels or words than data/prepared holds now"):
+        load_seed(load_params(paths.PARAMS), 8)
 
 
 def test_page_explains_a_split_or_sentences_by_a_seed(inside, tmp_path, capsys):
