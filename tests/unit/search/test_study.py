@@ -27,7 +27,7 @@ from tests.unit.search.studies import (
     train_units,
 )
 
-from bilstm_attention.config import Params
+from bilstm_attention.config import Params, with_overrides
 from bilstm_attention.errors import SweepError, TrainingError
 from bilstm_attention.search import sweep
 from bilstm_attention.search.study import (
@@ -121,7 +121,8 @@ def test_another_space_or_other_params_are_refused(spec: SweepSpec, tmp_path: Pa
     with pytest.raises(SweepError, match=r"params\.train\.batch_size: \d+, now 5"):
         begin_study(make_spec(tmp_path, **{"train.batch_size": 5}))
     # each trial has a seed of its own
-    begin_study(make_spec(tmp_path, **{"train.seeds": [7]}))
+    other = with_overrides(spec.space.base, {"train.seeds": [7]})
+    begin_study(replace(spec, space=replace(spec.space, base=other)))
     # how the best are confirmed is no part of the search
     begin_study(make_spec(tmp_path, SWEEP.replace("top: 2", "top: 3")))
 
