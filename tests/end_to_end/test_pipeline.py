@@ -159,6 +159,14 @@ def test_model_answers_with_a_warning_after_an_edit_of_source(project):
         source.write_text(text)
 
 
+def test_model_of_other_labels_does_not_answer(project):
+    file, text = project.root / "data/prepared/labels.json", project.read("data/prepared/labels.json")
+    file.write_text(json.dumps(json.loads(text)[::-1]))
+    refused = project.run("bilstm-attention", "predict", SENTENCE, check=False)
+    file.write_text(text)
+    assert "trained on other labels or words than data/prepared holds now; `dvc repro` trains on these." in refused
+
+
 def test_explain_writes_the_page_of_a_split_and_of_texts(project, tmp_path):
     page = tmp_path / "page.html"
     command = ("bilstm-attention", "explain", "--output", str(page))

@@ -191,8 +191,7 @@ def begin_study(spec: SweepSpec) -> optuna.Study:
     """
     definition = {
         "sweep": spec.sweep.model_dump(mode="json", exclude={"confirm", "stop"}, exclude_none=True),
-        # each trial has a seed of its own
-        "params": spec.space.base.model_dump(mode="json", exclude={"evaluate": True, "train": {"seeds"}}),
+        "params": spec.space.base.model_dump(mode="json", exclude={"evaluate"}),
         "data": input_digests(),
     }
     directions: list[Literal["maximize", "minimize"]] = ["maximize", "minimize"]
@@ -215,6 +214,7 @@ def begin_study(spec: SweepSpec) -> optuna.Study:
         # last, since it says that the study has begun
         study.set_user_attr("definition", definition)
     begun, now = (flatten(each) for each in (study.user_attrs["definition"], definition))
+    # each trial has a seed of its own
     changed = [key for key in {**begun, **now} if begun.get(key) != now.get(key) and key != "params.train.seeds"]
     if changed:
         raise SweepError(

@@ -54,7 +54,8 @@ def server(monkeypatch):
 
 def test_view_has_scores_and_the_parameters_that_vary(tracker, request):
     for number, units in enumerate((8, 16)):
-        tracker.write(RunRecord("run", ("id", f"view {number}"), {"model.lstm_units": units, "train.epochs": 3}))
+        params = {"model.attention.hops": units, "model.attention.kind": f"kind {units}", "train.epochs": 3}
+        tracker.write(RunRecord("run", ("id", f"view {number}"), params))
     for monitor in ("loss", "accuracy"):
         address = save_view(tracker.client, request.node.name, monitor)
     page = f"#/experiments/{tracker.experiment}/runs?workflowType=machine_learning&viewStateShareKey="
@@ -65,7 +66,9 @@ def test_view_has_scores_and_the_parameters_that_vary(tracker, request):
         "orderByKey": "metrics.`dev/accuracy`",
         "orderByAsc": False,
         "selectedColumns": [
-            *("metrics.`dev/accuracy`", "metrics.`test/accuracy`", "metrics.`best_epoch`", "params.`model.lstm_units`")
+            *("metrics.`dev/accuracy`", "metrics.`test/accuracy`", "metrics.`best_epoch`"),
+            # in the order of params.yaml
+            *("params.`model.attention.kind`", "params.`model.attention.hops`"),
         ],
     }
 
