@@ -160,10 +160,13 @@ def test_model_answers_with_a_warning_after_an_edit_of_source(project):
 
 
 def test_model_of_other_labels_does_not_answer(project):
-    file, text = project.root / "data/prepared/labels.json", project.read("data/prepared/labels.json")
-    file.write_text(json.dumps(json.loads(text)[::-1]))
-    refused = project.run("bilstm-attention", "predict", SENTENCE, check=False)
-    file.write_text(text)
+    labels = project.root / "data/prepared/labels.json"
+    content = labels.read_bytes()
+    labels.write_text(json.dumps(json.loads(content)[::-1]))
+    try:
+        refused = project.run("bilstm-attention", "predict", SENTENCE, check=False)
+    finally:
+        labels.write_bytes(content)
     assert "trained on other labels or words than data/prepared holds now; `dvc repro` trains on these." in refused
 
 
