@@ -3,8 +3,8 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
-from itertools import chain, pairwise
+from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,7 @@ RESERVED = re.compile("(?i)<(pad|/?e[12])>")
 # Not after a hyphen or an apostrophe, which the rest of the word would lose as a token of its own.
 CONTRACTION = re.compile(rf"(?i:(?<![-'.])n't|(?<![-']){VERB})\Z")
 LOWERED_DOT = re.compile("i\u0307+")
-CACHED_LENGTH = 64  # characters; a longer token is hardly a word, and would fill the cache
+CACHED_TOKENS, CACHED_LENGTH = 1 << 17, 64  # a token of more characters is hardly a word, and would fill the cache
 LINE_BREAK = re.compile(r"[\r\n]")
 
 DROPPED = "data.tokens.punctuation: drop removes tokens without a letter or digit; set it to keep, or fix the sentence."
@@ -105,12 +105,8 @@ def tokenize(text: str, tokens: Tokens) -> list[str]:
     ['the', '<e1>', 'wheel', '</e1>', 'of', 'a', '<e2>', 'car', '</e2>', ',']
     """
     contractions = tokens.contractions if tokens.words == "unicode" else "keep"
-    options = tokens.lowercase, tokens.numbers, tokens.punctuation, contractions
-    words = [
-        word
-        for token in _split(text, tokens)
-        for word in (_words if len(token) <= CACHED_LENGTH else _words.__wrapped__)(token, *options)
-    ]
+    forms = _written_forms(tokens.lowercase, tokens.numbers, tokens.punctuation, contractions)
+    words = list(chain.from_iterable(map(forms.__getitem__, _split(text, tokens))))
     if tokens.context is None:
         return words
     markers = [place for place, word in enumerate(words) if word in MARKERS] or [0, len(words)]
@@ -137,15 +133,27 @@ def _split_part(text: str, tokens: Tokens) -> list[str]:
     return list(PATTERNS[tokens.words].findall(text))
 
 
-@lru_cache(maxsize=1 << 17)
-def _words(token: str, lowercase: bool, numbers: str, punctuation: str, contractions: str) -> tuple[str, ...]:
-    """The written form of a token: itself, its parts, or nothing. Cached, since texts repeat their tokens."""
-    if token in MARKERS:
-        return (token,)
-    parts = split_contractions(token) if contractions == "split" else [token]
-    return tuple(
-        _normalize(part, lowercase, numbers) for part in parts if punctuation == "keep" or any(map(str.isalnum, part))
-    )
+class _WrittenForms(dict[str, tuple[str, ...]]):
+    """The written form of each token: itself, its parts, or nothing. Kept, since texts repeat their tokens."""
+
+    # not an lru_cache: for every token it would make a key of all options, which took as long as finding the tokens
+
+    def __init__(self, lowercase: bool, numbers: str, punctuation: str, contractions: str) -> None:
+        super().__init__({marker: (marker,) for marker in MARKERS})
+        self.options = lowercase, numbers, punctuation, contractions
+
+    def __missing__(self, token: str) -> tuple[str, ...]:
+        lowercase, numbers, punctuation, contractions = self.options
+        parts = split_contractions(token) if contractions == "split" else [token]
+        if punctuation == "drop":
+            parts = [part for part in parts if any(map(str.isalnum, part))]
+        words = tuple(_normalize(part, lowercase, numbers) for part in parts)
+        if len(token) <= CACHED_LENGTH and len(self) < CACHED_TOKENS:
+            self[token] = words
+        return words
+
+
+_written_forms = cache(_WrittenForms)
 
 
 def split_contractions(token: str) -> list[str]:
@@ -203,13 +211,11 @@ def encode_with_faults(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
     row.
     """
     rows = [tokenize(text, data.tokens) for text in examples["text"]]
-    empty = [_fill_entities(row) if data.relational else 0 for row in rows]
+    spans, empty = _locate_entities(rows) if data.relational else (None, np.zeros(len(rows), np.int64))
     lengths, limit = np.fromiter(map(len, rows), np.int64, len(rows)), data.tokens.max_length
     encoded = pd.DataFrame({"id": examples["id"].array, "tokens": rows, "label": examples["label"].array})
     starts, required = np.zeros(len(rows), np.int64), np.ones(len(rows), np.int64)
-    if data.relational:
-        spans = np.array([[row.index(marker) for marker in MARKERS] for row in rows])
-        spans[:, [0, 2]] += 1
+    if spans is not None:
         first, last = spans.min(axis=1) - 1, spans.max(axis=1) + 1
         required = last - first
         # both entities in the middle, as far as the row allows
@@ -233,12 +239,24 @@ def encode_with_faults(examples: pd.DataFrame, data: Data) -> pd.DataFrame:
     return encoded
 
 
-def _fill_entities(row: list[str]) -> int:
-    """Puts `<unk>` into the entities of a row that have no token; returns how many had none."""
-    openings = [place for place, pair in enumerate(pairwise(row), start=1) if pair in EMPTY_ENTITIES]
-    for place in reversed(openings):
-        row.insert(place, UNK)
-    return len(openings)
+def _locate_entities(rows: list[list[str]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The entities' half-open positions in the order of `SPANS`, `(N, 4)`, and how many had no token, `(N,)`.
+
+    An entity without a token gets `<unk>`.
+    """
+
+    def spans_of(row: list[str]) -> list[int]:
+        e1_start, e1_end, e2_start, e2_end = map(row.index, MARKERS)
+        return [e1_start + 1, e1_end, e2_start + 1, e2_end]
+
+    spans = np.array([*map(spans_of, rows)])
+    empty = spans[:, [0, 2]] == spans[:, [1, 3]]
+    for number in np.flatnonzero(empty.any(axis=1)):
+        # from the right, so that the other place stays
+        for place in sorted(spans[number, [0, 2]][empty[number]], reverse=True):
+            rows[number].insert(place, UNK)
+        spans[number] = spans_of(rows[number])
+    return spans, empty.sum(axis=1)
 
 
 def count_words(rows: Iterable[Iterable[str]]) -> pd.DataFrame:
