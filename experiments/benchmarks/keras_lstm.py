@@ -4,11 +4,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from work import CHECKED_STEPS, SEED, Setup, Work, load_work
+from threadpoolctl import threadpool_limits
+from work import CHECKED_STEPS, SEED, Setup, Work, load_work, train_until
 
 from bilstm_attention.config import Dropout, Params
 from bilstm_attention.console import start_tensorflow
-from bilstm_attention.data.dataset import Rows, pad, training_batches
+from bilstm_attention.data.dataset import Rows, pad, pad_batches, training_batches
 from bilstm_attention.data.tokens import SPECIALS, UNK
 
 start_tensorflow()
@@ -17,10 +18,12 @@ import keras  # noqa: E402
 from keras.layers import LSTM, Activation, Bidirectional, Dense, Embedding, Flatten  # noqa: E402
 
 from bilstm_attention.model.classifier import build_classifier  # noqa: E402
-from bilstm_attention.training.fit import use_threads  # noqa: E402
+from bilstm_attention.model.predict import predict  # noqa: E402
+from bilstm_attention.training.fit import STEPS_PER_CALL, use_threads  # noqa: E402
 from bilstm_attention.training.optimizers import make_optimizer  # noqa: E402
-from bilstm_attention.training.step import training_step  # noqa: E402
+from bilstm_attention.training.step import several_steps, training_step  # noqa: E402
 
+PRODUCT, PRODUCTS = 2048, 20
 LENGTH, SHARE = 100, 4  # to which the snippet pads; one in so many of its batches, which are all alike, is timed
 
 
@@ -29,6 +32,8 @@ def contender(setup: Setup) -> tuple[Any, list[float]]:
     if setup.threads:
         use_threads(setup.threads)
     work = load_work(setup)
+    if setup.contender == "sgemm":
+        return partial(products, setup), []
     if setup.contender == "seed":
         tokens, labels, model = padded(work, work.data.train), work.data.train.labels, snippet(setup, work)
         steps = max(1, len(work.batches) // SHARE)
@@ -36,24 +41,37 @@ def contender(setup: Setup) -> tuple[Any, list[float]]:
         fit = partial(model.fit, tokens[some], labels[some], batch_size=setup.batch_size, verbose=0)
         return lambda: fit() and {"steps": steps, "cells": tokens[some].size}, []
     still = setup.params.model.model_copy(update={"dropout": Dropout(embedding=0.0, lstm=0.0, sentence=0.0)})
-    check = our_step(setup.params.model_copy(update={"model": still}), work)
-    batch = pad(work.data.train, work.mixed), work.data.train.labels[work.mixed]
-    losses = [float(check(*batch)) for _ in range(CHECKED_STEPS)]
-    return partial(epoch, setup, work, our_step(setup.params, work)), losses
+    train, (check, _) = work.data.train, our_steps(setup.params.model_copy(update={"model": still}), work)
+    losses = check(*pad_batches(train, [work.mixed] * CHECKED_STEPS)).numpy().tolist()
+    steps, model = our_steps(setup.params, work)
+
+    def take(batches: Any) -> int:
+        cells = 0
+        for start in range(0, len(batches), STEPS_PER_CALL):
+            tokens, *others = pad_batches(train, batches[start : start + STEPS_PER_CALL])
+            steps(tokens, *others).numpy()
+            cells += tokens.size
+        return cells
+
+    def epoch() -> dict[str, Any]:
+        """A pass over the training set, padding and reading of losses included."""
+        batches = training_batches(train, setup.batch_size, SEED, 1)
+        return {"steps": len(batches), "cells": take(batches)}
+
+    return partial(train_until, setup, work, take, partial(predict, model)) if setup.until else epoch, losses
 
 
-def epoch(setup: Setup, work: Work, step: Any) -> dict[str, Any]:
-    """A pass over the training set, padding and reading of losses included."""
-    cells, train = 0, work.data.train
-    for batch in training_batches(train, setup.batch_size, SEED, 1):
-        tokens = pad(train, batch)
-        float(step(tokens, train.labels[batch]))
-        cells += tokens.size
-    return {"steps": len(work.batches), "cells": cells}
+def products(setup: Setup) -> dict[str, Any]:
+    """What the processor can do: products of two matrices."""
+    left, right = np.random.default_rng(SEED).standard_normal((2, PRODUCT, PRODUCT), dtype=np.float32)
+    with threadpool_limits(setup.threads):
+        for _ in range(PRODUCTS):
+            left @ right
+    return {"steps": PRODUCTS, "cells": 0}
 
 
-def our_step(params: Params, work: Work) -> Any:
-    """The project's network and training step, on the weights that every contender starts from."""
+def our_steps(params: Params, work: Work) -> tuple[Any, keras.Model]:
+    """The project's training steps and network, on the weights that every contender starts from."""
     data, weights, train = work.data, work.weights, params.train
     model = build_classifier(params.model, data.matrix, data.training_words, len(data.labels), SEED)
     lstm = [weights[name][direction] for direction in (0, 1) for name in ("kernel", "recurrent", "bias")]
@@ -62,7 +80,7 @@ def our_step(params: Params, work: Work) -> Any:
     model.get_layer("probabilities").set_weights([weights["output"], weights["output_bias"]])
     optimizer = make_optimizer(train, len(work.batches))
     optimizer.build(model.trainable_variables)
-    return training_step(model, optimizer, len(data.labels), train)
+    return several_steps(training_step(model, optimizer, len(data.labels), train)), model
 
 
 def snippet(setup: Setup, work: Work) -> keras.Model:

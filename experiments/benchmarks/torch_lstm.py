@@ -12,9 +12,10 @@ import numpy as np
 import torch  # type: ignore[import-not-found, unused-ignore]
 from torch import nn  # type: ignore[import-not-found, unused-ignore]
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence  # type: ignore[import-not-found, unused-ignore]
-from work import CHECKED_STEPS, SEED, Setup, Work, load_work
+from work import CHECKED_STEPS, SEED, Setup, Work, load_work, train_until
 
-from bilstm_attention.data.dataset import pad
+from bilstm_attention.data.dataset import Rows, by_length, pad
+from bilstm_attention.data.tokens import SPECIALS, UNK
 
 EPSILON = 1e-7  # that of Keras
 
@@ -24,21 +25,36 @@ def contender(setup: Setup) -> tuple[Any, list[float]]:
     torch.set_num_threads(setup.threads)
     torch.manual_seed(SEED)
     work, packed = load_work(setup), setup.contender != "torch unpacked"
-    batches = [load(work, batch, packed) for batch in work.batches]
-    step, check = (training_step(setup, Network(setup, work, dropping)) for dropping in (True, False))
-    cells = int(work.data.train.lengths.sum()) if packed else sum(tokens.numel() for tokens, _, _ in batches)
+    network, train = Network(setup, work, dropping=True), work.data.train
+    step, check = (training_step(setup, each) for each in (network, Network(setup, work, dropping=False)))
+    batches = [] if setup.until else [load(train, batch, packed) for batch in work.batches]
+    cells = int(train.lengths.sum()) if packed else sum(tokens.numel() for tokens, _, _ in batches)
     # the others are other networks
     checked = CHECKED_STEPS if setup.contender == "torch" else 0
-    losses = [float(check(*load(work, work.mixed, packed))) for _ in range(checked)]
+    losses = [float(check(*load(train, work.mixed, packed))) for _ in range(checked)]
+    if setup.until:
+        take = lambda batches: [step(*load(train, batch, packed)) for batch in batches]  # noqa: E731
+        return lambda: train_until(setup, work, take, lambda rows: predict(network, rows, packed)), losses
     return lambda: [step(*batch) for batch in batches] and {"steps": len(batches), "cells": cells}, losses
 
 
-def load(work: Work, batch: Any, packed: bool) -> tuple[Any, Any, Any]:
+def load(rows: Rows, batch: Any, packed: bool) -> tuple[Any, Any, Any]:
     """Word ids `(T, B)`, lengths or None, and labels."""
-    train = work.data.train
-    tokens, labels = pad(train, batch).T.astype(np.int64), train.labels[batch].astype(np.int64)
-    lengths = torch.from_numpy(np.asarray(train.lengths)[batch]) if packed else None
+    tokens, labels = pad(rows, batch).T.astype(np.int64), rows.labels[batch].astype(np.int64)
+    lengths = torch.from_numpy(rows.starts[batch + 1] - rows.starts[batch]) if packed else None
     return torch.from_numpy(tokens), lengths, torch.from_numpy(labels)
+
+
+def predict(network: nn.Module, rows: Rows, packed: bool) -> Any:
+    """Scores of the classes, `(N, C)`; words that training does not show are unknown."""
+    found, words = np.empty((len(rows), network.output.out_features), np.float32), network.embedding.num_embeddings
+    network.eval()
+    with torch.no_grad():
+        for batch in by_length(rows, 256):
+            tokens, lengths, _ = load(rows, batch, packed)
+            found[batch] = network(torch.where(tokens < words, tokens, SPECIALS.index(UNK)), lengths)
+    network.train()
+    return found
 
 
 class Network(nn.Module):  # type: ignore[misc, unused-ignore]

@@ -271,8 +271,6 @@ class Train(Block):
             raise ValueError(
                 f"train.schedule.warmup_epochs: {self.schedule.warmup_epochs} is more than train.epochs, {self.epochs}"
             )
-        if self.embedding_updates == "sparse" and self.optimizer == "rmsprop":
-            raise ValueError("train.embedding_updates: sparse needs train.optimizer adam, adadelta or sgd, not rmsprop")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"train.seeds: {self.seeds} repeats a seed; each seed trains one model")
         return self

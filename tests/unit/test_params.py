@@ -118,7 +118,6 @@ JOINED = {
         ({**JOINED, "embeddings.sources": [{"pth": "x"}]}, "sources.0.pth; did you mean 'path'? Legal in embeddings."),
         ({"train.schedule.warmup_epochs": 21.0}, "21.0 is more than train.epochs, 20"),
         ({"train.seeds": [1, 1]}, "train.seeds: [1, 1] repeats a seed"),
-        ({"train.embedding_updates": "sparse", "train.optimizer": "rmsprop"}, "sparse needs train.optimizer adam, "),
     ],
 )
 def test_parameters_that_do_not_fit_together_are_named(overrides, part):

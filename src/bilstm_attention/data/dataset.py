@@ -115,6 +115,15 @@ def pad(rows: Rows, batch: NDArray[np.int64]) -> NDArray[np.int32]:
     return padded
 
 
+def pad_batches(
+    rows: Rows, batches: Sequence[NDArray[np.int64]]
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """S batches in a row, each as of `pad`: their word ids `(sum of B T,)`, labels `(sum of B,)`, shapes `(S, 2)`."""
+    padded = [pad(rows, batch) for batch in batches]
+    shapes = np.array([each.shape for each in padded], np.int32)
+    return np.concatenate([each.ravel() for each in padded]), rows.labels[np.concatenate(batches)], shapes
+
+
 @dataclass(frozen=True)
 class Sentences:
     """Token lists of a prepared split, read from its file in parts at each iteration.

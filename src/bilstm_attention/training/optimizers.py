@@ -78,7 +78,19 @@ class Adadelta(_LocalGradients, keras.optimizers.Adadelta):
 
 
 class RMSprop(_LocalGradients, keras.optimizers.RMSprop):
-    """`keras.optimizers.RMSprop`, the optimizer of the Keras snippet."""
+    """`keras.optimizers.RMSprop`, as of the Keras snippet; of a sparse gradient only its rows are updated."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Updates one variable; Keras calls it for each."""
+        if not isinstance(gradient, tf.IndexedSlices):
+            super().update_step(gradient, variable, learning_rate)
+            return
+        rows, values = gradient.indices, gradient.values
+        v = self._velocities[self._get_variable_index(variable)].value
+        new_v = self.rho * v.sparse_read(rows) + (1 - self.rho) * values**2
+        v.scatter_update(tf.IndexedSlices(new_v, rows))
+        rate = tf.cast(learning_rate, variable.dtype)
+        variable.scatter_sub(tf.IndexedSlices(rate * values / tf.sqrt(new_v + self.epsilon), rows))
 
 
 class SGD(_LocalGradients, keras.optimizers.SGD):

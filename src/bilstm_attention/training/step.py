@@ -99,6 +99,29 @@ def training_step(
     return step
 
 
+def several_steps(step: Any) -> Any:
+    """A graph of many calls of a `training_step`, one after another, which saves Python's share of each.
+
+    Takes what `pad_batches` returns for S batches, and returns the loss of each, `(S,)`. Keras's `fit` has
+    `steps_per_execution` for it.
+    """
+
+    @tf.function(input_signature=[LABELS, LABELS, tf.TensorSpec([None, 2], tf.int32)], autograph=False)
+    def steps(tokens: tf.Tensor, labels: tf.Tensor, shapes: tf.Tensor) -> tf.Tensor:
+        count = tf.shape(shapes)[0]
+
+        def take(number: tf.Tensor, token: tf.Tensor, row: tf.Tensor, losses: tf.TensorArray) -> tuple[Any, ...]:
+            shape = shapes[number]
+            next_token, next_row = token + tf.reduce_prod(shape), row + shape[0]
+            loss = step(tf.reshape(tokens[token:next_token], shape), labels[row:next_row])
+            return number + 1, next_token, next_row, losses.write(number, loss)
+
+        start = (0, 0, 0, tf.TensorArray(tf.float32, size=count))
+        return tf.while_loop(lambda number, *_: number < count, take, start, parallel_iterations=1)[-1].stack()
+
+    return steps
+
+
 def _divergence(probabilities: tf.Tensor) -> tf.Tensor:
     """`KL(p || q) + KL(q || p)` summed over sentences; p is the first half of the rows, q the second."""
     p, q = tf.split(probabilities, 2)

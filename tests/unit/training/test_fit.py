@@ -129,8 +129,9 @@ def test_balanced_class_weights_change_the_training(quick):
     assert bits(plain) != bits(balanced)
 
 
-def test_scored_model_is_the_moving_average(quick):
+def test_scored_model_is_the_moving_average(quick, monkeypatch):
     """`a_1 = w_1`, then `a_t = m a_(t-1) + (1 - m) w_t`; training itself goes on from the weights, not the average."""
+    monkeypatch.setattr(training, "STEPS_PER_CALL", 1)
 
     def trained(ema):
         steps: list[list[np.ndarray]] = []
@@ -210,16 +211,27 @@ def test_divergence_is_an_error_with_batch_and_learning_rate(quick):
         fit(settings.model_copy(update={"epochs": 1, "batch_size": 64}))
 
 
-def test_callbacks_get_each_batch_and_each_row_of_the_history(quick):
+def test_callbacks_get_the_batches_and_each_row_of_the_history(quick, monkeypatch):
+    monkeypatch.setattr(training, "STEPS_PER_CALL", 4)
     events: list[Any] = []
     result = fit(train(), on_batch=lambda *numbers: events.append(numbers), on_epoch=events.append)
     expected: list[Any] = []
     for row in result.history.to_dict("records"):
-        expected += [*((row["epoch"], batch, STEPS) for batch in range(1, STEPS + 1)), row]
+        expected += [(row["epoch"], 4, STEPS), (row["epoch"], STEPS, STEPS), row]
     assert events == expected
     scored = ["loss", "accuracy", "macro_f1"]
     assert list(result.dev) == scored
     assert [*events[-1]] == ["epoch", "learning_rate", "loss", *(f"dev_{name}" for name in scored)]
+
+
+@pytest.mark.parametrize("updates", ["dense", "sparse"])
+def test_steps_of_one_call_change_no_weight(updates, monkeypatch):
+    digests = set()
+    for steps in (1, 4):
+        monkeypatch.setattr(training, "STEPS_PER_CALL", steps)
+        result = fit(train(embedding_updates=updates))
+        digests.add(digest(*trained_values(result.model), result.history.to_dict("list")))
+    assert len(digests) == 1
 
 
 def test_finished_training_is_not_repeated(quick, tmp_path):

@@ -20,7 +20,12 @@ from bilstm_attention.training.optimizers import make_optimizer  # noqa: E402
 from bilstm_attention.training.step import training_step  # noqa: E402
 
 CLASSES, WORDS = 3, 12
-KERAS = {"adam": keras.optimizers.Adam, "adadelta": keras.optimizers.Adadelta, "sgd": keras.optimizers.SGD}
+KERAS = {
+    "adam": keras.optimizers.Adam,
+    "adadelta": keras.optimizers.Adadelta,
+    "rmsprop": keras.optimizers.RMSprop,
+    "sgd": keras.optimizers.SGD,
+}
 # words repeat in a batch, and each batch lacks words of the one before
 BATCHES = [[[3, 3, 4], [5, 6, 0]], [[6, 7, 7], [8, 8, 8]], [[3, 4, 9], [10, 0, 0]]]
 LABELS = np.array([0, 2], np.int32)
@@ -98,7 +103,7 @@ def test_sparse_step_reads_no_whole_table() -> None:
     assert readers == {"ResourceGather", "ResourceScatterSub"}
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adadelta"])
+@pytest.mark.parametrize("optimizer", ["adam", "adadelta", "rmsprop"])
 def test_resumed_sparse_training_gives_the_same_weights(optimizer: str, tmp_path: Path) -> None:
     def stop(row: dict[str, Any]) -> None:
         if row["epoch"] == 1:
