@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 from work import CHECKED_STEPS, SEED, Setup, Work, load_work, train_until
 
 from bilstm_attention.config import Dropout, Params
@@ -15,6 +14,7 @@ from bilstm_attention.data.tokens import SPECIALS, UNK
 start_tensorflow()
 
 import keras  # noqa: E402
+import tensorflow as tf  # noqa: E402
 from keras.layers import LSTM, Activation, Bidirectional, Dense, Embedding, Flatten  # noqa: E402
 
 from bilstm_attention.model.classifier import build_classifier  # noqa: E402
@@ -29,11 +29,12 @@ LENGTH, SHARE = 100, 4  # to which the snippet pads; one in so many of its batch
 
 def contender(setup: Setup) -> tuple[Any, list[float]]:
     """A pass, and the losses of the first steps."""
+    if setup.contender == "sgemm":
+        tf.config.threading.set_intra_op_parallelism_threads(setup.threads)
+        return products, []
     if setup.threads:
         use_threads(setup.threads)
     work = load_work(setup)
-    if setup.contender == "sgemm":
-        return partial(products, setup), []
     if setup.contender == "seed":
         tokens, labels, model = padded(work, work.data.train), work.data.train.labels, snippet(setup, work)
         steps = max(1, len(work.batches) // SHARE)
@@ -61,12 +62,11 @@ def contender(setup: Setup) -> tuple[Any, list[float]]:
     return partial(train_until, setup, work, take, partial(predict, model)) if setup.until else epoch, losses
 
 
-def products(setup: Setup) -> dict[str, Any]:
-    """What the processor can do: products of two matrices."""
-    left, right = np.random.default_rng(SEED).standard_normal((2, PRODUCT, PRODUCT), dtype=np.float32)
-    with threadpool_limits(setup.threads):
-        for _ in range(PRODUCTS):
-            left @ right
+def products() -> dict[str, Any]:
+    """What the processor can do: products of two matrices, each shared by all threads."""
+    left = right = tf.random.stateless_normal([PRODUCT, PRODUCT], [SEED, 0])
+    for _ in range(PRODUCTS):
+        tf.matmul(left, right).numpy()
     return {"steps": PRODUCTS, "cells": 0}
 
 

@@ -1,6 +1,6 @@
 """Where a step's time goes: milliseconds by kind of operation, of ours with dense and with sparse updates.
 
-    python experiments/benchmarks/profile_step.py --batch 32 --dimension 300
+python experiments/benchmarks/profile_step.py --batch 32 --dimension 300
 """
 
 import argparse

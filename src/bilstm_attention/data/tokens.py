@@ -115,10 +115,10 @@ def tokenize(text: str, tokens: Tokens) -> list[str]:
 
 def _split(text: str, tokens: Tokens) -> list[str]:
     """The parts of a text that become tokens."""
-    if tokens.words == "unicode" and not tokens.clean and text.isascii():
-        # most text has no tab, and the pattern is only searched where it has one
-        if text.isprintable() or not CONTROL.search(text):
-            return ASCII_TOKEN.findall(text)
+    is_plain = tokens.words == "unicode" and not tokens.clean and text.isascii()
+    # most text has no tab, and the pattern is only searched where it has one
+    if is_plain and (text.isprintable() or not CONTROL.search(text)):
+        return ASCII_TOKEN.findall(text)
     # markers first: what becomes `<e1>` by cleaning or folding is none
     parts = AROUND_MARKERS.split(text)
     return [token for part in parts for token in ([part] if part in MARKERS else _split_part(part, tokens))]

@@ -57,6 +57,7 @@ class WordEmbedding(keras.layers.Layer):
         # for adversarial training: what every lookup adds to its vectors, and the vectors of the last one before that
         self.shift: Any = None
         self.vectors: Any = None
+        self.reads_rows = False  # looks up rows of the variables, which nothing else then reads whole
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates `learned (trained_rows, D)` and `fixed`, the other rows or a copy of all; empty ones are left out."""
@@ -76,15 +77,19 @@ class WordEmbedding(keras.layers.Layer):
         return self.vectors if self.shift is None else self.vectors + self.shift
 
     def _look_up(self, tokens: Any) -> Any:
-        # not ops.take, which reads the whole variable first: a copy, once the optimizer updates rows of it
         if self.trained_rows == self.rows and not self.frozen_copy:
-            return tf.gather(self.learned.value, tokens)
-        vectors = fixed = tf.gather(self.fixed.value, ops.maximum(tokens - self.fixed_from, 0))
+            return self._gather(self.learned, tokens)
+        vectors = fixed = self._gather(self.fixed, ops.maximum(tokens - self.fixed_from, 0))
         if self.trained_rows:
             is_learned = tokens < self.trained_rows
-            learned = tf.gather(self.learned.value, ops.where(is_learned, tokens, 0))
+            learned = self._gather(self.learned, ops.where(is_learned, tokens, 0))
             vectors = ops.where(ops.expand_dims(is_learned, -1), learned, fixed)
         return ops.concatenate([vectors, fixed], axis=-1) if self.frozen_copy else vectors
+
+    def _gather(self, table: Any, rows: Any) -> Any:
+        # TensorFlow copies a variable at each whole read once rows of it were looked up or updated; before that, a
+        # whole read costs nothing.
+        return tf.gather(table.value if self.reads_rows else tf.convert_to_tensor(table), rows)
 
     def get_config(self) -> dict[str, Any]:
         own = {"rows": self.rows, "dimension": self.dimension, "trained_rows": self.trained_rows, "l2": self.l2}

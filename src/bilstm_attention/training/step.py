@@ -45,7 +45,8 @@ def training_step(
     cross_entropy = keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing, reduction="sum")
     weights = model.trainable_variables
     embedding, attention = model.get_layer("embedding"), model.get_layer("attention")
-    sparse = {id(weight) for weight in embedding.trainable_variables if settings.embedding_updates == "sparse"}
+    embedding.reads_rows = settings.embedding_updates == "sparse"
+    sparse = {id(weight) for weight in embedding.trainable_variables if embedding.reads_rows}
     penalized = [weight for weight in weights if weight.regularizer is not None and id(weight) not in sparse]
 
     @tf.function(input_signature=[TOKENS, LABELS], autograph=False)
