@@ -158,7 +158,8 @@ def _blocks(lines: Lines, source: Source) -> Iterator[Row | Fault]:
     path, block = str(source.path), list[tuple[int, str]]()
     for line in lines:
         text, blank = line.rstrip("\r\n"), not line.strip()
-        if block and (blank or SENTENCE.fullmatch(text)):
+        # without a tab the pattern would try every end of the first word
+        if block and (blank or ("\t" in text and SENTENCE.fullmatch(text))):
             yield _block(path, block)
             block = []
         # a comment may have many lines; without blank lines and sentences a block is the whole file
