@@ -42,6 +42,6 @@ parser.add_argument("--dimension", type=int, default=50)
 options = parser.parse_args()
 size = {"threads": 1, "batch_size": options.batch, "dimension": options.dimension, "sentences": 60 * options.batch}
 table = pd.DataFrame({name: operations(Setup(contender=name, **size)) for name in ("ours", "sparse")}).fillna(0.0)
-table = table.sort_values("ours", ascending=False).rename(columns={"ours": "dense", "sparse": "sparse"})
+table = table.sort_values("ours", ascending=False).rename(columns={"ours": "dense"})
 others = table.iloc[SHOWN:].sum().rename("others")
 print(pd.concat([table.head(SHOWN), others.to_frame().T]).round(2).to_markdown())

@@ -26,7 +26,7 @@ from work import Setup, load_work
 
 # name in a table, module, library
 CONTENDERS = {
-    "ours": ("ours", "keras_lstm", "keras"),
+    "ours": ("ours, dense updates", "keras_lstm", "keras"),
     "sparse": ("ours, sparse updates", "keras_lstm", "keras"),
     "keras": ("ours, Keras's LSTM", "keras_lstm", "keras"),
     "seed": ("the snippet, padded to 100", "keras_lstm", "keras"),
