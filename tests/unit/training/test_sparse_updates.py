@@ -91,16 +91,22 @@ def test_without_moments_and_penalty_sparse_equals_dense(changes: dict[str, floa
         np.testing.assert_allclose(value.numpy(), wanted.numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_sparse_step_reads_no_whole_table() -> None:
-    """A variable whose rows are updated is copied at each whole read."""
-    model, train = network(0.01), settings()
+@pytest.mark.parametrize(
+    ("updates", "operations"),
+    [
+        ("sparse", {"ResourceGather", "ResourceScatterSub"}),
+        ("dense", {"ReadVariableOp", "ResourceApplyAdam"}),
+    ],
+)
+def test_a_step_reads_rows_or_the_whole_table(updates: str, operations: set[str]) -> None:
+    """A variable whose rows are looked up or updated is copied at each whole read."""
+    model, train = network(0.01), settings(embedding_updates=updates)
     optimizer = make_optimizer(train, 1)
     optimizer.build(model.trainable_variables)
     graph = training_step(model, optimizer, CLASSES, train).get_concrete_function().graph
     table = model.get_layer("embedding").learned.value.handle
     (name,) = [inner.op.name for outer, inner in graph.captures if outer is table]
-    readers = {node.op for node in graph.as_graph_def().node if name in node.input}
-    assert readers == {"ResourceGather", "ResourceScatterSub"}
+    assert {node.op for node in graph.as_graph_def().node if name in node.input} == operations
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adadelta", "rmsprop"])
