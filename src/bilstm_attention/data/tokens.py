@@ -136,7 +136,7 @@ def _split_part(text: str, tokens: Tokens) -> list[str]:
 
 
 class _WrittenForms(dict[str, tuple[str, ...]]):
-    """The written form of each token: itself, its parts, or nothing. Kept, since texts repeat their tokens."""
+    """The written form of each token: itself, its parts, or nothing. Cached, since texts repeat their tokens."""
 
     # not an lru_cache: for every token it would make a key of all options, which took as long as finding the tokens
 

@@ -33,7 +33,7 @@ from bilstm_attention.training.step import several_steps, training_step
 
 # Raised by hand when the same parameters and data give other weights: checkpoints and cached trainings are keyed by it.
 TRAINING_VERSION = 1
-STEPS_PER_CALL = 16  # of the graph: with 1, a step of 10 sentences takes a quarter longer; with 32 it gains no more
+STEPS_PER_CALL = 16  # of the graph, which saves most where steps are short (experiments/results/speed.md)
 SMALLEST_PROBABILITY = 1e-7  # a probability of 0 in float32 would make the dev loss infinite
 
 Arrays = list[NDArray[Any]]
