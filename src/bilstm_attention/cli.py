@@ -1,6 +1,8 @@
 """The command `bilstm-attention`. Each command imports what it needs when it runs, so that help comes at once."""
 
+import atexit
 import errno
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -53,6 +55,9 @@ Threads = Annotated[
 
 def main() -> None:
     """Runs the command line; a fault that the user can fix is printed without a traceback, with exit code 1."""
+    # libraries create half a million objects that stay: searches for garbage took a quarter of `dvc repro`
+    gc.set_threshold(100_000)
+    atexit.register(gc.freeze)
     try:
         app()
     except UserError as error:
@@ -191,8 +196,7 @@ def apply(
     requested = (read_overrides(config) if config else {}) | dict(map(parse_override, overrides or ()))
     before = flatten(load_params(file))
     changed = apply_overrides(file, requested)
-    lines = [f"{key}: {before[key]} -> {value}" for key, value in changed.items()]
-    print("\n".join(lines) or "params.yaml is unchanged.")
+    print("\n".join(f"{key}: {before[key]} -> {new}" for key, new in changed.items()) or "params.yaml is unchanged.")
     sources = _sources(load_params(file), *CATALOG)
     absent = [name for name, path in sources.items() if not (root / path).exists()]
     print("now:", f"bilstm-attention fetch {' '.join(absent)} && dvc repro" if absent else "dvc repro")
@@ -285,19 +289,17 @@ def explain(
         list[str] | None, typer.Option(help="A sentence, its entities marked if they were in training; repeatable.")
     ] = None,
     split: Annotated[
-        Literal["train", "dev", "test"] | None,
-        typer.Option(help="Sentences of the corpus; choose changes on dev."),
+        Literal["train", "dev", "test"] | None, typer.Option(help="Sentences of the corpus; choose changes on dev.")
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Sentences of the split, from its start; 0: all.")] = 50,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the model; by default the best on dev.")] = None,
-    output: Annotated[Path, typer.Option(dir_okay=False, help="The page to write.")] = Path("attention.html"),
+    output: Annotated[Path, typer.Option(dir_okay=False, resolve_path=True, help="The page.")] = Path("attention.html"),
     threads: Threads = 2,
 ) -> None:
     """Writes a page that shows which tokens a model attends to, in sentences or in a split."""
     if bool(text) == bool(split):
         which = "both" if text else "neither"
         raise UserError(f"{which} of --text and --split: give sentences, --text '...', or a split, --split dev.")
-    output = output.absolute()
     _stages().explain(text or [], split, limit, seed, output)
     print(f"now: open {output} in a browser")
 
@@ -367,10 +369,8 @@ def promote(
     with report_store_errors():
         source = run or seed_file(best_seed(params.train.seeds, params.train.monitor), "model.keras")
         registry.promote(model_name(params), corpus_name(params), source, if_better)
-    address = quote(f"models:/{model_name(params)}@champion")
-    print(
-        f"now: bilstm-attention predict --model {address}, or as a server: MLFLOW_TRACKING_URI={quote(shown_uri())} \\"
-    )
+    address, store = quote(f"models:/{model_name(params)}@champion"), quote(shown_uri())
+    print(f"now: bilstm-attention predict --model {address}, or as a server: MLFLOW_TRACKING_URI={store} \\")
     print(f"  mlflow models serve -m {address} --env-manager local --port 5001")
 
 
