@@ -102,9 +102,9 @@ def test_answers_files_score_as_metrics_say(project):
 
 def test_mlflow_has_a_parent_of_the_seeds(project):
     scores, runs = scores_of(project), runs_of(project)
-    (parent,) = (run for run in runs if run.info.run_name.endswith(" seeds=0,1"))
+    (parent,) = (run for run in runs if run.info.run_name.startswith("seeds=0,1 "))
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert {run.info.run_name.rpartition(" ")[2] for run in children} == {"seed=0", "seed=1"}
+    assert {run.info.run_name.partition(" ")[0] for run in children} == {"seed=0", "seed=1"}
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.params["train.epochs"] for run in children} == {"3"}
     by_seed = sorted(scores["test"]["official_f1"]["by_seed"].values())

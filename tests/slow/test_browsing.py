@@ -21,7 +21,7 @@ space: {model.lstm_units: [4, 6, 8]}
 """
 
 
-NAME = "zhou lstm_units=8 epochs=3 embeddings.epochs=1"
+NAME = "seeds=0,1 zhou lstm_units=8 epochs=3 embeddings.epochs=1"
 
 
 @dataclass
@@ -81,7 +81,7 @@ def open_description(page: Page, address: str) -> None:
 
 def test_page_of_a_run_and_its_attention_page(recorded, browser, tmp_path):
     page = browser.new_page(viewport={"width": 1600, "height": 1400})
-    open_description(page, recorded.page(f"{NAME} seeds=0,1"))
+    open_description(page, recorded.page(NAME))
     looked_at(page, tmp_path / "run.png", "test official_f1", "Attention on sentences of dev", "test/official_f1/low")
     with page.context.expect_page() as tab:
         page.get_by_role("link", name="seed-0").click()

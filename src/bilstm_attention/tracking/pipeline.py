@@ -47,15 +47,17 @@ def model_name(params: Params) -> str:
 
 
 def run_name(params: Params, seeds: Sequence[int]) -> str:
-    """What differs from the defaults, the corpus aside: `zhou lstm_units=64 dropout.lstm=0.5 seed=2`."""
+    """The seed, which the narrow column of a run list must show, and what differs from the defaults, the corpus aside.
+
+    For example `seed=2 zhou lstm_units=64 dropout.lstm=0.5`.
+    """
     values, defaults, blocks = flatten(params), flatten(Params()), ("model", "train", "embeddings", "data")
     keys = [key for key, value in values.items() if value != defaults[key] and key not in UNNAMED]
     ordered = [key for block in blocks for key in keys if key.startswith(f"{block}.")]
     changed = " ".join(f"{re.sub('^(model|train)[.]', '', key)}={values[key]}" for key in ordered) or "defaults"
-    first = " ".join(filter(None, [params.model.attention.kind, os.environ.get("DVC_EXP_NAME")]))
-    last = f"seed={seeds[0]}" if len(seeds) == 1 else f"seeds={','.join(map(str, seeds))}"
-    room = max(NAME_LENGTH - len(first) - len(last) - 2, 2)
-    return f"{first} {shorten(changed, room, placeholder=' …')} {last}"[:NAME_LENGTH]
+    seed = f"seed={seeds[0]}" if len(seeds) == 1 else f"seeds={','.join(map(str, seeds))}"
+    parts = filter(None, [seed, params.model.attention.kind, os.environ.get("DVC_EXP_NAME"), changed])
+    return shorten(" ".join(parts), NAME_LENGTH, placeholder=" …")
 
 
 @contextmanager
@@ -185,14 +187,17 @@ def evaluation_records(params: Params) -> list[RunRecord]:
 
 
 def attention_metrics(faithfulness: Mapping[str, Any] | None, key: str = "mean") -> dict[str, float]:
-    """The numbers on attention by which models are compared: for a seed, or the `mean`, or of one measurement."""
+    """The numbers on attention by which models are compared: for a seed, or the `mean`, or of one measurement.
+
+    MLflow sorts its charts by group, so the names begin with `dev/` to stand after the curves.
+    """
     parts = faithfulness or {}
     values = {name: parts[name].get("attention") for name in ("comprehensiveness", "sufficiency") if name in parts}
     values |= {name: parts.get(name) for name in ("entropy", "rank_correlation")}
     for name, value in values.items():
         if isinstance(value, Mapping):
             values[name] = {**value, **value["by_seed"]}.get(key)
-    return {f"attention/{name}": value for name, value in values.items() if value is not None}
+    return {f"dev/attention/{name}": value for name, value in values.items() if value is not None}
 
 
 def _test_metrics(scores: Mapping[str, Any], key: str) -> dict[str, float]:
@@ -207,7 +212,7 @@ def _headline(scores: Mapping[str, Any]) -> dict[str, float]:
     values = {f"test/{name}/{key}": summary[key] for key in ("sd", "low", "high")}
     if len(summary["by_seed"]) > 1:
         values[f"test/{name}/ensemble"] = scores["ensemble"][name]
-    values |= {f"baseline/{model}": baseline[name] for model, baseline in scores["baselines"].items()}
+    values |= {f"test/baseline/{model}": baseline[name] for model, baseline in scores["baselines"].items()}
     return {name: value for name, value in values.items() if value is not None}
 
 

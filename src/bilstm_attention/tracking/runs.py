@@ -41,7 +41,7 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 class RunRecord:
     """A run, or an addition to the run with the same identity."""
 
-    name: str  # in the run list, for example `zhou lstm_units=64 seed=2`
+    name: str  # in the run list, for example `seed=2 zhou lstm_units=64`
     identity: Identity
     params: Mapping[str, Any] = field(default_factory=dict)  # by dotted name; MLflow keeps the first values it gets
     started: float | None = None  # seconds since 1970; None: now

@@ -82,7 +82,7 @@ def evaluate(project: Path, *seeds: int) -> None:
 
 def test_run_of_a_training_has_its_scores_and_curves():
     record = training_record(params(0, 1), 1)
-    assert (record.name, record.identity[0]) == ("zhou monitor=accuracy seed=1", pipeline.TRAINING_KEY)
+    assert (record.name, record.identity[0]) == ("seed=1 zhou monitor=accuracy", pipeline.TRAINING_KEY)
     assert record.tags[MODEL_DIGEST] == hashlib.sha256(b"model 1").hexdigest()
     assert record.started == (paths.seed_folder(1) / "model.keras").stat().st_mtime
     assert record.metrics == {"dev/loss": 0.5, "dev/accuracy": 70.0, "loss": 1 / 3, "best_epoch": 2}
@@ -97,7 +97,7 @@ def test_one_seed_has_one_run(project):
     (run,) = evaluation_records(params(0))
     assert run.identity == training_record(params(0), 0).identity
     assert run.parent is None
-    scores = {"dev/accuracy": 60.0, "test/accuracy": 50.0, "test/accuracy/low": 40.0, "baseline/majority": 20.0}
+    scores = {"dev/accuracy": 60.0, "test/accuracy": 50.0, "test/accuracy/low": 40.0, "test/baseline/majority": 20.0}
     assert run.metrics.items() >= scores.items()
     assert not {"test/accuracy/sd", "test/accuracy/ensemble"} & set(run.metrics)
     assert set(run.datasets) == {"train", "dev", "test"}
@@ -118,19 +118,19 @@ def test_parent_has_the_means_of_its_children(project, store):
     tracker = Tracker("sample")
     parent, *children = (tracker.client.get_run(ids[record.identity]) for record in records)
     assert {child.data.tags[PARENT] for child in children} == {parent.info.run_id}
-    assert [child.data.metrics["attention/comprehensiveness"] for child in children] == [30.0, 32.0]
+    assert [child.data.metrics["dev/attention/comprehensiveness"] for child in children] == [30.0, 32.0]
     assert [child.data.metrics["test/ece"] for child in children] == [30.0, 32.0]
     shared = children[0].data.metrics.keys() & parent.data.metrics.keys()
-    assert shared >= {"loss", "dev/loss", "dev/accuracy", "test/accuracy", "attention/comprehensiveness"}
+    assert shared >= {"loss", "dev/loss", "dev/accuracy", "test/accuracy", "dev/attention/comprehensiveness"}
     for name in shared:
         assert parent.data.metrics[name] == pytest.approx(fmean(child.data.metrics[name] for child in children)), name
     assert set(parent.data.metrics) - shared == {
         *("dev/accuracy/sd", "test/accuracy/sd", "test/accuracy/low", "test/accuracy/high", "test/accuracy/ensemble"),
-        *("baseline/majority", "attention/entropy"),
+        *("test/baseline/majority", "dev/attention/entropy"),
     }
     curve = tracker.client.get_metric_history(parent.info.run_id, "dev/accuracy")
     assert {point.step: point.value for point in curve} == {1: 55.5, 2: 65.0, 3: 65.0}
-    assert parent.info.run_name == "zhou monitor=accuracy seeds=0,1"
+    assert parent.info.run_name == "seeds=0,1 zhou monitor=accuracy"
     assert parent.info.start_time == min(child.info.start_time for child in children)
 
 
@@ -207,7 +207,7 @@ def test_records_on_disk_and_what_is_missing(project, monkeypatch):
     assert missing == ["seed 7 is not trained", "these models are not evaluated"]
     evaluate(project, 0, 1)
     records, missing = pipeline_records(params(0, 1))
-    assert (records[0].name, len(records), missing) == ("zhou monitor=accuracy seeds=0,1", 3, [])
+    assert (records[0].name, len(records), missing) == ("seeds=0,1 zhou monitor=accuracy", 3, [])
     # trained again since: the evaluation is of other models
     write(project / f"{paths.seed_folder(1)}/dev.json", {"best_epoch": 2, "epochs": 2, "dev": {**DEV[1], "loss": 0.4}})
     assert pipeline_records(params(0, 1))[1] == ["these models are not evaluated"]
@@ -227,13 +227,15 @@ def test_records_on_disk_and_what_is_missing(project, monkeypatch):
     ],
 )
 def test_attention_metrics(measured, key, expected):
-    assert pipeline.attention_metrics(measured, key) == {f"attention/{name}": value for name, value in expected.items()}
+    assert pipeline.attention_metrics(measured, key) == {
+        f"dev/attention/{name}": value for name, value in expected.items()
+    }
 
 
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
-        ({"train.monitor": "official_f1"}, "zhou defaults seeds=2,3"),
+        ({"train.monitor": "official_f1"}, "zhou defaults"),
         (
             {"data.folds": 3, "train.epochs": 5, "model.attention.kind": "max"},
             "max epochs=5 monitor=accuracy data.folds=3",
@@ -243,14 +245,13 @@ def test_attention_metrics(measured, key, expected):
 )
 def test_name_says_what_differs_from_the_defaults(overrides, name):
     full = pipeline.run_name(params(2, 3, **overrides), [2, 3])
-    assert full.startswith(name)
-    assert full.endswith(" seeds=2,3")
+    assert full.startswith(f"seeds=2,3 {name}")
     assert len(full) <= 120
 
 
-def test_name_begins_with_the_experiment_of_dvc(monkeypatch):
+def test_name_holds_the_experiment_of_dvc(monkeypatch):
     monkeypatch.setenv("DVC_EXP_NAME", "puffy-daks")
-    assert pipeline.run_name(params(2), [2]) == "zhou puffy-daks monitor=accuracy seed=2"
+    assert pipeline.run_name(params(2), [2]) == "seed=2 zhou puffy-daks monitor=accuracy"
     assert environment_tags()["dvc.experiment"] == "puffy-daks"
 
 
