@@ -35,6 +35,8 @@ LOOKS: tuple[dict[str, Any], ...] = (
     {"color": DIM, "marker": "s", "linestyle": ":", "markerfacecolor": "white"},
     {"color": SEED_COLOURS[1], "marker": "^", "linestyle": (0, (5, 1.5))},
 )
+# Of pictures on a run's page, which MLflow does not scale: beyond 870 pixels they push its panel off a screen of 1440.
+PAGE_DPI = 100
 DARKEST = 0.45  # of SHADES behind a token, so that dark letters stay readable
 # Attention picture: letters of a line and of a token at most, width and height of its cell in points.
 COLUMNS, LONGEST, CELL, MONO = 120, 45, (5.5, 11.5), ["DejaVu Sans Mono", "DejaVu Sans"]
@@ -67,7 +69,7 @@ def learning_curves(histories: Mapping[str, pd.DataFrame], monitor: str, path: P
 
     `histories`, by name such as `seed 0`, have the columns epoch, loss, dev_loss and `dev_<monitor>`.
     """
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    figure = Figure(figsize=(8.6, 3.8), dpi=PAGE_DPI, layout="constrained")
     losses, scores = figure.subplots(1, 2)
     lower_is_better = monitor == "loss"
     for position, (name, history) in enumerate(histories.items()):
@@ -93,7 +95,7 @@ def learning_curves(histories: Mapping[str, pd.DataFrame], monitor: str, path: P
         axes.set(title=title, xlabel="epoch", xlim=(1 - margin, last + margin))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         axes.grid(visible=True)
-    figure.legend(loc="outside right upper")
+    figure.legend(loc="outside lower center", ncols=3)
     write(figure, path)
 
 
@@ -102,10 +104,10 @@ def confusion_matrix(counts: pd.DataFrame, path: Path) -> None:
     """Counts `(K, K)`, gold rows by predicted columns, each cell shaded by its share of the row."""
     rows, columns = [str(label) for label in counts.index], [str(label) for label in counts.columns]
     size, longest = len(rows), 0.085 * max(map(len, [*rows, *columns]))
-    cell = float(np.clip(3 / size, 0.4, 1.0))  # inches, as the longest label
+    cell = float(np.clip(3 / size, 0.29, 1.0))  # inches, as the longest label
     upright = longest > 0.9 * cell
     shape = max(4.8, longest + size * cell + 0.9), size * cell + (longest if upright else 0.2) + 0.5
-    figure = Figure(figsize=shape, layout="compressed")
+    figure = Figure(figsize=shape, dpi=PAGE_DPI, layout="compressed")
     axes = figure.subplots()
     cells = counts.to_numpy()
     # a root, since mistakes worth seeing are a few hundredths of a row
