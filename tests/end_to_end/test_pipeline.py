@@ -230,6 +230,8 @@ def test_best_trial_applied_gives_the_same_scores(project):
 def test_dvc_shows_what_changed(project):
     assert "model.lstm_units" in project.run("dvc", "params", "diff")
     assert "test.official_f1" in project.run("dvc", "metrics", "diff")
+    columns = project.run("dvc", "exp", "show", "--csv").partition("\n")[0].split(",")
+    assert columns[columns.index("parent") + 1] == "dev.official_f1"
     project.run("dvc", "plots", "diff", "--out", "dvc_plots")
     page = Path(project.root / "dvc_plots/index.html").read_text()
     for plot in ("loss_by_epoch", "monitored_dev_score_by_epoch", "confusion_on_test"):
