@@ -119,7 +119,8 @@ def embed() -> None:
 @app.command(rich_help_panel=STAGE)
 def train(seed: Annotated[int, typer.Option(min=0, help="One of train.seeds.")], threads: Threads = 2) -> None:
     """Trains the model of one seed; after a kill, from the last finished epoch."""
-    _stages().train(seed)
+    with _resumable():
+        _stages().train(seed)
 
 
 @app.command(rich_help_panel=STAGE)
@@ -156,8 +157,7 @@ def fetch(
         for name in names:
             catalog.fetch(name, root / paths.EXTERNAL, mirror, progress=sys.stderr.isatty())
     configs = sorted((root / paths.CONFIGS).glob("*.yaml"))
-    readers = [path.stem for path in configs if _sources(load_params(path), *names)]
-    if readers:
+    if readers := [path.stem for path in configs if _sources(load_params(path), *names)]:
         print(f"now: bilstm-attention apply CONFIG, which is one of {', '.join(readers)}")
 
 
