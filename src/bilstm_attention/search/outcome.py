@@ -206,8 +206,9 @@ def _trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
     splits = ("train", "dev") if data == input_digests() and "folds" not in sweep else ()
     tags = data | {"sweep": study.study_name, "state": trial.state.name.lower()}
     tags |= {key: str(value) for key, value in (sweep | attributes).items() if key in ("folds", "seed", "reason")}
+    end = {TrialState.PRUNED: " pruned", TrialState.FAIL: " failed"}.get(trial.state, "")
     return RunRecord(
-        name=f"trial {trial.number}: {values}"[:250],
+        name=f"trial {trial.number}{end}: {values}"[:250],
         identity=(TRIAL_ID, f"{study.user_attrs['id']}/{trial.number}"),
         parent=(STUDY_ID, study.user_attrs["id"]),
         started=trial.datetime_start.timestamp() if trial.datetime_start else None,
@@ -215,6 +216,7 @@ def _trial_record(study: optuna.Study, trial: FrozenTrial) -> RunRecord:
         **curves,
         tags=tags,
         datasets=fingerprints({split: paths.PREPARED / f"{split}.parquet" for split in splits}),
+        status="FAILED" if trial.state == TrialState.FAIL else "FINISHED",
     )
 
 

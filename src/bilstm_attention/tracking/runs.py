@@ -179,9 +179,9 @@ class Tracker:
         return runs[0] if runs else None
 
     def has(self, record: RunRecord) -> bool:
-        """Whether the run of a record is finished and has its metrics, which are written last."""
+        """Whether the run of a record has ended as it and has its metrics, which are written last."""
         run = self.find(record.identity)
-        return bool(run and run.info.status == "FINISHED" and record.metrics.items() <= run.data.metrics.items())
+        return bool(run and run.info.status == record.status and record.metrics.items() <= run.data.metrics.items())
 
     def write(self, record: RunRecord) -> str:
         """Creates the run of a record, or adds what its run lacks; returns its id."""

@@ -29,7 +29,7 @@ from bilstm_attention.search.outcome import (
 from bilstm_attention.search.study import SweepSpec, begin_study, confirmation_seeds
 from bilstm_attention.search.sweep import StopRequest
 from bilstm_attention.search.trainings import TrainingJob
-from bilstm_attention.tracking.runs import PARENT, Tracker
+from bilstm_attention.tracking.runs import PARENT, Tracker, complete_runs
 
 GOLD = ["a", "b"] * 20
 RIGHT, WRONG = GOLD, ["b", "a"] * 20
@@ -245,10 +245,13 @@ def test_runs_hold_the_trials_and_the_winner(
     assert {file.name for file in parent.artifacts[""]} == {"leaderboard.csv", "best.yaml"}
     assert [trial.parent for trial in trials] == [parent.identity] * 4
     assert trials[1].params[UNITS] == 20
-    assert trials[3].tags["state"] == "fail"
+    assert [trial.name.partition(":")[0] for trial in trials] == ["trial 1", "trial 2", "trial 3", "trial 4 failed"]
+    assert [trial.status for trial in trials] == ["FINISHED"] * 3 + ["FAILED"]
     # the same once more from the files alone
     monkeypatch.setattr(paths, "STUDIES", spec.folder.parent)
     assert sweep_runs() == ([("sample", [parent, *trials])], [])
+    add_trial(study, 50, state="PRUNED")
+    assert sweep_records(study, spec.folder)[-1].name.startswith("trial 5 pruned: ")
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (ZeroDivisionError, "FAILED")])
@@ -294,6 +297,7 @@ def test_sweep_is_logged_live_and_has_the_params_of_its_winner(
     # another winner, whose parameters the earlier run cannot take
     assert ids[0] == ids[1] == broken.info.run_id != ids[2]
     assert parent.data.metrics["dev/accuracy"] == 88.5
+    assert complete_runs("sample", sweep_records(study, spec.folder)) == 0
 
 
 def test_studies_are_listed_with_their_winners(
