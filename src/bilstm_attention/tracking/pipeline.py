@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from statistics import fmean
-from textwrap import shorten
 from typing import Any
 
 import pandas as pd
@@ -56,8 +55,8 @@ def run_name(params: Params, seeds: Sequence[int]) -> str:
     ordered = [key for block in blocks for key in keys if key.startswith(f"{block}.")]
     changed = " ".join(f"{re.sub('^(model|train)[.]', '', key)}={values[key]}" for key in ordered) or "defaults"
     seed = f"seed={seeds[0]}" if len(seeds) == 1 else f"seeds={','.join(map(str, seeds))}"
-    parts = filter(None, [seed, params.model.attention.kind, os.environ.get("DVC_EXP_NAME"), changed])
-    return shorten(" ".join(parts), NAME_LENGTH, placeholder=" …")
+    name = " ".join(filter(None, [seed, params.model.attention.kind, os.environ.get("DVC_EXP_NAME"), changed]))
+    return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"
 
 
 @contextmanager

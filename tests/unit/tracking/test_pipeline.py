@@ -240,13 +240,21 @@ def test_attention_metrics(measured, key, expected):
             {"data.folds": 3, "train.epochs": 5, "model.attention.kind": "max"},
             "max epochs=5 monitor=accuracy data.folds=3",
         ),
-        ({"embeddings.source": "file", "embeddings.path": "x" * 200}, "zhou monitor=accuracy embeddings.source=file …"),
+        (
+            {"embeddings.source": "file", "embeddings.path": "x" * 200},
+            "zhou monitor=accuracy embeddings.source=file embeddings.path=xxx",
+        ),
     ],
 )
 def test_name_says_what_differs_from_the_defaults(overrides, name):
     full = pipeline.run_name(params(2, 3, **overrides), [2, 3])
     assert full.startswith(f"seeds=2,3 {name}")
     assert len(full) <= 120
+    assert full.endswith("…") == ("xxx" in name)
+
+
+def test_name_of_many_seeds_is_cut():
+    assert pipeline.run_name(params(*range(60)), range(60)).startswith("seeds=0,1,2,")
 
 
 def test_name_holds_the_experiment_of_dvc(monkeypatch):
