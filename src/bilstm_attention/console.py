@@ -158,6 +158,8 @@ class TrainingProgress(JobProgress):
     def end(self, epochs: int, best: int) -> None:
         """Says that training stopped after `epochs` if more were allowed; `best` is the epoch that is kept."""
         if epochs < self._epochs:
+            # no other one is running
+            self._show(epochs)
             self.log(f"{self._title} stopped early after epoch {epochs} of {self._epochs}, best {best}")
 
     def _show(self, epoch: int) -> None:

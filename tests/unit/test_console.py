@@ -81,6 +81,13 @@ def test_terminal_shows_the_running_epoch_and_the_last_scores(screen):
     assert re.fullmatch(r"seed 3 \S+ 22% \S+ left epoch 21/90 loss 0.512 dev official_f1 81.46", last)
 
 
+def test_terminal_shows_the_last_epoch_at_an_early_end(screen):
+    with TrainingProgress("seed 3", epochs=90, monitor="official_f1") as progress:
+        progress.epoch({"epoch": 20, "loss": 0.51234, "dev_official_f1": 81.456})
+        progress.end(20, best=18)
+    assert " epoch 20/90 loss 0.512 " in lines_of(screen.getvalue())[-1]
+
+
 def test_bar_is_shown_on_a_terminal_alone(capfd, request):
     for screen in (None, "screen"):
         file = request.getfixturevalue(screen) if screen else None
