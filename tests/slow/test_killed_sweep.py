@@ -73,6 +73,7 @@ space:
 GRID = """
 study: grid
 sampler: {kind: grid}
+pruner: {kind: none}
 space: {model.lstm_units: [10, 20, 30, 40, 50, 60], model.merge: [sum, concat]}
 """
 
