@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from unittest.mock import Mock
@@ -279,6 +280,25 @@ def test_interrupted_sweep_says_that_it_resumes(run, project, monkeypatch):
     )
     assert code != 0
     assert "stopped; the same command goes on from here." in err
+
+
+def test_interrupted_training_says_that_it_resumes(run, project, monkeypatch):
+    monkeypatch.setattr(stages, "train", Mock(side_effect=KeyboardInterrupt))
+    code, _, err = run("train", "--seed", 0)
+    assert code != 0
+    assert "stopped; the same command goes on from here." in err
+
+
+def test_command_ends_without_a_search_for_garbage():
+    program = """
+import atexit, gc
+from bilstm_attention.cli import main
+# registered before those of main, so called after them
+atexit.register(lambda: print("left to search:", len(gc.get_objects()) > 1000))
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "left to search: False"
 
 
 def test_promote_says_how_to_serve(succeed, project, monkeypatch):

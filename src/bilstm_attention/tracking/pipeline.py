@@ -46,9 +46,9 @@ def model_name(params: Params) -> str:
 
 
 def run_name(params: Params, seeds: Sequence[int]) -> str:
-    """The seed, which the narrow column of a run list must show, and what differs from the defaults, the corpus aside.
+    """The seed, and what differs from the defaults, the corpus aside: `seed=2 zhou lstm_units=64 dropout.lstm=0.5`.
 
-    For example `seed=2 zhou lstm_units=64 dropout.lstm=0.5`.
+    The seed comes first, since MLflow cuts names in its list of runs.
     """
     values, defaults, blocks = flatten(params), flatten(Params()), ("model", "train", "embeddings", "data")
     keys = [key for key, value in values.items() if value != defaults[key] and key not in UNNAMED]

@@ -179,7 +179,7 @@ class Tracker:
         return runs[0] if runs else None
 
     def has(self, record: RunRecord) -> bool:
-        """Whether the run of a record has ended as it and has its metrics, which are written last."""
+        """Whether the run of a record has its final status and its metrics, which are written last."""
         run = self.find(record.identity)
         return bool(run and run.info.status == record.status and record.metrics.items() <= run.data.metrics.items())
 

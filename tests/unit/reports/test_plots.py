@@ -117,6 +117,11 @@ def test_no_text_is_cut_off(name, drawn):
     assert found.y1 <= page.y1 + 1
 
 
+@pytest.mark.parametrize("name", ["curves of five seeds", "confusion of 19"])
+def test_picture_of_a_run_fits_beside_its_panel(name, drawn):
+    assert drawn(*PICTURES[name]).bbox.width <= 870
+
+
 @pytest.mark.parametrize(
     ("monitor", "expected"), [("official_f1", [(2, 70.0), (3, 81.5)]), ("loss", [(1, 60.0), (2, 79.25)])]
 )

@@ -245,6 +245,7 @@ def test_runs_hold_the_trials_and_the_winner(
     assert {file.name for file in parent.artifacts[""]} == {"leaderboard.csv", "best.yaml"}
     assert [trial.parent for trial in trials] == [parent.identity] * 4
     assert trials[1].params[UNITS] == 20
+    assert trials[3].tags["state"] == "fail"
     assert [trial.name.partition(":")[0] for trial in trials] == ["trial 1", "trial 2", "trial 3", "trial 4 failed"]
     assert [trial.status for trial in trials] == ["FINISHED"] * 3 + ["FAILED"]
     # the same once more from the files alone
